@@ -1,0 +1,1 @@
+//! The bytes shared with the kernel programs, defined once.

@@ -1,0 +1,82 @@
+//! What was found out about a connection or a request, before anything is decided.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::identity::SpiffeId;
+use super::workload::Workload;
+
+/// Which side of a connection this daemon stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From an enrolled pod of this node; reporter `source`.
+    Outbound,
+    /// To an enrolled pod of this node; reporter `destination`.
+    Inbound,
+}
+
+/// What the peer proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerIdentity {
+    /// From a verified certificate, or from a pod of this node in process.
+    Verified(SpiffeId),
+    /// Nothing was proved, and why.
+    None(NoIdentity),
+}
+
+/// Why a peer has no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoIdentity {
+    /// No TLS of ours was offered.
+    Plaintext,
+    /// A kubelet probe: a host process outside the pods' subtree, to a port that a probe names.
+    Probe,
+}
+
+/// What is known of one connection when it is decided.
+#[derive(Clone, Debug)]
+pub struct ConnectionFacts {
+    /// Which side this daemon stands on.
+    pub direction: Direction,
+    /// The caller's address as its pod has it: the source IP is the tunnel's TCP peer, only the port is hearsay.
+    pub client: SocketAddr,
+    /// The address that the application dialled; for [`Direction::Inbound`] the pod's address and port.
+    pub original_dst: SocketAddr,
+    /// The pod of this node on whose behalf the daemon acts: the caller outbound, the called inbound.
+    pub local: Arc<Workload>,
+    /// Who calls. Outbound: the local pod's own identity.
+    pub peer: PeerIdentity,
+    /// Inbound, from OPEN: the Service address that the application dialled. A hint until the tables confirm it.
+    pub claimed_dst: Option<SocketAddr>,
+}
+
+/// What is known of one HTTP request when it is decided. Bytes are as they will be forwarded: the path is
+/// normalised, the host lower-case without a default port.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// The method, case-sensitive (RFC 9110 section 9.1).
+    pub method: &'a [u8],
+    /// The authority the request names, with its port if it has one.
+    pub host: &'a [u8],
+    /// The normalised path, without the query.
+    pub path: &'a [u8],
+    /// Header fields in their order; names in lower case.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+}
+
+impl PeerIdentity {
+    /// The verified identity, if there is one.
+    pub fn verified(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Verified(identity) => Some(identity),
+            Self::None(_) => None,
+        }
+    }
+}
+
+impl ConnectionFacts {
+    /// The caller's address without its port: what `ipBlocks` match.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client.ip()
+    }
+}

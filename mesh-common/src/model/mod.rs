@@ -1,0 +1,22 @@
+//! What things are: the words of the domain, without behaviour that decides.
+//!
+//! Comes in: values parsed once, by `control::translate` or from the wire. Goes out: the same values, shared by
+//! reference. Nothing here is serialized; wire and dump types are separate and convert.
+
+pub mod endpoint;
+pub mod facts;
+pub mod identity;
+pub mod name;
+pub mod policy;
+pub mod protocol;
+pub mod service;
+pub mod workload;
+
+pub use endpoint::{Endpoint, EndpointState};
+pub use facts::{ConnectionFacts, Direction, NoIdentity, PeerIdentity, RequestFacts};
+pub use identity::{SpiffeId, TrustDomain};
+pub use name::{NamespacedName, Text};
+pub use policy::{AuthorizationPolicy, PeerAuthentication};
+pub use protocol::Protocol;
+pub use service::{Service, ServicePort};
+pub use workload::{Enrolment, Workload, WorkloadUid};

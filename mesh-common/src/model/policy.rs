@@ -1,0 +1,198 @@
+//! Policy objects, translated: every pattern is parsed, nothing can be invalid.
+//!
+//! Field names are Istio's (`security.istio.io/v1`), the meaning too: the values of one field are joined by OR,
+//! the fields of one source, operation or condition list by AND, the sources of one rule by OR, rules by OR.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::name::{NamespacedName, Text};
+
+/// Whom a policy is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every workload: a policy of the root namespace without selector or targets.
+    Mesh,
+    /// Every workload of a namespace.
+    Namespace(Text),
+    /// Workloads of a namespace that have all these labels; of every namespace if it is a root policy.
+    Selector {
+        /// `None`: every namespace (the policy stands in the root namespace).
+        namespace: Option<Text>,
+        /// `selector.matchLabels`.
+        labels: BTreeMap<Text, Text>,
+    },
+    /// `targetRefs` to Services of the policy's namespace: their endpoints, however dialled.
+    Services(Vec<NamespacedName>),
+}
+
+/// `spec.action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Whoever matches may; whoever matches no ALLOW that is about the workload may not.
+    #[default]
+    Allow,
+    /// Whoever matches may not.
+    Deny,
+    /// Reported, never refused.
+    Audit,
+}
+
+/// `spec.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In force.
+    #[default]
+    Enforce,
+    /// Evaluated and reported, refuses nothing.
+    Audit,
+}
+
+/// An AuthorizationPolicy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Whom it is about.
+    pub scope: Scope,
+    /// What matching means.
+    pub action: Action,
+    /// Whether it is in force.
+    pub mode: Mode,
+    /// Any rule that matches makes the policy match. None at all never matches (`allow-nothing`).
+    pub rules: Vec<Rule>,
+    /// What of it could not be understood. A policy with a fault denies what it might have denied: an ALLOW
+    /// permits nothing, a DENY refuses everything, on every workload that it is about.
+    pub fault: Option<Arc<PolicyFault>>,
+}
+
+/// What could not be understood of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFault {
+    /// The path of the field, as in `spec.rules[0].from[1].source.ipBlocks[0]`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// One entry of `spec.rules`. An empty list of a kind matches everything of that kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// `from[].source`, joined by OR.
+    pub from: Vec<Source>,
+    /// `to[].operation`, joined by OR.
+    pub to: Vec<Operation>,
+    /// `when[]`, joined by AND.
+    pub when: Vec<Condition>,
+}
+
+/// `from[].source`: every field that is not empty must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// `principals`, `notPrincipals`: SPIFFE ids without `spiffe://`.
+    pub principals: Match<Pattern>,
+    /// `namespaces`, `notNamespaces`.
+    pub namespaces: Match<Pattern>,
+    /// `serviceAccounts`, `notServiceAccounts`: `NAMESPACE/NAME`.
+    pub service_accounts: Match<Pattern>,
+    /// `ipBlocks`, `notIpBlocks`.
+    pub ip_blocks: Match<IpNet>,
+}
+
+/// `to[].operation`: every field that is not empty must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// `hosts`, `notHosts`; without regard to case.
+    pub hosts: Match<Pattern>,
+    /// `ports`, `notPorts`.
+    pub ports: Match<u16>,
+    /// `methods`, `notMethods`.
+    pub methods: Match<Pattern>,
+    /// `paths`, `notPaths`; against the normalised path.
+    pub paths: Match<Pattern>,
+}
+
+/// One entry of `when[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `key`.
+    pub key: ConditionKey,
+    /// `values`, `notValues`.
+    pub values: Match<Pattern>,
+}
+
+/// `when[].key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConditionKey {
+    /// `request.headers[NAME]`, the name in lower case. Each value of a repeated field is matched by itself.
+    RequestHeader(Text),
+    /// `source.ip`: CIDRs, as text patterns were parsed into blocks.
+    SourceIp(Match<IpNet>),
+    /// `source.namespace`.
+    SourceNamespace,
+    /// `source.principal`.
+    SourcePrincipal,
+    /// `source.serviceAccount`.
+    SourceServiceAccount,
+    /// `destination.port`.
+    DestinationPort(Match<u16>),
+}
+
+/// A field and its negation, as in `paths` and `notPaths`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match<T> {
+    /// One of these must match; empty means that everything does.
+    pub any_of: Vec<T>,
+    /// None of these may match.
+    pub none_of: Vec<T>,
+}
+
+/// Istio's string match: exact, prefix (`abc*`), suffix (`*abc`) or presence (`*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// The whole value.
+    Exact(Text),
+    /// `abc*`.
+    Prefix(Text),
+    /// `*abc`.
+    Suffix(Text),
+    /// `*`: any value that is not empty.
+    Present,
+}
+
+/// A PeerAuthentication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAuthentication {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Whom it is about; never [`Scope::Services`].
+    pub scope: Scope,
+    /// `mtls.mode`; `None` inherits (`UNSET`).
+    pub mode: Option<MutualTls>,
+    /// `portLevelMtls`: by the workload's port. `None` inherits.
+    pub ports: BTreeMap<u16, Option<MutualTls>>,
+}
+
+/// `mtls.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MutualTls {
+    /// Plaintext and mutual TLS.
+    Permissive,
+    /// Mutual TLS only.
+    Strict,
+}
+
+impl<T> Default for Match<T> {
+    fn default() -> Self {
+        Self { any_of: Vec::new(), none_of: Vec::new() }
+    }
+}
+
+impl<T> Match<T> {
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.any_of.is_empty() && self.none_of.is_empty()
+    }
+}

@@ -1,0 +1,1 @@
+//! Readiness, metrics and dumps, for the node and the command line.

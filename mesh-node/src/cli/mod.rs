@@ -1,0 +1,1 @@
+//! The command line: talks to a running agent over its Unix socket.

@@ -1,0 +1,1 @@
+//! The reconciler: Kubernetes objects in, deltas and snapshots out. The only importer of kube.

@@ -1,0 +1,1 @@
+//! Stage 2. Who is speaking: certificates, verification, rotation. The only module with keys.

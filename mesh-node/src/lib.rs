@@ -1,0 +1,23 @@
+//! The daemon of a node.
+//!
+//! The folders are the data path, in its order: [`capture`], [`identity`], resolve, policy, route (pure, in
+//! `mesh_common`) and [`transport`]. [`proxy`] is the only conductor. A module may import only modules above it
+//! in this list; `cargo xtask lint` checks that.
+
+pub mod telemetry;
+
+pub mod kernel;
+
+pub mod control;
+
+pub mod capture;
+
+pub mod identity;
+
+pub mod transport;
+
+pub mod proxy;
+
+pub mod admin;
+
+pub mod cli;

@@ -1,0 +1,3 @@
+//! The `mesh-node` binary.
+
+fn main() {}

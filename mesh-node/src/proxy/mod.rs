@@ -1,0 +1,1 @@
+//! The conductor: the only module that knows the order of the stages.

@@ -1,0 +1,1 @@
+//! Plumbing for logs, metrics and access records; knows no stage.

@@ -1,0 +1,1 @@
+//! Stage 6. Carries a `Plan` out. Never chooses.

@@ -1,0 +1,1 @@
+//! The engine: one event loop per core, tunnels over TLS, streams.

@@ -1,0 +1,1 @@
+//! Throughput, latency, CPU and memory against no mesh and against Envoy.

@@ -1,0 +1,1 @@
+//! End-to-end tests: real eBPF, real daemons, pods as network namespaces.

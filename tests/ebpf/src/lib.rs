@@ -1,0 +1,1 @@
+//! Kernel tests: verifier loads and verdicts of every program.

@@ -1,0 +1,1 @@
+//! Nodes, pods, servers and clients for tests: real namespaces, real daemons.
