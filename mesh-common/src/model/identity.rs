@@ -114,7 +114,14 @@ impl FromStr for SpiffeId {
         let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let trust_domain = TrustDomain::parse(domain)?;
         let mut segments = path.split('/');
-        match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
+        match (
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+        ) {
             (Some(""), Some("ns"), Some(namespace), Some("sa"), Some(account), None) => {
                 Self::new(&trust_domain, namespace, account)
             }
