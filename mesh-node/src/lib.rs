@@ -4,6 +4,10 @@
 //! `mesh_common`) and [`transport`]. [`proxy`] is the only conductor. A module may import only modules above it
 //! in this list; `cargo xtask lint` checks that.
 
+pub mod args;
+
+pub mod config;
+
 pub mod telemetry;
 
 pub mod kernel;

@@ -1,0 +1,271 @@
+//! Every flag of the command line: its environment name, default and unit.
+//!
+//! The only reader of the environment. What is parsed here becomes a [`Config`](crate::config::Config), which
+//! cannot be invalid.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use mesh_common::model::TrustDomain;
+
+/// Flags of `mesh-node agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    #[command(flatten)]
+    pub(crate) capture: CaptureArgs,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelArgs,
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Who this agent is and where its objects come from.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeArgs {
+    /// Name of this node, as pods have it in spec.nodeName
+    #[arg(long, env = "NODEMESH_NODE_NAME", value_name = "NAME", value_parser = node_name)]
+    pub(crate) node_name: String,
+    /// Folder of Kubernetes YAML, watched: Pods, Services, EndpointSlices, policies
+    #[arg(long, env = "NODEMESH_CONFIG_DIR", value_name = "DIR")]
+    pub(crate) config_dir: PathBuf,
+    /// Namespace whose policies are about the whole mesh
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    pub(crate) root_namespace: String,
+    /// Domain of the cluster, as in NAME.NAMESPACE.svc.DOMAIN
+    #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// Cores that carry traffic, one thread each [default: all that this process may use]
+    #[arg(long, env = "NODEMESH_WORKERS", value_name = "COUNT")]
+    pub(crate) workers: Option<NonZeroUsize>,
+}
+
+/// Which sockets are captured, and where the kernel's side is kept.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Capture")]
+pub(crate) struct CaptureArgs {
+    /// Cgroup (version 2) that holds every pod of this node and nothing else
+    #[arg(
+        long,
+        env = "NODEMESH_CGROUP_ROOT",
+        value_name = "DIR",
+        default_value = "/sys/fs/cgroup/kubepods.slice"
+    )]
+    pub(crate) cgroup_root: PathBuf,
+    /// Cgroup that this agent makes and enters; must not be --cgroup-root nor hold it
+    #[arg(
+        long,
+        env = "NODEMESH_AGENT_CGROUP",
+        value_name = "DIR",
+        default_value = "/sys/fs/cgroup/nodemesh-agent"
+    )]
+    pub(crate) agent_cgroup: PathBuf,
+    /// Folder on bpffs where programs, maps and links outlive the agent
+    #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
+    pub(crate) pin_dir: PathBuf,
+    /// What a process under --cgroup-root gets from connect while its pod is not known yet
+    #[arg(long, env = "NODEMESH_UNKNOWN_PODS", value_name = "WHAT", default_value = "refuse")]
+    pub(crate) unknown_pods: UnknownPods,
+}
+
+/// `--unknown-pods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownPods {
+    /// EPERM until the pod is classified.
+    Refuse,
+    /// Left alone until the pod is classified.
+    Pass,
+}
+
+/// Certificates.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Identity")]
+pub(crate) struct IdentityArgs {
+    /// Folder of the certificate authority's key and roots, shared by the agents of one mesh
+    #[arg(long, env = "NODEMESH_TRUST_DIR", value_name = "DIR")]
+    pub(crate) trust_dir: PathBuf,
+    /// Trust domain of every identity
+    #[arg(long, env = "NODEMESH_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
+    pub(crate) trust_domain: TrustDomain,
+    /// How long a workload certificate is valid; renewed at half of it
+    #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub(crate) certificate_lifetime: Duration,
+    /// Longest time for one TLS handshake
+    #[arg(long, env = "NODEMESH_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) handshake_timeout: Duration,
+}
+
+/// The wire between agents.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Tunnels")]
+pub(crate) struct TunnelArgs {
+    /// Age at which a tunnel takes no new stream
+    #[arg(long, env = "NODEMESH_TUNNEL_MAX_AGE", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(crate) tunnel_max_age: Duration,
+    /// Time without a stream after which a tunnel is closed
+    #[arg(long, env = "NODEMESH_TUNNEL_IDLE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) tunnel_idle_timeout: Duration,
+    /// Tunnels kept per source pod, destination address and core
+    #[arg(long, env = "NODEMESH_TUNNELS_PER_DESTINATION", value_name = "COUNT", default_value = "1")]
+    pub(crate) tunnels_per_destination: NonZeroU32,
+    /// Streams of one tunnel at a time
+    #[arg(long, env = "NODEMESH_TUNNEL_MAX_STREAMS", value_name = "COUNT", default_value = "4096")]
+    pub(crate) tunnel_max_streams: NonZeroU32,
+    /// Largest window of one stream, in bytes
+    #[arg(long, env = "NODEMESH_STREAM_WINDOW", value_name = "BYTES", default_value = "1048576", value_parser = clap::value_parser!(u32).range(65_536..=16_777_216))]
+    pub(crate) stream_window: u32,
+    /// Longest time for one TCP connect, to another agent or to an application
+    #[arg(long, env = "NODEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub(crate) connect_timeout: Duration,
+    /// How long first bytes are waited for where policy needs them
+    #[arg(long, env = "NODEMESH_DETECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub(crate) detect_timeout: Duration,
+    /// Time without a byte after which a TCP connection is reset
+    #[arg(long, env = "NODEMESH_TCP_IDLE_TIMEOUT", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) tcp_idle_timeout: Duration,
+}
+
+/// HTTP.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+pub(crate) struct HttpArgs {
+    /// Longest request or status line, in bytes
+    #[arg(long, env = "NODEMESH_MAX_REQUEST_LINE", value_name = "BYTES", default_value = "8192", value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    pub(crate) max_request_line: u32,
+    /// Longest head of a message, in bytes
+    #[arg(long, env = "NODEMESH_MAX_HEADER_BYTES", value_name = "BYTES", default_value = "32768", value_parser = clap::value_parser!(u32).range(1_024..=131_072))]
+    pub(crate) max_header_bytes: u32,
+    /// Most header fields of a message
+    #[arg(long, env = "NODEMESH_MAX_HEADERS", value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(8..=1_000))]
+    pub(crate) max_headers: u32,
+    /// Longest time from a request's first byte to the end of its head
+    #[arg(long, env = "NODEMESH_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) header_timeout: Duration,
+    /// Time between two requests after which a connection is closed
+    #[arg(long, env = "NODEMESH_HTTP_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub(crate) http_idle_timeout: Duration,
+}
+
+/// What one node, namespace and pod may take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Connections of the whole node
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000")]
+    pub(crate) max_connections: NonZeroU32,
+    /// Connections of one namespace
+    #[arg(
+        long,
+        env = "NODEMESH_MAX_CONNECTIONS_PER_NAMESPACE",
+        value_name = "COUNT",
+        default_value = "50000"
+    )]
+    pub(crate) max_connections_per_namespace: NonZeroU32,
+    /// Connections of one pod
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS_PER_POD", value_name = "COUNT", default_value = "20000")]
+    pub(crate) max_connections_per_pod: NonZeroU32,
+    /// TLS handshakes under way per core
+    #[arg(long, env = "NODEMESH_MAX_PENDING_HANDSHAKES", value_name = "COUNT", default_value = "1024")]
+    pub(crate) max_pending_handshakes: NonZeroU32,
+    /// How long open connections may finish when the agent is told to stop
+    #[arg(long, env = "NODEMESH_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub(crate) drain_timeout: Duration,
+}
+
+/// What the node may ask of the agent.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Admin")]
+pub(crate) struct AdminArgs {
+    /// Where Prometheus scrapes /metrics
+    #[arg(
+        long,
+        env = "NODEMESH_METRICS_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:15020"
+    )]
+    pub(crate) metrics_address: SocketAddr,
+    /// Where the node asks /readyz and /livez
+    #[arg(
+        long,
+        env = "NODEMESH_READINESS_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:15021"
+    )]
+    pub(crate) readiness_address: SocketAddr,
+    /// Unix socket for status, check, dump and log; only its owner may connect
+    #[arg(
+        long,
+        env = "NODEMESH_ADMIN_SOCKET",
+        value_name = "FILE",
+        default_value = "/run/nodemesh/admin.sock"
+    )]
+    pub(crate) admin_socket: PathBuf,
+    /// Metric series of traffic that are kept at most; the rest is counted under other
+    #[arg(long, env = "NODEMESH_MAX_SERIES", value_name = "COUNT", default_value = "10000")]
+    pub(crate) max_series: NonZeroU32,
+}
+
+/// What the agent says.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct LogArgs {
+    /// Level, or directives of tracing's filter, as in info,mesh_node::kernel=debug
+    #[arg(long, env = "NODEMESH_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+    /// Form of log and access records
+    #[arg(long, env = "NODEMESH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// One record per connection and request, on standard output
+    #[arg(long, env = "NODEMESH_ACCESS_LOG", value_name = "WHEN", default_value = "on")]
+    pub(crate) access_log: Switch,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line of key=value pairs.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be more than zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it as in 500ms, 10s, 5m or 24h")),
+    }
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 253 {
+        return Err("must have 1 to 253 characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}

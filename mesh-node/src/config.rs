@@ -1,0 +1,212 @@
+//! What the agent was told, parsed: one group per module. A [`Config`] cannot be invalid.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_common::model::{Text, TrustDomain};
+
+use crate::args::{AgentArgs, LogFormat, Switch, UnknownPods};
+
+/// Everything the agent was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this agent is and where its objects come from.
+    pub node: NodeConfig,
+    /// For `kernel` and `capture`.
+    pub capture: CaptureConfig,
+    /// For `identity`.
+    pub identity: IdentityConfig,
+    /// For `transport::tunnel`.
+    pub tunnel: TunnelConfig,
+    /// For `transport::http1` and `transport::http2`.
+    pub http: HttpConfig,
+    /// For `proxy`.
+    pub limits: LimitConfig,
+    /// For `admin`.
+    pub admin: AdminConfig,
+    /// For `telemetry`.
+    pub log: LogConfig,
+}
+
+/// Who this agent is and where its objects come from.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// As pods have it in `spec.nodeName`.
+    pub name: Text,
+    /// Folder of Kubernetes YAML.
+    pub config_dir: PathBuf,
+    /// Namespace whose policies are about the whole mesh.
+    pub root_namespace: Text,
+    /// As in `NAME.NAMESPACE.svc.DOMAIN`.
+    pub cluster_domain: Text,
+    /// Threads that carry traffic; at least 1.
+    pub workers: usize,
+}
+
+/// Which sockets are captured.
+#[derive(Clone, Debug)]
+pub struct CaptureConfig {
+    /// Cgroup that holds every pod of the node.
+    pub cgroup_root: PathBuf,
+    /// Cgroup that the agent makes and enters.
+    pub agent_cgroup: PathBuf,
+    /// Folder on bpffs.
+    pub pin_dir: PathBuf,
+    /// What processes of pods that are not known yet get from connect.
+    pub unknown_pods: UnknownPods,
+}
+
+/// Certificates.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// Folder of the authority.
+    pub trust_dir: PathBuf,
+    /// Trust domain of every identity.
+    pub trust_domain: TrustDomain,
+    /// Validity of a workload certificate.
+    pub certificate_lifetime: Duration,
+}
+
+/// The wire between agents, and opaque TCP.
+#[derive(Clone, Debug)]
+pub struct TunnelConfig {
+    /// Age at which a tunnel takes no new stream.
+    pub max_age: Duration,
+    /// Time without a stream after which a tunnel is closed.
+    pub idle_timeout: Duration,
+    /// Tunnels per source pod, destination address and core; at least 1.
+    pub per_destination: u32,
+    /// Streams of one tunnel at a time; at least 1.
+    pub max_streams: u32,
+    /// Largest window of one stream, in bytes; 64 KiB to 16 MiB.
+    pub stream_window: u32,
+    /// Longest time for one TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Longest time for one TCP connect.
+    pub connect_timeout: Duration,
+    /// How long first bytes are waited for.
+    pub detect_timeout: Duration,
+    /// Time without a byte after which a TCP connection is reset.
+    pub tcp_idle_timeout: Duration,
+    /// TLS handshakes under way per core; at least 1.
+    pub max_pending_handshakes: u32,
+}
+
+/// HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Longest request or status line, in bytes.
+    pub max_request_line: usize,
+    /// Longest head of a message, in bytes.
+    pub max_header_bytes: usize,
+    /// Most header fields of a message.
+    pub max_headers: usize,
+    /// From a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// Between two requests of one connection.
+    pub idle_timeout: Duration,
+}
+
+/// What one node, namespace and pod may take.
+#[derive(Clone, Debug)]
+pub struct LimitConfig {
+    /// Connections of the whole node.
+    pub connections: u32,
+    /// Connections of one namespace.
+    pub connections_per_namespace: u32,
+    /// Connections of one pod.
+    pub connections_per_pod: u32,
+    /// How long open connections may finish at the end.
+    pub drain_timeout: Duration,
+}
+
+/// What the node may ask of the agent.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// `/metrics`.
+    pub metrics_address: SocketAddr,
+    /// `/readyz` and `/livez`.
+    pub readiness_address: SocketAddr,
+    /// Unix socket of the command line.
+    pub socket: PathBuf,
+    /// Series of traffic metrics that are kept.
+    pub max_series: usize,
+}
+
+/// What the agent says.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Directives of tracing's filter.
+    pub filter: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// Whether connections and requests are recorded.
+    pub access_log: bool,
+}
+
+impl From<AgentArgs> for Config {
+    fn from(args: AgentArgs) -> Self {
+        let AgentArgs { node, capture, identity, tunnel, http, limits, admin, log } = args;
+        Self {
+            tunnel: TunnelConfig {
+                max_age: tunnel.tunnel_max_age,
+                idle_timeout: tunnel.tunnel_idle_timeout,
+                per_destination: tunnel.tunnels_per_destination.get(),
+                max_streams: tunnel.tunnel_max_streams.get(),
+                stream_window: tunnel.stream_window,
+                handshake_timeout: identity.handshake_timeout,
+                connect_timeout: tunnel.connect_timeout,
+                detect_timeout: tunnel.detect_timeout,
+                tcp_idle_timeout: tunnel.tcp_idle_timeout,
+                max_pending_handshakes: limits.max_pending_handshakes.get(),
+            },
+            node: NodeConfig {
+                name: node.node_name.into(),
+                config_dir: node.config_dir,
+                root_namespace: node.root_namespace.into(),
+                cluster_domain: node.cluster_domain.into(),
+                workers: node.workers.map_or_else(available_cores, Into::into),
+            },
+            capture: CaptureConfig {
+                cgroup_root: capture.cgroup_root,
+                agent_cgroup: capture.agent_cgroup,
+                pin_dir: capture.pin_dir,
+                unknown_pods: capture.unknown_pods,
+            },
+            identity: IdentityConfig {
+                trust_dir: identity.trust_dir,
+                trust_domain: identity.trust_domain,
+                certificate_lifetime: identity.certificate_lifetime,
+            },
+            http: HttpConfig {
+                max_request_line: http.max_request_line as usize,
+                max_header_bytes: http.max_header_bytes as usize,
+                max_headers: http.max_headers as usize,
+                header_timeout: http.header_timeout,
+                idle_timeout: http.http_idle_timeout,
+            },
+            limits: LimitConfig {
+                connections: limits.max_connections.get(),
+                connections_per_namespace: limits.max_connections_per_namespace.get(),
+                connections_per_pod: limits.max_connections_per_pod.get(),
+                drain_timeout: limits.drain_timeout,
+            },
+            admin: AdminConfig {
+                metrics_address: admin.metrics_address,
+                readiness_address: admin.readiness_address,
+                socket: admin.admin_socket,
+                max_series: admin.max_series.get() as usize,
+            },
+            log: LogConfig {
+                filter: log.log,
+                format: log.log_format,
+                access_log: log.access_log == Switch::On,
+            },
+        }
+    }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
