@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::name::Text;
+use super::name::{NamespacedName, Text};
 use super::workload::WorkloadUid;
 
 /// One address and port behind a Service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The pod's address, or one outside the cluster.
     pub address: IpAddr,
@@ -24,10 +24,33 @@ pub struct Endpoint {
     pub zone: Text,
     /// `hints.forZones`; empty means every zone.
     pub hint_zones: SmallVec<[Text; 1]>,
+    /// `hints.forNodes`; empty means every node.
+    pub hint_nodes: SmallVec<[Text; 1]>,
+}
+
+/// A `discovery.k8s.io/v1` EndpointSlice over TCP. Where a Service has any, they are its endpoints; where it has
+/// none, the snapshot derives them from its selector and the pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Label `kubernetes.io/service-name`, in the slice's namespace.
+    pub service: NamespacedName,
+    /// Endpoints by the name of the Service's port.
+    pub ports: Vec<SlicePort>,
+}
+
+/// The endpoints of an EndpointSlice on one of its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// `ports[].name`, which is the name of the Service's port; empty where there is only one.
+    pub name: Text,
+    /// Every endpoint, with this port's number.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// `conditions` of an endpoint (`discovery.k8s.io/v1`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndpointState {
     /// `ready`.
     Ready,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::identity::SpiffeId;
+use super::path::NormalPath;
 use super::workload::Workload;
 
 /// Which side of a connection this daemon stands on.
@@ -50,17 +51,16 @@ pub struct ConnectionFacts {
     pub claimed_dst: Option<SocketAddr>,
 }
 
-/// What is known of one HTTP request when it is decided. Bytes are as they will be forwarded: the path is
-/// normalised, the host lower-case without a default port.
+/// What is known of one HTTP request when it is decided. Bytes are as they will be forwarded.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts<'a> {
     /// The method, case-sensitive (RFC 9110 section 9.1).
     pub method: &'a [u8],
-    /// The authority the request names, with its port if it has one.
+    /// The authority the request names, with its port if it has one; compared without regard to case.
     pub host: &'a [u8],
-    /// The normalised path, without the query.
-    pub path: &'a [u8],
-    /// Header fields in their order; names in lower case.
+    /// The path as it will be forwarded, without the query.
+    pub path: &'a NormalPath<'a>,
+    /// Header fields in their order; names are compared without regard to case.
     pub headers: &'a [(&'a [u8], &'a [u8])],
 }
 

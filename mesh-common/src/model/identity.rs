@@ -2,7 +2,9 @@
 //!
 //! The grammar is SPIFFE-ID.md's (sections 2.1 to 2.3), with the path that Kubernetes meshes share.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use super::name::Text;
@@ -15,11 +17,18 @@ pub const MAX_SPIFFE_ID: usize = 2048;
 pub struct TrustDomain(Text);
 
 /// The identity of a workload, as its certificate's only URI SAN states it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Compared and ordered by its text; the forms that policies are written in are kept, so that matching them
+/// allocates nothing.
+#[derive(Clone, Debug)]
 pub struct SpiffeId {
     trust_domain: TrustDomain,
     namespace: Text,
     service_account: Text,
+    /// `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
+    principal: Text,
+    /// `NAMESPACE/SERVICE-ACCOUNT`.
+    qualified_account: Text,
 }
 
 /// Why text is not a SPIFFE id that a workload of a mesh can have.
@@ -84,6 +93,8 @@ impl SpiffeId {
             trust_domain: trust_domain.clone(),
             namespace: namespace.into(),
             service_account: service_account.into(),
+            principal: format!("{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
+            qualified_account: format!("{namespace}/{service_account}").into(),
         })
     }
 
@@ -100,6 +111,43 @@ impl SpiffeId {
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &Text {
         &self.service_account
+    }
+
+    /// `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`: what `principals` match.
+    pub fn principal(&self) -> &Text {
+        &self.principal
+    }
+
+    /// `NAMESPACE/SERVICE-ACCOUNT`: what `serviceAccounts` match.
+    pub fn qualified_account(&self) -> &Text {
+        &self.qualified_account
+    }
+}
+
+// The principal determines every other field: a segment holds no slash.
+impl PartialEq for SpiffeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.principal == other.principal
+    }
+}
+
+impl Eq for SpiffeId {}
+
+impl Hash for SpiffeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.principal.hash(state);
+    }
+}
+
+impl PartialOrd for SpiffeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SpiffeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.principal.cmp(&other.principal)
     }
 }
 
@@ -138,8 +186,7 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust_domain, namespace, service_account } = self;
-        write!(formatter, "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        write!(formatter, "spiffe://{}", self.principal)
     }
 }
 

@@ -6,17 +6,23 @@
 pub mod endpoint;
 pub mod facts;
 pub mod identity;
+pub mod mesh;
 pub mod name;
+pub mod node;
+pub mod path;
 pub mod policy;
 pub mod protocol;
 pub mod service;
 pub mod workload;
 
-pub use endpoint::{Endpoint, EndpointState};
+pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 pub use facts::{ConnectionFacts, Direction, NoIdentity, PeerIdentity, RequestFacts};
 pub use identity::{SpiffeId, TrustDomain};
+pub use mesh::MeshSettings;
 pub use name::{NamespacedName, Text};
+pub use node::Node;
+pub use path::{NormalPath, PathError, RequestTarget};
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 pub use protocol::Protocol;
-pub use service::{Service, ServicePort};
+pub use service::{Service, ServicePort, TargetPort};
 pub use workload::{Enrolment, Workload, WorkloadUid};

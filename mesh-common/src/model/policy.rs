@@ -64,7 +64,9 @@ pub struct AuthorizationPolicy {
     /// Any rule that matches makes the policy match. None at all never matches (`allow-nothing`).
     pub rules: Vec<Rule>,
     /// What of it could not be understood. A policy with a fault denies what it might have denied: an ALLOW
-    /// permits nothing, a DENY refuses everything, on every workload that it is about.
+    /// permits nothing, a DENY refuses everything, on every workload that it is about. Where `action` is not
+    /// understood it is [`Action::Deny`], where `mode` is not it is [`Mode::Enforce`], where the selector or the
+    /// targets are not the scope is the whole namespace (the mesh, for the root namespace).
     pub fault: Option<Arc<PolicyFault>>,
 }
 
@@ -114,28 +116,26 @@ pub struct Operation {
     pub paths: Match<Pattern>,
 }
 
-/// One entry of `when[]`.
+/// One entry of `when[]`: `key` with its `values` and `notValues`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
-    /// `key`.
-    pub key: ConditionKey,
-    /// `values`, `notValues`.
-    pub values: Match<Pattern>,
-}
-
-/// `when[].key`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConditionKey {
-    /// `request.headers[NAME]`, the name in lower case. Each value of a repeated field is matched by itself.
-    RequestHeader(Text),
-    /// `source.ip`: CIDRs, as text patterns were parsed into blocks.
+pub enum Condition {
+    /// `request.headers[NAME]`. Each value of a repeated field is matched by itself.
+    RequestHeader {
+        /// The field's name, in lower case.
+        name: Text,
+        /// What its values are compared with.
+        values: Match<Pattern>,
+    },
+    /// `source.ip`.
     SourceIp(Match<IpNet>),
     /// `source.namespace`.
-    SourceNamespace,
+    SourceNamespace(Match<Pattern>),
     /// `source.principal`.
-    SourcePrincipal,
+    SourcePrincipal(Match<Pattern>),
     /// `source.serviceAccount`.
-    SourceServiceAccount,
+    SourceServiceAccount(Match<Pattern>),
+    /// `destination.ip`.
+    DestinationIp(Match<IpNet>),
     /// `destination.port`.
     DestinationPort(Match<u16>),
 }
@@ -149,7 +149,7 @@ pub struct Match<T> {
     pub none_of: Vec<T>,
 }
 
-/// Istio's string match: exact, prefix (`abc*`), suffix (`*abc`) or presence (`*`).
+/// One value of a list of strings in a rule: exact, prefix (`abc*`), suffix (`*abc`) or presence (`*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// The whole value.
@@ -169,7 +169,10 @@ pub struct PeerAuthentication {
     pub name: NamespacedName,
     /// Whom it is about; never [`Scope::Services`].
     pub scope: Scope,
-    /// `mtls.mode`; `None` inherits (`UNSET`).
+    /// `metadata.creationTimestamp`, seconds since the epoch; 0 where there is none. Of two about the same
+    /// workload at the same level the older is in force, of two as old the first by namespace and name.
+    pub created: u64,
+    /// `mtls.mode`; `None` inherits (`UNSET`). What is not understood is [`MutualTls::Strict`].
     pub mode: Option<MutualTls>,
     /// `portLevelMtls`: by the workload's port. `None` inherits.
     pub ports: BTreeMap<u16, Option<MutualTls>>,

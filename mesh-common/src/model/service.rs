@@ -1,5 +1,6 @@
 //! Services, as the mesh sees them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ pub struct Service {
     pub host: Text,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub cluster_ips: SmallVec<[IpAddr; 2]>,
+    /// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress`: a pod that dials one means this
+    /// Service, as with kube-proxy.
+    pub external_addresses: SmallVec<[IpAddr; 1]>,
+    /// `spec.selector`; empty for a Service whose endpoints are given by EndpointSlices only.
+    pub selector: BTreeMap<Text, Text>,
     /// `spec.ports` over TCP, in their order.
     pub ports: Vec<ServicePort>,
     /// `spec.sessionAffinity: ClientIP`, with how long it lasts.
@@ -36,10 +42,21 @@ pub struct ServicePort {
     pub name: Text,
     /// `port`: what clients dial on the cluster IP.
     pub port: u16,
+    /// `targetPort`, by default the same as `port`.
+    pub target_port: TargetPort,
     /// `nodePort`, where there is one: from a pod it means this Service.
     pub node_port: Option<u16>,
     /// `appProtocol`, else the prefix of the port's name.
     pub protocol: Protocol,
+}
+
+/// `targetPort` of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number: the same in every pod.
+    Number(u16),
+    /// The name of a container port: what it is, each pod says for itself.
+    Named(Text),
 }
 
 /// `spec.internalTrafficPolicy`.

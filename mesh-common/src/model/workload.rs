@@ -35,7 +35,8 @@ pub struct Workload {
     pub node: Text,
     /// From the trust domain, the namespace and `spec.serviceAccountName`.
     pub identity: SpiffeId,
-    /// `status.podIPs`, IPv4 first or IPv6 first as listed; IPv4 never in the mapped form.
+    /// `status.podIPs`, IPv4 first or IPv6 first as listed; IPv4 never in the mapped form. Empty once the pod
+    /// has succeeded or failed: its addresses are free for another pod by then.
     pub addresses: SmallVec<[IpAddr; 2]>,
     /// `metadata.labels`.
     pub labels: BTreeMap<Text, Text>,
@@ -47,7 +48,7 @@ pub struct Workload {
     pub enrolment: Enrolment,
     /// `spec.hostNetwork`.
     pub host_network: bool,
-    /// The pod's `Ready` condition, and not being deleted.
+    /// The pod's `Ready` condition, also while it is being deleted.
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
@@ -59,6 +60,13 @@ pub struct Workload {
     pub named_ports: SmallVec<[(Text, u16); 2]>,
     /// What dashboards call it.
     pub labels_for_metrics: CanonicalNames,
+}
+
+impl Workload {
+    /// Whether the mesh carries what comes in at `port`.
+    pub fn takes_mesh_traffic_on(&self, port: u16) -> bool {
+        self.enrolment == Enrolment::Enabled && !self.exclusions.inbound_ports.contains(&port)
+    }
 }
 
 /// What a pod's annotations leave outside the mesh.
