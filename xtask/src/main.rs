@@ -1,3 +1,76 @@
 //! Build, test, demo and bench: everything a person or CI runs.
+//!
+//! Owns the order of the steps and what they print. In: one verb of the command line. Out: the exit code. Never
+//! holds a step that only CI can run.
 
-fn main() {}
+mod deny;
+mod docs;
+mod layers;
+mod lint;
+mod orphans;
+mod process;
+mod purity;
+mod setup;
+mod sizes;
+mod source;
+mod tally;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::test::Suite;
+
+/// Build, test, demo and bench Nodemesh
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install everything that building and testing need
+    Setup {
+        /// Install nothing: say what is missing and how to get it
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run what CI runs, or only the named suites
+    Test {
+        /// Suites to run, in this order [default: all]
+        suites: Vec<Suite>,
+    },
+    /// Check layers, purity, orphan files and sizes
+    Lint,
+    /// Write docs/flags.md and docs/metrics.md from the code
+    Docs {
+        /// Write nothing: fail if a file would change
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Setup { check } => setup::run(if check { setup::May::Look } else { setup::May::Install })?,
+        Verb::Test { suites } => return test::run(&suites),
+        Verb::Lint => lint::run()?,
+        Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write })?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

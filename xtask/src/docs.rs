@@ -1,0 +1,50 @@
+//! Documents that the code writes: flags and metrics.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, workspace};
+
+/// File below `docs/`, and the word after `mesh-node reference` that prints it.
+const DOCUMENTS: &[(&str, &str)] = &[("flags.md", "flags"), ("metrics.md", "metrics")];
+
+/// What to do with a document that differs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Write it.
+    Write,
+    /// Fail.
+    Check,
+}
+
+/// Writes or checks every generated document.
+pub fn run(mode: Mode) -> Result<()> {
+    let mut stale = Vec::new();
+    for (name, word) in DOCUMENTS {
+        let text = process::output(&mut process::cargo(&[
+            "run",
+            "--quiet",
+            "--package",
+            "mesh-node",
+            "--",
+            "reference",
+            word,
+        ]))?;
+        let path = workspace::root().join("docs").join(name);
+        if fs::read_to_string(&path).is_ok_and(|present| present == text) {
+            continue;
+        }
+        match mode {
+            Mode::Check => stale.push(*name),
+            Mode::Write => {
+                fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+                println!("wrote docs/{name}");
+            }
+        }
+    }
+    if !stale.is_empty() {
+        bail!("docs/{} differ from the code; run: cargo xtask docs", stale.join(", docs/"));
+    }
+    Ok(())
+}

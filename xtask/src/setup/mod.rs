@@ -1,0 +1,121 @@
+//! Finds or installs everything that building and testing need, and says exactly what is missing otherwise.
+//!
+//! Looking is cheap: files and programs are looked for where they would be, nothing is asked of a package manager
+//! unless something is missing.
+
+mod apt;
+mod needs;
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::setup::needs::{NEEDS, Need, Source};
+
+/// Whether setup may change the machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum May {
+    /// Look, and say what is missing.
+    Look,
+    /// Install what is missing.
+    Install,
+}
+
+/// The Rust that the workspace needs, as `rust-version` says.
+const RUST: (u32, u32) = (1, 95);
+
+/// Runs setup.
+///
+/// # Errors
+/// If something is missing and may not or cannot be installed; what and how to get it has been printed.
+pub fn run(may: May) -> Result<()> {
+    check_rust()?;
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_present()).collect();
+    if missing.is_empty() {
+        println!("setup: all {} tools are here", NEEDS.len());
+        return Ok(());
+    }
+    if may == May::Look || !may_install(&missing) {
+        return refuse(&missing);
+    }
+    install(&missing)?;
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_present()).collect();
+    if !missing.is_empty() {
+        return refuse(&missing);
+    }
+    println!("setup: installed, all {} tools are here", NEEDS.len());
+    Ok(())
+}
+
+fn check_rust() -> Result<()> {
+    let version = process::output(Command::new("rustc").arg("--version"))
+        .context("no Rust here; rustup or Debian's cargo-web and rustc-web bring one")?;
+    let numbers: Vec<u32> = version
+        .split(|letter: char| !letter.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .take(2)
+        .filter_map(|part| part.parse().ok())
+        .collect();
+    let (major, minor) = RUST;
+    if numbers.as_slice() < [major, minor].as_slice() {
+        bail!("{} is too old, {major}.{minor} is needed; run: rustup update stable", version.trim());
+    }
+    Ok(())
+}
+
+/// Debian packages need root and apt; cargo's need neither.
+fn may_install(missing: &[&Need]) -> bool {
+    packages(missing).is_empty() || (is_root() && process::find("apt-get").is_some())
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|entry| std::os::unix::fs::MetadataExt::uid(&entry) == 0)
+}
+
+fn refuse(missing: &[&Need]) -> Result<()> {
+    println!("missing:");
+    for need in missing {
+        println!("  {:<24} {}", need.name, need.reason);
+    }
+    let packages = packages(missing);
+    println!("to get them, on Debian 12 or newer:");
+    if !packages.is_empty() {
+        println!(
+            "  sudo apt-get update && sudo apt-get install --no-install-recommends {}",
+            packages.join(" ")
+        );
+    }
+    for line in missing.iter().filter_map(|need| need.cargo_line()) {
+        println!("  {line}");
+    }
+    if missing.iter().any(|need| need.name == needs::KERNEL_COMPILER) {
+        println!("  (instead of Debian's rustc-web: rustup toolchain install nightly --component rust-src)");
+    }
+    bail!("{} of {} tools are missing", missing.len(), NEEDS.len());
+}
+
+fn packages(missing: &[&Need]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = missing.iter().flat_map(|need| need.packages()).copied().collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
+    let packages = packages(missing);
+    if !packages.is_empty() {
+        println!("setup: installing Debian packages {}", packages.join(" "));
+        apt::install(&packages)?;
+    }
+    for need in missing {
+        if let Source::Cargo { arguments, environment, .. } = need.source {
+            println!("setup: building {}, which takes a minute or two", need.name);
+            let mut cargo = process::cargo(&["install", "--locked"]);
+            // A target folder of the caller's would be filled with another project's artefacts.
+            cargo.args(arguments).envs(environment.iter().copied()).env_remove("CARGO_TARGET_DIR");
+            process::run(&mut cargo).with_context(|| format!("install {}", need.name))?;
+        }
+    }
+    Ok(())
+}
