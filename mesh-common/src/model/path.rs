@@ -22,7 +22,7 @@ pub struct RequestTarget<'a> {
     pub query: Option<&'a [u8]>,
 }
 
-/// A path in normal form. Only [`RequestTarget::parse`] makes one.
+/// A path in normal form. [`RequestTarget::parse`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalPath<'a> {
     text: Cow<'a, str>,
@@ -99,6 +99,9 @@ impl<'a> RequestTarget<'a> {
 }
 
 impl<'a> NormalPath<'a> {
+    /// The `*` of an OPTIONS request that is about the server (RFC 9112 section 3.2.4).
+    pub const ASTERISK: NormalPath<'static> = NormalPath { text: Cow::Borrowed("*"), plain: None };
+
     fn parse(path: &'a [u8]) -> Result<Self, PathError> {
         if path.first() != Some(&b'/') {
             return Err(PathError::NotOriginForm);

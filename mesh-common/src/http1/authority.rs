@@ -1,0 +1,135 @@
+//! `host[:port]`, read in its narrow form and written in one spelling.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+use super::Refusal;
+
+/// The longest host that is read, in bytes: a DNS name's limit.
+pub const MAX_HOST: usize = 255;
+
+/// The authority that a request names: host in lower case, no final dot, no default port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority<'a>(Cow<'a, [u8]>);
+
+impl<'a> Authority<'a> {
+    /// Reads `host[:port]`. User information, an empty host, an empty or strange port, percent-encoding and
+    /// everything else that two readers may read differently is refused.
+    ///
+    /// # Errors
+    /// [`Refusal::HostInvalid`].
+    pub fn parse(text: &'a [u8]) -> Result<Self, Refusal> {
+        let (host, port) = split(text)?;
+        if !is_host(host) || port.is_some_and(|port| !is_port(port)) {
+            return Err(Refusal::HostInvalid);
+        }
+        let default_port = port == Some(b"80");
+        let dotted = host.ends_with(b".");
+        let lower = !host.iter().any(u8::is_ascii_uppercase);
+        if lower && !dotted && !default_port {
+            return Ok(Self(Cow::Borrowed(text)));
+        }
+        let mut spelled = host[..host.len() - usize::from(dotted)].to_ascii_lowercase();
+        if let Some(port) = port.filter(|_| !default_port) {
+            spelled.push(b':');
+            spelled.extend_from_slice(port);
+        }
+        Ok(Self(Cow::Owned(spelled)))
+    }
+
+    /// The one spelling.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Splits at the colon of a port, which is not one inside brackets.
+fn split(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Refusal> {
+    let host_end = if text.first() == Some(&b'[') {
+        text.iter().position(|byte| *byte == b']').ok_or(Refusal::HostInvalid)? + 1
+    } else {
+        text.iter().position(|byte| *byte == b':').unwrap_or(text.len())
+    };
+    match &text[host_end..] {
+        [] => Ok((text, None)),
+        [b':', port @ ..] => Ok((&text[..host_end], Some(port))),
+        _ => Err(Refusal::HostInvalid),
+    }
+}
+
+fn is_host(host: &[u8]) -> bool {
+    if let Some(literal) = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) {
+        return std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    }
+    // Docker and Kubernetes names may hold `_`; RFC 3986 also has `~`.
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let labels = host.strip_suffix(b".").unwrap_or(host);
+    !labels.is_empty() && host.len() <= MAX_HOST && host.iter().all(plain) && !labels.ends_with(b".")
+}
+
+fn is_port(port: &[u8]) -> bool {
+    !port.is_empty()
+        && port[0] != b'0'
+        && port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+        && port.iter().fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0')) <= 65535
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Option<&str>) {
+        let read = Authority::parse(text.as_bytes()).ok();
+        assert_eq!(read.as_ref().map(Authority::as_bytes), expected.map(str::as_bytes), "authority {text:?}");
+    }
+
+    #[test]
+    fn a_host_has_one_spelling() {
+        check("web", Some("web"));
+        check("WEB.Shop.svc:8080", Some("web.shop.svc:8080"));
+        check("web:80", Some("web"));
+        check("web.shop.svc.cluster.local.", Some("web.shop.svc.cluster.local"));
+        check("web.:8080", Some("web:8080"));
+        check("10.0.0.1:8080", Some("10.0.0.1:8080"));
+        check("[FD00::1]:8080", Some("[fd00::1]:8080"));
+        check("my_app", Some("my_app"));
+    }
+
+    #[test]
+    fn what_two_readers_may_read_differently_is_no_host() {
+        for text in [
+            "",
+            ".",
+            ":80",
+            "a:",
+            "a:0",
+            "a:080",
+            "a:65536",
+            "a:123456",
+            "a:+1",
+            "a:b",
+            "a@b",
+            "u:p@b",
+            "a b",
+            "a/b",
+            "a%41",
+            "a,b",
+            "a;b",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[fe80::1%25eth0]",
+            "[v1.x]",
+            "a..",
+            "é",
+        ] {
+            check(text, None);
+        }
+        check(&"a".repeat(256), None);
+        check(&"a".repeat(255), Some(&"a".repeat(255)));
+    }
+}

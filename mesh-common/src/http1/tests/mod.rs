@@ -1,0 +1,6 @@
+//! What is refused, what is understood, and the laws of the codec.
+
+mod bodies;
+mod laws;
+mod requests;
+mod responses;

@@ -1,0 +1,193 @@
+//! Builds heads anew from what was understood.
+
+use super::{Authority, BodyFraming, BodyWriter, Field, RequestHead, ResponseHead, Version};
+
+/// For whom a response is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseFor {
+    /// What the client speaks.
+    pub version: Version,
+    /// Whether the client asked to keep the connection, and this side is willing.
+    pub keep_alive: bool,
+    /// The request was HEAD.
+    pub head: bool,
+}
+
+/// Appends `head` as an HTTP/1.1 request, with `added` fields after those that the client sent. `dialled` stands
+/// in for a Host that HTTP/1.0 may leave out. The writer returned takes the body.
+pub fn write_request(
+    head: &RequestHead<'_>,
+    dialled: &Authority<'_>,
+    added: &[Field<'_>],
+    out: &mut Vec<u8>,
+) -> BodyWriter {
+    out.extend_from_slice(head.method);
+    out.push(b' ');
+    out.extend_from_slice(head.path.as_str().as_bytes());
+    if let Some(query) = head.query {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let authority = head.authority.as_ref().unwrap_or(dialled);
+    write_field(b"Host", authority.as_bytes(), out);
+    write_fields(&head.fields, out);
+    if head.expects_continue {
+        write_field(b"Expect", b"100-continue", out);
+    }
+    if !head.upgrade.is_empty() {
+        write_upgrade(&head.upgrade, out);
+    }
+    write_fields(added, out);
+    write_framing(head.framing, out);
+    out.extend_from_slice(b"\r\n");
+    BodyWriter::new(head.framing)
+}
+
+/// Appends `head` as a response. Returns the writer for its body and whether the connection stays open after it.
+pub fn write_response(head: &ResponseHead<'_>, to: ResponseFor, out: &mut Vec<u8>) -> (BodyWriter, bool) {
+    write_status_line(head.status, head.phrase, out);
+    write_fields(&head.fields, out);
+    if head.status == 101 {
+        write_upgrade(&head.upgrade, out);
+        out.extend_from_slice(b"\r\n");
+        return (BodyWriter::new(BodyFraming::UntilClose), false);
+    }
+    let framing = match head.framing {
+        BodyFraming::Chunked | BodyFraming::UntilClose if to.version == Version::Http11 => {
+            BodyFraming::Chunked
+        }
+        BodyFraming::Chunked => BodyFraming::UntilClose,
+        framing => framing,
+    };
+    let keep_alive = to.keep_alive && framing != BodyFraming::UntilClose;
+    match (framing, head.content_length) {
+        // Without a body the length still says how long it would have been (HEAD, 304).
+        (BodyFraming::None, Some(length)) if head.status >= 200 && head.status != 204 => {
+            write_framing(BodyFraming::Length(length), out);
+        }
+        _ => write_framing(framing, out),
+    }
+    if !head.is_interim() {
+        write_persistence(to.version, keep_alive, out);
+    }
+    out.extend_from_slice(b"\r\n");
+    (BodyWriter::new(framing), keep_alive)
+}
+
+/// An answer that the daemon gives itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAnswer<'t> {
+    /// 400 to 599.
+    pub status: u16,
+    /// What the body says, as plain text.
+    pub text: &'t str,
+    /// The stable code of why; sent as `x-nodemesh-reason` where it is not empty.
+    pub reason: &'t str,
+}
+
+/// Appends an answer of the daemon's own, whole. Returns whether the connection stays open.
+pub fn write_local_answer(answer: LocalAnswer<'_>, to: ResponseFor, out: &mut Vec<u8>) -> bool {
+    write_status_line(answer.status, phrase(answer.status).as_bytes(), out);
+    write_framing(BodyFraming::Length(answer.text.len() as u64), out);
+    write_field(b"content-type", b"text/plain", out);
+    if !answer.reason.is_empty() {
+        write_field(b"x-nodemesh-reason", answer.reason.as_bytes(), out);
+    }
+    write_persistence(to.version, to.keep_alive, out);
+    out.extend_from_slice(b"\r\n");
+    if !to.head {
+        out.extend_from_slice(answer.text.as_bytes());
+    }
+    to.keep_alive
+}
+
+pub(super) fn write_fields(fields: &[Field<'_>], out: &mut Vec<u8>) {
+    for field in fields {
+        write_field(field.name, field.value, out);
+    }
+}
+
+fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_framing(framing: BodyFraming, out: &mut Vec<u8>) {
+    match framing {
+        BodyFraming::None | BodyFraming::UntilClose => {}
+        BodyFraming::Chunked => write_field(b"transfer-encoding", b"chunked", out),
+        BodyFraming::Length(length) => {
+            let mut digits = [0; 20];
+            let start = write_decimal(length, &mut digits);
+            write_field(b"content-length", &digits[start..], out);
+        }
+    }
+}
+
+fn write_upgrade(protocols: &[&[u8]], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+    for (index, protocol) in protocols.iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_persistence(version: Version, keep_alive: bool, out: &mut Vec<u8>) {
+    match (version, keep_alive) {
+        (Version::Http11, true) => {}
+        (Version::Http10, true) => write_field(b"connection", b"keep-alive", out),
+        (_, false) => write_field(b"connection", b"close", out),
+    }
+}
+
+fn write_status_line(status: u16, phrase: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    for place in [100, 10, 1] {
+        // A status has three digits, so each quotient fits.
+        out.push(b'0' + (status / place % 10) as u8);
+    }
+    out.push(b' ');
+    out.extend_from_slice(phrase);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes decimal digits at the end of `digits`; returns where they start.
+fn write_decimal(mut value: u64, digits: &mut [u8; 20]) -> usize {
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return start;
+        }
+    }
+}
+
+/// The phrase of a status that the daemon gives itself (RFC 9110 section 15).
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
