@@ -1,0 +1,47 @@
+//! The program that the harness runs inside pods: servers and clients that report what they see.
+//!
+//! Each line on standard output is one JSON object with the key `event`. Nothing here knows of a mesh.
+
+mod connection;
+mod dial;
+mod hold;
+mod http;
+mod load;
+mod report;
+mod serve;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Accepts connections and does one thing with each
+    Serve(serve::Serve),
+    /// Opens one connection, sends standard input and reports what came back
+    Dial(dial::Dial),
+    /// Keeps one connection to an echo server busy until standard input ends
+    Hold(hold::Hold),
+    /// Sends HTTP requests until standard input ends and counts what became of them
+    Load(load::Load),
+    /// Waits until standard input ends, then removes everything of a run
+    Reap {
+        /// Name of the run
+        run: String,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Dial(dial) => dial.run(),
+        Command::Hold(hold) => hold.run(),
+        Command::Load(load) => load.run(),
+        Command::Reap { run } => mesh_test_harness::run::reap(&run, std::io::stdin()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Finds the programs that tests start: next to the test's own executable, built once.
+//!
+//! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN` and `MESH_TEST_POD_BIN` override it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+/// The daemon.
+///
+/// # Errors
+/// It is neither named by `MESH_NODE_BIN` nor can be built.
+pub fn mesh_node() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(&FOUND, || locate("MESH_NODE_BIN", "mesh-node", "mesh-node"))
+}
+
+/// The servers and clients that run inside pods.
+///
+/// # Errors
+/// It is neither named by `MESH_TEST_POD_BIN` nor can be built.
+pub fn test_pod() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(&FOUND, || locate("MESH_TEST_POD_BIN", "mesh-test-harness", "mesh-test-pod"))
+}
+
+fn found(
+    cell: &'static OnceLock<Result<PathBuf, String>>,
+    locate: impl FnOnce() -> Result<PathBuf>,
+) -> Result<&'static Path> {
+    match cell.get_or_init(|| locate().map_err(|error| format!("{error:#}"))) {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+fn locate(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
+    if let Some(path) = env::var_os(variable) {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("{variable} names {}, which is no file", path.display());
+        }
+        return Ok(path);
+    }
+    let own = env::current_exe().context("find the test's own executable")?;
+    let profile = profile_folder(&own)?;
+    build(package, program, profile)?;
+    let path = profile.join(program);
+    if !path.is_file() {
+        bail!("{package} was built and {} is not there", path.display());
+    }
+    Ok(path)
+}
+
+/// `TARGET/debug` of `TARGET/debug/xtask` and of `TARGET/debug/deps/test-0123`.
+fn profile_folder(own: &Path) -> Result<&Path> {
+    let folder = own.parent().context("an executable has a folder")?;
+    if folder.ends_with("deps") {
+        return folder.parent().context("deps has a parent");
+    }
+    Ok(folder)
+}
+
+/// Cargo decides whether there is anything to do; a second call costs a fraction of a second.
+fn build(package: &str, program: &str, profile: &Path) -> Result<()> {
+    let target = profile.parent().context("a profile's folder has a parent")?;
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--quiet", "--package", package, "--bin", program]);
+    command.env("CARGO_TARGET_DIR", target);
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    // The folder of this crate: cargo finds the workspace from it, wherever the test runs.
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let status = command.status().context("start cargo")?;
+    if !status.success() {
+        bail!("cargo build --package {package} ended with {status}");
+    }
+    Ok(())
+}

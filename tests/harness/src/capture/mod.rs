@@ -1,0 +1,169 @@
+//! Listens on a wire and says what it carried.
+//!
+//! In: a node and an interface. Out: TCP streams put together again, the TLS handshakes in them, and how often bytes
+//! that must not be seen were seen. A capture that lost a packet fails: it would prove nothing.
+
+mod pcap;
+mod tls;
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+
+use crate::PLAINTEXT_MARKER;
+use crate::eventually::{PATIENCE, eventually};
+use crate::netns::Namespace;
+use crate::process::Process;
+use crate::topology::Site;
+
+pub use pcap::{Flow, Stream};
+pub use tls::ClientHello;
+
+/// A capture under way.
+#[derive(Debug)]
+pub struct Capture {
+    process: Process,
+    file: PathBuf,
+    /// From where the last packet is sent.
+    netns: Namespace,
+    last: LastPacket,
+}
+
+/// A connect to a closed port across the wire: once it is in the file, everything before it is.
+#[derive(Clone, Copy, Debug)]
+struct LastPacket {
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+}
+
+/// What a wire carried.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    /// One direction of one connection each.
+    pub streams: Vec<Stream>,
+    /// Packets seen.
+    pub packets: usize,
+    /// Bytes of TCP payload seen, before repeated ones are left out.
+    pub payload_bytes: usize,
+}
+
+impl Capture {
+    /// Begins to listen on one interface of a node, or on `any`.
+    ///
+    /// # Errors
+    /// Tcpdump cannot be started or does not begin in time.
+    pub fn start(site: &Site, interface: &str) -> Result<Self> {
+        let file = site.logs().join(format!("{interface}.pcap"));
+        let path = file.display().to_string();
+        // -Z root: the folder belongs to root. -B: 16 MiB of kernel buffer, so that no burst is lost.
+        let arguments = [
+            "-i",
+            interface,
+            "-w",
+            &path,
+            "-U",
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-n",
+            "-B",
+            "16384",
+            "-Z",
+            "root",
+            "tcp",
+        ];
+        let process = site.host().spawn(&format!("{}-tcpdump", site.name()), "tcpdump", &arguments)?;
+        let capture =
+            Self { process, file, netns: site.netns().clone(), last: LastPacket::across_the_wire(site) };
+        eventually("tcpdump listens", PATIENCE, || {
+            capture.process.stderr().contains("listening on").then_some(())
+        })?;
+        Ok(capture)
+    }
+
+    /// The file that is being written.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Stops listening and reads what was heard.
+    ///
+    /// # Errors
+    /// Packets were lost, or the file cannot be read.
+    pub fn finish(self) -> Result<Carried> {
+        self.netns.run(|| self.last.send())?;
+        eventually("the last packet is captured", PATIENCE, || self.last.is_in(&self.file).then_some(()))?;
+        self.process.signal(Signal::INT)?;
+        let ended = self.process.wait(Duration::from_secs(10))?;
+        let dropped = ended.stderr.lines().find(|line| line.ends_with("packets dropped by kernel"));
+        if dropped != Some("0 packets dropped by kernel") {
+            bail!("tcpdump lost packets: {}", ended.stderr);
+        }
+        let bytes = fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+        pcap::read(&bytes)
+    }
+}
+
+impl LastPacket {
+    fn across_the_wire(site: &Site) -> Self {
+        let [here, there] = site.wire_addresses();
+        Self { from: SocketAddrV4::new(here, 7), to: SocketAddrV4::new(there, 9) }
+    }
+
+    fn send(self) -> Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("make a socket")?;
+        socket.set_reuse_address(true).context("share the port")?;
+        socket.bind(&SocketAddr::V4(self.from).into()).with_context(|| format!("bind {}", self.from))?;
+        match socket.connect(&SocketAddr::V4(self.to).into()) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            other => bail!("connect to the closed port {} gave {other:?}", self.to),
+        }
+    }
+
+    /// Looks for the addresses and ports in the end of the file, as they stand in an IPv4 packet without options.
+    fn is_in(self, file: &Path) -> bool {
+        let mut wanted = [self.from.ip().octets(), self.to.ip().octets()].concat();
+        wanted.extend(self.from.port().to_be_bytes());
+        wanted.extend(self.to.port().to_be_bytes());
+        let mut end = Vec::new();
+        let read = File::open(file).and_then(|mut file| {
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(65_536)))?;
+            file.read_to_end(&mut end)
+        });
+        read.is_ok() && end.windows(wanted.len()).any(|window| window == wanted)
+    }
+}
+
+impl Carried {
+    /// How often the plaintext marker was on the wire.
+    pub fn markers(&self) -> usize {
+        self.count(PLAINTEXT_MARKER.as_bytes())
+    }
+
+    /// How often bytes were on the wire, each stream put together first.
+    pub fn count(&self, wanted: &[u8]) -> usize {
+        self.streams.iter().map(|stream| stream.count(wanted)).sum()
+    }
+
+    /// Every TLS ClientHello at the beginning of a stream.
+    pub fn client_hellos(&self) -> Vec<ClientHello> {
+        self.streams.iter().filter_map(|stream| ClientHello::read(&stream.bytes)).collect()
+    }
+
+    /// How many streams begin with a ServerHello that chose TLS 1.3.
+    pub fn tls13_answers(&self) -> usize {
+        self.streams.iter().filter(|stream| tls::is_tls13_server_hello(&stream.bytes)).count()
+    }
+
+    /// Streams that carry bytes and are no TLS: what an eavesdropper could read.
+    pub fn plaintext_streams(&self) -> Vec<&Stream> {
+        self.streams.iter().filter(|stream| !stream.bytes.is_empty() && !tls::is_tls(&stream.bytes)).collect()
+    }
+}

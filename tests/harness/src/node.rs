@@ -1,0 +1,276 @@
+//! A real daemon on a node: started, killed, restarted, asked.
+//!
+//! In: a node of the topology, the folders of configuration and trust. Out: a guard over `mesh-node agent`, with its
+//! log, its access records, its metrics and its command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::binary;
+use crate::eventually::{PATIENCE, eventually};
+use crate::process::{Ended, Place, Process};
+use crate::scrape::{self, Metrics};
+use crate::topology::{Site, Topology};
+
+/// How long a daemon may take until it is ready: loading the programs is most of it.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the agent of a node is found, on the node's own loopback.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15020);
+const READINESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15021);
+
+/// One node's agent, running or not.
+#[derive(Debug)]
+pub struct Node {
+    name: &'static str,
+    host: Place,
+    flags: Vec<String>,
+    admin_socket: PathBuf,
+    pin_dir: PathBuf,
+    /// Nothing between a kill and a restart.
+    process: Option<Process>,
+    /// What earlier processes of this node said: `(stdout, stderr)`.
+    earlier: Vec<(String, String)>,
+}
+
+impl Node {
+    /// Starts the agent of a node and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready in time, or ends; the text has the end of its log.
+    pub fn start(topology: &Topology, site: &Site, folders: &Folders, flags: &[String]) -> Result<Self> {
+        let mut node = Self::prepare(topology, site, folders, flags);
+        node.restart()?;
+        Ok(node)
+    }
+
+    /// Everything but the process.
+    pub fn prepare(topology: &Topology, site: &Site, folders: &Folders, flags: &[String]) -> Self {
+        let pin_dir = topology.run().bpffs().join(site.name());
+        let admin_socket = site.logs().join("admin.sock");
+        let mut all: Vec<String> = [
+            ("--node-name", Path::new(site.name())),
+            ("--config-dir", &folders.config),
+            ("--trust-dir", &folders.trust),
+            ("--cgroup-root", &site.pods_cgroup()),
+            ("--agent-cgroup", &site.cgroup().join("agent")),
+            ("--pin-dir", &pin_dir),
+            ("--admin-socket", &admin_socket),
+            ("--log-format", Path::new("json")),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()])
+        .collect();
+        all.extend(flags.iter().cloned());
+        Self {
+            name: site.name(),
+            host: site.host().clone(),
+            flags: all,
+            admin_socket,
+            pin_dir,
+            process: None,
+            earlier: Vec::new(),
+        }
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Where programs and maps are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// The socket of the command line.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// The flags that the agent is started with.
+    pub fn flags(&self) -> &[String] {
+        &self.flags
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// The agent does not run.
+    pub fn id(&self) -> u32 {
+        self.running().id()
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().unwrap_or_else(|| panic!("the agent of {} does not run", self.name))
+    }
+
+    /// Starts the process and waits until it is ready: how long that took.
+    ///
+    /// # Errors
+    /// It does not become ready in time, or ends.
+    pub fn restart(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.spawn()?;
+        self.wait_until_ready()?;
+        Ok(start.elapsed())
+    }
+
+    /// Starts the process and waits for nothing.
+    ///
+    /// # Errors
+    /// The program is not there.
+    pub fn spawn(&mut self) -> Result<()> {
+        self.put_away();
+        let mut arguments = vec!["agent".to_owned()];
+        arguments.extend(self.flags.iter().cloned());
+        let name = format!("agent-{}", self.name);
+        self.process = Some(self.host.spawn(&name, binary::mesh_node()?, &arguments)?);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` answers 200.
+    ///
+    /// # Errors
+    /// It does not in time, or the process ended; the text has the end of its log.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let host = self.host.clone();
+        let process = self.process.as_mut().context("the agent was started")?;
+        let outcome = eventually(&format!("the agent of {} is ready", self.name), START_LIMIT, || {
+            if let Some(status) = process.ended() {
+                return Some(Err(status));
+            }
+            scrape::get(host.netns(), READINESS, "/readyz")
+                .ok()
+                .filter(|(status, _)| *status == 200)
+                .map(|_| Ok(()))
+        });
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("the agent of {} ended with {status}:\n{}", self.name, self.tail(40)),
+            Err(error) => bail!("{error}:\n{}", self.tail(40)),
+        }
+    }
+
+    /// Kills the process (SIGKILL).
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            process.kill()?;
+        }
+        self.put_away();
+        Ok(())
+    }
+
+    /// Asks the process to stop (SIGTERM) and waits: how long it took.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn stop(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::TERM)?;
+            let ended = process.wait(Duration::from_secs(20))?;
+            self.earlier.push((ended.stdout, ended.stderr));
+        }
+        Ok(start.elapsed())
+    }
+
+    fn put_away(&mut self) {
+        if let Some(process) = self.process.take() {
+            self.earlier.push((process.stdout(), process.stderr()));
+        }
+    }
+
+    /// Runs another subcommand of `mesh-node` on the node; `--admin-socket` is added.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not end in time.
+    pub fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        let socket = self.admin_socket.display().to_string();
+        let mut all = arguments.to_vec();
+        all.extend(["--admin-socket", &socket]);
+        self.host.spawn(&format!("mesh-node-{}", self.name), binary::mesh_node()?, &all)?.wait(PATIENCE)
+    }
+
+    /// Reads the metrics.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub fn metrics(&self) -> Result<Metrics> {
+        scrape::scrape(self.host.netns(), METRICS)
+    }
+
+    /// Waits until the sum of a metric satisfies a condition: the sum.
+    ///
+    /// # Errors
+    /// It does not in time; the text has the last sum.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> Result<f64> {
+        let mut last = f64::NAN;
+        let found = eventually(&format!("{name}{labels:?} of {} is as wanted", self.name), PATIENCE, || {
+            last = self.metrics().ok()?.sum(name, labels);
+            wanted(last).then_some(last)
+        });
+        found.with_context(|| format!("last value {last}"))
+    }
+
+    /// Every line that the agent wrote to standard output and is JSON: the access records.
+    pub fn records(&self) -> Vec<Value> {
+        let stdout = self.process.as_ref().map(Process::stdout).unwrap_or_default();
+        let earlier = self.earlier.iter().map(|(stdout, _)| stdout.as_str());
+        earlier
+            .chain([stdout.as_str()])
+            .flat_map(str::lines)
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Waits for an access record.
+    ///
+    /// # Errors
+    /// None comes in time; the text has the last few.
+    pub fn record(&self, reason: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let what = format!("{} logs {reason}", self.name);
+        eventually(&what, PATIENCE, || self.records().into_iter().find(|record| wanted(record))).with_context(
+            || {
+                let records = self.records();
+                let last: Vec<String> =
+                    records[records.len().saturating_sub(5)..].iter().map(Value::to_string).collect();
+                format!("last records:\n{}", last.join("\n"))
+            },
+        )
+    }
+
+    /// What the agent logged so far, on standard error.
+    pub fn log(&self) -> String {
+        let mut text: String = self.earlier.iter().map(|(_, stderr)| stderr.as_str()).collect();
+        text.push_str(&self.process.as_ref().map(Process::stderr).unwrap_or_default());
+        text
+    }
+
+    /// The end of everything that the agent said, for a person.
+    pub fn tail(&self, lines: usize) -> String {
+        match &self.process {
+            Some(process) => process.tail(lines),
+            None => {
+                self.earlier.last().map(|(stdout, stderr)| format!("{stdout}{stderr}")).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// What the agents of one mesh share.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// `--config-dir`.
+    pub config: PathBuf,
+    /// `--trust-dir`.
+    pub trust: PathBuf,
+}
