@@ -1,0 +1,206 @@
+//! Listeners inside a pod's namespace: one per direction and address family.
+//!
+//! They stand on loopback, on ports chosen at run time outside the ephemeral range, so there is no fixed port to
+//! collide with or to abuse. The kernel programs lead connections there: the connect hook those of the pod, sk_lookup
+//! those to the pod.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use mesh_common::model::Direction;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, bind, listen, sockopt};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::namespace::Namespace;
+
+/// Connections that wait for `accept`, per listener. The kernel lowers it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// How many ports are tried before giving up: each is taken with a small probability only.
+const ATTEMPTS: usize = 64;
+/// Linux's own ephemeral range where the namespace does not tell.
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6, without IPv4-mapped.
+    V6,
+}
+
+/// A listening socket inside a pod's namespace.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    direction: Direction,
+    family: Family,
+    port: u16,
+    netns_cookie: u64,
+}
+
+/// Why a listener cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A call of the kernel failed.
+    #[error("{operation} a capture listener for {family:?}")]
+    Kernel {
+        /// Which call.
+        operation: &'static str,
+        /// The family that it was for.
+        family: Family,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Every port that was tried is taken.
+    #[error("no free loopback port for {family:?} after {ATTEMPTS} attempts outside {ephemeral:?}")]
+    NoPort {
+        /// The family that it was for.
+        family: Family,
+        /// The ephemeral range of the namespace, which is avoided.
+        ephemeral: RangeInclusive<u16>,
+    },
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::LOCALHOST.into(),
+            Self::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::INET,
+            Family::V6 => Self::INET6,
+        }
+    }
+}
+
+impl Listener {
+    /// Listens inside `namespace`. `None`: the namespace has no IPv6, which is no error.
+    ///
+    /// # Errors
+    /// A call fails, or no port is free.
+    pub fn open(
+        namespace: &Namespace,
+        direction: Direction,
+        family: Family,
+    ) -> Result<Option<Self>, ListenError> {
+        let ephemeral = namespace.run(|| Ok(ephemeral_range())).unwrap_or(EPHEMERAL);
+        for _ in 0..ATTEMPTS {
+            let failed =
+                |operation| move |source: io::Error| ListenError::Kernel { operation, family, source };
+            let port = random_port(&ephemeral).map_err(failed("choose a port for"))?;
+            let socket = match namespace.socket(family.into()) {
+                Err(error) if is_without_family(&error) => return Ok(None),
+                made => made.map_err(failed("make"))?,
+            };
+            if family == Family::V6 {
+                sockopt::set_ipv6_v6only(&socket, true).map_err(|error| failed("configure")(error.into()))?;
+            }
+            match bind(&socket, &SocketAddr::new(family.loopback(), port)) {
+                Err(Errno::ADDRINUSE | Errno::ACCESS) => continue,
+                Err(error) if is_without_family(&error.into()) => return Ok(None),
+                bound => bound.map_err(|error| failed("bind")(error.into()))?,
+            }
+            listen(&socket, BACKLOG).map_err(|error| failed("listen on")(error.into()))?;
+            let netns_cookie = namespace.cookie();
+            return Ok(Some(Self { socket, direction, family, port, netns_cookie }));
+        }
+        Err(ListenError::NoPort { family, ephemeral })
+    }
+
+    /// Whose connections arrive here: the pod's own, or those to the pod.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The loopback port that the kernel programs lead to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The namespace's cookie.
+    pub fn netns_cookie(&self) -> u64 {
+        self.netns_cookie
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// `EAFNOSUPPORT`: no IPv6 in the kernel; `EADDRNOTAVAIL`: switched off in the namespace.
+fn is_without_family(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(Errno::AFNOSUPPORT.raw_os_error()) || code == Some(Errno::ADDRNOTAVAIL.raw_os_error())
+}
+
+/// The range of the namespace that the thread stands in.
+fn ephemeral_range() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut bounds = text.split_whitespace().map_while(|bound| bound.parse().ok());
+    match (bounds.next(), bounds.next()) {
+        (Some(low), Some(high)) => low..=high,
+        _ => EPHEMERAL,
+    }
+}
+
+/// A port from 1024 on that is not in `avoid`; any, if that leaves none.
+fn random_port(avoid: &RangeInclusive<u16>) -> io::Result<u16> {
+    let mut random = [0; 2];
+    getrandom(&mut random[..], GetRandomFlags::empty())?;
+    let random = u32::from(u16::from_le_bytes(random));
+    let (low, high) = (u32::from(*avoid.start()).max(1024), u32::from(*avoid.end()));
+    let below = low - 1024;
+    let above = 65_535_u32.saturating_sub(high);
+    let port = match random.checked_rem(below + above) {
+        Some(choice) if choice < below => 1024 + choice,
+        Some(choice) => high + 1 + (choice - below),
+        None => 1024 + random % 64_512,
+    };
+    Ok(u16::try_from(port).expect("at most 65535 by construction"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_never_ephemeral() {
+        for avoid in [EPHEMERAL, 1024..=65_000, 2_000..=65_535, 1..=1_500] {
+            for _ in 0..1_000 {
+                let port = random_port(&avoid).unwrap();
+                assert!(port >= 1024 && !avoid.contains(&port), "{port} for {avoid:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_of_everything_still_gives_a_port() {
+        assert!(random_port(&(1024..=65_535)).unwrap() >= 1024);
+    }
+}

@@ -1,0 +1,119 @@
+//! A pod's network namespace, and making sockets inside it.
+//!
+//! A socket belongs for life to the namespace that its maker stood in. So only the making of a socket happens
+//! inside; binding, connecting and all the rest happen wherever the thread is.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// An open network namespace. Held while its pod is captured: an open namespace outlives its pod.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    file: Arc<File>,
+    cookie: u64,
+}
+
+/// Why a namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The path of the pod's annotation cannot be opened.
+    #[error("open the network namespace {path}", path = path.display())]
+    Open {
+        /// What was opened.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The path is a file, but no network namespace, or the agent may not enter it.
+    #[error("enter the network namespace {path}; it takes CAP_SYS_ADMIN", path = path.display())]
+    Enter {
+        /// What was entered.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Namespace {
+    /// Opens a namespace by its path, as in `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// The path cannot be opened, or is no network namespace.
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
+        let file =
+            File::open(path).map_err(|source| NamespaceError::Open { path: path.to_owned(), source })?;
+        let namespace = Self { file: Arc::new(file), cookie: 0 };
+        let cookie = namespace
+            .socket(AddressFamily::INET)
+            .and_then(|probe| netns_cookie(&probe))
+            .map_err(|source| NamespaceError::Enter { path: path.to_owned(), source })?;
+        Ok(Self { cookie, ..namespace })
+    }
+
+    /// The kernel's number for this namespace, never used again while the machine runs (`SO_NETNS_COOKIE`, since
+    /// Linux 5.14).
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Makes a TCP socket inside: not blocking, closed on exec.
+    ///
+    /// # Errors
+    /// As socket(2); `EAFNOSUPPORT` for IPv6 where the kernel has none.
+    pub fn socket(&self, family: AddressFamily) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        self.run(|| Ok(socket_with(family, SocketType::STREAM, flags, None)?))
+    }
+
+    /// Runs `work` on this thread inside the namespace and comes back. `work` must not block.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or what `work` returns.
+    ///
+    /// # Panics
+    /// The way back fails, which the kernel has no reason for: the thread would go on in a pod's namespace.
+    pub fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        thread_local! {
+            /// The namespace this thread belongs to.
+            static HOME: OnceCell<File> = const { OnceCell::new() };
+        }
+        HOME.with(|home| {
+            if home.get().is_none() {
+                // Nobody else sets it: the cell is this thread's.
+                let _ = home.set(File::open("/proc/thread-self/ns/net")?);
+            }
+            let home = home.get().expect("set above");
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            let outcome = work();
+            move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("a thread may return to the namespace that it came from");
+            outcome
+        })
+    }
+}
+
+fn netns_cookie(socket: &OwnedFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `length` live through the call, and `length` is the size of `cookie`, which the kernel
+    // fills with one u64.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
