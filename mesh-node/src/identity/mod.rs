@@ -1,1 +1,34 @@
 //! Stage 2. Who is speaking: certificates, verification, rotation. The only module with keys.
+//!
+//! In: the SPIFFE ids of the pods of this node ([`Identities::ensure`]). Out: TLS configurations to open and to
+//! accept mutual TLS with, and the id that a peer's certificate states, once it is verified. Keys are made here,
+//! stay in memory and never leave the module; only the standalone authority's own key is on disk.
+//!
+//! Never decides what an identity may do, never touches a socket.
+
+mod authority;
+mod clock;
+mod identities;
+mod issuer;
+mod metrics;
+mod reason;
+pub mod rotation;
+mod store;
+mod tls;
+mod trust;
+mod trust_dir;
+mod verify;
+
+pub use authority::{Authority, AuthorityError, AuthoritySettings, CertificateAuthority, Issued, Signing};
+pub use clock::{Clock, system_clock};
+pub use identities::{CertificateSummary, Identities, Settings, Unavailable};
+pub use issuer::IssueError;
+pub use metrics::IdentityMetrics;
+pub use reason::{HandshakeFailure, Reason};
+pub use tls::{Alpn, server_name};
+pub use trust::{RootError, TrustBundle};
+pub use trust_dir::TrustDirError;
+pub use verify::Peer;
+
+#[cfg(test)]
+mod tests;

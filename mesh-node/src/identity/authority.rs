@@ -1,0 +1,258 @@
+//! Who signs: the seam to any authority, and the standalone one of a `--trust-dir`.
+//!
+//! The standalone authority signs in process and writes every field of a certificate itself: of a signing request
+//! it takes the public key, once the request proves that its maker holds it.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use mesh_common::model::{SpiffeId, TrustDomain};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use time::OffsetDateTime;
+
+use super::clock::{Clock, now};
+use super::trust::{RootError, TrustBundle};
+use super::trust_dir::{self, Material, TrustDirError};
+
+/// The most bytes of a signing request: a P-256 one has about 300.
+const MAX_REQUEST: usize = 4096;
+
+/// How the standalone authority signs.
+#[derive(Clone, Debug)]
+pub struct AuthoritySettings {
+    /// The folder of its key and certificates, shared by the agents of one mesh.
+    pub trust_dir: PathBuf,
+    /// The only trust domain that it signs for.
+    pub trust_domain: TrustDomain,
+    /// How long a certificate is good from when it is signed.
+    pub lifetime: Duration,
+    /// How much earlier than now `notBefore` is, for peers whose clocks are late.
+    pub backdate: Duration,
+}
+
+/// A signed certificate.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Leaf first, then intermediates; no root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// First valid second, UTC since the epoch.
+    pub not_before: u64,
+    /// Last valid second, UTC since the epoch.
+    pub not_after: u64,
+}
+
+/// Why an authority does not sign or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The folder or a file in it is unusable.
+    #[error("use the authority in {}", path.display())]
+    TrustDir {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: TrustDirError,
+    },
+    /// Its roots make no bundle.
+    #[error("read the roots in {}", path.display())]
+    Roots {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with them.
+        #[source]
+        source: RootError,
+    },
+    /// The identity is of another trust domain.
+    #[error("{identity} is not of trust domain {trust_domain}")]
+    ForeignIdentity {
+        /// For whom a certificate was asked.
+        identity: SpiffeId,
+        /// For which it signs.
+        trust_domain: TrustDomain,
+    },
+    /// The signing request is too large, does not decode, has a bad signature or another key than P-256.
+    #[error("the signing request is not a signed one for a P-256 key")]
+    BadRequest,
+    /// Its own certificate is outside its validity.
+    #[error("the authority's certificate is valid from {not_before} to {not_after}, it is {now}")]
+    Expired {
+        /// UTC seconds since the epoch.
+        not_before: u64,
+        /// UTC seconds since the epoch.
+        not_after: u64,
+        /// UTC seconds since the epoch.
+        now: u64,
+    },
+    /// It cannot be asked now.
+    #[error("the authority is away: {what}")]
+    Away {
+        /// What happened instead.
+        what: String,
+    },
+    /// Signing failed.
+    #[error("sign the certificate of {identity}")]
+    Sign {
+        /// For whom.
+        identity: SpiffeId,
+        /// What failed.
+        #[source]
+        source: rcgen::Error,
+    },
+}
+
+/// What [`CertificateAuthority::sign`] gives.
+pub type Signing<'a> = Pin<Box<dyn Future<Output = Result<Issued, AuthorityError>> + Send + 'a>>;
+
+/// Something that signs workload certificates: the standalone authority in process, or a controller.
+pub trait CertificateAuthority: Send + Sync {
+    /// Signs a certificate for `identity` and the key in `request`. `now` is UTC seconds since the epoch.
+    fn sign<'a>(
+        &'a self,
+        identity: &'a SpiffeId,
+        request: &'a CertificateSigningRequestDer<'a>,
+        now: u64,
+    ) -> Signing<'a>;
+
+    /// The roots to trust, as they are now.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if they cannot be read; the ones before stay in force.
+    fn bundle(&self) -> Result<TrustBundle, AuthorityError>;
+}
+
+/// The authority of one `--trust-dir`.
+pub struct Authority {
+    settings: AuthoritySettings,
+    issuer: Issuer<'static, KeyPair>,
+    /// Sent behind each leaf: the signing certificate and those above it, without roots.
+    intermediates: Vec<CertificateDer<'static>>,
+    /// Of the signing certificate, in UTC seconds since the epoch.
+    validity: (u64, u64),
+}
+
+impl Authority {
+    /// Opens the authority of `settings.trust_dir`; makes its key and root if the folder has neither.
+    ///
+    /// Agents that start at the same moment agree on one: a lock in the folder is held meanwhile.
+    ///
+    /// # Errors
+    /// [`AuthorityError::TrustDir`] if the folder or a file in it is missing, foreign, readable by others, or
+    /// does not fit the rest.
+    pub fn open(settings: AuthoritySettings, clock: &Clock) -> Result<Self, AuthorityError> {
+        let trust_dir_error = |source| AuthorityError::TrustDir { path: settings.trust_dir.clone(), source };
+        let Material { key, signer, intermediates, validity } =
+            trust_dir::open(&settings.trust_dir, &settings.trust_domain, now(clock))
+                .map_err(trust_dir_error)?;
+        let issuer = Issuer::from_ca_cert_der(&signer, key)
+            .map_err(|source| trust_dir_error(TrustDirError::Issuer { source }))?;
+        Ok(Self { settings, issuer, intermediates, validity })
+    }
+
+    /// The folder.
+    pub fn trust_dir(&self) -> &Path {
+        &self.settings.trust_dir
+    }
+
+    fn sign_now(
+        &self,
+        identity: &SpiffeId,
+        request: &CertificateSigningRequestDer<'_>,
+        now: u64,
+    ) -> Result<Issued, AuthorityError> {
+        let AuthoritySettings { trust_domain, lifetime, backdate, .. } = &self.settings;
+        if identity.trust_domain() != trust_domain {
+            return Err(AuthorityError::ForeignIdentity {
+                identity: identity.clone(),
+                trust_domain: trust_domain.clone(),
+            });
+        }
+        let (first, last) = self.validity;
+        if !(first..=last).contains(&now) {
+            return Err(AuthorityError::Expired { not_before: first, not_after: last, now });
+        }
+        let public_key = public_key_of(request)?;
+        // A leaf that outlived its issuer would not verify.
+        let not_before = now.saturating_sub(backdate.as_secs()).max(first);
+        let not_after = now.saturating_add(lifetime.as_secs()).min(last);
+        let leaf = leaf_params(identity, not_before, not_after)
+            .and_then(|params| params.signed_by(&public_key, &self.issuer))
+            .map_err(|source| AuthorityError::Sign { identity: identity.clone(), source })?;
+        let mut chain = vec![CertificateDer::from(leaf)];
+        chain.extend(self.intermediates.iter().cloned());
+        Ok(Issued { chain, not_before, not_after })
+    }
+}
+
+impl CertificateAuthority for Authority {
+    fn sign<'a>(
+        &'a self,
+        identity: &'a SpiffeId,
+        request: &'a CertificateSigningRequestDer<'a>,
+        now: u64,
+    ) -> Signing<'a> {
+        Box::pin(std::future::ready(self.sign_now(identity, request, now)))
+    }
+
+    fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let path = &self.settings.trust_dir;
+        let roots = trust_dir::roots(path)
+            .map_err(|source| AuthorityError::TrustDir { path: path.clone(), source })?;
+        TrustBundle::new(self.settings.trust_domain.clone(), roots)
+            .map_err(|source| AuthorityError::Roots { path: path.clone(), source })
+    }
+}
+
+/// The key of a request, once the request's own signature proved that its maker holds it.
+fn public_key_of(request: &CertificateSigningRequestDer<'_>) -> Result<rcgen::PublicKey, AuthorityError> {
+    if request.len() > MAX_REQUEST {
+        return Err(AuthorityError::BadRequest);
+    }
+    let parsed =
+        CertificateSigningRequestParams::from_der(request).map_err(|_| AuthorityError::BadRequest)?;
+    if *parsed.public_key.algorithm() != PKCS_ECDSA_P256_SHA256 {
+        return Err(AuthorityError::BadRequest);
+    }
+    Ok(parsed.public_key)
+}
+
+/// Every field of a workload certificate (X509-SVID.md appendix A): no subject, so the SAN is critical.
+fn leaf_params(
+    identity: &SpiffeId,
+    not_before: u64,
+    not_after: u64,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(serial_number()?);
+    params.not_before = date_of(not_before)?;
+    params.not_after = date_of(not_after)?;
+    Ok(params)
+}
+
+/// 127 random bits: positive, and unpredictable (CA/Browser Forum baseline 7.1 wants 64).
+pub(super) fn serial_number() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
+    // The top bit is the sign, and DER wants no leading zero byte.
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// A time that certificates can carry.
+pub(super) fn date_of(seconds: u64) -> Result<OffsetDateTime, rcgen::Error> {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .ok_or(rcgen::Error::Time)
+}

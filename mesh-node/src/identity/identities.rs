@@ -1,0 +1,327 @@
+//! The identities of this node, from outside: certificates kept current, configurations to speak as one of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::model::SpiffeId;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::authority::{AuthorityError, CertificateAuthority};
+use super::clock::{Clock, now};
+use super::issuer::{IssueError, issue};
+use super::metrics::IdentityMetrics;
+use super::reason::Reason;
+use super::rotation::{Standing, retry_after};
+use super::store::{Attempts, Entry, Slot, Store};
+use super::tls::{Alpn, client_config, client_template, server_config};
+use super::trust::Trust;
+use super::verify::{ClientVerifier, Peer, Rules, ServerVerifier, peer_of};
+
+/// How often trust and standing are looked at again though nothing is due: a wall clock may jump, and a root may be
+/// added to the bundle.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Between two rounds of renewals at least this: a certificate that is due as soon as it is issued must not keep
+/// the control thread busy.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+
+/// How identities are kept and peers judged.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How much later or earlier than ours a peer's authority may think it is.
+    pub clock_skew: Duration,
+}
+
+impl Default for Settings {
+    /// 20 seconds, as Linkerd allows; certificates are backdated besides.
+    fn default() -> Self {
+        Self { clock_skew: Duration::from_secs(20) }
+    }
+}
+
+/// An identity cannot be used now: it was never ensured, or its certificate is outside its validity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{identity} has no valid certificate on this node")]
+pub struct Unavailable {
+    /// Whose.
+    pub identity: SpiffeId,
+}
+
+/// One certificate, without its key, for `dump certificates`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateSummary {
+    /// Whose.
+    pub identity: SpiffeId,
+    /// Serial number in lower-case hex; `None` before the first certificate.
+    pub serial: Option<String>,
+    /// First valid second, UTC since the epoch.
+    pub not_before: Option<u64>,
+    /// Last valid second, UTC since the epoch.
+    pub not_after: Option<u64>,
+    /// Whether it would be shown to a peer now.
+    pub usable: bool,
+    /// Failed renewals since the last good one.
+    pub failures: u32,
+    /// What the last failed one said.
+    pub last_error: Option<String>,
+}
+
+/// All identities of this node. Shared by reference; readers on the data path never wait.
+pub struct Identities {
+    store: Store,
+    rules: Arc<Rules>,
+    authority: Arc<dyn CertificateAuthority>,
+    clock: Clock,
+    /// Told when an identity was added, so that [`run`](Self::run) plans its renewal.
+    changed: Notify,
+}
+
+impl Identities {
+    /// Begins with the authority's roots and no identity.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the roots cannot be read: without them no peer could be verified.
+    pub fn new(
+        authority: Arc<dyn CertificateAuthority>,
+        settings: Settings,
+        clock: Clock,
+        metrics: IdentityMetrics,
+    ) -> Result<Self, AuthorityError> {
+        let trust = Trust::new(authority.bundle()?);
+        metrics.generation.set(1);
+        let rules = Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics });
+        Ok(Self { store: Store::default(), rules, authority, clock, changed: Notify::new() })
+    }
+
+    /// Makes sure that `identity` has a certificate, now and from now on.
+    ///
+    /// Cancel safe: the identity stays and [`run`](Self::run) goes on with it.
+    ///
+    /// # Errors
+    /// [`IssueError`] if the authority gave none. The identity is kept, and [`run`](Self::run) tries again.
+    pub async fn ensure(&self, identity: &SpiffeId) -> Result<(), IssueError> {
+        let entry = self.store.entry_or(identity, || self.entry(identity));
+        if entry.slot.usable().is_some() {
+            return Ok(());
+        }
+        let result = self.renew(&entry.slot).await;
+        self.changed.notify_one();
+        result
+    }
+
+    /// Forgets an identity; its key is gone when the last handshake that uses it is over.
+    pub fn forget(&self, identity: &SpiffeId) {
+        self.store.retain(|known| known != identity);
+    }
+
+    /// Forgets every identity for which `wanted` is false.
+    pub fn retain(&self, wanted: impl Fn(&SpiffeId) -> bool) {
+        self.store.retain(wanted);
+    }
+
+    /// A configuration to dial as `local` and to accept nobody but `expected`. Meant for one connection or for
+    /// several; it keeps up with renewals by itself.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if `local` has no valid certificate.
+    pub fn client(
+        &self,
+        local: &SpiffeId,
+        expected: &SpiffeId,
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, Unavailable> {
+        let entry = self.usable_entry(local)?;
+        let verifier = ServerVerifier { rules: self.rules.clone(), expected: expected.clone() };
+        Ok(client_config(&entry.clients[alpn.index()], Arc::new(verifier)))
+    }
+
+    /// A configuration to accept connections with as `local`. It keeps up with renewals by itself.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if `local` has no valid certificate.
+    pub fn server(&self, local: &SpiffeId, alpn: Alpn) -> Result<Arc<ServerConfig>, Unavailable> {
+        Ok(self.usable_entry(local)?.servers[alpn.index()].clone())
+    }
+
+    /// Who the peer of a finished handshake is, by its certificates (`peer_certificates()` of the connection).
+    ///
+    /// # Errors
+    /// [`Reason`] if the handshake verified nobody.
+    pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<Peer, Reason> {
+        peer_of(chain.unwrap_or_default())
+    }
+
+    /// The last valid second of `local`'s certificate, UTC since the epoch: a tunnel is re-made before.
+    pub fn not_after(&self, local: &SpiffeId) -> Option<u64> {
+        Some(self.store.entry(local)?.slot.usable()?.life.not_after)
+    }
+
+    /// Counts the trust bundles in force so far. A connection verified under an older one may have a peer whose
+    /// root is gone.
+    pub fn generation(&self) -> u64 {
+        self.rules.trust.load().generation
+    }
+
+    /// Every certificate, without keys, ordered by identity.
+    pub fn certificates(&self) -> Vec<CertificateSummary> {
+        let mut summaries: Vec<_> = self.store.all().values().map(|entry| summary_of(&entry.slot)).collect();
+        summaries.sort_by(|a, b| a.identity.cmp(&b.identity));
+        summaries
+    }
+
+    /// Renews certificates and takes over changed roots until it is dropped. For the control runtime.
+    pub async fn run(&self) {
+        loop {
+            self.refresh_trust();
+            let wait = self.renew_due().await;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    fn usable_entry(&self, local: &SpiffeId) -> Result<Arc<Entry>, Unavailable> {
+        self.store
+            .entry(local)
+            .filter(|entry| entry.slot.usable().is_some())
+            .ok_or_else(|| Unavailable { identity: local.clone() })
+    }
+
+    fn entry(&self, identity: &SpiffeId) -> Entry {
+        let slot = Slot::new(identity.clone(), self.clock.clone());
+        let accepts = Arc::new(ClientVerifier { rules: self.rules.clone() });
+        // Replaced for each connection; by itself it accepts the identity's own peers only.
+        let expects = Arc::new(ServerVerifier { rules: self.rules.clone(), expected: identity.clone() });
+        let servers = Alpn::ALL.map(|alpn| server_config(&slot, accepts.clone(), &self.clock, alpn));
+        let clients = Alpn::ALL.map(|alpn| client_template(&slot, expects.clone(), &self.clock, alpn));
+        Entry { slot, servers, clients }
+    }
+
+    /// Renews what is due; says how long nothing else will be.
+    async fn renew_due(&self) -> Duration {
+        let mut wait = LOOK_AGAIN;
+        for entry in self.store.all().values() {
+            let slot = &entry.slot;
+            if due_in(slot, now(&self.clock)).is_zero() {
+                if let Err(error) = self.renew(slot).await {
+                    debug!(identity = %slot.identity, %error, "renewal failed");
+                }
+                // Signing in process takes 0.2 ms: a thousand in a row would hold the control thread up.
+                tokio::task::yield_now().await;
+            }
+            wait = wait.min(due_in(slot, now(&self.clock)));
+        }
+        self.count_certificates();
+        wait.max(SHORTEST_WAIT)
+    }
+
+    /// Obtains a certificate and notes how that went. The one before stays in use if there is no new one.
+    async fn renew(&self, slot: &Slot) -> Result<(), IssueError> {
+        let result = issue(&*self.authority, &slot.identity, now(&self.clock), random_unit()).await;
+        match result {
+            Ok(current) => {
+                debug!(identity = %slot.identity, not_after = current.life.not_after, "certificate obtained");
+                self.rules.metrics.issued.inc();
+                slot.replace(current);
+                slot.set_attempts(Attempts::default());
+                Ok(())
+            }
+            Err(error) => {
+                self.rules.metrics.failed.inc();
+                self.put_off(slot, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn put_off(&self, slot: &Slot, error: &IssueError) {
+        let failures = slot.attempts().failures.saturating_add(1);
+        let now = now(&self.clock);
+        let left =
+            slot.usable().map(|current| Duration::from_secs(current.life.not_after.saturating_sub(now)));
+        let wait = retry_after(failures, left, random_unit());
+        let last_error = chain_text(error);
+        if failures == 1 {
+            warn!(identity = %slot.identity, error = last_error, "no new certificate; keeping the old one if it is valid");
+        }
+        slot.set_attempts(Attempts {
+            failures,
+            next: Some(Instant::now() + wait),
+            last_error: Some(last_error),
+        });
+    }
+
+    /// Takes the authority's roots over if they changed; keeps the ones before if they cannot be read.
+    fn refresh_trust(&self) {
+        match self.authority.bundle() {
+            Ok(bundle) => {
+                if self.rules.trust.replace(bundle) {
+                    let generation = self.generation();
+                    self.rules.metrics.generation.set(generation.cast_signed());
+                    info!(generation, "trust bundle changed");
+                }
+            }
+            Err(error) => warn!(error = chain_text(&error), "roots cannot be read; keeping the ones before"),
+        }
+    }
+
+    fn count_certificates(&self) {
+        let entries = self.store.all();
+        let usable: Vec<u64> =
+            entries.values().filter_map(|entry| Some(entry.slot.usable()?.life.not_after)).collect();
+        let metrics = &self.rules.metrics;
+        metrics.usable.set(i64::try_from(usable.len()).unwrap_or(i64::MAX));
+        metrics.earliest_expiry.set(usable.iter().min().map_or(0, |time| time.cast_signed()));
+    }
+}
+
+/// How long until this identity wants a certificate; zero is now.
+fn due_in(slot: &Slot, now: u64) -> Duration {
+    let wanted = match slot.current().map(|current| current.standing(now)) {
+        Some(Standing::Fresh { renew_in }) => return renew_in,
+        Some(Standing::Due | Standing::Unusable) | None => Duration::ZERO,
+    };
+    match slot.attempts().next {
+        Some(next) => next.saturating_duration_since(Instant::now()),
+        None => wanted,
+    }
+}
+
+fn summary_of(slot: &Slot) -> CertificateSummary {
+    let current = slot.current();
+    let attempts = slot.attempts();
+    CertificateSummary {
+        identity: slot.identity.clone(),
+        serial: current.as_ref().and_then(|current| super::verify::serial_of(&current.key.cert)),
+        not_before: current.as_ref().map(|current| current.life.not_before),
+        not_after: current.as_ref().map(|current| current.life.not_after),
+        usable: slot.usable().is_some(),
+        failures: attempts.failures,
+        last_error: attempts.last_error,
+    }
+}
+
+/// A random number in `0.0..1.0`.
+fn random_unit() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
+    }
+}
+
+/// An error and its causes, each once.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,146 @@
+//! Whom we trust: the roots of a trust domain, and the generation that counts their changes.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use mesh_common::model::TrustDomain;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use webpki::anchor_from_trusted_cert;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The roots that vouch for one trust domain.
+///
+/// A root vouches for no other domain: intermediates cannot be held to one by name constraints (webpki refuses
+/// every chain with a URI constraint), so it is done here.
+#[derive(Debug)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    roots: Vec<CertificateDer<'static>>,
+    /// In the order of `roots`.
+    anchors: Vec<TrustAnchor<'static>>,
+    /// First and last valid second of each root, in the order of `roots`.
+    validity: Vec<(u64, u64)>,
+}
+
+/// A root certificate cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// Not an X.509 certificate.
+    #[error("root {index} is not an X.509 certificate")]
+    Encoding {
+        /// Its place in the bundle, from 0.
+        index: usize,
+    },
+    /// It lacks `cA` or may not sign certificates.
+    #[error("root {index} is not a certificate authority")]
+    NotAuthority {
+        /// Its place in the bundle, from 0.
+        index: usize,
+    },
+    /// Nobody could ever be verified.
+    #[error("the bundle has no root")]
+    Empty,
+}
+
+/// The current bundle; readers never wait.
+#[derive(Debug)]
+pub(super) struct Trust {
+    current: ArcSwap<Numbered>,
+}
+
+/// A bundle and how many came before it.
+#[derive(Debug)]
+pub(super) struct Numbered {
+    pub(super) bundle: TrustBundle,
+    pub(super) generation: u64,
+}
+
+impl TrustBundle {
+    /// Makes a bundle of one or more roots; order and duplicates do not matter.
+    ///
+    /// # Errors
+    /// [`RootError`] for the first root that is none, or if there is none at all.
+    pub fn new(
+        trust_domain: TrustDomain,
+        mut roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, RootError> {
+        roots.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        roots.dedup();
+        if roots.is_empty() {
+            return Err(RootError::Empty);
+        }
+        let mut anchors = Vec::with_capacity(roots.len());
+        let mut validity = Vec::with_capacity(roots.len());
+        for (index, root) in roots.iter().enumerate() {
+            let (_, certificate) =
+                X509Certificate::from_der(root).map_err(|_| RootError::Encoding { index })?;
+            if !is_authority(&certificate) {
+                return Err(RootError::NotAuthority { index });
+            }
+            let anchor = anchor_from_trusted_cert(root).map_err(|_| RootError::Encoding { index })?;
+            anchors.push(anchor.to_owned());
+            validity.push(seconds_of(&certificate));
+        }
+        Ok(Self { trust_domain, roots, anchors, validity })
+    }
+
+    /// The trust domain that the roots vouch for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots, sorted, each once.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
+    /// Whether `anchor`, one of [`anchors`](Self::anchors), may vouch for anyone at `now`.
+    pub(super) fn holds_at(&self, anchor: &TrustAnchor<'_>, now: u64) -> bool {
+        self.anchors
+            .iter()
+            .zip(&self.validity)
+            .any(|(known, (first, last))| *known == *anchor && (*first..=*last).contains(&now))
+    }
+}
+
+impl Trust {
+    pub(super) fn new(bundle: TrustBundle) -> Arc<Self> {
+        Arc::new(Self { current: ArcSwap::from_pointee(Numbered { bundle, generation: 1 }) })
+    }
+
+    pub(super) fn load(&self) -> Guard<Arc<Numbered>> {
+        self.current.load()
+    }
+
+    /// Takes a bundle over; says whether it differs from the one before. One task writes.
+    pub(super) fn replace(&self, bundle: TrustBundle) -> bool {
+        let before = self.current.load();
+        if before.bundle.roots == bundle.roots && before.bundle.trust_domain == bundle.trust_domain {
+            return false;
+        }
+        let generation = before.generation + 1;
+        self.current.store(Arc::new(Numbered { bundle, generation }));
+        true
+    }
+}
+
+/// `cA`, and keyCertSign where there is a key usage (RFC 5280 section 4.2.1.3).
+pub(super) fn is_authority(certificate: &X509Certificate<'_>) -> bool {
+    let signs = match certificate.key_usage() {
+        Ok(Some(usage)) => usage.value.key_cert_sign(),
+        Ok(None) => true,
+        Err(_) => false,
+    };
+    matches!(certificate.basic_constraints(), Ok(Some(basic)) if basic.value.ca) && signs
+}
+
+/// First and last valid second. A time before the epoch counts as the epoch.
+pub(super) fn seconds_of(certificate: &X509Certificate<'_>) -> (u64, u64) {
+    let validity = certificate.validity();
+    let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
+    (seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp()))
+}
