@@ -3,6 +3,7 @@
 //! Owns the order of the steps and what they print. In: one verb of the command line. Out: the exit code. Never
 //! holds a step that only CI can run.
 
+mod demo;
 mod deny;
 mod docs;
 mod layers;
@@ -47,6 +48,12 @@ enum Verb {
     },
     /// Check layers, purity, orphan files and sizes
     Lint,
+    /// Show two nodes at work: capture, encryption, policy, metrics; needs root
+    Demo {
+        /// Leave everything up at the end, until Enter or Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
     /// Write docs/flags.md and docs/metrics.md from the code
     Docs {
         /// Write nothing: fail if a file would change
@@ -70,6 +77,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup { check } => setup::run(if check { setup::May::Look } else { setup::May::Install })?,
         Verb::Test { suites } => return test::run(&suites),
         Verb::Lint => lint::run()?,
+        Verb::Demo { keep } => {
+            setup::run(setup::May::Install)?;
+            demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
+        }
         Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write })?,
     }
     Ok(ExitCode::SUCCESS)

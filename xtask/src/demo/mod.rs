@@ -1,0 +1,67 @@
+//! `cargo xtask demo`: two nodes at work, shown with what was really observed.
+//!
+//! In: `--keep`. Out: a drawn session, and an error if anything was not as it should be. Everything that it makes is
+//! removed by the reaper of the run, also when it is interrupted.
+
+mod scene;
+mod screen;
+mod steps;
+
+use anyhow::{Result, bail};
+
+use self::screen::Screen;
+
+/// Whether the scene stays up at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Until the person interrupts.
+    Up,
+    /// Not at all.
+    Nothing,
+}
+
+/// Programs of the distribution that the scene needs, with their packages.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
+    ("nginx", "nginx-light"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+];
+
+/// Plays the demo.
+///
+/// # Errors
+/// The scene cannot be made, or something observed was not as it should be.
+pub(crate) fn run(keep: Keep) -> Result<()> {
+    find_programs()?;
+    println!("building mesh-node");
+    mesh_test_harness::binary::mesh_node()?;
+    mesh_test_harness::binary::test_pod()?;
+    let mut screen = Screen::new();
+    let mut stage = steps::Stage::set(&mut screen)?;
+    stage.play(&mut screen)?;
+    let good = screen.end();
+    if keep == Keep::Up {
+        stage.hold(&screen);
+    }
+    drop(stage);
+    if !good {
+        bail!("not everything was as it should be");
+    }
+    Ok(())
+}
+
+fn find_programs() -> Result<()> {
+    let found = |program: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    };
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("install {} first: apt-get install --no-install-recommends {}", missing.len(), missing.join(" "))
+}
