@@ -3,6 +3,7 @@
 //! Owns the order of the steps and what they print. In: one verb of the command line. Out: the exit code. Never
 //! holds a step that only CI can run.
 
+mod build_ebpf;
 mod demo;
 mod deny;
 mod docs;
@@ -41,6 +42,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Build the kernel programs and print the object's path
+    BuildEbpf,
     /// Run what CI runs, or only the named suites
     Test {
         /// Suites to run, in this order [default: all]
@@ -75,6 +78,11 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup { check } => setup::run(if check { setup::May::Look } else { setup::May::Install })?,
+        Verb::BuildEbpf => {
+            let root = workspace::root();
+            let object = build_ebpf::build(&root, &root.join("target/ebpf"))?;
+            println!("{}", object.display());
+        }
         Verb::Test { suites } => return test::run(&suites),
         Verb::Lint => lint::run()?,
         Verb::Demo { keep } => {
