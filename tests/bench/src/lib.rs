@@ -1,1 +1,0 @@
-//! Throughput, latency, CPU and memory against no mesh and against Envoy.

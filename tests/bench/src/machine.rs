@@ -1,0 +1,31 @@
+//! What the kernel says of CPU and memory.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use rustix::param::clock_ticks_per_second;
+
+/// CPU seconds that the whole machine was busy since boot, with interrupts, without idling and waiting.
+///
+/// # Errors
+/// `/proc/stat` cannot be read.
+pub fn busy_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat has a first line")?;
+    // proc(5): user, nice, system, idle, iowait, irq, softirq, steal.
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|&field| ticks.get(field)).sum();
+    Ok(busy as f64 / clock_ticks_per_second() as f64)
+}
+
+/// Resident memory of a process in MB (10^6 bytes).
+///
+/// # Errors
+/// The process is gone.
+pub fn resident_megabytes(process: u32) -> Result<f64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has VmRSS")?;
+    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
+    Ok(kilobytes * 1024.0 / 1e6)
+}

@@ -1,0 +1,124 @@
+//! Throughput, latency, CPU and memory through two agents, against no mesh and against two Envoys.
+
+mod envoy;
+mod grpc;
+mod hold;
+mod load;
+mod machine;
+mod report;
+mod rounds;
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::rounds::Rounds;
+use crate::world::{Traffic, Way, World};
+
+#[derive(Parser)]
+#[command(name = "mesh-bench", about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure every way and print a table of ratios
+    Run(RunArgs),
+    /// Open connections, have one request answered on each, and keep them until standard input ends
+    Hold {
+        /// Whom to call
+        address: SocketAddr,
+        /// How many connections
+        #[arg(long, default_value_t = 2000)]
+        connections: usize,
+    },
+    /// Serve unary gRPC echoes, as an application in a pod
+    GrpcServer {
+        /// Where to listen
+        address: SocketAddr,
+    },
+    /// Call a server's echo and print what was measured as JSON
+    GrpcLoad {
+        /// Whom to call
+        address: SocketAddr,
+        /// Connections, each with one call at a time
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// How long, in seconds
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
+}
+
+/// What is measured, and how long.
+#[derive(Args)]
+struct RunArgs {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Seconds that each load lasts
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Idle connections for the figure of memory
+    #[arg(long, default_value_t = 2000)]
+    idle_connections: usize,
+    /// Kinds of traffic
+    #[arg(long, value_delimiter = ',', default_values = ["l4", "http1", "grpc"])]
+    traffic: Vec<Traffic>,
+    /// Ways from client to server
+    #[arg(long, value_delimiter = ',', default_values = ["direct", "nodemesh", "envoy"])]
+    ways: Vec<Way>,
+    /// Envoy's program
+    #[arg(long, default_value = "envoy")]
+    envoy: PathBuf,
+    /// File for the figures as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// More flags of both agents
+    #[arg(last = true)]
+    agent_flags: Vec<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let command = match CommandLine::parse().command {
+        Command::Run(args) => return run(args),
+        command => command,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        match command {
+            Command::Run(args) => run(args),
+            Command::Hold { address, connections } => hold::hold(address, connections).await,
+            Command::GrpcServer { address } => grpc::serve(address).await.context("serve gRPC"),
+            Command::GrpcLoad { address, connections, seconds } => {
+                let measured = grpc::load(address, connections, seconds).await.context("load gRPC")?;
+                println!("{}", measured.json());
+                Ok(())
+            }
+        }
+    })
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    let world = World::start(&args.envoy, &args.traffic, &args.ways, &args.agent_flags)?;
+    let baseline = if args.ways.contains(&Way::Envoy) { Way::Envoy } else { Way::Direct }.name();
+    let rounds = Rounds {
+        count: args.rounds.into(),
+        seconds: args.seconds,
+        idle_connections: args.idle_connections,
+        traffic: args.traffic,
+        ways: args.ways,
+    };
+    let report = rounds.run(&world)?;
+    print!("{}", report.table(baseline));
+    if let Some(path) = args.json {
+        let text = serde_json::to_string_pretty(&report.json(baseline))?;
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
