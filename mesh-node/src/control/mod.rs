@@ -1,1 +1,4 @@
 //! The reconciler: Kubernetes objects in, deltas and snapshots out. The only importer of kube.
+
+pub mod resources;
+pub mod translate;

@@ -1,0 +1,321 @@
+//! The kinds of `policy.nodemesh.dev/v1alpha1`, as people write them and as the API server stores them.
+//!
+//! Field names and meaning are Istio's (`security.istio.io/v1`). In: YAML, or a watch. Out: these values, which
+//! `control::translate` turns into the model. Never: a decision, or a value that was checked for sense.
+
+// Columns repeat their type.
+#![expect(clippy::duplicated_attributes, reason = "each printcolumn has a type of its own")]
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The API group of Nodemesh's own kinds.
+pub const GROUP: &str = "policy.nodemesh.dev";
+/// The version of [`GROUP`] that is read.
+pub const VERSION: &str = "v1alpha1";
+
+/// Who may call the workloads that the policy is about, and with what.
+///
+/// DENY is looked at first, then ALLOW. A workload that an ALLOW policy is about refuses whatever no ALLOW rule
+/// permits. Decided at the destination, on the identity in the caller's certificate.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "policy.nodemesh.dev",
+    version = "v1alpha1",
+    kind = "AuthorizationPolicy",
+    namespaced,
+    status = "PolicyStatus",
+    derive = "PartialEq",
+    shortname = "nmap",
+    category = "nodemesh",
+    doc = "Who may call the workloads that the policy is about, and with what.",
+    printcolumn(name = "Action", type_ = "string", json_path = ".spec.action"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationPolicySpec {
+    /// The workloads that the policy is about, by their labels. Without `selector` and `targetRefs` it is about
+    /// every workload of its namespace, in the root namespace about every workload of the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<WorkloadSelector>,
+    /// The Services whose endpoints the policy is about, however they are dialled. Not together with `selector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub target_refs: Option<Vec<PolicyTargetReference>>,
+    /// What a match means. Default: ALLOW.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<AuthorizationAction>,
+    /// Whether the policy is in force. `Audit` evaluates it and reports, and refuses nothing. Default: Enforce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<PolicyMode>,
+    /// The policy matches if one of its rules does. No rule never matches; an empty rule `{}` always does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub rules: Option<Vec<AuthorizationRule>>,
+}
+
+/// Whether workloads ask their callers for mutual TLS.
+///
+/// The narrowest object wins: a port's mode, then the workload's, the namespace's, the mesh's (an object of the
+/// root namespace without selector). Without any, plaintext and mutual TLS are both taken.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "policy.nodemesh.dev",
+    version = "v1alpha1",
+    kind = "PeerAuthentication",
+    namespaced,
+    status = "PolicyStatus",
+    derive = "PartialEq",
+    shortname = "nmpa",
+    category = "nodemesh",
+    doc = "Whether workloads ask their callers for mutual TLS.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mtls.mode"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerAuthenticationSpec {
+    /// The workloads that the object is about, by their labels. Without it, every workload of its namespace; in
+    /// the root namespace every workload of the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<WorkloadSelector>,
+    /// The mode of every port that `portLevelMtls` does not name. Default: inherited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MutualTlsSettings>,
+    /// Modes by the workload's port (1 to 65535), as in `"8080": {mode: PERMISSIVE}`. Needs a `selector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_level_mtls: Option<BTreeMap<String, MutualTlsSettings>>,
+}
+
+/// Workloads, by labels.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadSelector {
+    /// All of these labels, with exactly these values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub match_labels: Option<BTreeMap<String, String>>,
+}
+
+/// What a policy is attached to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyTargetReference {
+    /// The group of the target: empty (or `core`), a Service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The kind of the target: `Service`.
+    pub kind: String,
+    /// The name of the target.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The namespace of the target: the policy's own, which is also the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// What a match of an AuthorizationPolicy means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AuthorizationAction {
+    /// What matches may; what no ALLOW policy of the workload matches may not.
+    #[serde(rename = "ALLOW")]
+    Allow,
+    /// What matches may not, whatever ALLOW says.
+    #[serde(rename = "DENY")]
+    Deny,
+    /// What matches is reported, and decided by the other policies.
+    #[serde(rename = "AUDIT")]
+    Audit,
+}
+
+/// Whether a policy is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PolicyMode {
+    /// The policy is in force.
+    Enforce,
+    /// The policy is evaluated and reported, and refuses nothing.
+    Audit,
+}
+
+/// One rule: it matches if one of `from`, one of `to` and all of `when` do. What is left out always matches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationRule {
+    /// Who calls. One of these must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub from: Option<Vec<RuleFrom>>,
+    /// What is asked for. One of these must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub to: Option<Vec<RuleTo>>,
+    /// Further conditions. All of these must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub when: Option<Vec<RuleCondition>>,
+}
+
+/// One entry of `from`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleFrom {
+    /// The caller.
+    pub source: RuleSource,
+}
+
+/// A caller. Every field that is given must match; a field matches if one of its values does.
+///
+/// Text values are exact, a prefix (`abc*`), a suffix (`*abc`), or `*` for any value that is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleSource {
+    /// Identities of the caller's certificate: a SPIFFE id without `spiffe://`, as in
+    /// `cluster.local/ns/shop/sa/web`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principals: Option<Vec<String>>,
+    /// None of these identities. A caller without a certificate has none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_principals: Option<Vec<String>>,
+    /// Namespaces of the caller's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<Vec<String>>,
+    /// None of these namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_namespaces: Option<Vec<String>>,
+    /// Service accounts of the caller's certificate: `NAMESPACE/NAME`, or `NAME` in the policy's namespace.
+    /// Always exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_accounts: Option<Vec<String>>,
+    /// None of these service accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_service_accounts: Option<Vec<String>>,
+    /// Addresses or ranges (CIDR) that hold the caller's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_blocks: Option<Vec<String>>,
+    /// None of these addresses or ranges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ip_blocks: Option<Vec<String>>,
+}
+
+/// One entry of `to`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleTo {
+    /// What is asked for.
+    pub operation: RuleOperation,
+}
+
+/// What is asked for. Every field that is given must match; a field matches if one of its values does.
+///
+/// Text values are exact, a prefix (`abc*`), a suffix (`*abc`), or `*` for any value that is not empty. A rule
+/// with hosts, methods or paths matches requests only, never a connection that is not HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleOperation {
+    /// Hosts that the request names, without regard to case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<String>>,
+    /// None of these hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_hosts: Option<Vec<String>>,
+    /// Ports of the workload (1 to 65535), as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<String>>,
+    /// None of these ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ports: Option<Vec<String>>,
+    /// HTTP methods, in upper case. gRPC is always POST.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// None of these methods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_methods: Option<Vec<String>>,
+    /// Paths, compared with the normalised path without its query. gRPC's are `/PACKAGE.SERVICE/METHOD`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// None of these paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_paths: Option<Vec<String>>,
+}
+
+/// A further condition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleCondition {
+    /// The attribute: `request.headers[NAME]`, `source.ip`, `source.namespace`, `source.principal`,
+    /// `source.serviceAccount`, `destination.ip` or `destination.port`.
+    pub key: String,
+    /// One of these values must match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<String>>,
+    /// None of these values may match. At least one of `values` and `notValues` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_values: Option<Vec<String>>,
+}
+
+/// A mutual TLS mode.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MutualTlsSettings {
+    /// The mode. Default: UNSET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<MutualTlsMode>,
+}
+
+/// `mtls.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MutualTlsMode {
+    /// Inherited from the wider object.
+    #[serde(rename = "UNSET")]
+    Unset,
+    /// Not supported: the object is reported, and counts as UNSET.
+    #[serde(rename = "DISABLE")]
+    Disable,
+    /// Plaintext and mutual TLS are taken.
+    #[serde(rename = "PERMISSIVE")]
+    Permissive,
+    /// Mutual TLS only.
+    #[serde(rename = "STRICT")]
+    Strict,
+}
+
+/// What became of a policy object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// The `metadata.generation` that the conditions are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`: whether the object was understood, with the field that was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<StatusCondition>,
+}
+
+/// A condition, shaped as `metav1.Condition`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusCondition {
+    /// What it is about, as in `Accepted`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in one CamelCase word.
+    pub reason: String,
+    /// Why, for people: the field's path and what is wrong with it.
+    pub message: String,
+    /// When `status` last changed (RFC 3339).
+    pub last_transition_time: String,
+    /// The `metadata.generation` that the condition is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

@@ -1,0 +1,364 @@
+//! AuthorizationPolicy: every pattern is read once, here.
+//!
+//! What is not understood makes the policy a faulty one, with what denies most in place of what is unknown: the
+//! widest scope, DENY for the action, `Enforce` for the mode. All that is wrong is reported, not just the first.
+
+use std::sync::Arc;
+
+use mesh_common::model::policy::{
+    Action, AuthorizationPolicy, Condition, Match, Mode, Operation, PolicyFault, Rule, Source,
+};
+use mesh_common::model::{MeshSettings, NamespacedName, Text};
+use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    Effect, Field, FieldError, Finding, SPEC, Translated, namespaced_name, pattern, policy_scope, port_text,
+};
+use crate::control::resources::{
+    self, AuthorizationAction, PolicyMode, PolicyTargetReference, WorkloadSelector,
+};
+
+/// Istio's annotation for a policy that is only evaluated.
+const DRY_RUN: &str = "istio.io/dry-run";
+/// Most entries of any list of a policy.
+const MAX_ENTRIES: usize = 512;
+
+/// Translates an AuthorizationPolicy. One that is not understood comes back with its `fault`.
+///
+/// # Errors
+/// If it has no name.
+pub fn authorization_policy(
+    object: &resources::AuthorizationPolicy,
+    settings: &MeshSettings,
+) -> Result<Translated<AuthorizationPolicy>, FieldError> {
+    let name = namespaced_name(&object.metadata)?;
+    let spec = &object.spec;
+    let mut reader = Reader { namespace: name.namespace.clone(), findings: Vec::new() };
+    let targets = spec.target_refs.as_deref().unwrap_or_default();
+    let scope = policy_scope::of_targets(&name, spec.selector.as_ref(), targets, settings);
+    let scope = scope.unwrap_or_else(|error| {
+        reader.deny(error);
+        policy_scope::whole(&name, settings)
+    });
+    let dry_run = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(DRY_RUN));
+    let mode = match dry_run.map(String::as_str) {
+        Some("true") => Mode::Audit,
+        _ => spec.mode.map_or(Mode::Enforce, Mode::from),
+    };
+    let action = spec.action.map_or(Action::Allow, Action::from);
+    let rules = reader.rules(spec.rules.as_deref().unwrap_or_default());
+    reader.advise(spec, action);
+    let policy = AuthorizationPolicy { name, scope, action, mode, rules, fault: None };
+    Ok(reader.finish(policy))
+}
+
+/// What a policy is taken for whose object could not even be read.
+///
+/// `object` is what the YAML or JSON says; whatever of it still makes sense counts, so that the policy denies no
+/// more than it might have.
+pub fn unreadable(
+    object: &Value,
+    name: NamespacedName,
+    error: &FieldError,
+    settings: &MeshSettings,
+) -> AuthorizationPolicy {
+    let spec = &object["spec"];
+    let action = field::<AuthorizationAction>(&spec["action"]);
+    let mode = field::<PolicyMode>(&spec["mode"]);
+    let selector = field::<WorkloadSelector>(&spec["selector"]);
+    let targets = field::<Vec<PolicyTargetReference>>(&spec["targetRefs"]);
+    let scope = match (selector, targets) {
+        (Ok(selector), Ok(targets)) => {
+            let targets = targets.unwrap_or_default();
+            policy_scope::of_targets(&name, selector.as_ref(), &targets, settings).ok()
+        }
+        _ => None,
+    };
+    AuthorizationPolicy {
+        scope: scope.unwrap_or_else(|| policy_scope::whole(&name, settings)),
+        action: action.map_or(Action::Deny, |action| action.map_or(Action::Allow, Action::from)),
+        mode: mode.map_or(Mode::Enforce, |mode| mode.map_or(Mode::Enforce, Mode::from)),
+        rules: Vec::new(),
+        fault: Some(fault(error)),
+        name,
+    }
+}
+
+/// One field of an object that could not be read whole; `None` if it is not given.
+fn field<T: DeserializeOwned>(value: &Value) -> Result<Option<T>, serde_json::Error> {
+    Option::deserialize(value)
+}
+
+fn fault(error: &FieldError) -> Arc<PolicyFault> {
+    Arc::new(PolicyFault { field: error.field.clone(), reason: error.reason.clone() })
+}
+
+impl From<AuthorizationAction> for Action {
+    fn from(action: AuthorizationAction) -> Self {
+        match action {
+            AuthorizationAction::Allow => Self::Allow,
+            AuthorizationAction::Deny => Self::Deny,
+            AuthorizationAction::Audit => Self::Audit,
+        }
+    }
+}
+
+impl From<PolicyMode> for Mode {
+    fn from(mode: PolicyMode) -> Self {
+        match mode {
+            PolicyMode::Enforce => Self::Enforce,
+            PolicyMode::Audit => Self::Audit,
+        }
+    }
+}
+
+/// Reads rules, and keeps what is wrong with them.
+struct Reader {
+    namespace: Text,
+    findings: Vec<Finding>,
+}
+
+type Texts = Option<Vec<String>>;
+
+impl Reader {
+    fn finish(self, policy: AuthorizationPolicy) -> Translated<AuthorizationPolicy> {
+        let denies = self.findings.iter().find(|finding| finding.effect == Effect::Denies);
+        let fault = denies.map(|finding| fault(&finding.error));
+        let rules = if fault.is_some() { Vec::new() } else { policy.rules };
+        Translated { value: AuthorizationPolicy { rules, fault, ..policy }, findings: self.findings }
+    }
+
+    fn deny(&mut self, error: FieldError) {
+        self.findings.push(Finding { error, effect: Effect::Denies });
+    }
+
+    fn warn(&mut self, field: &Field<'_>, reason: &str) {
+        self.findings.push(Finding::new(Effect::Warning, field, reason));
+    }
+
+    /// A list of at most [`MAX_ENTRIES`], else nothing of it.
+    fn bounded<'a, T>(&mut self, field: &Field<'_>, list: &'a [T]) -> &'a [T] {
+        if list.len() <= MAX_ENTRIES {
+            return list;
+        }
+        self.deny(FieldError::new(
+            field,
+            format!("has {} entries, at most {MAX_ENTRIES} are read", list.len()),
+        ));
+        &[]
+    }
+
+    fn rules(&mut self, rules: &[resources::AuthorizationRule]) -> Vec<Rule> {
+        let path = SPEC.name("rules");
+        let rules = self.bounded(&path, rules);
+        rules.iter().enumerate().map(|(index, rule)| self.rule(&path.index(index), rule)).collect()
+    }
+
+    fn rule(&mut self, field: &Field<'_>, rule: &resources::AuthorizationRule) -> Rule {
+        let from_path = field.name("from");
+        let from = self.entries(&from_path, rule.from.as_deref());
+        let from = from.iter().enumerate().map(|(index, from)| {
+            let entry = from_path.index(index);
+            self.source(&entry.name("source"), &from.source)
+        });
+        let from = from.collect();
+        let to_path = field.name("to");
+        let to = self.entries(&to_path, rule.to.as_deref());
+        let to = to.iter().enumerate().map(|(index, to)| {
+            let entry = to_path.index(index);
+            self.operation(&entry.name("operation"), &to.operation)
+        });
+        let to = to.collect();
+        let when_path = field.name("when");
+        let when = self.bounded(&when_path, rule.when.as_deref().unwrap_or_default());
+        let when = when.iter().enumerate();
+        let when = when.filter_map(|(index, when)| self.condition(&when_path.index(index), when));
+        Rule { from, to, when: when.collect() }
+    }
+
+    /// `from` and `to`: what is left out matches everything, so an empty list cannot be told from a mistake.
+    fn entries<'a, T>(&mut self, field: &Field<'_>, list: Option<&'a [T]>) -> &'a [T] {
+        if list.is_some_and(<[T]>::is_empty) {
+            self.deny(FieldError::new(field, "is empty: leave it out to match everything"));
+        }
+        self.bounded(field, list.unwrap_or_default())
+    }
+
+    fn source(&mut self, field: &Field<'_>, source: &resources::RuleSource) -> Source {
+        if *source == resources::RuleSource::default() {
+            self.deny(FieldError::new(field, "is empty: leave out from to match every caller"));
+        }
+        let own = self.namespace.clone();
+        let account = |field: &Field<'_>, text: &str| pattern::service_account(field, text, &own);
+        Source {
+            principals: self.matches(
+                field,
+                ("principals", &source.principals),
+                ("notPrincipals", &source.not_principals),
+                pattern::principal,
+            ),
+            namespaces: self.matches(
+                field,
+                ("namespaces", &source.namespaces),
+                ("notNamespaces", &source.not_namespaces),
+                pattern::namespace,
+            ),
+            service_accounts: self.matches(
+                field,
+                ("serviceAccounts", &source.service_accounts),
+                ("notServiceAccounts", &source.not_service_accounts),
+                account,
+            ),
+            ip_blocks: self.matches(
+                field,
+                ("ipBlocks", &source.ip_blocks),
+                ("notIpBlocks", &source.not_ip_blocks),
+                pattern::ip_block,
+            ),
+        }
+    }
+
+    fn operation(&mut self, field: &Field<'_>, operation: &resources::RuleOperation) -> Operation {
+        if *operation == resources::RuleOperation::default() {
+            self.deny(FieldError::new(field, "is empty: leave out to to match everything"));
+        }
+        Operation {
+            hosts: self.matches(
+                field,
+                ("hosts", &operation.hosts),
+                ("notHosts", &operation.not_hosts),
+                pattern::host,
+            ),
+            ports: self.matches(
+                field,
+                ("ports", &operation.ports),
+                ("notPorts", &operation.not_ports),
+                port_text,
+            ),
+            methods: self.matches(
+                field,
+                ("methods", &operation.methods),
+                ("notMethods", &operation.not_methods),
+                pattern::method,
+            ),
+            paths: self.matches(
+                field,
+                ("paths", &operation.paths),
+                ("notPaths", &operation.not_paths),
+                pattern::path,
+            ),
+        }
+    }
+
+    fn condition(&mut self, field: &Field<'_>, condition: &resources::RuleCondition) -> Option<Condition> {
+        let lists = (("values", &condition.values), ("notValues", &condition.not_values));
+        let is_empty = |texts: &Texts| texts.as_ref().is_none_or(Vec::is_empty);
+        if is_empty(&condition.values) && is_empty(&condition.not_values) {
+            self.deny(FieldError::new(field, "has neither values nor notValues"));
+            return None;
+        }
+        let own = self.namespace.clone();
+        Some(match condition.key.as_str() {
+            "source.ip" => Condition::SourceIp(self.matches(field, lists.0, lists.1, pattern::ip_block)),
+            "source.namespace" => {
+                Condition::SourceNamespace(self.matches(field, lists.0, lists.1, pattern::namespace))
+            }
+            "source.principal" => {
+                Condition::SourcePrincipal(self.matches(field, lists.0, lists.1, pattern::principal))
+            }
+            "source.serviceAccount" => {
+                let read = |field: &Field<'_>, text: &str| pattern::service_account(field, text, &own);
+                Condition::SourceServiceAccount(self.matches(field, lists.0, lists.1, read))
+            }
+            "destination.ip" => {
+                Condition::DestinationIp(self.matches(field, lists.0, lists.1, pattern::ip_block))
+            }
+            "destination.port" => {
+                Condition::DestinationPort(self.matches(field, lists.0, lists.1, port_text))
+            }
+            key => match header_name(key) {
+                Some(name) => {
+                    let values = self.matches(field, lists.0, lists.1, pattern::pattern);
+                    Condition::RequestHeader { name, values }
+                }
+                None => {
+                    self.deny(FieldError::new(&field.name("key"), format!("{key:?} is not supported")));
+                    return None;
+                }
+            },
+        })
+    }
+
+    /// A field and its negation, each value read by `read`.
+    fn matches<T>(
+        &mut self,
+        field: &Field<'_>,
+        (name, texts): (&str, &Texts),
+        (not_name, not_texts): (&str, &Texts),
+        read: impl Fn(&Field<'_>, &str) -> Result<T, FieldError>,
+    ) -> Match<T> {
+        Match {
+            any_of: self.values(&field.name(name), texts.as_deref(), &read),
+            none_of: self.values(&field.name(not_name), not_texts.as_deref(), &read),
+        }
+    }
+
+    fn values<T>(
+        &mut self,
+        field: &Field<'_>,
+        texts: Option<&[String]>,
+        read: impl Fn(&Field<'_>, &str) -> Result<T, FieldError>,
+    ) -> Vec<T> {
+        if texts.is_some_and(<[String]>::is_empty) {
+            // It would match everything, and was hardly meant to.
+            self.deny(FieldError::new(field, "is empty: leave it out to match everything"));
+        }
+        let mut values = Vec::new();
+        for (index, text) in self.bounded(field, texts.unwrap_or_default()).iter().enumerate() {
+            match read(&field.index(index), text) {
+                Ok(value) => values.push(value),
+                Err(error) => self.deny(error),
+            }
+        }
+        values
+    }
+
+    /// Points at what is understood, and seldom meant.
+    fn advise(&mut self, spec: &resources::AuthorizationPolicySpec, action: Action) {
+        let rules = spec.rules.as_deref().unwrap_or_default();
+        let path = SPEC.name("rules");
+        if rules.is_empty() && action != Action::Allow {
+            self.warn(&path, "no rule: the policy never matches; an empty rule {} always does");
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            let rule_path = path.index(index);
+            let to_path = rule_path.name("to");
+            for (index, to) in rule.to.iter().flatten().enumerate() {
+                let entry = to_path.index(index);
+                self.advise_operation(&entry.name("operation"), &to.operation, action);
+            }
+        }
+    }
+
+    fn advise_operation(&mut self, field: &Field<'_>, operation: &resources::RuleOperation, action: Action) {
+        let lower = |text: &String| text.bytes().any(|byte| byte.is_ascii_lowercase());
+        for (name, methods) in [("methods", &operation.methods), ("notMethods", &operation.not_methods)] {
+            if methods.iter().flatten().any(lower) {
+                self.warn(&field.name(name), "methods are compared with regard to case: GET, not get");
+            }
+        }
+        if action == Action::Allow && operation.not_paths.is_some() && operation.paths.is_none() {
+            let reason = "ALLOW with notPaths permits every path that is not listed, also new ones";
+            self.warn(&field.name("notPaths"), reason);
+        }
+    }
+}
+
+/// The name in `request.headers[NAME]`, in lower case.
+fn header_name(key: &str) -> Option<Text> {
+    let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
+    let good = !name.is_empty() && name.bytes().all(pattern::is_token_byte);
+    good.then(|| name.to_ascii_lowercase().into())
+}

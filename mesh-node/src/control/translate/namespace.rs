@@ -1,0 +1,27 @@
+//! `v1` Namespace: whether its pods are enrolled.
+
+use k8s_openapi::api::core::v1::Namespace;
+use mesh_common::model::{Enrolment, Text};
+
+use super::{FieldError, METADATA, Translated, enrolment, object_name};
+
+/// A namespace, as the mesh sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceEnrolment {
+    /// `metadata.name`.
+    pub name: Text,
+    /// What its labels say of its pods; `None` if nothing, which leaves them out.
+    pub enrolment: Option<Enrolment>,
+}
+
+/// Translates a Namespace.
+///
+/// # Errors
+/// If it has no name.
+pub fn namespace(object: &Namespace) -> Result<Translated<NamespaceEnrolment>, FieldError> {
+    let name = object_name(&object.metadata)?.into();
+    let mut findings = Vec::new();
+    let labels = METADATA.name("labels");
+    let enrolment = enrolment::from_labels(&labels, object.metadata.labels.as_ref(), &mut findings);
+    Ok(Translated { value: NamespaceEnrolment { name, enrolment }, findings })
+}

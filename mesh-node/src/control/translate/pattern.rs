@@ -1,0 +1,150 @@
+//! Values of policy fields: text patterns, address ranges, and what each field takes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mesh_common::model::SpiffeId;
+use mesh_common::model::policy::Pattern;
+
+use super::{Field, FieldError};
+
+/// The longest value that a policy may match with, in bytes.
+const MAX_VALUE: usize = 1024;
+
+/// Reads an address or a CIDR. Bits after the prefix are dropped; IPv4 never stays in the mapped form.
+pub(super) fn ip_block(field: &Field<'_>, text: &str) -> Result<IpNet, FieldError> {
+    let refuse = || FieldError::new(field, format!("{text:?} is not an IP address or CIDR"));
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address.to_canonical()));
+    }
+    let block: IpNet = text.parse().map_err(|_| refuse())?;
+    match (block.addr().to_canonical(), block.addr()) {
+        (IpAddr::V4(mapped), IpAddr::V6(_)) => {
+            let prefix = block.prefix_len().checked_sub(96).ok_or_else(refuse)?;
+            Ok(IpNet::new(mapped.into(), prefix).map_err(|_| refuse())?.trunc())
+        }
+        _ => Ok(block.trunc()),
+    }
+}
+
+/// Reads Istio's string match: `*`, `abc*`, `*abc`, or the whole value.
+pub(super) fn pattern(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let (pattern, literal) = split(text);
+    if text.is_empty() {
+        return Err(FieldError::new(field, "is empty"));
+    }
+    if text.len() > MAX_VALUE {
+        return Err(FieldError::new(
+            field,
+            format!("has {} bytes, at most {MAX_VALUE} are read", text.len()),
+        ));
+    }
+    if literal.contains('*') {
+        return Err(FieldError::new(
+            field,
+            format!("{text:?}: '*' can only be the first or the last character"),
+        ));
+    }
+    Ok(pattern)
+}
+
+/// `hosts`: compared in lower case, so kept in lower case.
+pub(super) fn host(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    if text.contains(['/', '@', '?', '#']) || text.contains(char::is_whitespace) {
+        return Err(FieldError::new(field, format!("{text:?} is not a host: HOST or HOST:PORT")));
+    }
+    pattern(field, &text.to_lowercase())
+}
+
+/// `methods`: a token (RFC 9110 section 5.6.2).
+pub(super) fn method(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let literal = split(text).1;
+    if !literal.bytes().all(is_token_byte) {
+        return Err(FieldError::new(field, format!("{text:?} is not an HTTP method")));
+    }
+    pattern(field, text)
+}
+
+/// `paths`. A pattern that no normalised path can match would make a DENY rule that never denies: it is refused.
+pub(super) fn path(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let refuse = |reason: &str| Err(FieldError::new(field, format!("{text:?} {reason}")));
+    if text.contains(['{', '}']) {
+        return refuse("is a path template, which is not supported");
+    }
+    let pattern = pattern(field, text)?;
+    if !text.starts_with(['/', '*']) {
+        return refuse("matches no path: it must begin with '/' or '*'");
+    }
+    if text.contains(['?', '#']) {
+        return refuse("matches no path: query and fragment are not part of it");
+    }
+    if text.contains(['\\', ' ']) || text.contains(char::is_control) {
+        return refuse("matches no path: it has a character that none can have");
+    }
+    // A segment with the wildcard in it is part of a longer one, and never equal to these.
+    let dots = |segment: &str| segment == "." || segment == "..";
+    if text.contains("//") || text.split('/').any(dots) {
+        return refuse("matches no path: paths are compared after '//', '/./' and '/../' are resolved");
+    }
+    Ok(pattern)
+}
+
+/// `principals`: a SPIFFE id without `spiffe://`. Only an exact one can be checked whole.
+pub(super) fn principal(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let pattern = pattern(field, text)?;
+    if text.starts_with("spiffe://") {
+        return Err(FieldError::new(field, format!("{text:?}: write it without spiffe://")));
+    }
+    match &pattern {
+        Pattern::Exact(id) => {
+            format!("spiffe://{id}")
+                .parse::<SpiffeId>()
+                .map_err(|error| FieldError::new(field, error.to_string()))?;
+        }
+        _ if split(text).1.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)) => {}
+        _ => return Err(FieldError::new(field, format!("{text:?} matches no SPIFFE id"))),
+    }
+    Ok(pattern)
+}
+
+/// `namespaces`.
+pub(super) fn namespace(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !split(text).1.bytes().all(plain) {
+        return Err(FieldError::new(field, format!("{text:?} matches no namespace")));
+    }
+    pattern(field, text)
+}
+
+/// `serviceAccounts`: `NAMESPACE/NAME`, or `NAME` in the policy's own namespace.
+pub(super) fn service_account(
+    field: &Field<'_>,
+    text: &str,
+    own_namespace: &str,
+) -> Result<Pattern, FieldError> {
+    let (namespace, account) = text.split_once('/').unwrap_or((own_namespace, text));
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    if [namespace, account].iter().any(|name| name.is_empty() || !name.bytes().all(plain)) {
+        let reason = format!("{text:?} is not a service account: NAMESPACE/NAME or NAME, without wildcards");
+        return Err(FieldError::new(field, reason));
+    }
+    Ok(Pattern::Exact(format!("{namespace}/{account}").into()))
+}
+
+/// A byte of a token (RFC 9110 section 5.6.2), or of a header's name.
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The pattern, and what of the text is not its wildcard.
+fn split(text: &str) -> (Pattern, &str) {
+    if text == "*" {
+        (Pattern::Present, "")
+    } else if let Some(prefix) = text.strip_suffix('*') {
+        (Pattern::Prefix(prefix.into()), prefix)
+    } else if let Some(suffix) = text.strip_prefix('*') {
+        (Pattern::Suffix(suffix.into()), suffix)
+    } else {
+        (Pattern::Exact(text.into()), text)
+    }
+}
