@@ -12,9 +12,11 @@
 
 mod authority;
 mod body;
+mod exchange;
 mod field;
 mod framing;
 mod refusal;
+pub mod relay;
 mod request;
 mod response;
 mod scan;
@@ -26,6 +28,7 @@ mod tests;
 
 pub use authority::{Authority, MAX_HOST};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
+pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
 pub use field::{FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade};
 pub use framing::{BodyFraming, Version};
 pub use refusal::Refusal;

@@ -2,5 +2,6 @@
 
 mod bodies;
 mod laws;
+mod relays;
 mod requests;
 mod responses;

@@ -1,0 +1,200 @@
+//! What the upstream's coming, its bytes and its end do.
+
+use super::{
+    ClientKind, Close, Command, Commands, Court, Ending, Failure, Phase, Relay, Release, Summary, Upstream,
+    feed,
+};
+use crate::http1::{HeadScan, LocalAnswer, ReadRules, Refusal};
+
+const GONE: LocalAnswer<'static> =
+    LocalAnswer { status: 503, text: "upstream connection ended before an answer", reason: "upstream_gone" };
+
+impl<P> Relay<P> {
+    /// The upstream is there; what is [to be sent](Relay::to_upstream) can be sent. `reused` says whether it
+    /// served another exchange before.
+    pub fn acquired(&mut self, reused: bool) {
+        if let Phase::Exchange(active) = &mut self.phase {
+            active.upstream = Upstream::Ready { reused, answered: false };
+        }
+    }
+
+    /// The upstream could not be had, or failed before it answered.
+    pub fn upstream_failed(&mut self, failure: Failure) -> Commands<P> {
+        let mut commands = Commands::new();
+        let whole = self.to_upstream.is_whole();
+        let Phase::Exchange(active) = &mut self.phase else {
+            return commands;
+        };
+        let unanswered = !matches!(active.upstream, Upstream::Ready { answered: true, .. });
+        match failure {
+            Failure::Untouched(_) if unanswered && whole && !active.retried => {
+                active.retried = true;
+                commands.push(Command::Reroute(failure));
+            }
+            Failure::Untouched(answer) | Failure::Lost(answer) => {
+                self.fail(answer, Ending::Answered(answer.reason), &mut commands);
+            }
+        }
+        commands
+    }
+
+    /// Another plan for a request that nobody looked at.
+    pub fn retry(&mut self, plan: P) -> Commands<P> {
+        let mut commands = Commands::new();
+        if let Phase::Exchange(active) = &mut self.phase {
+            active.plan = plan;
+            self.acquire_again(&mut commands);
+        }
+        commands
+    }
+
+    /// No other plan: the client is given `answer`.
+    pub fn answer(&mut self, answer: LocalAnswer<'static>) -> Commands<P> {
+        let mut commands = Commands::new();
+        self.fail(answer, Ending::Answered(answer.reason), &mut commands);
+        commands
+    }
+
+    /// Takes bytes of the upstream. When they complete a response, the client's next request gets its turn.
+    pub fn upstream_bytes(&mut self, fresh: &[u8], court: &mut Court<'_, P>) -> Commands<P> {
+        let mut commands = Commands::new();
+        let mut held = std::mem::take(&mut self.held_upstream);
+        let mut step = Ok(());
+        let left = feed(&mut held, fresh, |input| match self.advance_response(input, court.rules) {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                step = Err(refusal);
+                input.len()
+            }
+        });
+        self.held_upstream = left.unwrap_or_default();
+        match step {
+            Ok(()) => self.after_response(court, &mut commands),
+            Err(refusal) => self.refuse_response(refusal, &mut commands),
+        }
+        commands
+    }
+
+    /// The upstream will send no more.
+    pub fn upstream_ended(&mut self, court: &mut Court<'_, P>) -> Commands<P> {
+        let mut commands = Commands::new();
+        let whole = self.to_upstream.is_whole();
+        let Phase::Exchange(active) = &mut self.phase else {
+            return commands;
+        };
+        if active.exchange.is_opaque() {
+            self.end_opaque_upstream(&mut commands);
+            return commands;
+        }
+        match active.upstream {
+            Upstream::Ready { reused: true, answered: false }
+                if whole && active.idempotent && !active.retried =>
+            {
+                active.retried = true;
+                commands.push(Command::Release(Release::Abort));
+                self.acquire_again(&mut commands);
+                return commands;
+            }
+            Upstream::Ready { answered: false, .. } => {
+                self.fail(GONE, Ending::Answered(GONE.reason), &mut commands);
+                return commands;
+            }
+            _ => {}
+        }
+        match active.exchange.close_response(self.to_client.buffer()) {
+            Ok(()) => self.after_response(court, &mut commands),
+            Err(_) if active.exchange.status() == 0 => {
+                self.fail(GONE, Ending::Answered(GONE.reason), &mut commands);
+            }
+            Err(_) => {
+                self.finish_exchange(Ending::UpstreamGone, Release::Abort, &mut commands);
+                self.finish_client(Close::Abort, &mut commands);
+            }
+        }
+        commands
+    }
+
+    fn advance_response(&mut self, input: &[u8], rules: &ReadRules<'_>) -> Result<usize, Refusal> {
+        let Phase::Exchange(active) = &mut self.phase else {
+            return Ok(input.len());
+        };
+        if let Upstream::Ready { answered, .. } = &mut active.upstream
+            && !*answered
+            && !input.is_empty()
+        {
+            *answered = true;
+            self.to_upstream.stop_keeping();
+        }
+        active.exchange.take_response(input, rules, self.to_client.buffer())
+    }
+
+    fn refuse_response(&mut self, refusal: Refusal, commands: &mut Commands<P>) {
+        let answer =
+            LocalAnswer { status: 502, text: "upstream response is malformed", reason: refusal.reason() };
+        self.fail(answer, Ending::BadResponse(refusal), commands);
+    }
+
+    /// Moves on when a response is complete, or when a protocol has changed.
+    fn after_response(&mut self, court: &mut Court<'_, P>, commands: &mut Commands<P>) {
+        let Phase::Exchange(active) = &mut self.phase else {
+            return;
+        };
+        if active.exchange.is_opaque() {
+            if self.client_ended {
+                active.finish_upstream(commands);
+            }
+            self.take_client(&[], court, commands);
+            return;
+        }
+        if active.exchange.is_request_done() && !active.exchange.may_become_opaque() {
+            active.finish_upstream(commands);
+        }
+        if !active.exchange.is_response_done() {
+            return;
+        }
+        let complete = active.exchange.is_request_done();
+        let release = match (active.exchange.upstream_stays() && self.held_upstream.is_empty(), complete) {
+            (true, _) => Release::Reuse,
+            (false, true) => Release::Close,
+            (false, false) => Release::Abort,
+        };
+        let stays = active.exchange.client_stays() && self.kind == ClientKind::Connection;
+        let ending = if complete { Ending::Complete } else { Ending::Early };
+        let summary = Summary { status: active.exchange.status(), bytes: active.exchange.bytes(), ending };
+        self.end_exchange(summary, release, commands);
+        if stays {
+            self.phase = Phase::Head(HeadScan::default());
+            self.take_client(&[], court, commands);
+        } else {
+            let close = if complete { Close::Finish } else { Close::Linger };
+            self.finish_client(close, commands);
+        }
+    }
+
+    fn end_opaque_upstream(&mut self, commands: &mut Commands<P>) {
+        let Phase::Exchange(active) = &mut self.phase else {
+            return;
+        };
+        active.upstream = Upstream::Ended;
+        if self.client_ended {
+            self.finish_exchange(Ending::Complete, Release::Close, commands);
+            self.finish_client(Close::Finish, commands);
+        } else if !active.finished_client {
+            active.finished_client = true;
+            commands.push(Command::FinishClient);
+        }
+    }
+
+    fn acquire_again(&mut self, commands: &mut Commands<P>) {
+        let Phase::Exchange(active) = &mut self.phase else {
+            return;
+        };
+        active.upstream = Upstream::Acquiring;
+        self.to_upstream.rewind();
+        self.held_upstream = Vec::new();
+        commands.push(Command::Acquire { fresh: true });
+        if active.finished_upstream {
+            commands.push(Command::FinishUpstream);
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! A client's connection through its exchanges: order, reuse, retries, refusals, upgrades.
+
+use proptest::prelude::*;
+
+use crate::http1::relay::*;
+use crate::http1::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const OK_SENT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A relay whose plans are the paths of requests; `/denied` is answered 403.
+struct Bench {
+    relay: Relay<String>,
+    commands: Vec<Command<String>>,
+    /// Everything that went each way.
+    down: String,
+    up: String,
+}
+
+impl Bench {
+    fn new(kind: ClientKind) -> Self {
+        let (commands, down, up) = (Vec::new(), String::new(), String::new());
+        Self { relay: Relay::new(kind), commands, down, up }
+    }
+
+    fn connection() -> Self {
+        Self::new(ClientKind::Connection)
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Relay<String>, &mut Court<'_, String>) -> Commands<String>) {
+        let rules = ReadRules::default();
+        let dialled = Authority::parse(b"10.0.0.1:8080").unwrap();
+        let mut judge = |head: &RequestHead<'_>| match head.path.as_str() {
+            "/denied" => {
+                Verdict::Answer(LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" })
+            }
+            path => Verdict::Forward(path.to_owned()),
+        };
+        let mut court = Court { rules: &rules, dialled: &dialled, judge: &mut judge };
+        let commands = act(&mut self.relay, &mut court);
+        self.commands.extend(commands);
+        self.flush();
+    }
+
+    /// Sends what can be sent.
+    fn flush(&mut self) {
+        let out = self.relay.to_client();
+        self.down.push_str(std::str::from_utf8(out.pending()).unwrap());
+        out.sent(out.len());
+    }
+
+    fn client(&mut self, bytes: &str) -> &mut Self {
+        self.act(|relay, court| relay.client_bytes(bytes.as_bytes(), court));
+        self
+    }
+
+    /// An upstream comes and takes all that goes up.
+    fn acquire(&mut self, reused: bool) -> &mut Self {
+        self.relay.acquired(reused);
+        self.send_up()
+    }
+
+    fn send_up(&mut self) -> &mut Self {
+        let out = self.relay.to_upstream();
+        self.up.push_str(std::str::from_utf8(out.pending()).unwrap());
+        out.sent(out.len());
+        self
+    }
+
+    fn upstream(&mut self, bytes: &str) -> &mut Self {
+        self.act(|relay, court| relay.upstream_bytes(bytes.as_bytes(), court));
+        self
+    }
+
+    fn upstream_end(&mut self) -> &mut Self {
+        self.act(|relay, court| relay.upstream_ended(court));
+        self
+    }
+
+    fn took(&mut self, expected: &[Command<String>]) -> &mut Self {
+        assert_eq!(std::mem::take(&mut self.commands), expected);
+        self
+    }
+
+    fn status(&mut self) -> u16 {
+        self.down.rsplit("HTTP/1.1 ").next().unwrap()[..3].parse().unwrap()
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+fn finished(path: &str, status: u16, response: u64, ending: Ending) -> Command<String> {
+    let bytes = BodyBytes { request: 0, response };
+    Command::Finished(path.to_owned(), Summary { status, bytes, ending })
+}
+
+const ACQUIRE: Command<String> = Command::Acquire { fresh: false };
+const REUSE: Command<String> = Command::Release(Release::Reuse);
+const ABORT: Command<String> = Command::Release(Release::Abort);
+
+#[test]
+fn exchanges_follow_each_other_on_kept_connections() {
+    let mut bench = Bench::connection();
+    for path in ["/1", "/2"] {
+        bench.client(&get(path)).took(&[ACQUIRE, Command::FinishUpstream]);
+        bench.acquire(false).upstream(OK).took(&[REUSE, finished(path, 200, 2, Ending::Complete)]);
+    }
+    assert_eq!(bench.down, OK_SENT.repeat(2));
+    assert_eq!(bench.up, [get("/1"), get("/2")].concat());
+    assert_eq!((bench.relay.waiting(), bench.relay.held()), (Waiting::Request, 0));
+}
+
+#[test]
+fn pipelined_requests_wait_for_their_turn() {
+    let mut bench = Bench::connection();
+    bench.client(&[get("/1"), get("/denied"), get("/2")].concat()).took(&[ACQUIRE, Command::FinishUpstream]);
+    assert!(!bench.relay.wants_client());
+    bench.acquire(false);
+    assert_eq!(bench.up, get("/1"));
+    bench.upstream(OK).took(&[
+        REUSE,
+        finished("/1", 200, 2, Ending::Complete),
+        ACQUIRE,
+        Command::FinishUpstream,
+    ]);
+    assert!(bench.down.starts_with(OK_SENT) && bench.status() == 403, "{}", bench.down);
+    bench.acquire(true);
+    assert_eq!(bench.up, [get("/1"), get("/2")].concat());
+}
+
+#[test]
+fn a_denied_request_keeps_the_connection_if_its_body_is_small_and_known() {
+    let mut bench = Bench::connection();
+    bench.client("POST /denied HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab").took(&[]);
+    assert_eq!(bench.status(), 403);
+    bench.client(&format!("c{}", get("/1"))).took(&[ACQUIRE, Command::FinishUpstream]);
+    assert_eq!(bench.relay.plan().unwrap(), "/1");
+}
+
+#[test]
+fn a_denied_request_with_any_other_body_ends_the_connection() {
+    for fields in
+        ["Transfer-Encoding: chunked", "Content-Length: 100000", "Expect: 100-continue\r\nContent-Length: 3"]
+    {
+        let mut bench = Bench::connection();
+        bench.client(&format!("POST /denied HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n{}", get("/smuggled")));
+        bench.took(&[Command::CloseClient(Close::Linger)]);
+        assert!(bench.down.contains("connection: close") && bench.relay.plan().is_none(), "{fields}");
+        bench.client(&get("/more")).took(&[]);
+    }
+}
+
+#[test]
+fn a_refused_head_is_answered_and_ends_the_connection() {
+    let mut bench = Bench::connection();
+    bench.client(
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+    bench.took(&[Command::Refused(Refusal::ContentLength), Command::CloseClient(Close::Linger)]);
+    assert_eq!((bench.status(), bench.relay.waiting()), (400, Waiting::Nothing));
+}
+
+#[test]
+fn a_bad_first_chunk_never_reaches_the_upstream() {
+    let mut bench = Bench::connection();
+    bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ");
+    let refused = Ending::BadRequest(Refusal::ChunkSize);
+    bench.took(&[finished("/1", 400, 0, refused), Command::CloseClient(Close::Linger)]);
+    assert_eq!(bench.status(), 400);
+}
+
+#[test]
+fn a_bad_later_chunk_aborts_the_upstream() {
+    let mut bench = Bench::connection();
+    bench
+        .client("POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nZ\r\n")
+        .took(&[ACQUIRE]);
+    bench.acquire(false).client("+1\r\n");
+    let summary = Summary {
+        status: 400,
+        bytes: BodyBytes { request: 1, response: 0 },
+        ending: Ending::BadRequest(Refusal::ChunkSize),
+    };
+    bench.took(&[ABORT, Command::Finished("/1".to_owned(), summary), Command::CloseClient(Close::Linger)]);
+    assert!(!bench.up.contains("0\r\n\r\n"), "{}", bench.up);
+}
+
+#[test]
+fn an_answer_before_the_request_is_complete_ends_both_connections() {
+    let mut bench = Bench::connection();
+    bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").acquire(true);
+    bench.commands.clear();
+    bench.upstream("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n");
+    let summary =
+        Summary { status: 413, bytes: BodyBytes { request: 3, response: 0 }, ending: Ending::Early };
+    bench.took(&[ABORT, Command::Finished("/1".to_owned(), summary), Command::CloseClient(Close::Linger)]);
+    assert!(bench.down.contains("connection: close"), "{}", bench.down);
+}
+
+#[test]
+fn a_request_on_a_pooled_connection_that_just_closed_is_sent_once_more() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(true);
+    bench.commands.clear();
+    bench.upstream_end().took(&[ABORT, Command::Acquire { fresh: true }, Command::FinishUpstream]);
+    bench.acquire(false);
+    assert_eq!(bench.up, get("/1").repeat(2));
+    bench.upstream_end();
+    bench.took(&[ABORT, finished("/1", 503, 0, Ending::Answered("upstream_gone"))]);
+    assert_eq!((bench.status(), bench.relay.waiting()), (503, Waiting::Request));
+}
+
+#[test]
+fn a_request_is_not_sent_again_if_it_may_have_been_seen() {
+    // On a fresh connection, with a method that may not be repeated, or after the first byte of an answer.
+    let post = "POST /1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned();
+    for (request, reused, answer) in
+        [(get("/1"), false, ""), (post, true, ""), (get("/1"), true, "HTTP/1.1 2")]
+    {
+        let mut bench = Bench::connection();
+        bench.client(&request).acquire(reused).upstream(answer);
+        bench.commands.clear();
+        bench.upstream_end().took(&[ABORT, finished("/1", 503, 0, Ending::Answered("upstream_gone"))]);
+    }
+}
+
+#[test]
+fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
+    let refused = LocalAnswer { status: 503, text: "connection refused", reason: "connect_refused" };
+    let mut bench = Bench::connection();
+    bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc").took(&[ACQUIRE]);
+    bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
+    bench.took(&[Command::Reroute(Failure::Untouched(refused))]);
+    bench.act(|relay, _| relay.retry("/elsewhere".to_owned()));
+    bench.took(&[Command::Acquire { fresh: true }]).client("de");
+    bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
+    assert_eq!(bench.status(), 503);
+    let bytes = BodyBytes { request: 5, response: 0 };
+    let summary = Summary { status: 503, bytes, ending: Ending::Answered("connect_refused") };
+    bench.took(&[Command::FinishUpstream, ABORT, Command::Finished("/elsewhere".to_owned(), summary)]);
+}
+
+#[test]
+fn a_request_too_large_to_keep_is_not_tried_elsewhere() {
+    let refused = LocalAnswer { status: 503, text: "", reason: "connect_refused" };
+    let mut bench = Bench::connection();
+    bench
+        .client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        .client(&"x".repeat(MAX_REPLAY));
+    bench.commands.clear();
+    bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
+    assert!(matches!(
+        bench.commands[..],
+        [ABORT, Command::Finished(..), Command::CloseClient(Close::Linger)]
+    ));
+}
+
+#[test]
+fn interim_responses_pass_and_are_bounded() {
+    let mut bench = Bench::connection();
+    bench
+        .client("POST /1 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        .acquire(false);
+    assert!(bench.up.contains("Expect: 100-continue"), "{}", bench.up);
+    bench.upstream("HTTP/1.1 100 Continue\r\n\r\n").client("hi").send_up().upstream(OK);
+    assert_eq!(bench.down, format!("HTTP/1.1 100 Continue\r\n\r\n{OK_SENT}"));
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false);
+    bench.commands.clear();
+    bench.upstream(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100));
+    let ending = Ending::BadResponse(Refusal::TooManyInterim);
+    bench.took(&[ABORT, finished("/1", 502, 0, ending)]);
+    assert_eq!(bench.status(), 502);
+}
+
+#[test]
+fn interim_responses_are_not_for_1_0() {
+    let mut bench = Bench::connection();
+    bench.client("GET /1 HTTP/1.0\r\nHost: a\r\n\r\n").acquire(false);
+    bench.upstream(&format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}"));
+    assert_eq!(bench.down, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Finish)));
+}
+
+#[test]
+fn two_responses_to_one_request_cost_the_upstream_its_place() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false);
+    bench.commands.clear();
+    bench.upstream(&OK.repeat(2));
+    bench.took(&[Command::Release(Release::Close), finished("/1", 200, 2, Ending::Complete)]);
+    assert_eq!(bench.down, OK_SENT);
+}
+
+#[test]
+fn bodies_where_none_may_be_cost_the_upstream_its_place() {
+    let mut bench = Bench::connection();
+    bench.client("HEAD /1 HTTP/1.1\r\nHost: a\r\n\r\n").acquire(false);
+    bench.commands.clear();
+    bench.upstream(OK).took(&[Command::Release(Release::Close), finished("/1", 200, 0, Ending::Complete)]);
+    assert_eq!(bench.down, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n");
+    let mut bench = Bench::connection();
+    bench
+        .client(&get("/1"))
+        .acquire(false)
+        .upstream("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(bench.status(), 502);
+}
+
+#[test]
+fn a_response_that_is_cut_short_is_not_passed_for_a_whole_one() {
+    for response in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+    ] {
+        let mut bench = Bench::connection();
+        bench.client(&get("/1")).acquire(false).upstream(response);
+        bench.commands.clear();
+        bench.upstream_end();
+        bench.took(&[
+            ABORT,
+            finished("/1", 200, 2, Ending::UpstreamGone),
+            Command::CloseClient(Close::Abort),
+        ]);
+    }
+}
+
+#[test]
+fn a_malformed_response_is_502_or_a_reset() {
+    for response in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let mut bench = Bench::connection();
+        bench.client(&get("/1")).acquire(false).upstream(response);
+        assert_eq!((bench.status(), bench.relay.waiting()), (502, Waiting::Request), "{response:?}");
+    }
+    let mut bench = Bench::connection();
+    bench
+        .client(&get("/1"))
+        .acquire(false)
+        .upstream("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n");
+    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Abort)));
+}
+
+#[test]
+fn a_body_until_close_is_sent_in_chunks_and_ends_the_upstream_only() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false).upstream("HTTP/1.0 200 OK\r\n\r\nhello");
+    bench.commands.clear();
+    bench.upstream_end().took(&[Command::Release(Release::Close), finished("/1", 200, 5, Ending::Complete)]);
+    assert_eq!(bench.down, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+}
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+#[test]
+fn bytes_after_an_offer_to_upgrade_wait_for_101() {
+    let mut bench = Bench::connection();
+    bench.client(&format!("{WEBSOCKET}early")).took(&[ACQUIRE]);
+    bench.acquire(true);
+    assert!(!bench.up.contains("early") && !bench.relay.wants_client(), "{}", bench.up);
+    bench.upstream(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+    );
+    bench.send_up().client("more").send_up();
+    assert!(bench.up.ends_with("\r\n\r\nearlymore"), "{}", bench.up);
+    assert!(bench.down.ends_with("\r\n\r\nhello"), "{}", bench.down);
+    bench.took(&[]).upstream_end().took(&[Command::FinishClient]);
+    bench.act(|relay, _| relay.client_ended());
+    let summary =
+        Summary { status: 101, bytes: BodyBytes { request: 9, response: 5 }, ending: Ending::Complete };
+    bench.took(&[
+        Command::FinishUpstream,
+        Command::Release(Release::Close),
+        Command::Finished("/ws".to_owned(), summary),
+        Command::CloseClient(Close::Finish),
+    ]);
+}
+
+#[test]
+fn without_101_what_follows_an_offer_is_the_next_request() {
+    let mut bench = Bench::connection();
+    bench.client(&format!("{WEBSOCKET}{}", get("/denied"))).acquire(false);
+    bench.commands.clear();
+    bench.upstream("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n");
+    bench.took(&[Command::FinishUpstream, REUSE, finished("/ws", 426, 0, Ending::Complete)]);
+    assert_eq!(bench.status(), 403);
+}
+
+#[test]
+fn a_stream_of_one_exchange_carries_one() {
+    let mut bench = Bench::new(ClientKind::Exchange);
+    bench.client(&[get("/1"), get("/2")].concat()).acquire(true);
+    bench.commands.clear();
+    bench.upstream(OK).took(&[
+        REUSE,
+        finished("/1", 200, 2, Ending::Complete),
+        Command::CloseClient(Close::Finish),
+    ]);
+    assert_eq!((bench.down.as_str(), bench.up), (OK_SENT, get("/1")));
+}
+
+#[test]
+fn a_client_that_goes_away_aborts_its_exchange() {
+    let mut bench = Bench::connection();
+    bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").acquire(false);
+    bench.commands.clear();
+    bench.act(|relay, _| relay.client_ended());
+    bench.took(&[ABORT, finished("/1", 0, 0, Ending::ClientGone), Command::CloseClient(Close::Abort)]);
+}
+
+#[test]
+fn a_client_that_only_ended_its_side_gets_its_answer() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false);
+    bench.commands.clear();
+    bench.act(|relay, _| relay.client_ended());
+    bench.took(&[]).upstream(OK);
+    bench.took(&[REUSE, finished("/1", 200, 2, Ending::Complete), Command::CloseClient(Close::Finish)]);
+    assert!(bench.down.ends_with("ok") && bench.down.contains("connection: close"), "{}", bench.down);
+}
+
+#[test]
+fn each_deadline_has_its_answer() {
+    let mut bench = Bench::connection();
+    bench.act(|relay, _| relay.timed_out());
+    bench.took(&[Command::CloseClient(Close::Finish)]);
+    for (sent, waiting, status) in [
+        ("GET / HT".to_owned(), Waiting::Head, 408),
+        ("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_owned(), Waiting::Body, 408),
+        (get("/1"), Waiting::Response, 504),
+    ] {
+        let mut bench = Bench::connection();
+        bench.client(&sent).acquire(false);
+        assert_eq!(bench.relay.waiting(), waiting);
+        bench.act(|relay, _| relay.timed_out());
+        assert_eq!(bench.status(), status, "{sent:?}");
+    }
+}
+
+#[test]
+fn a_drained_relay_ends_after_its_exchange() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false);
+    bench.act(|relay, _| relay.drain());
+    bench.upstream(OK);
+    assert!(bench.down.contains("connection: close"), "{}", bench.down);
+    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Finish)));
+}
+
+#[test]
+fn a_cut_exchange_is_answered_if_it_was_not_yet() {
+    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" };
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false).act(|relay, _| relay.cut(denied));
+    assert_eq!(bench.status(), 403);
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false).upstream(&OK[..OK.len() - 1]).act(|relay, _| relay.cut(denied));
+    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Abort)));
+}
+
+/// Feeds one side in pieces of the given sizes.
+fn pieces<'t>(text: &'t str, sizes: &'t [usize]) -> impl Iterator<Item = &'t str> {
+    let mut rest = text;
+    let mut sizes = sizes.iter().cycle();
+    std::iter::from_fn(move || {
+        let size = (sizes.next()? % 40 + 1).min(rest.len());
+        let (piece, after) = rest.split_at(size);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_fragmentation_gives_the_same_exchanges(up in prop::collection::vec(0_usize..40, 1..8), down in prop::collection::vec(0_usize..40, 1..8)) {
+        let requests = format!(
+            "{}POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello{}{}",
+            get("/1"), get("/denied"), get("/3")
+        );
+        let responses = ["HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", OK, OK];
+        let mut bench = Bench::connection();
+        for piece in pieces(&requests, &up) {
+            bench.client(piece);
+        }
+        for response in responses {
+            bench.acquire(false);
+            for piece in pieces(response, &down) {
+                bench.upstream(piece);
+            }
+        }
+        let expected = [
+            get("/1"), "POST /2 HTTP/1.1\r\nHost: a\r\ncontent-length: 5\r\n\r\nhello".to_owned(), get("/3"),
+        ];
+        prop_assert_eq!(&bench.up, &expected.concat());
+        prop_assert_eq!(bench.down.matches("HTTP/1.1 200 OK").count(), 3);
+        let statuses: Vec<&str> = bench.down.split("HTTP/1.1 ").skip(1).map(|text| &text[..3]).collect();
+        prop_assert_eq!(statuses, ["100", "200", "200", "403", "200"]);
+        let finished = bench.commands.iter().filter(|command| matches!(command, Command::Finished(..))).count();
+        prop_assert_eq!(finished, 3);
+    }
+}
