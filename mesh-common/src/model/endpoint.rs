@@ -20,7 +20,7 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// `nodeName`; empty if unknown.
     pub node: Text,
-    /// `zone`; empty if unknown.
+    /// `zone`; where it is empty, that of the node.
     pub zone: Text,
     /// `hints.forZones`; empty means every zone.
     pub hint_zones: SmallVec<[Text; 1]>,

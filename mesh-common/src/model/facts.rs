@@ -35,7 +35,7 @@ pub enum NoIdentity {
 }
 
 /// What is known of one connection when it is decided.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionFacts {
     /// Which side this daemon stands on.
     pub direction: Direction,

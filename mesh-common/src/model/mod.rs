@@ -12,6 +12,8 @@ pub mod node;
 pub mod path;
 pub mod policy;
 pub mod protocol;
+#[cfg(test)]
+pub(crate) mod samples;
 pub mod service;
 pub mod workload;
 

@@ -127,6 +127,11 @@ impl<'a> NormalPath<'a> {
         &self.text
     }
 
+    /// [`Self::plain`], where it differs by more than a slash at the end.
+    pub fn second_reading(&self) -> Option<&str> {
+        self.plain.as_deref()
+    }
+
     /// The path as a server may read it that drops parameters, takes an escaped slash for a slash and does not
     /// care for a slash at the end.
     pub fn plain(&self) -> &str {

@@ -1,1 +1,208 @@
-//! Stage 4. May it: facts and a destination become a `Permit` or a `Denial`. Never waits, logs or reads a clock.
+//! Stage 4. May it: facts and a destination become a [`Permit`] or a [`Denial`].
+//!
+//! In: a snapshot, what was found out about a connection or a request, and what it is for. Out: a permit, which
+//! only this module can make and stage 5 takes, or a refusal that names its policy and rule. Never waits, logs or
+//! reads a clock. Policies hold at the destination, on what the caller proved to be; outbound connections are
+//! refused only where it cannot be said what they are for.
+
+mod denial;
+mod evaluate;
+mod header;
+mod host;
+mod matching;
+mod peer_authentication;
+
+#[cfg(test)]
+mod tests;
+
+pub use denial::{Denial, DenialReason, PolicyKind, PolicyName};
+pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
+
+use self::matching::{Layer7, Subject};
+use crate::model::policy::MutualTls;
+use crate::model::{ConnectionFacts, Direction, NoIdentity, PeerIdentity, Protocol, RequestFacts, Workload};
+use crate::resolve::{self, Destination, Target};
+use crate::snapshot::Snapshot;
+
+/// Leave for one connection or one request to go where it was asked to go.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub struct Permit<'a> {
+    facts: &'a ConnectionFacts,
+    destination: &'a Destination,
+    basis: Basis<'a>,
+    requests: Requests,
+    findings: AuditFindings<'a>,
+}
+
+/// Why something is permitted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Basis<'a> {
+    /// It goes out, and is decided at the destination.
+    Outbound,
+    /// It is a kubelet's probe.
+    Probe,
+    /// No ALLOW policy speaks about the workload, and no DENY matches.
+    NoPolicy,
+    /// A rule allows it.
+    Rule(RuleMatch<'a>),
+    /// Some request may be allowed: each is decided by itself.
+    EachRequest,
+}
+
+/// Whether the requests of a permitted connection need a decision each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requests {
+    /// No rule asks for anything that only a request has. (Over HTTP deciding each does no harm.)
+    AreCovered,
+    /// Rules about requests may apply: the bytes must be read as HTTP, and each request decided by
+    /// [`authorize_request`]. If they turn out not to be HTTP, the connection must be decided again, with
+    /// [`Destination::with_detected`] and [`Protocol::Tcp`].
+    NeedDecision,
+}
+
+impl<'a> Permit<'a> {
+    /// What is permitted to whom.
+    pub fn facts(&self) -> &'a ConnectionFacts {
+        self.facts
+    }
+
+    /// Where it may go.
+    pub fn destination(&self) -> &'a Destination {
+        self.destination
+    }
+
+    /// Why it may.
+    pub fn basis(&self) -> Basis<'a> {
+        self.basis
+    }
+
+    /// Whether its requests need a decision each.
+    pub fn requests(&self) -> Requests {
+        self.requests
+    }
+
+    /// What policies found that refuse nothing. Those about requests speak at [`authorize_request`].
+    pub fn findings(&self) -> &[AuditFinding<'a>] {
+        &self.findings
+    }
+
+    fn new(facts: &'a ConnectionFacts, destination: &'a Destination, basis: Basis<'a>) -> Self {
+        let (requests, findings) = (Requests::AreCovered, AuditFindings::new());
+        Self { facts, destination, basis, requests, findings }
+    }
+}
+
+/// Decides whether a connection may proceed.
+///
+/// Where the destination speaks HTTP, or may, a refusal or permission that depends on a request is left to
+/// [`authorize_request`], and [`Permit::requests`] says so. Where it does not, rules about requests fail closed.
+///
+/// # Errors
+/// A [`Denial`] that names the policy and the rule, or says what is not known.
+pub fn authorize_connection<'a>(
+    snapshot: &'a Snapshot,
+    facts: &'a ConnectionFacts,
+    destination: &'a Destination,
+) -> Result<Permit<'a>, Denial> {
+    let layer7 = match destination.protocol {
+        Protocol::Tcp | Protocol::Tls => Layer7::Opaque,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Pending,
+    };
+    authorize(snapshot, facts, destination, layer7)
+}
+
+/// Decides whether a request may proceed, on a connection that was permitted.
+///
+/// # Errors
+/// A [`Denial`] that names the policy and the rule, or says what is not known.
+pub fn authorize_request<'a>(
+    snapshot: &'a Snapshot,
+    facts: &'a ConnectionFacts,
+    destination: &'a Destination,
+    request: &RequestFacts<'_>,
+) -> Result<Permit<'a>, Denial> {
+    authorize(snapshot, facts, destination, Layer7::Request(request))
+}
+
+/// Decides again about an established connection, on a newer snapshot.
+///
+/// `spoken` is what its bytes turned out to be. Inbound it holds if it would be permitted now. Outbound it holds as
+/// long as the local workload exists: a Service that lost an endpoint keeps its connections, as with kube-proxy.
+///
+/// # Errors
+/// The [`Denial`] for which the connection is to be closed.
+pub fn recheck(snapshot: &Snapshot, facts: &ConnectionFacts, spoken: Protocol) -> Result<(), Denial> {
+    let destination = resolve::destination(snapshot, facts).with_detected(spoken);
+    match (facts.direction, &destination.target) {
+        (Direction::Outbound, Target::Unknown(unknown @ resolve::UnknownTarget::LocalGone)) => {
+            Err(Denial::unknown(*unknown))
+        }
+        (Direction::Outbound, _) => Ok(()),
+        (Direction::Inbound, _) => authorize_connection(snapshot, facts, &destination).map(drop),
+    }
+}
+
+fn authorize<'a>(
+    snapshot: &'a Snapshot,
+    facts: &'a ConnectionFacts,
+    destination: &'a Destination,
+    layer7: Layer7<'_>,
+) -> Result<Permit<'a>, Denial> {
+    let local = match (&destination.target, facts.direction) {
+        (Target::Unknown(unknown), _) => return Err(Denial::unknown(*unknown)),
+        (_, Direction::Outbound) => return Ok(Permit::new(facts, destination, Basis::Outbound)),
+        (Target::Local(local), Direction::Inbound) => local,
+        (Target::Service(_) | Target::Workload(_) | Target::External, Direction::Inbound) => {
+            return Err(Denial::unknown(resolve::UnknownTarget::NotLocalAddress));
+        }
+    };
+    let port = destination.address.port();
+    if is_probe(facts, local, port) {
+        return Ok(Permit::new(facts, destination, Basis::Probe));
+    }
+    require_mutual_tls(snapshot, facts, local, port)?;
+    let gone = || Denial::unknown(resolve::UnknownTarget::LocalGone);
+    let sets = snapshot.policy_sets(&local.uid, destination.address).ok_or_else(gone)?;
+    let identity = facts.peer.verified();
+    let subject = Subject { identity, source: facts.client_ip(), destination: destination.address, layer7 };
+    let allowed = evaluate::evaluate(&sets, &subject)?;
+    Ok(Permit {
+        facts,
+        destination,
+        basis: match allowed.by {
+            Some(rule) => Basis::Rule(rule),
+            None if allowed.depends_on_request => Basis::EachRequest,
+            None => Basis::NoPolicy,
+        },
+        requests: if allowed.depends_on_request { Requests::NeedDecision } else { Requests::AreCovered },
+        findings: allowed.findings,
+    })
+}
+
+/// The kernel saw a host process open it; it must also go to a port that a probe of the pod names.
+fn is_probe(facts: &ConnectionFacts, local: &Workload, port: u16) -> bool {
+    facts.peer == PeerIdentity::None(NoIdentity::Probe) && local.probe_ports.contains(&port)
+}
+
+fn require_mutual_tls(
+    snapshot: &Snapshot,
+    facts: &ConnectionFacts,
+    local: &Workload,
+    port: u16,
+) -> Result<(), Denial> {
+    if facts.peer.verified().is_some() {
+        return Ok(());
+    }
+    let policies = snapshot.peer_authentications(&local.uid);
+    let policies = policies.ok_or_else(|| Denial::unknown(resolve::UnknownTarget::LocalGone))?;
+    match peer_authentication::required(policies, port) {
+        (MutualTls::Permissive, _) => Ok(()),
+        (MutualTls::Strict, policy) => Err(Denial {
+            reason: DenialReason::PlaintextUnderStrict,
+            policy: policy
+                .map(|policy| PolicyName { kind: PolicyKind::PeerAuthentication, name: policy.name.clone() }),
+            rule: None,
+        }),
+    }
+}
