@@ -1,1 +1,81 @@
 //! End-to-end tests: real eBPF, real daemons, pods as network namespaces.
+//!
+//! The tests are in `tests/`, one file per theme. Here is what they share: the usual two pods, and policies as text.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mesh_test_harness::mesh::Scenario;
+use mesh_test_harness::objects::{PodSpec, ServiceSpec};
+use mesh_test_harness::topology::NODES;
+
+/// The IPv4 address of Service `server`.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The IPv6 address of Service `server`.
+pub const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10);
+/// Declared `http` on Service and pod; the Service has it as 80.
+pub const HTTP: u16 = 8080;
+/// Declared `tcp-echo`.
+pub const ECHO: u16 = 9000;
+/// Declared by nobody: what is spoken there is found out.
+pub const UNDECLARED: u16 = 9100;
+
+/// `client` and `other` on node A, `server` with its Service on node B, all enrolled, and no policy at all.
+pub fn pair() -> Scenario {
+    Scenario::new(vec![PodSpec::new("client"), PodSpec::new("other")], vec![server("server")])
+        .service(service())
+}
+
+/// A pod like `server`: the ports of Service `server`, selected by it.
+pub fn server(name: &str) -> PodSpec {
+    PodSpec::new(name).label("app", "server").port("http", HTTP).port("tcp-echo", ECHO)
+}
+
+/// Service `server`: 80 to the HTTP port, 9000 to the echo port.
+pub fn service() -> ServiceSpec {
+    ServiceSpec::new("server", &[IpAddr::V4(SERVER), IpAddr::V6(SERVER_V6)])
+        .port("http", 80, HTTP)
+        .port("tcp-echo", ECHO, ECHO)
+}
+
+/// The Service address with a port.
+pub fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(SERVER), port)
+}
+
+/// The IPv6 Service address with a port.
+pub fn at_v6(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(SERVER_V6), port)
+}
+
+/// The name of a node, counted from 0.
+pub fn node(index: usize) -> &'static str {
+    NODES[index]
+}
+
+/// An AuthorizationPolicy on the pods labelled `app: server`; `rules` is what stands below `rules:`, at column 0.
+pub fn policy(name: &str, action: &str, rules: &str) -> String {
+    let rules: String = rules.lines().map(|line| format!("    {line}\n")).collect();
+    let rules = if rules.is_empty() { "  rules: []\n".to_owned() } else { format!("  rules:\n{rules}") };
+    format!(
+        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: {name}\n  \
+         namespace: shop\nspec:\n  selector:\n    matchLabels:\n      app: server\n  action: {action}\n{rules}"
+    )
+}
+
+/// Rules that one service account of namespace `shop` matches.
+pub fn from_account(account: &str) -> String {
+    format!("- from:\n    - source:\n        principals: [cluster.local/ns/shop/sa/{account}]\n")
+}
+
+/// A PeerAuthentication of namespace `shop`.
+pub fn peer_authentication(mode: &str) -> String {
+    format!(
+        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: PeerAuthentication\nmetadata:\n  name: default\n  \
+         namespace: shop\nspec:\n  mtls:\n    mode: {mode}\n"
+    )
+}
+
+/// A request as bytes; `line` is the method and the target.
+pub fn request(line: &str, fields: &str) -> String {
+    format!("{line} HTTP/1.1\r\nhost: server.shop\r\n{fields}\r\n")
+}

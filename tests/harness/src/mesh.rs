@@ -197,6 +197,16 @@ impl Mesh {
         self.config.write_pod(pod)
     }
 
+    /// Changes what a pod's object says and writes it again.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut PodSpec)) -> Result<()> {
+        let pod = self.topology.pod_mut(name);
+        change(pod.spec_mut());
+        self.config.write_pod(pod)
+    }
+
     /// Removes a pod's object, then its processes and its namespace.
     ///
     /// # Errors
@@ -204,6 +214,11 @@ impl Mesh {
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
         self.config.remove(&format!("pod-{name}"))?;
         self.topology.remove_pod(name).delete()
+    }
+
+    /// Takes a pod out of the topology and leaves its object where it is, as when its end is heard of late.
+    pub fn take_pod(&mut self, name: &str) -> Pod {
+        self.topology.remove_pod(name)
     }
 
     /// Lets payloads from and to an address be readable: it is or will be outside the mesh.

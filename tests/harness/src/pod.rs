@@ -36,8 +36,7 @@ impl Pod {
         &self.spec
     }
 
-    /// What its object says, to be changed before it is written again.
-    pub fn spec_mut(&mut self) -> &mut PodSpec {
+    pub(crate) fn spec_mut(&mut self) -> &mut PodSpec {
         &mut self.spec
     }
 

@@ -143,7 +143,7 @@ impl Server {
 }
 
 /// The events of one kind in the output of `mesh-test-pod`. A line that is being written is left out.
-pub(crate) fn events(output: &str, kind: &str) -> Vec<Value> {
+pub fn events(output: &str, kind: &str) -> Vec<Value> {
     output
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

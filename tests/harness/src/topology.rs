@@ -95,6 +95,10 @@ impl Topology {
         self.pods.get(name).unwrap_or_else(|| panic!("no pod {name}"))
     }
 
+    pub(crate) fn pod_mut(&mut self, name: &str) -> &mut Pod {
+        self.pods.get_mut(name).unwrap_or_else(|| panic!("no pod {name}"))
+    }
+
     /// Every pod, by name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.values()

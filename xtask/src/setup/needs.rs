@@ -80,6 +80,7 @@ pub const NEEDS: &[Need] = &[
         },
     },
     debian("ip", "makes the namespaces that are pods", Present::Program("ip"), &["iproute2"]),
+    debian("nft", "masquerades, as a node does", Present::Program("nft"), &["nftables"]),
     debian("tcpdump", "captures the wire", Present::Program("tcpdump"), &["tcpdump"]),
     debian("nginx", "a web server in a pod", Present::Program("nginx"), &["nginx"]),
     debian("redis-server", "a database in a pod", Present::Program("redis-server"), &["redis-server"]),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use clap::Args;
@@ -33,6 +34,9 @@ pub(crate) struct Connect {
     /// Ask for Multipath TCP
     #[arg(long)]
     mptcp: bool,
+    /// Ask for TCP Fast Open (TCP_FASTOPEN_CONNECT)
+    #[arg(long)]
+    fast_open: bool,
     /// Longest time for connecting and for each wait, in milliseconds
     #[arg(long, default_value = "10000")]
     pub(crate) timeout_ms: u64,
@@ -58,6 +62,9 @@ impl Connect {
         if let Some(address) = self.bind {
             socket.bind(&address.into())?;
         }
+        if self.fast_open {
+            set_fast_open(&socket)?;
+        }
         if self.nonblocking {
             connect_nonblocking(&socket, to, self.timeout())?;
         } else {
@@ -72,6 +79,22 @@ impl Connect {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+fn set_fast_open(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is the socket's, and the value is read from a live integer of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN_CONNECT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn connect_nonblocking(socket: &Socket, to: SocketAddr, limit: Duration) -> io::Result<()> {

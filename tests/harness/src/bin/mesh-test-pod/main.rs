@@ -9,6 +9,7 @@ mod http;
 mod load;
 mod report;
 mod serve;
+mod sockets;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -29,6 +30,10 @@ enum Command {
     Hold(hold::Hold),
     /// Sends HTTP requests until standard input ends and counts what became of them
     Load(load::Load),
+    /// Makes one socket of each kind that might get past a mesh
+    Sockets(sockets::Sockets),
+    /// Takes the ports of loopback and dials: is anything delivered to them?
+    Squat(sockets::Squat),
     /// Waits until standard input ends, then removes everything of a run
     Reap {
         /// Name of the run
@@ -42,6 +47,8 @@ fn main() -> Result<()> {
         Command::Dial(dial) => dial.run(),
         Command::Hold(hold) => hold.run(),
         Command::Load(load) => load.run(),
+        Command::Sockets(sockets) => sockets.run(),
+        Command::Squat(squat) => squat.run(),
         Command::Reap { run } => mesh_test_harness::run::reap(&run, std::io::stdin()),
     }
 }
