@@ -68,7 +68,8 @@ fn reach(file: &Path, is_root: bool, reached: &mut BTreeSet<PathBuf>) -> Result<
             Module::At(path) => vec![folder.join(path)],
         };
         for place in places.into_iter().filter(|place| place.exists()) {
-            reach(&place, false, reached)?;
+            // A path may go up; files are found without that.
+            reach(&place.canonicalize()?, false, reached)?;
         }
     }
     Ok(())

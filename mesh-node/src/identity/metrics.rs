@@ -1,6 +1,8 @@
 //! Counters of the identity stage.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+
+use crate::telemetry::registry::Registry;
 
 use super::reason::Reason;
 

@@ -1,1 +1,8 @@
 //! Plumbing for logs, metrics and access records; knows no stage.
+
+pub mod access_log;
+pub mod chain;
+pub mod labels;
+pub mod logging;
+pub mod registry;
+pub mod traffic;

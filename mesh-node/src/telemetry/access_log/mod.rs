@@ -1,0 +1,297 @@
+//! The access log: one record per connection or request, on every path, written off the data path.
+//!
+//! A record is filled while its subject lives and handed over when it is dropped, so that no path can forget it.
+//! Handing over takes no lock, no text and no system call: the writer's thread looks by itself every so often.
+//! The queue is bounded: what finds no place is dropped and counted.
+
+mod format;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_common::model::{Direction, Service, Text, Workload};
+use prometheus::{IntCounter, IntCounterVec, Opts};
+
+use super::labels::{RecordedProtocol, Verdict};
+use super::registry::Registry;
+use crate::args::LogFormat;
+
+/// Records that may wait for the writer: a tenth of a second at 80,000 requests per second.
+const QUEUE: usize = 8192;
+
+/// How often the writer looks. Waking it for each record would cost the data path a system call.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Text gathered for one write.
+const BATCH: usize = 64 * 1024;
+
+/// Takes records. A clone hands them to the same writer.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// None: nobody wants records.
+    queue: Option<SyncSender<Record>>,
+    dropped: IntCounter,
+}
+
+/// The thread that writes records. Dropped, it writes what is left and ends.
+#[derive(Debug)]
+pub struct AccessLogWriter {
+    thread: Option<JoinHandle<()>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+/// What is said of one connection or request. Fill in what is known; what is absent is left out.
+#[derive(Clone, Debug)]
+pub struct Record {
+    ended: SystemTime,
+    duration: Duration,
+    /// The caller's address.
+    pub source_address: SocketAddr,
+    /// The address that the caller dialled; for inbound the pod's.
+    pub destination_address: SocketAddr,
+    /// Which side this daemon stands on.
+    pub direction: Direction,
+    /// What was spoken.
+    pub protocol: RecordedProtocol,
+    /// The caller's pod.
+    pub source: Option<Arc<Workload>>,
+    /// The principal that the caller proved, without `spiffe://`.
+    pub source_identity: Option<Text>,
+    /// The Service that was dialled.
+    pub service: Option<Arc<Service>>,
+    /// The called pod.
+    pub destination: Option<Arc<Workload>>,
+    /// The principal that the called side proved, without `spiffe://`.
+    pub destination_identity: Option<Text>,
+    /// The route that was taken.
+    pub route: Option<Text>,
+    /// The policy, and its rule, that decided.
+    pub policy: Option<Text>,
+    /// What policy said.
+    pub verdict: Verdict,
+    /// Why it ended as it did: one of the words that metrics use too.
+    pub reason: &'static str,
+    /// Bytes from the called side to the caller.
+    pub bytes_sent: u64,
+    /// Bytes from the caller to the called side.
+    pub bytes_received: u64,
+    /// What went wrong, for people.
+    pub error: Option<Box<str>>,
+    /// W3C trace id.
+    pub trace_id: Option<[u8; 16]>,
+    /// The request, where this is about one.
+    pub request: Option<Box<Request>>,
+}
+
+/// What is said of a request besides.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its method.
+    pub method: Box<str>,
+    /// Its path, as policy saw it, without the query.
+    pub path: Box<str>,
+    /// The host that it names.
+    pub host: Box<str>,
+    /// The response's status code; 0 if there was none.
+    pub status: u16,
+}
+
+/// A record of something that goes on; handed over when it is dropped.
+#[derive(Debug)]
+pub struct OpenRecord {
+    /// What is known so far.
+    pub record: Record,
+    log: AccessLog,
+    started: Instant,
+}
+
+impl AccessLog {
+    /// Starts a writer.
+    ///
+    /// # Errors
+    /// If `registry` has the counters of another access log.
+    pub fn start(
+        registry: &Registry,
+        format: LogFormat,
+        output: Box<dyn Write + Send>,
+    ) -> Result<(Self, AccessLogWriter), prometheus::Error> {
+        let (written, dropped) = counters(registry)?;
+        let (queue, records) = sync_channel(QUEUE);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_stopping);
+        let thread = thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_records(&records, format, output, &written, &stop))
+            .map_err(|error| prometheus::Error::Msg(format!("start the access log's thread: {error}")))?;
+        Ok((Self { queue: Some(queue), dropped }, AccessLogWriter { thread: Some(thread), is_stopping }))
+    }
+
+    /// Returns a log that nobody reads.
+    ///
+    /// # Errors
+    /// If `registry` has the counters of another access log.
+    pub fn off(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self { queue: None, dropped: counters(registry)?.1 })
+    }
+
+    /// Begins the record of a connection or request.
+    pub fn begin(
+        &self,
+        direction: Direction,
+        source_address: SocketAddr,
+        destination_address: SocketAddr,
+    ) -> OpenRecord {
+        OpenRecord {
+            record: Record {
+                ended: SystemTime::UNIX_EPOCH,
+                duration: Duration::ZERO,
+                source_address,
+                destination_address,
+                direction,
+                protocol: RecordedProtocol::Tcp,
+                source: None,
+                source_identity: None,
+                service: None,
+                destination: None,
+                destination_identity: None,
+                route: None,
+                policy: None,
+                verdict: Verdict::Undecided,
+                reason: "-",
+                bytes_sent: 0,
+                bytes_received: 0,
+                error: None,
+                trace_id: None,
+                request: None,
+            },
+            log: self.clone(),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl OpenRecord {
+    /// Begins the record of a request on this connection: what is known of the parties is copied.
+    pub fn begin_request(&self, request: Request) -> OpenRecord {
+        let record = Record {
+            bytes_sent: 0,
+            bytes_received: 0,
+            error: None,
+            request: Some(Box::new(request)),
+            ..self.record.clone()
+        };
+        OpenRecord { record, log: self.log.clone(), started: Instant::now() }
+    }
+
+    /// How long it has gone on.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for OpenRecord {
+    fn drop(&mut self) {
+        let Some(queue) = &self.log.queue else {
+            return;
+        };
+        let record = Record {
+            ended: SystemTime::now(),
+            duration: self.started.elapsed(),
+            source: self.record.source.take(),
+            source_identity: self.record.source_identity.take(),
+            service: self.record.service.take(),
+            destination: self.record.destination.take(),
+            destination_identity: self.record.destination_identity.take(),
+            route: self.record.route.take(),
+            policy: self.record.policy.take(),
+            error: self.record.error.take(),
+            request: self.record.request.take(),
+            ..self.record
+        };
+        if queue.try_send(record).is_err() {
+            self.log.dropped.inc();
+        }
+    }
+}
+
+impl Drop for AccessLogWriter {
+    fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the access log's thread panicked");
+            }
+        }
+    }
+}
+
+fn counters(registry: &Registry) -> Result<(IntCounter, IntCounter), prometheus::Error> {
+    let records = IntCounterVec::new(
+        Opts::new(
+            "nodemesh_telemetry_access_records_total",
+            "Access records, counted when they are written, or dropped because the writer was behind.",
+        ),
+        &["result"],
+    )?;
+    registry.register(Box::new(records.clone()))?;
+    Ok((records.with_label_values(&["written"]), records.with_label_values(&["dropped"])))
+}
+
+fn write_records(
+    records: &Receiver<Record>,
+    format: LogFormat,
+    output: Box<dyn Write + Send>,
+    written: &IntCounter,
+    is_stopping: &AtomicBool,
+) {
+    let mut batch = Batch { text: Vec::with_capacity(BATCH), output, is_broken: false };
+    loop {
+        // Read first: what was handed over before the stop is still written.
+        let is_last = is_stopping.load(Ordering::Acquire);
+        for record in records.try_iter() {
+            format::write(&mut batch.text, &record, format);
+            written.inc();
+            if batch.text.len() >= BATCH {
+                batch.flush();
+            }
+        }
+        batch.flush();
+        if is_last {
+            return;
+        }
+        thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// Text on its way out.
+struct Batch {
+    text: Vec<u8>,
+    output: Box<dyn Write + Send>,
+    /// The last write failed, and that has been said.
+    is_broken: bool,
+}
+
+impl Batch {
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let result = self.output.write_all(&self.text).and_then(|()| self.output.flush());
+        if let Err(error) = &result
+            && !self.is_broken
+        {
+            tracing::error!(error = %super::chain::Chain(error), "access records are lost: cannot write them");
+        }
+        self.is_broken = result.is_err();
+        self.text.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use super::*;
+use std::sync::{Mutex, PoisonError};
+
+/// What a writer wrote, to look at.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn begin(log: &AccessLog) -> OpenRecord {
+    log.begin(Direction::Inbound, "10.0.0.1:4000".parse().unwrap(), "[fd00::2]:80".parse().unwrap())
+}
+
+fn written(format: LogFormat, fill: impl FnOnce(&AccessLog)) -> String {
+    let output = Output::default();
+    let (log, writer) = AccessLog::start(&Registry::new(), format, Box::new(output.clone())).unwrap();
+    fill(&log);
+    drop(writer);
+    output.text()
+}
+
+#[test]
+fn a_dropped_record_is_written() {
+    let text = written(LogFormat::Text, |log| drop(begin(log)));
+    let fields: Vec<&str> = text.trim_end().split(' ').skip(1).collect();
+    assert_eq!(
+        fields[..6],
+        [
+            "log=access",
+            "src.addr=10.0.0.1:4000",
+            "dst.addr=[fd00::2]:80",
+            "direction=inbound",
+            "protocol=tcp",
+            "verdict=undecided",
+        ]
+    );
+    assert!(fields[9].starts_with("duration_ms=0."), "{text}");
+}
+
+#[test]
+fn json_is_one_object_with_numbers_as_numbers() {
+    let text = written(LogFormat::Json, |log| {
+        let mut open = begin(log);
+        open.record.bytes_sent = 12;
+        open.record.trace_id = Some([1; 16]);
+        open.record.source_identity = Some("cluster.local/ns/a/sa/b".into());
+    });
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(record["bytes_sent"], 12);
+    assert!(record["duration_ms"].is_number());
+    assert_eq!(record["trace_id"], "01".repeat(16));
+    assert_eq!(record["src.identity"], "spiffe://cluster.local/ns/a/sa/b");
+}
+
+#[test]
+fn what_a_peer_chose_forges_no_field_and_no_line() {
+    let path = "/a verdict=allowed\nlog=access \"x\"";
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let text = written(format, |log| {
+            let connection = begin(log);
+            let request =
+                Request { method: "GET".into(), path: path.into(), host: "api".into(), status: 403 };
+            drop(connection.begin_request(request));
+            std::mem::forget(connection);
+        });
+        assert_eq!(text.lines().count(), 1);
+        let escaped = serde_json::to_string(path).unwrap();
+        assert!(text.contains(&escaped), "{text}");
+    }
+}
+
+#[test]
+fn a_request_has_its_own_bytes_and_the_connections_parties() {
+    let text = written(LogFormat::Text, |log| {
+        let mut connection = begin(log);
+        connection.record.bytes_sent = 99;
+        connection.record.source_identity = Some("cluster.local/ns/a/sa/b".into());
+        let request = Request { method: "GET".into(), path: "/x".into(), host: "api".into(), status: 200 };
+        drop(connection.begin_request(request));
+    });
+    let request = text.lines().next().unwrap();
+    assert!(request.contains(" http.method=GET http.host=api http.path=/x http.status=200 "), "{request}");
+    assert!(request.contains(" bytes_sent=0 "), "{request}");
+    assert!(request.contains(" src.identity=spiffe://cluster.local/ns/a/sa/b "), "{request}");
+}
+
+#[test]
+fn what_finds_no_place_is_counted() {
+    let registry = Registry::new();
+    let (queue, _records) = sync_channel(1);
+    let log = AccessLog { queue: Some(queue), dropped: counters(&registry).unwrap().1 };
+    for _ in 0..3 {
+        drop(begin(&log));
+    }
+    let metrics = registry.render().unwrap();
+    assert!(metrics.contains("nodemesh_telemetry_access_records_total{result=\"dropped\"} 2\n"), "{metrics}");
+}
+
+#[test]
+fn an_open_record_is_small() {
+    // An idle captured connection may cost 1 kB in all.
+    let size = size_of::<OpenRecord>();
+    assert!(size <= 336, "{size} bytes");
+}
