@@ -1,7 +1,7 @@
 //! `host[:port]`, read in its narrow form and written in one spelling.
 
 use std::borrow::Cow;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use super::Refusal;
 
@@ -35,6 +35,16 @@ impl<'a> Authority<'a> {
             spelled.extend_from_slice(port);
         }
         Ok(Self(Cow::Owned(spelled)))
+    }
+
+    /// What a client names that dialled `address` and says no more.
+    pub fn of(address: SocketAddr) -> Authority<'static> {
+        let text = match address.port() {
+            80 if address.is_ipv6() => format!("[{}]", address.ip()),
+            80 => address.ip().to_string(),
+            _ => address.to_string(),
+        };
+        Authority(Cow::Owned(text.into_bytes()))
     }
 
     /// The one spelling.
@@ -94,6 +104,14 @@ mod tests {
         check("10.0.0.1:8080", Some("10.0.0.1:8080"));
         check("[FD00::1]:8080", Some("[fd00::1]:8080"));
         check("my_app", Some("my_app"));
+    }
+
+    #[test]
+    fn an_address_is_the_authority_that_it_reads_as() {
+        for text in ["10.0.0.1:80", "10.0.0.1:8080", "[fd00::1]:80", "[fd00::1]:8080"] {
+            let address = text.parse().unwrap();
+            assert_eq!(Authority::of(address), Authority::parse(text.as_bytes()).unwrap());
+        }
     }
 
     #[test]

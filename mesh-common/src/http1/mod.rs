@@ -54,7 +54,7 @@ pub struct Limits {
 }
 
 /// The most fields that a head may have, whatever [`Limits`] say.
-pub const MAX_FIELDS: usize = 256;
+pub const MAX_FIELDS: usize = 1000;
 
 impl Default for Limits {
     fn default() -> Self {

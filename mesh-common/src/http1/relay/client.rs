@@ -63,6 +63,10 @@ impl<P> Relay<P> {
                 self.answer_unknown(SLOW);
                 self.finish_client(Close::Linger, &mut commands);
             }
+            // What is dropped was answered already.
+            Waiting::Body if matches!(self.phase, Phase::Discard(_)) => {
+                self.finish_client(Close::Linger, &mut commands);
+            }
             Waiting::Body | Waiting::Response | Waiting::Opaque => {
                 let answer = if self.waiting() == Waiting::Response { LATE } else { SLOW };
                 self.fail(answer, Ending::TimedOut, &mut commands);
@@ -231,7 +235,6 @@ impl<P> Relay<P> {
     /// Ends the exchange with an answer of the daemon's own, if the client was not given another one yet.
     pub(super) fn fail(&mut self, answer: LocalAnswer<'_>, ending: Ending, commands: &mut Commands<P>) {
         let Phase::Exchange(active) = &mut self.phase else {
-            self.finish_client(Close::Linger, commands);
             return;
         };
         if active.exchange.status() != 0 {

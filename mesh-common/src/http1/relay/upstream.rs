@@ -1,8 +1,8 @@
 //! What the upstream's coming, its bytes and its end do.
 
 use super::{
-    ClientKind, Close, Command, Commands, Court, Ending, Failure, Phase, Relay, Release, Summary, Upstream,
-    feed,
+    Active, ClientKind, Close, Command, Commands, Court, Ending, Failure, Phase, Relay, Release, Summary,
+    Upstream, feed,
 };
 use crate::http1::{HeadScan, LocalAnswer, ReadRules, Refusal};
 
@@ -78,40 +78,40 @@ impl<P> Relay<P> {
     /// The upstream will send no more.
     pub fn upstream_ended(&mut self, court: &mut Court<'_, P>) -> Commands<P> {
         let mut commands = Commands::new();
-        let whole = self.to_upstream.is_whole();
-        let Phase::Exchange(active) = &mut self.phase else {
-            return commands;
-        };
-        if active.exchange.is_opaque() {
+        let opaque = matches!(&self.phase, Phase::Exchange(active) if active.exchange.is_opaque());
+        if opaque {
             self.end_opaque_upstream(&mut commands);
-            return commands;
-        }
-        match active.upstream {
-            Upstream::Ready { reused: true, answered: false }
-                if whole && active.idempotent && !active.retried =>
-            {
-                active.retried = true;
-                commands.push(Command::Release(Release::Abort));
-                self.acquire_again(&mut commands);
-                return commands;
-            }
-            Upstream::Ready { answered: false, .. } => {
-                self.fail(GONE, Ending::Answered(GONE.reason), &mut commands);
-                return commands;
-            }
-            _ => {}
-        }
-        match active.exchange.close_response(self.to_client.buffer()) {
-            Ok(()) => self.after_response(court, &mut commands),
-            Err(_) if active.exchange.status() == 0 => {
-                self.fail(GONE, Ending::Answered(GONE.reason), &mut commands);
-            }
-            Err(_) => {
-                self.finish_exchange(Ending::UpstreamGone, Release::Abort, &mut commands);
-                self.finish_client(Close::Abort, &mut commands);
+        } else if !self.send_again(&mut commands)
+            && let Phase::Exchange(active) = &mut self.phase
+        {
+            match active.exchange.close_response(self.to_client.buffer()) {
+                Ok(()) => self.after_response(court, &mut commands),
+                Err(_) => self.fail(GONE, Ending::UpstreamGone, &mut commands),
             }
         }
         commands
+    }
+
+    /// The upstream's connection failed: what there is of a response is not whole, however it was framed.
+    pub fn upstream_broke(&mut self) -> Commands<P> {
+        let mut commands = Commands::new();
+        if !self.send_again(&mut commands) {
+            self.fail(GONE, Ending::UpstreamGone, &mut commands);
+        }
+        commands
+    }
+
+    /// A connection out of the pool that ends before it said anything was about to be closed anyway: the request
+    /// is sent once more, on a fresh one.
+    fn send_again(&mut self, commands: &mut Commands<P>) -> bool {
+        let whole = self.to_upstream.is_whole();
+        match &mut self.phase {
+            Phase::Exchange(active) if active.is_stale() && whole => active.retried = true,
+            _ => return false,
+        }
+        commands.push(Command::Release(Release::Abort));
+        self.acquire_again(commands);
+        true
     }
 
     fn advance_response(&mut self, input: &[u8], rules: &ReadRules<'_>) -> Result<usize, Refusal> {
@@ -196,5 +196,12 @@ impl<P> Relay<P> {
         if active.finished_upstream {
             commands.push(Command::FinishUpstream);
         }
+    }
+}
+
+impl<P> Active<P> {
+    fn is_stale(&self) -> bool {
+        let unanswered = matches!(self.upstream, Upstream::Ready { reused: true, answered: false });
+        unanswered && self.idempotent && !self.retried
     }
 }

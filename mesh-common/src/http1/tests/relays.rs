@@ -208,7 +208,7 @@ fn a_request_on_a_pooled_connection_that_just_closed_is_sent_once_more() {
     bench.acquire(false);
     assert_eq!(bench.up, get("/1").repeat(2));
     bench.upstream_end();
-    bench.took(&[ABORT, finished("/1", 503, 0, Ending::Answered("upstream_gone"))]);
+    bench.took(&[ABORT, finished("/1", 503, 0, Ending::UpstreamGone)]);
     assert_eq!((bench.status(), bench.relay.waiting()), (503, Waiting::Request));
 }
 
@@ -222,7 +222,7 @@ fn a_request_is_not_sent_again_if_it_may_have_been_seen() {
         let mut bench = Bench::connection();
         bench.client(&request).acquire(reused).upstream(answer);
         bench.commands.clear();
-        bench.upstream_end().took(&[ABORT, finished("/1", 503, 0, Ending::Answered("upstream_gone"))]);
+        bench.upstream_end().took(&[ABORT, finished("/1", 503, 0, Ending::UpstreamGone)]);
     }
 }
 
@@ -356,6 +356,15 @@ fn a_body_until_close_is_sent_in_chunks_and_ends_the_upstream_only() {
     assert_eq!(bench.down, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
 }
 
+#[test]
+fn a_body_until_close_that_ends_in_a_reset_is_not_whole() {
+    let mut bench = Bench::connection();
+    bench.client(&get("/1")).acquire(false).upstream("HTTP/1.0 200 OK\r\n\r\nhello");
+    bench.commands.clear();
+    bench.act(|relay, _| relay.upstream_broke());
+    bench.took(&[ABORT, finished("/1", 200, 5, Ending::UpstreamGone), Command::CloseClient(Close::Abort)]);
+}
+
 const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 #[test]
@@ -433,6 +442,7 @@ fn each_deadline_has_its_answer() {
     for (sent, waiting, status) in [
         ("GET / HT".to_owned(), Waiting::Head, 408),
         ("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_owned(), Waiting::Body, 408),
+        ("POST /denied HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_owned(), Waiting::Body, 403),
         (get("/1"), Waiting::Response, 504),
     ] {
         let mut bench = Bench::connection();
