@@ -66,6 +66,11 @@ impl OutboundRangeKey {
     pub const fn new(netns_cookie: u64, ip: IpKey) -> Self {
         Self { netns_cookie: netns_cookie.to_ne_bytes(), ip }
     }
+
+    /// The cookie and the first address.
+    pub const fn parts(self) -> (u64, IpKey) {
+        (u64::from_ne_bytes(self.netns_cookie), self.ip)
+    }
 }
 
 /// The daemon's listener for one namespace and family.

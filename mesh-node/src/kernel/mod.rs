@@ -1,4 +1,363 @@
 //! The kernel programs' user side: the only importer of aya and `mesh_common::abi`.
+//!
+//! In: what the agent was told, and pods by the cookie of their network namespace. Out: programs that stand,
+//! maps that say what the pods are, and two handles for the cores: [`OriginalDstReader`] and [`CallerWriter`].
+//! Never decides about a connection.
+//!
+//! A pod goes through these states:
+//!
+//! ```text
+//! hold(): known as enrolled, connects refused, inbound SYNs refused
+//!   -> capture(): both go to the daemon's listeners
+//!   -> pass(): no longer enrolled, left alone
+//!   -> release(): the pod is gone
+//! ```
+//!
+//! When the agent ends, its listeners close, and the pinned programs refuse what they would have given it. The next
+//! agent with the same folder of pins finds every pod held.
 
-/// The kernel programs that this binary carries, built from `mesh-ebpf/`.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT_PATH"));
+mod apply;
+mod attach;
+mod cgroup;
+pub mod desired;
+pub mod diff;
+mod events;
+mod handles;
+mod load;
+mod metrics;
+mod pins;
+mod probe;
+mod sys;
+mod uninstall;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use mesh_common::abi::addr::IpKey;
+use mesh_common::abi::capture::OutboundListenerKey;
+
+pub use self::apply::ApplyError;
+pub use self::attach::AttachError;
+pub use self::cgroup::CgroupError;
+pub use self::desired::{PodFacts, PodState, RefusedSockets};
+pub use self::events::Refusal;
+pub use self::handles::{CallerWriter, OriginalDstReader};
+pub use self::load::{LoadError, OBJECT, ProgramCost};
+pub use self::metrics::VerdictCount;
+pub use self::pins::PinError;
+pub use self::probe::{Feature, KernelReport};
+pub use self::uninstall::{UninstallError, Uninstalled, uninstall};
+
+use self::apply::Maps;
+use self::cgroup::Cgroups;
+use self::desired::Entries;
+use self::load::{Globals, Programs};
+use self::pins::Pins;
+
+/// What the kernel's side needs to be told.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Cgroup that holds every pod.
+    pub cgroup_root: PathBuf,
+    /// Cgroup that the agent makes and enters.
+    pub agent_cgroup: PathBuf,
+    /// Folder on bpffs.
+    pub pin_dir: PathBuf,
+    /// Whether connects of pods that are not known yet pass.
+    pub unknown_pods_pass: bool,
+    /// Sockets that enrolled pods may not make.
+    pub refused_sockets: RefusedSockets,
+}
+
+/// Why the kernel's side does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel lacks what enforcement needs.
+    #[error("this kernel lacks {missing}; Linux 5.15 or later is needed")]
+    Lacks {
+        /// The features.
+        missing: String,
+    },
+    /// The host's network namespace cannot be told.
+    #[error("tell the cookie of the host's network namespace")]
+    HostNamespace(#[source] io::Error),
+    /// The cgroups are not as they must be.
+    #[error("prepare the cgroups")]
+    Cgroups(#[from] CgroupError),
+    /// The folder of pins cannot be used.
+    #[error("prepare the folder of pins")]
+    Pins(#[from] PinError),
+    /// The programs cannot be loaded.
+    #[error("load the kernel programs")]
+    Load(#[from] LoadError),
+    /// A program cannot be attached.
+    #[error("attach a kernel program")]
+    Attach(#[from] AttachError),
+    /// A map cannot be read or written.
+    #[error("write the kernel's maps")]
+    Apply(#[from] ApplyError),
+}
+
+/// The daemon's listeners inside one network namespace. `None`: the namespace lacks that family.
+#[derive(Clone, Copy, Debug)]
+pub struct PodListeners<'a> {
+    /// Gets the pod's own IPv4 connects (IPv4-mapped ones too).
+    pub outbound_v4: Option<BorrowedFd<'a>>,
+    /// Gets the pod's own IPv6 connects.
+    pub outbound_v6: Option<BorrowedFd<'a>>,
+    /// Gets what others dial at the pod's IPv4 addresses.
+    pub inbound_v4: Option<BorrowedFd<'a>>,
+    /// Gets what others dial at the pod's IPv6 addresses.
+    pub inbound_v6: Option<BorrowedFd<'a>>,
+}
+
+/// The programs, attached, and the maps that steer them. One thread has it.
+pub struct Kernel {
+    programs: Programs,
+    maps: Maps,
+    counters: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+    original_dsts: OriginalDstReader,
+    callers: CallerWriter,
+    cgroups: Cgroups,
+    pins: Pins,
+    refused_sockets: RefusedSockets,
+    /// What the maps have, by namespace.
+    applied: BTreeMap<u64, Entries>,
+    /// Which namespace has an address now: the last one that claimed it.
+    owners: BTreeMap<IpKey, u64>,
+}
+
+impl Kernel {
+    /// Enters the agent's cgroup, locks the pins, loads the programs and attaches them in the place of those of an
+    /// agent before. Its pods are held until they are captured or released anew.
+    ///
+    /// Called where the host's network namespace is the thread's own.
+    ///
+    /// # Errors
+    /// The kernel lacks something, a path is not what it must be, another agent runs, or the agent is not root.
+    pub fn load(config: &KernelConfig) -> Result<Self, KernelError> {
+        let report = KernelReport::probe();
+        if !report.missing().is_empty() {
+            let missing: Vec<&str> = report.missing().iter().map(|feature| feature.name).collect();
+            return Err(KernelError::Lacks { missing: missing.join(", ") });
+        }
+        let host_netns = sys::netns_cookie().map_err(KernelError::HostNamespace)?;
+        let pins = Pins::lock(&config.pin_dir)?;
+        let cgroups = Cgroups::enter(&config.cgroup_root, &config.agent_cgroup)?;
+        let globals = Globals {
+            agent_cgroup: cgroups.agent.id,
+            host_netns,
+            pods_cgroup: cgroups.pods.id,
+            pods_level: cgroups.pods.level,
+            unknown_pods_pass: config.unknown_pods_pass,
+        };
+        let mut programs = Programs::load(&globals, Some(&pins.maps()))?;
+        let (maps, readers) = Maps::take(programs.ebpf_mut())?;
+        let mut kernel = Self {
+            programs,
+            maps,
+            counters: readers.counters,
+            events: readers.events,
+            original_dsts: readers.original_dsts,
+            callers: readers.callers,
+            cgroups,
+            pins,
+            refused_sockets: config.refused_sockets,
+            applied: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        };
+        kernel.take_over()?;
+        attach::cgroup_programs(&kernel.programs, &kernel.cgroups, &kernel.pins)?;
+        kernel.pins.remove_other_versions()?;
+        Ok(kernel)
+    }
+
+    /// Holds a pod: it is enrolled, and its connections are refused until it is captured. `netns` is its namespace.
+    ///
+    /// # Errors
+    /// A map is full or a program cannot be attached: the pod is not captured, and refused where it can be.
+    pub fn hold(
+        &mut self,
+        netns_cookie: u64,
+        netns: BorrowedFd<'_>,
+        pod: &PodFacts,
+    ) -> Result<(), KernelError> {
+        self.set(netns_cookie, pod, PodState::Held)?;
+        attach::namespace_program(&self.programs, netns, &self.pins.namespace(netns_cookie))?;
+        Ok(())
+    }
+
+    /// Captures a pod that is held, or changes what is known of one that is captured: its addresses, exclusions,
+    /// probes or listeners.
+    ///
+    /// # Errors
+    /// A map is full: the pod stays held.
+    pub fn capture(
+        &mut self,
+        netns_cookie: u64,
+        pod: &PodFacts,
+        listeners: &PodListeners<'_>,
+    ) -> Result<(), KernelError> {
+        let outbound = [
+            (OutboundListenerKey::FAMILY_V4, listeners.outbound_v4),
+            (OutboundListenerKey::FAMILY_V6, listeners.outbound_v6),
+        ];
+        for (family, listener) in outbound {
+            if let Some(listener) = listener {
+                self.maps.put_outbound_listener(netns_cookie, family, listener)?;
+            }
+        }
+        self.set(netns_cookie, pod, PodState::Captured)?;
+        for &address in &pod.addresses {
+            let listener = if address.is_ipv4() { listeners.inbound_v4 } else { listeners.inbound_v6 };
+            if let Some(listener) = listener {
+                self.maps.put_inbound_listener(netns_cookie, address.into(), listener)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a pod alone: it is known and not enrolled, or not any more. Connections that were captured go on.
+    ///
+    /// # Errors
+    /// A map is full, or a pin cannot be removed.
+    pub fn pass(&mut self, netns_cookie: u64, pod: &PodFacts) -> Result<(), KernelError> {
+        attach::remove_namespace(&self.pins.namespace(netns_cookie))?;
+        self.forget_listeners(netns_cookie)?;
+        self.set(netns_cookie, pod, PodState::Passed)
+    }
+
+    /// Forgets a pod that is gone.
+    ///
+    /// # Errors
+    /// A map cannot be written, or a pin cannot be removed.
+    pub fn release(&mut self, netns_cookie: u64) -> Result<(), KernelError> {
+        self.forget_listeners(netns_cookie)?;
+        self.replace(netns_cookie, Entries::default())?;
+        self.owners.retain(|_, owner| *owner != netns_cookie);
+        self.applied.remove(&netns_cookie);
+        attach::remove_namespace(&self.pins.namespace(netns_cookie))?;
+        Ok(())
+    }
+
+    /// Releases every pod but these: once what is desired is known whole, for pods that went while no agent ran.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub fn retain(&mut self, live: &BTreeSet<u64>) -> Result<(), KernelError> {
+        let gone: Vec<u64> = self.applied.keys().copied().filter(|cookie| !live.contains(cookie)).collect();
+        gone.into_iter().try_for_each(|cookie| self.release(cookie))
+    }
+
+    /// Network namespaces that the maps speak of.
+    pub fn namespaces(&self) -> impl Iterator<Item = u64> {
+        self.applied.keys().copied()
+    }
+
+    /// The handle that tells what applications dialled.
+    pub fn original_dsts(&self) -> OriginalDstReader {
+        self.original_dsts.clone()
+    }
+
+    /// The handle that tells applications who calls them.
+    pub fn callers(&self) -> CallerWriter {
+        self.callers.clone()
+    }
+
+    /// How often each verdict was reached.
+    pub fn verdicts(&self) -> Vec<VerdictCount> {
+        metrics::counts(&self.counters)
+    }
+
+    /// Refusals since the last call, at most `limit`. To be called every second or so.
+    pub fn refusals(&mut self, limit: usize) -> Vec<Refusal> {
+        events::drain(&mut self.events, limit)
+    }
+
+    /// What the verifier found out about the programs.
+    pub fn program_costs(&self) -> Vec<ProgramCost> {
+        self.programs.costs()
+    }
+
+    /// Programs that are attached no more, because somebody removed a pin, a link or the cgroup. Not ready then;
+    /// [`repair`](Self::repair) attaches them again.
+    pub fn detached(&self) -> Vec<&'static str> {
+        attach::detached(&self.cgroups, &self.pins)
+    }
+
+    /// Attaches what [`detached`](Self::detached) names.
+    ///
+    /// # Errors
+    /// The cgroup or bpffs is gone.
+    pub fn repair(&mut self) -> Result<(), KernelError> {
+        Ok(attach::cgroup_programs(&self.programs, &self.cgroups, &self.pins)?)
+    }
+
+    /// Reads what an agent before left. Every enrolled pod is held, under the new programs, before they are attached
+    /// anywhere else: nothing passes that did not pass before.
+    fn take_over(&mut self) -> Result<(), KernelError> {
+        self.applied = self.maps.entries()?;
+        for (cookie, entries) in &self.applied {
+            self.owners.extend(entries.addresses().map(|address| (address, *cookie)));
+        }
+        for cookie in self.pins.pinned_namespaces()? {
+            let entries = self.applied.get(&cookie).cloned().unwrap_or_default();
+            self.replace(cookie, entries.held())?;
+            if !attach::take_over_namespace(&self.programs, &self.pins.namespace(cookie))? {
+                self.release(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, netns_cookie: u64, pod: &PodFacts, state: PodState) -> Result<(), KernelError> {
+        if state != PodState::Passed {
+            for &address in &pod.addresses {
+                self.claim(netns_cookie, address)?;
+            }
+        }
+        self.replace(netns_cookie, Entries::of(pod, state, self.refused_sockets))
+    }
+
+    /// Makes an address this namespace's: one that had it before has it no more.
+    fn claim(&mut self, netns_cookie: u64, address: IpAddr) -> Result<(), KernelError> {
+        let address = IpKey::from(address);
+        let before = self.owners.insert(address, netns_cookie);
+        if let Some(other) = before.filter(|other| *other != netns_cookie) {
+            self.maps.remove_inbound_listener(other, address)?;
+            if let Some(entries) = self.applied.get(&other).cloned() {
+                self.replace(other, entries.without_address(address))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, netns_cookie: u64, desired: Entries) -> Result<(), KernelError> {
+        let applied = self.applied.get(&netns_cookie).cloned().unwrap_or_default();
+        let dropped: Vec<IpKey> =
+            applied.addresses().filter(|address| !desired.addresses().any(|kept| kept == *address)).collect();
+        self.maps.apply(netns_cookie, &diff::diff(&applied, &desired))?;
+        self.applied.insert(netns_cookie, desired);
+        for address in dropped {
+            if self.owners.get(&address) == Some(&netns_cookie) {
+                self.owners.remove(&address);
+                self.maps.remove_inbound_listener(netns_cookie, address)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_listeners(&mut self, netns_cookie: u64) -> Result<(), KernelError> {
+        self.maps.remove_outbound_listeners(netns_cookie)?;
+        let owned = self.owners.iter().filter(|(_, owner)| **owner == netns_cookie);
+        for address in owned.map(|(address, _)| *address).collect::<Vec<_>>() {
+            self.maps.remove_inbound_listener(netns_cookie, address)?;
+        }
+        Ok(())
+    }
+}

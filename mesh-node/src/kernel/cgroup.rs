@@ -1,0 +1,128 @@
+//! Cgroups: the pods', the agent's own, and the top of the tree.
+//!
+//! The agent makes a cgroup of its own and enters it: its sockets are told by that, never by a mark, which any
+//! container may set.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dir, statfs};
+
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+
+/// The cgroups that matter, open and identified.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    /// Holds every pod.
+    pub pods: Cgroup,
+    /// The agent's own.
+    pub agent: Cgroup,
+    /// The top of what this agent sees of the tree: it holds host processes too.
+    pub top: Cgroup,
+}
+
+/// One cgroup.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    pub path: PathBuf,
+    pub directory: fs::File,
+    /// As `bpf_get_current_cgroup_id` gives it: the inode of the folder.
+    pub id: u64,
+    /// How many ancestors it has.
+    pub level: i32,
+}
+
+/// Why the cgroups are not as they must be.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The path is not on a cgroup file system of version 2.
+    #[error("no cgroup version 2 is mounted at {path}; set {flag}", path = path.display())]
+    NotCgroup2 {
+        /// What was looked at.
+        path: PathBuf,
+        /// The flag to set.
+        flag: &'static str,
+    },
+    /// The agent would be taken for a pod's process, or every pod for the agent.
+    #[error(
+        "--agent-cgroup {agent} is or holds --cgroup-root {pods}: pods would be taken for the agent",
+        agent = agent.display(),
+        pods = pods.display()
+    )]
+    AgentHoldsPods {
+        /// `--agent-cgroup`.
+        agent: PathBuf,
+        /// `--cgroup-root`.
+        pods: PathBuf,
+    },
+    /// A call on a cgroup failed.
+    #[error("{operation} the cgroup {path}", path = path.display())]
+    Access {
+        /// What was tried.
+        operation: &'static str,
+        /// On which cgroup.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Cgroups {
+    /// Opens the pods' cgroup and the top of the tree, makes the agent's own and enters it.
+    pub(super) fn enter(pods: &Path, agent: &Path) -> Result<Self, CgroupError> {
+        let pods = Cgroup::open(pods, "--cgroup-root")?;
+        match fs::create_dir(agent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(access("make", agent)(error));
+            }
+            _ => {}
+        }
+        let agent = Cgroup::open(agent, "--agent-cgroup")?;
+        if pods.path.starts_with(&agent.path) {
+            return Err(CgroupError::AgentHoldsPods { agent: agent.path, pods: pods.path });
+        }
+        let members = agent.path.join("cgroup.procs");
+        fs::write(&members, std::process::id().to_string()).map_err(access("enter", &agent.path))?;
+        let top = Cgroup::open(&pods.top(), "--cgroup-root")?;
+        Ok(Self { pods, agent, top })
+    }
+}
+
+impl Cgroup {
+    fn open(path: &Path, flag: &'static str) -> Result<Self, CgroupError> {
+        let path = path.canonicalize().map_err(access("find", path))?;
+        if !is_cgroup2(&path) {
+            return Err(CgroupError::NotCgroup2 { path, flag });
+        }
+        let directory = fs::File::open(&path).map_err(access("open", &path))?;
+        let id = directory.metadata().map_err(access("look at", &path))?.ino();
+        let mut cgroup = Self { path, directory, id, level: 0 };
+        let top = cgroup.top();
+        let below = cgroup.path.strip_prefix(&top).expect("the top is an ancestor").components().count();
+        cgroup.level = i32::try_from(below).expect("a path has fewer components than an i32 counts");
+        Ok(cgroup)
+    }
+
+    /// The highest ancestor on the same file system.
+    fn top(&self) -> PathBuf {
+        self.path.ancestors().take_while(|path| is_cgroup2(path)).last().unwrap_or(&self.path).to_owned()
+    }
+
+    /// Whether the folder is still the cgroup that was opened.
+    pub(super) fn is_alive(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.id)
+            && Dir::read_from(&self.directory).is_ok()
+    }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|about| about.f_type == CGROUP2_MAGIC)
+}
+
+fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Access { operation, path, source }
+}

@@ -1,0 +1,176 @@
+//! The folder on bpffs where programs' links and maps outlive the agent: one agent per folder.
+//!
+//! ```text
+//! PIN-DIR/                 locked by the agent that uses it
+//!   maps-VERSION/NAME      maps; VERSION is the ABI's
+//!   links/NAME             links of the programs that stand on cgroups
+//!   namespaces/COOKIE      links of the programs that stand in enrolled network namespaces
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use mesh_common::abi::version::ABI_VERSION;
+use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::mount::{MountFlags, mount};
+
+const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A locked folder on bpffs.
+#[derive(Debug)]
+pub(super) struct Pins {
+    root: PathBuf,
+    /// Holds the lock; released when the agent ends, however it ends.
+    _lock: fs::File,
+}
+
+/// Why the folder of pins cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The folder is not on bpffs.
+    #[error("{path} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf`, or set --pin-dir", path = path.display())]
+    NotBpffs {
+        /// `--pin-dir`.
+        path: PathBuf,
+    },
+    /// Another agent uses the folder.
+    #[error("another agent uses --pin-dir {path}: {holder}", path = path.display())]
+    Held {
+        /// `--pin-dir`.
+        path: PathBuf,
+        /// Which process that is.
+        holder: String,
+    },
+    /// A call on the folder failed.
+    #[error("{operation} {path}", path = path.display())]
+    Access {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Pins {
+    /// Makes the folder if need be, and locks it.
+    pub(super) fn lock(root: &Path) -> Result<Self, PinError> {
+        make_bpffs(root)?;
+        fs::create_dir_all(root).map_err(access("make", root))?;
+        if !is_bpffs(root) {
+            return Err(PinError::NotBpffs { path: root.to_owned() });
+        }
+        let pins = Self::lock_existing(root)?;
+        for folder in [pins.maps(), pins.links(), pins.namespaces()] {
+            fs::create_dir_all(&folder).map_err(access("make", &folder))?;
+        }
+        Ok(pins)
+    }
+
+    /// Locks a folder that is there.
+    pub(super) fn lock_existing(root: &Path) -> Result<Self, PinError> {
+        let lock = fs::File::open(root).map_err(access("open", root))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(PinError::Held { path: root.to_owned(), holder: holder(&lock) })
+            }
+            Err(error) => Err(access("lock", root)(error.into())),
+        }
+    }
+
+    pub(super) fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-{ABI_VERSION}"))
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    pub(super) fn namespaces(&self) -> PathBuf {
+        self.root.join("namespaces")
+    }
+
+    pub(super) fn namespace(&self, netns_cookie: u64) -> PathBuf {
+        self.namespaces().join(netns_cookie.to_string())
+    }
+
+    /// Cookies of the network namespaces that have a pinned link.
+    pub(super) fn pinned_namespaces(&self) -> Result<Vec<u64>, PinError> {
+        Ok(names(&self.namespaces())?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Removes the maps of other versions.
+    pub(super) fn remove_other_versions(&self) -> Result<(), PinError> {
+        let current = self.maps();
+        for name in names(&self.root)? {
+            let folder = self.root.join(&name);
+            if name.starts_with("maps-") && folder != current {
+                fs::remove_dir_all(&folder).map_err(access("remove", &folder))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names in a folder.
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, PinError> {
+    let entries = fs::read_dir(folder).map_err(access("read", folder))?;
+    entries
+        .map(|entry| Ok(entry.map_err(access("read", folder))?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Removes a pin that may be gone already.
+pub(super) fn remove(path: &Path) -> Result<(), PinError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(access("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
+    let path = path.to_owned();
+    move |source| PinError::Access { operation, path, source }
+}
+
+/// Mounts bpffs at its usual place if the folder is to be there and nothing is mounted.
+fn make_bpffs(root: &Path) -> Result<(), PinError> {
+    let usual = Path::new(BPFFS);
+    if root.starts_with(usual) && usual.is_dir() && !is_bpffs(usual) {
+        mount("bpf", usual, "bpf", MountFlags::empty(), None)
+            .map_err(|error| access("mount", usual)(error.into()))?;
+    }
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|about| about.f_type == BPFFS_MAGIC)
+}
+
+/// The process that holds the lock, from `/proc/locks`: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+fn holder(lock: &fs::File) -> String {
+    let unknown = "a process that /proc/locks does not show".to_owned();
+    let Ok(inode) = lock.metadata().map(|metadata| metadata.ino()) else {
+        return unknown;
+    };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let ending = format!(":{inode}");
+    let process = locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let process = fields.get(4)?;
+        (fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&ending)).then(|| (*process).to_owned())
+    });
+    match process {
+        Some(process) => {
+            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+            format!("process {process} ({})", name.trim())
+        }
+        None => unknown,
+    }
+}
