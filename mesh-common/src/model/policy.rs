@@ -150,7 +150,7 @@ pub struct Match<T> {
 }
 
 /// One value of a list of strings in a rule: exact, prefix (`abc*`), suffix (`*abc`) or presence (`*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
     /// The whole value.
     Exact(Text),
@@ -197,5 +197,33 @@ impl<T> Match<T> {
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
         self.any_of.is_empty() && self.none_of.is_empty()
+    }
+}
+
+impl Rule {
+    /// Whether it asks for anything that only a request has.
+    pub fn speaks_of_requests(&self) -> bool {
+        self.to.iter().any(Operation::speaks_of_requests)
+            || self.when.iter().any(Condition::speaks_of_requests)
+    }
+
+    /// Whether it asks for something that only a request has in each of its alternatives.
+    pub fn always_needs_a_request(&self) -> bool {
+        let every_operation = !self.to.is_empty() && self.to.iter().all(Operation::speaks_of_requests);
+        every_operation || self.when.iter().any(Condition::speaks_of_requests)
+    }
+}
+
+impl Operation {
+    /// Whether it asks for anything that only a request has.
+    pub fn speaks_of_requests(&self) -> bool {
+        !(self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty())
+    }
+}
+
+impl Condition {
+    /// Whether it is about something that only a request has.
+    pub fn speaks_of_requests(&self) -> bool {
+        matches!(self, Self::RequestHeader { .. })
     }
 }

@@ -3,10 +3,9 @@
 use smallvec::SmallVec;
 
 use super::denial::{Denial, DenialReason, PolicyKind, PolicyName};
-use super::matching::{Answer, Breadth, Subject};
+use super::matching::{Answer, Breadth, Layer7, Subject};
 use crate::model::AuthorizationPolicy;
-use crate::model::policy::{Action, Mode};
-use crate::snapshot::PolicySet;
+use crate::snapshot::{Effect, EffectRules, PolicySet, Query, RuleId};
 
 /// A rule of a policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,26 +47,6 @@ pub(super) struct Allowed<'a> {
     pub(super) findings: AuditFindings<'a>,
 }
 
-/// What a policy does, by action and mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
-    Deny,
-    Allow,
-    Audit,
-    WouldDeny,
-    WouldAllow,
-}
-
-fn effect(policy: &AuthorizationPolicy) -> Effect {
-    match (policy.action, policy.mode) {
-        (Action::Deny, Mode::Enforce) => Effect::Deny,
-        (Action::Allow, Mode::Enforce) => Effect::Allow,
-        (Action::Audit, _) => Effect::Audit,
-        (Action::Deny, Mode::Audit) => Effect::WouldDeny,
-        (Action::Allow, Mode::Audit) => Effect::WouldAllow,
-    }
-}
-
 /// What the policies of one effect say together.
 struct Opinion<'a> {
     /// The first policy, by name.
@@ -79,27 +58,153 @@ struct Opinion<'a> {
     depends_on_request: bool,
 }
 
+/// What is asked of whom.
+struct Question<'q, 'a> {
+    sets: &'q [&'a PolicySet],
+    subject: &'q Subject<'q>,
+    query: &'q Query<'q>,
+}
+
 /// Decides by the policies that speak about a workload.
 pub(super) fn evaluate<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>) -> Result<Allowed<'a>, Denial> {
-    let deny = opinion(sets, subject, Effect::Deny, Breadth::Broad);
-    if let Some((policy, rule, reason)) = refusal(&deny) {
-        return Err(denial(policy, rule, reason));
+    subject.query(|query| Question { sets, subject, query }.answer())
+}
+
+impl<'a> Question<'_, 'a> {
+    fn answer(&self) -> Result<Allowed<'a>, Denial> {
+        let deny = self.opinion(Effect::Deny, Breadth::Broad);
+        if let Some((policy, rule, reason)) = refusal(&deny) {
+            return Err(denial(policy, rule, reason));
+        }
+        let allow = self.opinion(Effect::Allow, Breadth::Narrow);
+        if let Some(policy) = allow.policy
+            && allow.matched.is_none()
+            && !allow.depends_on_request
+        {
+            return Err(match allow.fault {
+                Some(policy) => denial(policy, None, DenialReason::PolicyFault),
+                None => denial(policy, None, DenialReason::NoRuleAllows),
+            });
+        }
+        Ok(Allowed {
+            by: allow.matched,
+            depends_on_request: deny.depends_on_request
+                || allow.matched.is_none() && allow.depends_on_request,
+            findings: self.findings(&allow),
+        })
     }
-    let allow = opinion(sets, subject, Effect::Allow, Breadth::Narrow);
-    if let Some(policy) = allow.policy
-        && allow.matched.is_none()
-        && !allow.depends_on_request
-    {
-        return Err(match allow.fault {
-            Some(policy) => denial(policy, None, DenialReason::PolicyFault),
-            None => denial(policy, None, DenialReason::NoRuleAllows),
+
+    fn opinion(&self, of: Effect, breadth: Breadth) -> Opinion<'a> {
+        let mut opinion = Opinion { policy: None, fault: None, matched: None, depends_on_request: false };
+        for set in self.sets {
+            let rules = set.rules(of);
+            let Some(first) = rules.first else { continue };
+            keep_first(&mut opinion.policy, set.policy(first));
+            if let Some(fault) = rules.fault {
+                keep_first(&mut opinion.fault, set.policy(fault));
+            }
+            let found = self.first_match(set, rules, breadth, &mut opinion.depends_on_request);
+            if let Some(RuleId { policy, rule }) = found {
+                let (policy, rule) = (set.policy(policy), rule as usize);
+                if opinion.matched.is_none_or(|first| policy.name < first.policy.name) {
+                    opinion.matched = Some(RuleMatch { policy, rule });
+                }
+            }
+        }
+        opinion
+    }
+
+    fn first_match(
+        &self,
+        set: &PolicySet,
+        rules: &EffectRules,
+        breadth: Breadth,
+        depends_on_request: &mut bool,
+    ) -> Option<RuleId> {
+        let mut found: Option<RuleId> = None;
+        self.candidates(rules, breadth, |ids| {
+            for id in ids {
+                if found.is_some_and(|found| found <= *id) {
+                    break;
+                }
+                match self.subject.matches(set.rule(*id), breadth) {
+                    Answer::No => {}
+                    Answer::DependsOnRequest => *depends_on_request = true,
+                    Answer::Yes => found = Some(*id),
+                }
+            }
         });
+        *depends_on_request |= self.some_request_may_match(set, rules, breadth);
+        found
     }
-    Ok(Allowed {
-        by: allow.matched,
-        depends_on_request: deny.depends_on_request || allow.matched.is_none() && allow.depends_on_request,
-        findings: findings(sets, subject, &allow),
-    })
+
+    /// Whether requests will come, and a rule about requests may match one of them.
+    fn some_request_may_match(&self, set: &PolicySet, rules: &EffectRules, breadth: Breadth) -> bool {
+        let mut may = false;
+        if matches!(self.subject.layer7, Layer7::Pending) {
+            let matches = |id: &RuleId| self.subject.matches(set.rule(*id), breadth) != Answer::No;
+            rules
+                .of_requests_by_connection
+                .candidates(self.query, |ids| may = may || ids.iter().any(matches));
+        }
+        may
+    }
+
+    /// The rules of one effect that may match now, as far as what is known of the connection or request tells.
+    fn candidates(&self, rules: &EffectRules, breadth: Breadth, mut visit: impl FnMut(&[RuleId])) {
+        rules.of_connections.candidates(self.query, &mut visit);
+        match self.subject.layer7 {
+            Layer7::Request(_) => rules.of_requests.candidates(self.query, visit),
+            Layer7::Opaque if breadth == Breadth::Broad => {
+                rules.of_requests_by_connection.candidates(self.query, visit);
+            }
+            Layer7::Opaque | Layer7::Pending => {}
+        }
+    }
+
+    fn findings(&self, allow: &Opinion<'a>) -> AuditFindings<'a> {
+        let mut findings = AuditFindings::new();
+        for set in self.sets {
+            self.audited(set, &mut findings);
+        }
+        if let Some((policy, rule, reason)) = refusal(&self.opinion(Effect::WouldDeny, Breadth::Broad)) {
+            findings.push(AuditFinding { policy, rule, verdict: AuditVerdict::WouldDeny(reason) });
+        }
+        let would_allow = self.opinion(Effect::WouldAllow, Breadth::Narrow);
+        let allowed =
+            [allow, &would_allow].iter().any(|said| said.matched.is_some() || said.depends_on_request);
+        if let Some(policy) = would_allow.policy
+            && !allowed
+        {
+            let reason = DenialReason::NoRuleAllows;
+            findings.push(AuditFinding { policy, rule: None, verdict: AuditVerdict::WouldDeny(reason) });
+        }
+        if findings.len() > 1 {
+            findings.sort_by_key(|finding| (&finding.policy.name, finding.rule));
+            findings.dedup();
+        }
+        findings
+    }
+
+    /// Adds the first rule that matches of every AUDIT policy.
+    fn audited(&self, set: &'a PolicySet, findings: &mut AuditFindings<'a>) {
+        let rules = set.rules(Effect::Audit);
+        if rules.first.is_none() {
+            return;
+        }
+        let mut matched: SmallVec<[RuleId; 8]> = SmallVec::new();
+        self.candidates(rules, Breadth::Broad, |ids| {
+            let matches = |id: &RuleId| self.subject.matches(set.rule(*id), Breadth::Broad) == Answer::Yes;
+            matched.extend(ids.iter().copied().filter(matches));
+        });
+        matched.sort_unstable();
+        matched.dedup_by_key(|id| id.policy);
+        findings.extend(matched.into_iter().map(|id| AuditFinding {
+            policy: set.policy(id.policy),
+            rule: Some(id.rule as usize),
+            verdict: AuditVerdict::Audited,
+        }));
+    }
 }
 
 fn refusal<'a>(deny: &Opinion<'a>) -> Option<(&'a AuthorizationPolicy, Option<usize>, DenialReason)> {
@@ -115,59 +220,9 @@ fn denial(policy: &AuthorizationPolicy, rule: Option<usize>, reason: DenialReaso
     Denial { reason, policy: Some(name), rule }
 }
 
-fn opinion<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>, of: Effect, breadth: Breadth) -> Opinion<'a> {
-    let mut opinion = Opinion { policy: None, fault: None, matched: None, depends_on_request: false };
-    for policy in sets.iter().flat_map(|set| set.policies()).filter(|policy| effect(policy) == of) {
-        keep_first(&mut opinion.policy, policy);
-        if policy.fault.is_some() {
-            keep_first(&mut opinion.fault, policy);
-            continue;
-        }
-        for (rule, answer) in policy.rules.iter().map(|rule| subject.matches(rule, breadth)).enumerate() {
-            match answer {
-                Answer::No => {}
-                Answer::DependsOnRequest => opinion.depends_on_request = true,
-                Answer::Yes => {
-                    if opinion.matched.is_none_or(|first| policy.name < first.policy.name) {
-                        opinion.matched = Some(RuleMatch { policy, rule });
-                    }
-                    break;
-                }
-            }
-        }
-    }
-    opinion
-}
-
 /// Sets come each in the order of names, but not one after the other.
 fn keep_first<'a>(first: &mut Option<&'a AuthorizationPolicy>, policy: &'a AuthorizationPolicy) {
     if first.is_none_or(|first| policy.name < first.name) {
         *first = Some(policy);
     }
-}
-
-fn findings<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>, allow: &Opinion<'a>) -> AuditFindings<'a> {
-    let mut findings = AuditFindings::new();
-    for policy in sets.iter().flat_map(|set| set.policies()).filter(|policy| effect(policy) == Effect::Audit)
-    {
-        let matches = |rule| subject.matches(rule, Breadth::Broad) == Answer::Yes;
-        if let Some(rule) = policy.rules.iter().position(matches) {
-            findings.push(AuditFinding { policy, rule: Some(rule), verdict: AuditVerdict::Audited });
-        }
-    }
-    let deny = opinion(sets, subject, Effect::WouldDeny, Breadth::Broad);
-    if let Some((policy, rule, reason)) = refusal(&deny) {
-        findings.push(AuditFinding { policy, rule, verdict: AuditVerdict::WouldDeny(reason) });
-    }
-    let would_allow = opinion(sets, subject, Effect::WouldAllow, Breadth::Narrow);
-    let allowed = [allow, &would_allow].iter().any(|said| said.matched.is_some() || said.depends_on_request);
-    if let Some(policy) = would_allow.policy
-        && !allowed
-    {
-        let reason = DenialReason::NoRuleAllows;
-        findings.push(AuditFinding { policy, rule: None, verdict: AuditVerdict::WouldDeny(reason) });
-    }
-    findings.sort_by(|left, right| left.policy.name.cmp(&right.policy.name));
-    findings.dedup();
-    findings
 }

@@ -31,6 +31,11 @@ pub(super) fn host_matches(pattern: &Pattern, authority: &[u8], dialled_port: u1
     }
 }
 
+/// The host of an authority, without port or a dot at the end.
+pub(super) fn host_of(authority: &[u8]) -> &[u8] {
+    split(authority).0
+}
+
 /// Host without a dot at the end, and port without leading zeros. An IPv6 address keeps its brackets.
 fn split(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
     let after_brackets = authority.iter().rposition(|&byte| byte == b']').map_or(0, |bracket| bracket + 1);

@@ -7,11 +7,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::header::field_matches;
-use super::host::host_matches;
+use super::host::{host_matches, host_of};
 use crate::model::policy::{Condition, Match, Operation, Pattern, Rule, Source};
 use crate::model::{NormalPath, RequestFacts, SpiffeId};
+use crate::snapshot::{Query, RequestQuery};
 
 /// What rules are compared with.
 #[derive(Clone, Copy, Debug)]
@@ -66,20 +68,24 @@ impl From<bool> for Answer {
     }
 }
 
-/// Whether a rule asks for anything that only a request has.
-pub(super) fn speaks_of_requests(rule: &Rule) -> bool {
-    rule.to.iter().any(|operation| {
-        !(operation.hosts.is_empty() && operation.methods.is_empty() && operation.paths.is_empty())
-    }) || rule.when.iter().any(|condition| matches!(condition, Condition::RequestHeader { .. }))
-}
-
 impl Subject<'_> {
+    /// Calls `ask` with what an index of rules is asked.
+    pub(super) fn query<R>(&self, ask: impl FnOnce(&Query<'_>) -> R) -> R {
+        let Self { identity, source, destination, layer7 } = *self;
+        let query = Query { identity, source, port: destination.port(), request: None };
+        let Layer7::Request(request) = layer7 else { return ask(&query) };
+        let host = lower(host_of(request.host));
+        let paths = [request.path.as_str(), request.path.plain()].map(|path| lower(path.as_bytes()));
+        let request = RequestQuery { host: &host, paths: [&paths[0], &paths[1]] };
+        ask(&Query { request: Some(request), ..query })
+    }
+
     /// Whether a rule matches.
     ///
     /// Where there are no requests, a rule that asks for parts of them matches without these parts if it refuses,
     /// and does not match at all if it permits, as in Istio.
     pub(super) fn matches(&self, rule: &Rule, breadth: Breadth) -> Answer {
-        if matches!(self.layer7, Layer7::Opaque) && breadth == Breadth::Narrow && speaks_of_requests(rule) {
+        if matches!(self.layer7, Layer7::Opaque) && breadth == Breadth::Narrow && rule.speaks_of_requests() {
             return Answer::No;
         }
         let source = rule.from.is_empty() || rule.from.iter().any(|source| self.comes_from(source));
@@ -107,10 +113,10 @@ impl Subject<'_> {
         if !port_matches(&operation.ports, self.destination.port()) {
             return Answer::No;
         }
-        let Operation { hosts, ports: _, methods, paths } = operation;
-        if hosts.is_empty() && methods.is_empty() && paths.is_empty() {
+        if !operation.speaks_of_requests() {
             return Answer::Yes;
         }
+        let Operation { hosts, ports: _, methods, paths } = operation;
         self.request(|request| {
             holds(methods, breadth, |pattern, breadth| method_matches(pattern, request.method, breadth))
                 && holds(paths, breadth, |pattern, breadth| path_matches(pattern, request.path, breadth))
@@ -150,6 +156,10 @@ impl Subject<'_> {
             Layer7::Request(request) => matches(request).into(),
         }
     }
+}
+
+fn lower(bytes: &[u8]) -> SmallVec<[u8; 128]> {
+    bytes.iter().map(u8::to_ascii_lowercase).collect()
 }
 
 /// A field and its negation, whose values are compared with opposite breadth.
@@ -210,14 +220,16 @@ fn case_for(breadth: Breadth) -> Case {
     }
 }
 
-/// A pattern that names a path letter by letter means just that path, whatever else it may be read as.
+/// A pattern that names a path letter by letter means just that path, whatever else it may be read as; broadly also
+/// with or without a slash at its end.
 fn path_matches(pattern: &Pattern, path: &NormalPath<'_>, breadth: Breadth) -> bool {
     let matches = |path: &str| pattern_matches(pattern, path.as_bytes(), case_for(breadth));
-    match breadth {
-        Breadth::Broad => matches(path.as_str()) || matches(path.plain()),
-        Breadth::Narrow => {
-            matches(path.as_str())
-                && (matches!(pattern, Pattern::Exact(_)) || path.second_reading().is_none_or(matches))
+    match (breadth, pattern) {
+        (Breadth::Broad, Pattern::Exact(text)) if text.len() > 1 && text.ends_with('/') => {
+            path.plain().eq_ignore_ascii_case(&text[..text.len() - 1])
         }
+        (Breadth::Broad, _) => matches(path.as_str()) || matches(path.plain()),
+        (Breadth::Narrow, Pattern::Exact(_)) => matches(path.as_str()),
+        (Breadth::Narrow, _) => matches(path.as_str()) && path.second_reading().is_none_or(matches),
     }
 }

@@ -13,6 +13,8 @@ mod matching;
 mod peer_authentication;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
 
 pub use denial::{Denial, DenialReason, PolicyKind, PolicyName};

@@ -10,6 +10,7 @@ mod delta;
 mod network;
 mod policy_set;
 mod record;
+mod rule_index;
 mod scopes;
 mod services;
 mod table;
@@ -23,8 +24,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 pub use delta::Delta;
-pub use policy_set::PolicySet;
+pub use policy_set::{Effect, EffectRules, PolicySet, RuleId};
 pub use record::{Membership, ServicePortRecord, ServiceRecord};
+pub use rule_index::{Query, RequestQuery, RuleIndex};
 pub use tables::{Applied, Tables};
 
 use self::claims::Claims;
