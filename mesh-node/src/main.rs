@@ -1,7 +1,12 @@
 //! The `mesh-node` binary.
 
+use std::error::Error;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use mesh_node::args::AgentArgs;
+use mesh_node::cli;
+use mesh_node::telemetry::chain::Chain;
 
 /// A service mesh for Kubernetes without sidecars: the daemon of a node, and its command line.
 #[derive(Parser)]
@@ -14,11 +19,36 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     /// Carry the traffic of this node's enrolled pods
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
+    /// Show how the agent of this node stands
+    Status(cli::StatusArgs),
+    /// Check what the agent stands on; exit code 1 if something does not work
+    Check(cli::CheckArgs),
+    /// Show what the agent knows
+    Dump(cli::DumpArgs),
+    /// Show or change what the agent logs
+    Log(cli::LogLevelArgs),
 }
 
-fn main() {
-    match CommandLine::parse().command {
-        Command::Agent(args) => drop(mesh_node::config::Config::from(args)),
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {}", Chain(&*error));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    Ok(match command {
+        Command::Agent(args) => {
+            drop(mesh_node::config::Config::from(*args));
+            ExitCode::SUCCESS
+        }
+        Command::Status(args) => cli::status(&args)?,
+        Command::Check(args) => cli::check(&args)?,
+        Command::Dump(args) => cli::dump(&args)?,
+        Command::Log(args) => cli::log(&args)?,
+    })
 }

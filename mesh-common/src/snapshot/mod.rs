@@ -17,9 +17,6 @@ mod table;
 mod tables;
 mod workloads;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,7 +34,8 @@ use self::network::Networks;
 use self::record::WorkloadRecord;
 use self::table::Table;
 use crate::model::{
-    MeshSettings, NamespacedName, Node, PeerAuthentication, Service, Text, Workload, WorkloadUid,
+    AuthorizationPolicy, MeshSettings, NamespacedName, Node, PeerAuthentication, Service, Text, Workload,
+    WorkloadUid,
 };
 
 /// The policy sets that speak about one workload and port: of the mesh, its namespace, its labels, its Services.
@@ -59,6 +57,8 @@ pub struct Snapshot {
     node_addresses: Table<IpAddr, Claims<Node>>,
     /// Where pods and Services live, known or not.
     inside: Arc<Networks<()>>,
+    authorization_policies: Table<NamespacedName, Arc<AuthorizationPolicy>>,
+    peer_authentications: Table<NamespacedName, Arc<PeerAuthentication>>,
     mesh_policies: Option<Arc<PolicySet>>,
     namespace_policies: Table<Text, Arc<PolicySet>>,
     service_policies: Table<NamespacedName, Arc<PolicySet>>,
@@ -220,6 +220,16 @@ impl Snapshot {
         })
     }
 
+    /// All AuthorizationPolicies, in no order, also those that are about nobody.
+    pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
+        self.authorization_policies.iter().map(|(_, policy)| policy)
+    }
+
+    /// All PeerAuthentications, in no order, also those that are about nobody.
+    pub fn all_peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
+        self.peer_authentications.iter().map(|(_, policy)| policy)
+    }
+
     /// Whether two snapshots say the same; their generations are not compared.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         self.settings == other.settings
@@ -233,6 +243,8 @@ impl Snapshot {
             && self.nodes == other.nodes
             && self.node_addresses == other.node_addresses
             && self.inside == other.inside
+            && self.authorization_policies == other.authorization_policies
+            && self.peer_authentications == other.peer_authentications
             && self.mesh_policies == other.mesh_policies
             && self.namespace_policies == other.namespace_policies
             && self.service_policies == other.service_policies

@@ -44,6 +44,13 @@ pub struct Membership {
     pub workload: Option<WorkloadUid>,
 }
 
+impl ServiceRecord {
+    /// The endpoints of one of its ports, sorted; none if there is no such port.
+    pub fn endpoints_of(&self, port: usize) -> &[Endpoint] {
+        self.endpoints.get(port).map_or(&[], |endpoints| endpoints)
+    }
+}
+
 impl ServicePortRecord {
     /// The Service.
     pub fn service(&self) -> &Arc<Service> {

@@ -94,12 +94,14 @@ impl Tables {
         self.remove_authorization_policy(&policy.name);
         self.policies.authorization_scopes.insert(&policy.scope, &policy.name);
         self.mark_policies_of(&policy.scope);
+        self.state.authorization_policies.insert(policy.name.clone(), Arc::clone(&policy));
         self.policies.authorization.insert(policy.name.clone(), policy);
         Applied::Changed
     }
 
     pub(super) fn remove_authorization_policy(&mut self, name: &NamespacedName) -> Applied {
         let Some(policy) = self.policies.authorization.remove(name) else { return Applied::Same };
+        self.state.authorization_policies.remove(name);
         self.policies.authorization_scopes.remove(&policy.scope, name);
         self.mark_policies_of(&policy.scope);
         Applied::Changed
@@ -112,12 +114,14 @@ impl Tables {
         self.remove_peer_authentication(&policy.name);
         self.policies.peer_scopes.insert(&policy.scope, &policy.name);
         self.mark_policies_of(&policy.scope);
+        self.state.peer_authentications.insert(policy.name.clone(), Arc::clone(&policy));
         self.policies.peer.insert(policy.name.clone(), policy);
         Applied::Changed
     }
 
     pub(super) fn remove_peer_authentication(&mut self, name: &NamespacedName) -> Applied {
         let Some(policy) = self.policies.peer.remove(name) else { return Applied::Same };
+        self.state.peer_authentications.remove(name);
         self.policies.peer_scopes.remove(&policy.scope, name);
         self.mark_policies_of(&policy.scope);
         Applied::Changed

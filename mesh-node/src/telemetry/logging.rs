@@ -50,6 +50,15 @@ pub fn install(directives: &str, format: LogFormat) -> Result<LogFilter, Logging
 }
 
 impl LogFilter {
+    /// Makes a filter that is part of no log; it works as long as what is returned with it lives.
+    ///
+    /// # Errors
+    /// [`LoggingError::Directives`] if `directives` cannot be read.
+    pub fn detached(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), LoggingError> {
+        let (layer, handle) = reload::Layer::new(parse(directives)?);
+        Ok((layer, Self { handle }))
+    }
+
     /// Replaces the filter.
     ///
     /// # Errors
@@ -78,21 +87,16 @@ fn parse(directives: &str) -> Result<EnvFilter, LoggingError> {
 mod tests {
     use super::*;
 
-    fn filter() -> (reload::Layer<EnvFilter, Registry>, LogFilter) {
-        let (layer, handle) = reload::Layer::new(parse("info").unwrap());
-        (layer, LogFilter { handle })
-    }
-
     #[test]
     fn a_filter_is_replaced() {
-        let (_layer, filter) = filter();
+        let (_layer, filter) = LogFilter::detached("info").unwrap();
         filter.set("warn,mesh_node::kernel=debug").unwrap();
         assert_eq!(filter.directives().unwrap(), "mesh_node::kernel=debug,warn");
     }
 
     #[test]
     fn a_bad_filter_leaves_the_old_one() {
-        let (_layer, filter) = filter();
+        let (_layer, filter) = LogFilter::detached("info").unwrap();
         assert!(matches!(filter.set("mesh_node=loud"), Err(LoggingError::Directives { .. })));
         assert_eq!(filter.directives().unwrap(), "info");
     }

@@ -1,7 +1,1 @@
-//! Tests of the identity stage: what RELIABILITY 2.7 lists, with real handshakes in memory, and the authority.
-
-mod authority;
-mod handshake;
-mod renewal;
-mod rig;
-mod svid;
+//! Tests of the identity stage.

@@ -1,0 +1,103 @@
+//! Checks of what an agent stands on: each says what was found, and what to do about it.
+
+use super::documents::{Certificate, Check, CheckVerdict, Status};
+
+/// Returns the checks that follow from status and certificates.
+pub fn checks(status: &Status, certificates: &[Certificate]) -> Vec<Check> {
+    let mut checks = vec![readiness(status), configuration(status), identities(certificates)];
+    checks.extend(status.kernel.iter().map(|found| Check {
+        name: format!("kernel: {}", found.name),
+        verdict: if found.present { CheckVerdict::Passed } else { CheckVerdict::Warned },
+        detail: found.detail.clone(),
+        advice: None,
+    }));
+    checks
+}
+
+fn readiness(status: &Status) -> Check {
+    let (verdict, detail, advice) = if status.ready {
+        let detail = format!(
+            "{} enrolled pods on node {}, generation {}",
+            status.enrolled, status.node, status.generation
+        );
+        (CheckVerdict::Passed, detail, None)
+    } else {
+        let advice = "look at the agent's log around its start".to_owned();
+        (CheckVerdict::Failed, status.unmet.join("; "), Some(advice))
+    };
+    Check { name: "ready".to_owned(), verdict, detail, advice }
+}
+
+fn configuration(status: &Status) -> Check {
+    let (verdict, detail, advice) = match status.problems.as_slice() {
+        [] => (CheckVerdict::Passed, "every object is in force as written".to_owned(), None),
+        [first, ..] => {
+            let detail = format!(
+                "{} fields or objects are not in force as written, as {} in {}: {}",
+                status.problems.len(),
+                if first.field.is_empty() { "one" } else { &first.field },
+                first.file,
+                first.reason
+            );
+            (CheckVerdict::Warned, detail, Some("mesh-node status lists all of them".to_owned()))
+        }
+    };
+    Check { name: "configuration".to_owned(), verdict, detail, advice }
+}
+
+fn identities(certificates: &[Certificate]) -> Check {
+    let unusable: Vec<&Certificate> = certificates.iter().filter(|certificate| !certificate.usable).collect();
+    let failing = certificates.iter().find(|certificate| certificate.failures > 0);
+    let (verdict, detail, advice) = match (unusable.first(), failing) {
+        (Some(certificate), _) => {
+            let error = certificate.last_error.as_deref().unwrap_or("none was issued yet");
+            let detail = format!(
+                "{} of {} identities have no valid certificate, as {}: {error}",
+                unusable.len(),
+                certificates.len(),
+                certificate.identity
+            );
+            let advice = "see that the trust folder can be read and written, and that the clock is right";
+            (CheckVerdict::Failed, detail, Some(advice.to_owned()))
+        }
+        (None, Some(certificate)) => {
+            let error = certificate.last_error.as_deref().unwrap_or("no reason was given");
+            let detail = format!("renewal of {} fails: {error}", certificate.identity);
+            (CheckVerdict::Warned, detail, Some("its certificate serves until it expires".to_owned()))
+        }
+        (None, None) => {
+            (CheckVerdict::Passed, format!("{} identities have valid certificates", certificates.len()), None)
+        }
+    };
+    Check { name: "identity".to_owned(), verdict, detail, advice }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(usable: bool, failures: u32) -> Certificate {
+        Certificate {
+            identity: "spiffe://cluster.local/ns/a/sa/b".to_owned(),
+            serial: None,
+            not_before: None,
+            not_after: None,
+            usable,
+            failures,
+            last_error: (failures > 0).then(|| "disk is full".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_identity_without_certificate_fails() {
+        let check = identities(&[certificate(true, 0), certificate(false, 2)]);
+        assert_eq!(check.verdict, CheckVerdict::Failed);
+        assert!(check.detail.contains("1 of 2"), "{}", check.detail);
+        assert!(check.detail.contains("disk is full"), "{}", check.detail);
+    }
+
+    #[test]
+    fn a_failing_renewal_warns() {
+        assert_eq!(identities(&[certificate(true, 1)]).verdict, CheckVerdict::Warned);
+    }
+}

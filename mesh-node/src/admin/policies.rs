@@ -1,0 +1,176 @@
+//! Policies as documents, with Istio's field names.
+
+use mesh_common::model::policy::{
+    Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
+    Rule, Scope, Source,
+};
+use mesh_common::snapshot::Snapshot;
+use serde_json::{Map, Value, json};
+
+use super::documents::Policy;
+
+/// All policies of both kinds, by kind, namespace and name.
+pub fn policies(snapshot: &Snapshot) -> Vec<Policy> {
+    let authorization = snapshot.authorization_policies().map(|policy| authorization(snapshot, policy));
+    let peer = snapshot.all_peer_authentications().map(|policy| peer_authentication(snapshot, policy));
+    let mut policies: Vec<Policy> = authorization.chain(peer).collect();
+    policies.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
+    policies
+}
+
+fn authorization(snapshot: &Snapshot, policy: &AuthorizationPolicy) -> Policy {
+    Policy {
+        kind: "AuthorizationPolicy".to_owned(),
+        namespace: policy.name.namespace.to_string(),
+        name: policy.name.name.to_string(),
+        scope: scope(&policy.scope),
+        pods: pods(snapshot, &policy.scope),
+        action: match policy.action {
+            Action::Allow => "ALLOW",
+            Action::Deny => "DENY",
+            Action::Audit => "AUDIT",
+        }
+        .to_owned(),
+        mode: match policy.mode {
+            Mode::Enforce => "Enforce",
+            Mode::Audit => "Audit",
+        }
+        .to_owned(),
+        rules: policy.rules.iter().map(rule).collect(),
+        fault: policy.fault.as_ref().map(|fault| format!("{}: {}", fault.field, fault.reason)),
+    }
+}
+
+fn peer_authentication(snapshot: &Snapshot, policy: &PeerAuthentication) -> Policy {
+    let ports: Map<String, Value> =
+        policy.ports.iter().map(|(port, mode)| (port.to_string(), mutual_tls(*mode).into())).collect();
+    Policy {
+        kind: "PeerAuthentication".to_owned(),
+        namespace: policy.name.namespace.to_string(),
+        name: policy.name.name.to_string(),
+        scope: scope(&policy.scope),
+        pods: pods(snapshot, &policy.scope),
+        action: mutual_tls(policy.mode).to_owned(),
+        mode: "Enforce".to_owned(),
+        rules: if ports.is_empty() { Vec::new() } else { vec![json!({ "portLevelMtls": ports })] },
+        fault: None,
+    }
+}
+
+fn mutual_tls(mode: Option<MutualTls>) -> &'static str {
+    match mode {
+        Some(MutualTls::Strict) => "STRICT",
+        Some(MutualTls::Permissive) => "PERMISSIVE",
+        None => "UNSET",
+    }
+}
+
+fn scope(scope: &Scope) -> String {
+    match scope {
+        Scope::Mesh => "mesh".to_owned(),
+        Scope::Namespace(namespace) => format!("namespace {namespace}"),
+        Scope::Selector { namespace, labels } => {
+            let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let place =
+                namespace.as_ref().map_or_else(|| "mesh".to_owned(), |name| format!("namespace {name}"));
+            format!("pods {} in {place}", labels.join(","))
+        }
+        Scope::Services(services) => {
+            let names: Vec<String> = services.iter().map(ToString::to_string).collect();
+            format!("services {}", names.join(","))
+        }
+    }
+}
+
+fn pods(snapshot: &Snapshot, scope: &Scope) -> Option<usize> {
+    let count = match scope {
+        Scope::Mesh => snapshot.workloads().count(),
+        Scope::Namespace(namespace) => {
+            snapshot.workloads().filter(|pod| pod.name.namespace == *namespace).count()
+        }
+        Scope::Selector { namespace, labels } => snapshot
+            .workloads()
+            .filter(|pod| namespace.as_ref().is_none_or(|namespace| pod.name.namespace == *namespace))
+            .filter(|pod| labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value)))
+            .count(),
+        Scope::Services(_) => return None,
+    };
+    Some(count)
+}
+
+fn rule(rule: &Rule) -> Value {
+    let mut fields = Map::new();
+    put(&mut fields, "from", rule.from.iter().map(|from| json!({ "source": source(from) })).collect());
+    put(&mut fields, "to", rule.to.iter().map(|to| json!({ "operation": operation(to) })).collect());
+    put(&mut fields, "when", rule.when.iter().map(condition).collect());
+    fields.into()
+}
+
+fn source(source: &Source) -> Value {
+    let mut fields = Map::new();
+    put_match(&mut fields, ["principals", "notPrincipals"], &source.principals, pattern);
+    put_match(&mut fields, ["namespaces", "notNamespaces"], &source.namespaces, pattern);
+    put_match(&mut fields, ["serviceAccounts", "notServiceAccounts"], &source.service_accounts, pattern);
+    put_match(&mut fields, ["ipBlocks", "notIpBlocks"], &source.ip_blocks, ToString::to_string);
+    fields.into()
+}
+
+fn operation(operation: &Operation) -> Value {
+    let mut fields = Map::new();
+    put_match(&mut fields, ["hosts", "notHosts"], &operation.hosts, pattern);
+    put_match(&mut fields, ["ports", "notPorts"], &operation.ports, ToString::to_string);
+    put_match(&mut fields, ["methods", "notMethods"], &operation.methods, pattern);
+    put_match(&mut fields, ["paths", "notPaths"], &operation.paths, pattern);
+    fields.into()
+}
+
+fn condition(condition: &Condition) -> Value {
+    let mut fields = Map::new();
+    let key = match condition {
+        Condition::RequestHeader { name, .. } => format!("request.headers[{name}]"),
+        Condition::SourceIp(_) => "source.ip".to_owned(),
+        Condition::SourceNamespace(_) => "source.namespace".to_owned(),
+        Condition::SourcePrincipal(_) => "source.principal".to_owned(),
+        Condition::SourceServiceAccount(_) => "source.serviceAccount".to_owned(),
+        Condition::DestinationIp(_) => "destination.ip".to_owned(),
+        Condition::DestinationPort(_) => "destination.port".to_owned(),
+    };
+    fields.insert("key".to_owned(), key.into());
+    let names = ["values", "notValues"];
+    match condition {
+        Condition::RequestHeader { values, .. }
+        | Condition::SourceNamespace(values)
+        | Condition::SourcePrincipal(values)
+        | Condition::SourceServiceAccount(values) => put_match(&mut fields, names, values, pattern),
+        Condition::SourceIp(values) | Condition::DestinationIp(values) => {
+            put_match(&mut fields, names, values, ToString::to_string);
+        }
+        Condition::DestinationPort(values) => put_match(&mut fields, names, values, ToString::to_string),
+    }
+    fields.into()
+}
+
+fn pattern(pattern: &Pattern) -> String {
+    match pattern {
+        Pattern::Exact(text) => text.to_string(),
+        Pattern::Prefix(text) => format!("{text}*"),
+        Pattern::Suffix(text) => format!("*{text}"),
+        Pattern::Present => "*".to_owned(),
+    }
+}
+
+fn put_match<T>(
+    fields: &mut Map<String, Value>,
+    names: [&str; 2],
+    values: &Match<T>,
+    text: impl Fn(&T) -> String,
+) {
+    put(fields, names[0], values.any_of.iter().map(|value| text(value).into()).collect());
+    put(fields, names[1], values.none_of.iter().map(|value| text(value).into()).collect());
+}
+
+fn put(fields: &mut Map<String, Value>, name: &str, values: Vec<Value>) {
+    if !values.is_empty() {
+        fields.insert(name.to_owned(), values.into());
+    }
+}

@@ -1,0 +1,153 @@
+//! Paths and what they answer: plain text for the node, JSON for the command line.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use mesh_common::model::Enrolment;
+use serde::Serialize;
+
+use super::Agent;
+use super::documents::{Log, Refusal, Status};
+use super::{checks, dump, policies};
+use crate::telemetry::chain::Chain;
+
+/// An answer.
+pub type Answer = Response<Full<Bytes>>;
+
+/// The longest body that is read, in bytes: a log filter.
+const MAX_BODY: usize = 4096;
+
+/// The metrics' media type (Prometheus text exposition format).
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+const JSON_TYPE: &str = "application/json";
+
+/// Answers on the metrics' address. `/stats/prometheus` is what Istio's scrape configurations ask for.
+pub fn metrics(agent: &impl Agent, method: &Method, path: &str) -> Answer {
+    match (method, path) {
+        (&Method::GET, "/metrics" | "/stats/prometheus") => {
+            answer(StatusCode::OK, METRICS_TYPE, agent.metrics())
+        }
+        _ => not_found(path),
+    }
+}
+
+/// Answers on the readiness address. `/healthz/ready` is what Istio's probes ask for.
+pub async fn readiness(agent: &impl Agent, method: &Method, path: &str) -> Answer {
+    let unmet = match (method, path) {
+        (&Method::GET, "/readyz" | "/healthz/ready") => agent.unmet().await,
+        (&Method::GET, "/livez") => agent.stuck().await,
+        _ => return not_found(path),
+    };
+    if unmet.is_empty() {
+        return answer(StatusCode::OK, TEXT_TYPE, "ok\n".to_owned());
+    }
+    answer(StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, unmet.join("\n") + "\n")
+}
+
+/// Answers on the Unix socket.
+pub async fn admin<A: Agent, B>(agent: &A, request: http::Request<B>) -> Answer
+where
+    B: http_body::Body<Error: std::error::Error + Send + Sync + 'static>,
+{
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/v1/status") => json(&status(agent).await),
+        (&Method::GET, "/v1/check") => {
+            let mut found = checks::checks(&status(agent).await, &dump::certificates(agent.certificates()));
+            found.extend(agent.checks().await);
+            json(&found)
+        }
+        (&Method::GET, "/v1/dump/workloads") => json(&dump::workloads(&agent.snapshot())),
+        (&Method::GET, "/v1/dump/services") => json(&dump::services(&agent.snapshot())),
+        (&Method::GET, "/v1/dump/policies") => json(&policies::policies(&agent.snapshot())),
+        (&Method::GET, "/v1/dump/certificates") => json(&dump::certificates(agent.certificates())),
+        (&Method::GET, "/v1/dump/connections") => json(&agent.connections().await),
+        (&Method::GET, "/v1/log") => log(agent),
+        (&Method::PUT, "/v1/log") => set_log(agent, request.into_body()).await,
+        _ => refuse(StatusCode::NOT_FOUND, format!("{path} is not known to this agent")),
+    }
+}
+
+async fn status(agent: &impl Agent) -> Status {
+    let overview = agent.overview();
+    let snapshot = agent.snapshot();
+    let unmet = agent.unmet().await;
+    let certificates = agent.certificates();
+    let is_enrolled = |pod: &&std::sync::Arc<_>| is_enrolled(pod);
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        process_id: std::process::id(),
+        uptime_seconds: SystemTime::now().duration_since(overview.started).unwrap_or_default().as_secs(),
+        workers: overview.workers,
+        ready: unmet.is_empty(),
+        unmet,
+        generation: snapshot.generation(),
+        workloads: snapshot.workloads().count(),
+        enrolled: snapshot.workloads_on(&overview.node).filter(is_enrolled).count(),
+        services: snapshot.services().count(),
+        policies: snapshot.authorization_policies().count() + snapshot.all_peer_authentications().count(),
+        certificates_usable: certificates.iter().filter(|certificate| certificate.usable).count(),
+        certificates: certificates.len(),
+        connections: agent.connections().await.len(),
+        node: overview.node,
+        kernel: overview.kernel,
+        problems: overview.problems,
+    }
+}
+
+fn is_enrolled(pod: &mesh_common::model::Workload) -> bool {
+    pod.enrolment == Enrolment::Enabled
+}
+
+fn log(agent: &impl Agent) -> Answer {
+    match agent.log_filter().directives() {
+        Ok(filter) => json(&Log { filter }),
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, Chain(&error).to_string()),
+    }
+}
+
+async fn set_log<A: Agent, B>(agent: &A, body: B) -> Answer
+where
+    B: http_body::Body<Error: std::error::Error + Send + Sync + 'static>,
+{
+    let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+        return refuse(StatusCode::BAD_REQUEST, format!("the body has no end within {MAX_BODY} bytes"));
+    };
+    let wanted: Log = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(wanted) => wanted,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("the body is no log filter: {error}")),
+    };
+    match agent.log_filter().set(&wanted.filter) {
+        Ok(()) => {
+            tracing::info!(filter = wanted.filter, "log filter changed");
+            log(agent)
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, Chain(&error).to_string()),
+    }
+}
+
+fn json(document: &impl Serialize) -> Answer {
+    match serde_json::to_string(document) {
+        Ok(text) => answer(StatusCode::OK, JSON_TYPE, text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT_TYPE, error.to_string()),
+    }
+}
+
+fn refuse(status: StatusCode, error: String) -> Answer {
+    let text = serde_json::to_string(&Refusal { error }).unwrap_or_default();
+    answer(status, JSON_TYPE, text)
+}
+
+fn not_found(path: &str) -> Answer {
+    answer(StatusCode::NOT_FOUND, TEXT_TYPE, format!("{path} is not here\n"))
+}
+
+fn answer(status: StatusCode, media_type: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+    answer
+}

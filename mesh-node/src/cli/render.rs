@@ -1,0 +1,280 @@
+//! Documents as text for people.
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::table::Table;
+use crate::admin::documents::{
+    Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, Status, Workload,
+};
+
+/// What an empty cell shows.
+const NOTHING: &str = "-";
+
+/// `mesh-node status`
+pub fn status(status: &Status) -> String {
+    let readiness =
+        if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.unmet.join("; ")) };
+    let mut text = String::new();
+    for (name, value) in [
+        ("node", status.node.clone()),
+        (
+            "agent",
+            format!(
+                "{}, process {}, up {}, {} cores",
+                status.version,
+                status.process_id,
+                span(status.uptime_seconds),
+                status.workers
+            ),
+        ),
+        ("state", readiness),
+        (
+            "knows",
+            format!(
+                "{} pods, {} services, {} policies (generation {})",
+                status.workloads, status.services, status.policies, status.generation
+            ),
+        ),
+        ("carries", format!("{} enrolled pods, {} open connections", status.enrolled, status.connections)),
+        ("identities", format!("{} of {} usable", status.certificates_usable, status.certificates)),
+    ] {
+        text += &format!("{:<12}{value}\n", format!("{name}:"));
+    }
+    let mut kernel = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
+    for found in &status.kernel {
+        kernel.row([found.name.clone(), yes(found.present), found.detail.clone()]);
+    }
+    if !status.kernel.is_empty() {
+        text += &format!("\n{}", kernel.draw(""));
+    }
+    text + "\n" + &problems(&status.problems)
+}
+
+fn problems(problems: &[Problem]) -> String {
+    if problems.is_empty() {
+        return "every object is in force as written\n".to_owned();
+    }
+    let mut text = format!("{} not in force as written:\n", problems.len());
+    for Problem { file, document, object, field, reason, effect } in problems {
+        let place = if *document == 0 { file.clone() } else { format!("{file}, document {document}") };
+        let object = object.as_deref().unwrap_or("object that cannot be read");
+        let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+        text += &format!("  {place}: {object}: {field}{reason} ({effect})\n");
+    }
+    text
+}
+
+/// `mesh-node check`
+pub fn checks(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let verdict = match check.verdict {
+            CheckVerdict::Passed => "ok  ",
+            CheckVerdict::Warned => "warn",
+            CheckVerdict::Failed => "FAIL",
+        };
+        text += &format!("{verdict}  {}: {}\n", check.name, check.detail);
+        if let Some(advice) = &check.advice {
+            text += &format!("      -> {advice}\n");
+        }
+    }
+    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+    text + &format!(
+        "{} ok, {} to look at, {} failed\n",
+        count(CheckVerdict::Passed),
+        count(CheckVerdict::Warned),
+        count(CheckVerdict::Failed)
+    )
+}
+
+/// `mesh-node dump workloads`
+pub fn workloads(workloads: &[Workload]) -> String {
+    let mut table =
+        Table::new(&["NAMESPACE", "POD", "NODE", "ADDRESSES", "MESH", "MTLS", "READY", "IDENTITY"]);
+    for pod in workloads {
+        let state = if pod.terminating { "terminating".to_owned() } else { yes(pod.ready) };
+        table.row([
+            pod.namespace.clone(),
+            pod.name.clone(),
+            or_nothing(&pod.node),
+            or_nothing(&pod.addresses.join(",")),
+            yes(pod.enrolled),
+            pod.mutual_tls.clone(),
+            state,
+            pod.identity.clone(),
+        ]);
+    }
+    table.draw("no pods")
+}
+
+/// `mesh-node dump services`
+pub fn services(services: &[Service]) -> String {
+    let mut table = Table::new(&[
+        "NAMESPACE",
+        "SERVICE",
+        "CLUSTER-IP",
+        "PORT",
+        "NAME",
+        "PROTOCOL",
+        "ENDPOINT",
+        "STATE",
+        "POD",
+    ]);
+    for service in services {
+        let addresses = if service.cluster_ips.is_empty() {
+            "headless".to_owned()
+        } else {
+            service.cluster_ips.join(",")
+        };
+        for port in &service.ports {
+            let mut row = |endpoint: [&str; 3]| {
+                let [address, state, pod] = endpoint.map(or_nothing);
+                table.row([
+                    service.namespace.clone(),
+                    service.name.clone(),
+                    addresses.clone(),
+                    port.port.to_string(),
+                    or_nothing(&port.name),
+                    port.protocol.clone(),
+                    address,
+                    state,
+                    pod,
+                ]);
+            };
+            for endpoint in &port.endpoints {
+                row([&endpoint.address, &endpoint.state, endpoint.workload.as_deref().unwrap_or("")]);
+            }
+            if port.endpoints.is_empty() {
+                row(["", "no endpoints", ""]);
+            }
+        }
+    }
+    table.draw("no services")
+}
+
+/// `mesh-node dump policies`
+pub fn policies(policies: &[Policy]) -> String {
+    let mut table =
+        Table::new(&["KIND", "NAMESPACE", "NAME", "ACTION", "MODE", "RULES", "ABOUT", "PODS", "FAULT"]);
+    for policy in policies {
+        table.row([
+            policy.kind.clone(),
+            policy.namespace.clone(),
+            policy.name.clone(),
+            policy.action.clone(),
+            policy.mode.clone(),
+            policy.rules.len().to_string(),
+            policy.scope.clone(),
+            policy.pods.map_or_else(|| NOTHING.to_owned(), |pods| pods.to_string()),
+            policy.fault.clone().unwrap_or_else(|| NOTHING.to_owned()),
+        ]);
+    }
+    table.draw("no policies")
+}
+
+/// `mesh-node dump certificates`
+pub fn certificates(certificates: &[Certificate]) -> String {
+    let mut table = Table::new(&["IDENTITY", "USABLE", "VALID FROM", "VALID UNTIL", "SERIAL", "LAST ERROR"]);
+    for certificate in certificates {
+        table.row([
+            certificate.identity.clone(),
+            yes(certificate.usable),
+            moment(certificate.not_before),
+            moment(certificate.not_after),
+            certificate.serial.clone().unwrap_or_else(|| NOTHING.to_owned()),
+            certificate.last_error.clone().unwrap_or_else(|| NOTHING.to_owned()),
+        ]);
+    }
+    table.draw("no certificates: no pod of this node is enrolled")
+}
+
+/// `mesh-node dump connections`
+pub fn connections(connections: &[Connection]) -> String {
+    let mut table = Table::new(&[
+        "CORE",
+        "DIRECTION",
+        "PROTOCOL",
+        "FROM",
+        "POD",
+        "TO",
+        "POD",
+        "SERVICE",
+        "AGE",
+        "POLICY",
+    ]);
+    for connection in connections {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| NOTHING.to_owned());
+        table.row([
+            connection.core.to_string(),
+            connection.direction.clone(),
+            connection.protocol.clone(),
+            connection.source.clone(),
+            text(&connection.source_workload),
+            connection.destination.clone(),
+            text(&connection.destination_workload),
+            text(&connection.service),
+            span(connection.age_seconds),
+            text(&connection.policy),
+        ]);
+    }
+    table.draw("no open connections")
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+fn or_nothing(text: &str) -> String {
+    if text.is_empty() { NOTHING } else { text }.to_owned()
+}
+
+fn span(seconds: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+fn moment(seconds: Option<u64>) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+    seconds
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok())
+        .and_then(|time| time.format(format).ok())
+        .unwrap_or_else(|| NOTHING.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_shown_in_utc() {
+        assert_eq!(moment(Some(1_767_225_600)), "2026-01-01 00:00:00Z");
+    }
+
+    #[test]
+    fn a_problem_says_where_it_stands() {
+        let problem = Problem {
+            file: "web.yaml".to_owned(),
+            document: 2,
+            object: Some("Pod shop/web".to_owned()),
+            field: "spec.nodeName".to_owned(),
+            reason: "is no text".to_owned(),
+            effect: "not in force".to_owned(),
+        };
+        let text = problems(&[problem]);
+        assert!(
+            text.contains("web.yaml, document 2: Pod shop/web: spec.nodeName: is no text (not in force)")
+        );
+    }
+
+    #[test]
+    fn a_failed_check_says_what_to_do() {
+        let check = Check {
+            name: "ready".to_owned(),
+            verdict: CheckVerdict::Failed,
+            detail: "no listener".to_owned(),
+            advice: Some("restart it".to_owned()),
+        };
+        let text = checks(&[check]);
+        assert_eq!(text, "FAIL  ready: no listener\n      -> restart it\n0 ok, 0 to look at, 1 failed\n");
+    }
+}

@@ -1,0 +1,46 @@
+use super::*;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::admin::tests::Idle;
+use crate::admin::{AdminSocket, serve_socket};
+use crate::telemetry::logging::LogFilter;
+
+/// Asks an agent that knows nothing.
+async fn ask<T: Send + 'static>(question: impl FnOnce(&Path) -> T + Send + 'static) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let socket = AdminSocket::listen(&path).unwrap();
+    let (_log, filter) = LogFilter::detached("info").unwrap();
+    let agent = Arc::new(Idle { filter, unmet: vec!["no core has a listener".to_owned()] });
+    let asked = tokio::task::spawn_blocking(move || question(&path));
+    tokio::select! {
+        () = serve_socket(socket, agent) => unreachable!("it serves until it is dropped"),
+        answer = asked => answer.unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_answers_over_its_socket() {
+    let status: Status = ask(|socket| Client::new(socket).get("/v1/status").unwrap()).await;
+    assert_eq!(status.node, "a");
+    let text = render::status(&status);
+    assert!(text.contains("NOT READY: no core has a listener"), "{text}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_agents_own_words() {
+    let wanted = Log { filter: "mesh_node=loud".to_owned() };
+    let result = ask(move |socket| Client::new(socket).put::<Log>("/v1/log", &wanted)).await;
+    let Err(ClientError::Refused { error }) = result else { panic!("{result:?}") };
+    assert!(error.contains("mesh_node=loud"), "{error}");
+}
+
+#[test]
+fn without_an_agent_the_error_says_what_to_do() {
+    let error = Client::new(Path::new("/nonexistent/admin.sock")).get::<Status>("/v1/status").unwrap_err();
+    assert!(
+        error.to_string().starts_with("no agent answers at /nonexistent/admin.sock; see that"),
+        "{error}"
+    );
+}
