@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mesh_node::args::AgentArgs;
-use mesh_node::cli;
+use mesh_node::cli::reference::Document;
+use mesh_node::cli::{self, reference};
 use mesh_node::telemetry::chain::Chain;
 
 /// A service mesh for Kubernetes without sidecars: the daemon of a node, and its command line.
@@ -28,6 +29,12 @@ enum Command {
     Dump(cli::DumpArgs),
     /// Show or change what the agent logs
     Log(cli::LogLevelArgs),
+    /// Write a reference document from the code
+    #[command(hide = true)]
+    Reference {
+        /// Which one
+        document: Document,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,5 +57,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Check(args) => cli::check(&args)?,
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
+        Command::Reference { document } => {
+            print!("{}", reference::write(document, &CommandLine::command())?);
+            ExitCode::SUCCESS
+        }
     })
 }

@@ -3,6 +3,7 @@
 //! Owns the order of the steps and what they print. In: one verb of the command line. Out: the exit code. Never
 //! holds a step that only CI can run.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod deny;
@@ -57,6 +58,12 @@ enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure no mesh, two agents and two Envoys in one run, then the deciders; needs root
+    Bench {
+        /// Words for mesh-bench run, as in --rounds 5 --traffic l4; --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Write docs/flags.md and docs/metrics.md from the code
     Docs {
         /// Write nothing: fail if a file would change
@@ -89,6 +96,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             setup::run(setup::May::Install)?;
             demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
         }
+        Verb::Bench { words } => bench::run(&words)?,
         Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write })?,
     }
     Ok(ExitCode::SUCCESS)

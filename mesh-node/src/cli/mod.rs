@@ -4,6 +4,7 @@
 //! agent's files or the kernel itself: what it shows is what the agent says.
 
 mod client;
+pub mod reference;
 mod render;
 mod table;
 

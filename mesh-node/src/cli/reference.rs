@@ -1,0 +1,176 @@
+//! Reference documents, written from the code: what flags there are, what is counted.
+
+use std::fmt::Write;
+
+use clap::{Arg, Command, ValueEnum};
+
+use crate::identity::IdentityMetrics;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::registry::{Description, Registry};
+use crate::telemetry::traffic;
+
+/// Heads every document.
+const NOTE: &str = "<!-- Written by `cargo xtask docs` from the code: change it there. -->\n\n";
+
+/// A document that the code writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// `docs/flags.md`
+    Flags,
+    /// `docs/metrics.md`
+    Metrics,
+}
+
+/// Writes a document; `root` is the whole command line.
+///
+/// # Errors
+/// If two modules count under one name, or a name breaks the rule.
+pub fn write(document: Document, root: &Command) -> Result<String, prometheus::Error> {
+    match document {
+        Document::Flags => Ok(flags(root)),
+        Document::Metrics => {
+            let registry = Registry::new();
+            register_all(&registry)?;
+            Ok(metrics(&registry))
+        }
+    }
+}
+
+/// Registers what every module counts, as the agent does.
+fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
+    IdentityMetrics::new(registry)?;
+    AccessLog::off(registry)?;
+    Ok(())
+}
+
+fn flags(root: &Command) -> String {
+    let mut text =
+        format!("# Flags\n\n{NOTE}Every flag can be given as an environment variable too; the flag wins.\n");
+    for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        push(&mut text, format_args!("\n## `mesh-node {}`\n\n{about}.\n", command.get_name()));
+        let mut arguments: Vec<&Arg> =
+            command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help").collect();
+        // Stable: arguments keep their order below one heading.
+        let headings = headings(&arguments);
+        arguments.sort_by_key(|arg| headings.iter().position(|heading| *heading == arg.get_help_heading()));
+        let mut heading = None;
+        for argument in arguments {
+            if heading != Some(argument.get_help_heading()) {
+                heading = Some(argument.get_help_heading());
+                let title = argument.get_help_heading();
+                title.iter().for_each(|title| push(&mut text, format_args!("\n### {title}\n")));
+                text.push_str("\n| flag | environment | default | what |\n|---|---|---|---|\n");
+            }
+            flag(&mut text, argument);
+        }
+    }
+    text
+}
+
+fn headings<'a>(arguments: &[&'a Arg]) -> Vec<Option<&'a str>> {
+    let mut headings = Vec::new();
+    for argument in arguments {
+        if !headings.contains(&argument.get_help_heading()) {
+            headings.push(argument.get_help_heading());
+        }
+    }
+    headings
+}
+
+fn flag(text: &mut String, argument: &Arg) {
+    let values: Vec<String> =
+        argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
+    let name = match argument.get_long() {
+        Some(long) => format!("--{long} {}", values.join(" ")).trim_end().to_owned(),
+        None => values.join(" "),
+    };
+    let code = |value: String| if value.is_empty() { value } else { format!("`{value}`") };
+    let environment = argument.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let defaults: Vec<String> =
+        argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
+    let mut what = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    let choices: Vec<String> = argument
+        .get_possible_values()
+        .iter()
+        .map(|value| {
+            let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+            let help = help.trim_end_matches('.');
+            let name = value.get_name();
+            if help.is_empty() { format!("`{name}`") } else { format!("`{name}`: {help}") }
+        })
+        .collect();
+    if !choices.is_empty() {
+        what += &format!(" ({})", choices.join("; "));
+    }
+    push(
+        text,
+        format_args!(
+            "| {} | {} | {} | {} |\n",
+            code(name),
+            code(environment),
+            code(defaults.join(" ")),
+            what.replace('|', "\\|")
+        ),
+    );
+}
+
+fn metrics(registry: &Registry) -> String {
+    let mut text = format!(
+        "# Metrics\n\n{NOTE}Prometheus text at `/metrics` of `--metrics-address`.\n\n## Traffic\n\n\
+         Istio's standard metrics, for both reporters. Labels of all of them: `reporter`, for each of `source` and \
+         `destination` the\n`_workload`, `_workload_namespace`, `_canonical_service`, `_canonical_revision`, `_app`, \
+         `_version`, `_principal` and `_cluster`,\nthen `destination_service`, `destination_service_name`, \
+         `destination_service_namespace`, `request_protocol`, `response_flags`\nand `connection_security_policy`; \
+         those of requests also `response_code` and `grpc_response_status`. What is not known is\n`unknown`; what \
+         found no room (`--max-series`) is `other`.\n\n| metric | kind | what |\n|---|---|---|\n"
+    );
+    let (traffic, own): (Vec<_>, Vec<_>) =
+        traffic::DESCRIPTIONS.iter().partition(|(name, ..)| name.starts_with("istio_"));
+    for (name, kind, help) in traffic {
+        push(&mut text, format_args!("| `{name}` | {kind} | {help} |\n"));
+    }
+    text.push_str("\n## The daemon's own\n\n| metric | kind | labels | what |\n|---|---|---|---|\n");
+    let own = own.into_iter().map(|(name, kind, help)| Description {
+        name: (*name).to_owned(),
+        kind,
+        labels: Vec::new(),
+        help: (*help).to_owned(),
+    });
+    let mut all: Vec<Description> = registry.descriptions().into_iter().chain(own).collect();
+    all.sort();
+    for Description { name, kind, labels, help } in all {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        push(&mut text, format_args!("| `{name}` | {kind} | {} | {help} |\n", labels.join(" ")));
+    }
+    text
+}
+
+fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    text.write_fmt(arguments).expect("writing to a string cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_module_counts_under_names_that_keep_the_rule() {
+        register_all(&Registry::new()).unwrap();
+    }
+
+    #[test]
+    fn a_flag_shows_its_environment_default_and_choices() {
+        let argument = Arg::new("form")
+            .long("form")
+            .env("NODEMESH_FORM")
+            .value_name("FORM")
+            .default_value("text")
+            .value_parser(["text", "json"])
+            .help("Form of the answer");
+        let root = Command::new("mesh-node").subcommand(Command::new("dump").about("Show").arg(argument));
+        let text = flags(&root);
+        let row = "| `--form FORM` | `NODEMESH_FORM` | `text` | Form of the answer (`text`; `json`) |";
+        assert!(text.contains(row), "{text}");
+    }
+}
