@@ -106,6 +106,9 @@ impl<'a> NormalPath<'a> {
         if path.first() != Some(&b'/') {
             return Err(PathError::NotOriginForm);
         }
+        if let Some(text) = evidently_normal(path) {
+            return Ok(Self { text: Cow::Borrowed(text), plain: None });
+        }
         if let Some(&byte) =
             path.iter().find(|&&byte| !byte.is_ascii_graphic() || byte == b'#' || byte == b'\\')
         {
@@ -142,6 +145,35 @@ impl<'a> NormalPath<'a> {
         }
     }
 }
+
+/// Most paths need one look: nothing but characters that stand for themselves, and no slash before a slash or dot.
+fn evidently_normal(path: &[u8]) -> Option<&str> {
+    let mut after_slash = false;
+    for &byte in path {
+        if !STANDS_FOR_ITSELF[usize::from(byte)] || after_slash && (byte == b'/' || byte == b'.') {
+            return None;
+        }
+        after_slash = byte == b'/';
+    }
+    Some(std::str::from_utf8(path).expect("only ASCII stands for itself"))
+}
+
+/// RFC 3986 `pchar` and `/`, without escapes and `;`.
+const STANDS_FOR_ITSELF: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"/-._~!$&'()*+,=:@";
+    let mut index = 0;
+    while index < others.len() {
+        table[others[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 fn is_illegal_in_query(byte: u8) -> bool {
     byte <= b' ' || byte == 0x7f || byte == b'#'

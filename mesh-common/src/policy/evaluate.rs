@@ -67,7 +67,8 @@ struct Question<'q, 'a> {
 
 /// Decides by the policies that speak about a workload.
 pub(super) fn evaluate<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>) -> Result<Allowed<'a>, Denial> {
-    subject.query(|query| Question { sets, subject, query }.answer())
+    let about_request = sets.iter().any(|set| set.speaks_of_requests());
+    subject.query(about_request, |query| Question { sets, subject, query }.answer())
 }
 
 impl<'a> Question<'_, 'a> {

@@ -69,15 +69,23 @@ impl From<bool> for Answer {
 }
 
 impl Subject<'_> {
-    /// Calls `ask` with what an index of rules is asked.
-    pub(super) fn query<R>(&self, ask: impl FnOnce(&Query<'_>) -> R) -> R {
+    /// Calls `ask` with what an index of rules is asked, if need be about the request too.
+    pub(super) fn query<R>(&self, about_request: bool, ask: impl FnOnce(&Query<'_>) -> R) -> R {
         let Self { identity, source, destination, layer7 } = *self;
         let query = Query { identity, source, port: destination.port(), request: None };
-        let Layer7::Request(request) = layer7 else { return ask(&query) };
+        let request = match layer7 {
+            Layer7::Request(request) if about_request => request,
+            Layer7::Request(_) | Layer7::Opaque | Layer7::Pending => return ask(&query),
+        };
         let host = lower(host_of(request.host));
-        let paths = [request.path.as_str(), request.path.plain()].map(|path| lower(path.as_bytes()));
-        let request = RequestQuery { host: &host, paths: [&paths[0], &paths[1]] };
-        ask(&Query { request: Some(request), ..query })
+        let path = lower(request.path.as_str().as_bytes());
+        let plain = if request.path.plain() == request.path.as_str() {
+            None
+        } else {
+            Some(lower(request.path.plain().as_bytes()))
+        };
+        let plain = plain.as_deref().unwrap_or(&path);
+        ask(&Query { request: Some(RequestQuery { host: &host, paths: [&path, plain] }), ..query })
     }
 
     /// Whether a rule matches.
@@ -159,7 +167,9 @@ impl Subject<'_> {
 }
 
 fn lower(bytes: &[u8]) -> SmallVec<[u8; 128]> {
-    bytes.iter().map(u8::to_ascii_lowercase).collect()
+    let mut lower = SmallVec::from_slice(bytes);
+    lower.make_ascii_lowercase();
+    lower
 }
 
 /// A field and its negation, whose values are compared with opposite breadth.

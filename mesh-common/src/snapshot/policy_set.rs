@@ -11,6 +11,7 @@ use crate::model::policy::{Action, Mode, Rule};
 pub struct PolicySet {
     policies: Vec<Arc<AuthorizationPolicy>>,
     by_effect: [EffectRules; Effect::ALL.len()],
+    speaks_of_requests: bool,
 }
 
 /// What a policy does, by its action and mode.
@@ -75,7 +76,8 @@ impl PolicySet {
             return None;
         }
         let by_effect = Effect::ALL.map(|effect| EffectRules::new(&policies, effect));
-        Some(Arc::new(Self { policies, by_effect }))
+        let speaks_of_requests = by_effect.iter().any(|rules| !rules.of_requests.is_empty());
+        Some(Arc::new(Self { policies, by_effect, speaks_of_requests }))
     }
 
     /// The policies, by name.
@@ -91,6 +93,11 @@ impl PolicySet {
     /// One rule of one of the policies.
     pub fn rule(&self, id: RuleId) -> &Rule {
         &self.policy(id.policy).rules[id.rule as usize]
+    }
+
+    /// Whether any rule can only match a request.
+    pub fn speaks_of_requests(&self) -> bool {
+        self.speaks_of_requests
     }
 
     /// The policies of one effect.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::policy_set::PolicySet;
-use crate::model::{Endpoint, PeerAuthentication, Service, ServicePort, Workload, WorkloadUid};
+use crate::model::{
+    Endpoint, NamespacedName, PeerAuthentication, Service, ServicePort, Workload, WorkloadUid,
+};
 
 /// A workload with the policies that select it by labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +84,11 @@ impl Membership {
     /// Which of the Service's ports it is.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// What memberships of one endpoint are told apart and ordered by.
+    pub(super) fn order(&self) -> (&NamespacedName, usize, Option<&WorkloadUid>) {
+        (&self.service.name, self.index, self.workload.as_ref())
     }
 
     /// Whether it is in this port of this Service.

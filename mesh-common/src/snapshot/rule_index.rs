@@ -42,6 +42,7 @@ type RuleIds = SmallVec<[RuleId; 2]>;
 /// Rules by the values that they name.
 #[derive(Clone, Debug, Default)]
 pub struct RuleIndex {
+    length: usize,
     texts: [Patterns; 5],
     sources: Networks<RuleIds>,
     ports: HashMap<u16, RuleIds>,
@@ -111,7 +112,7 @@ impl RuleIndex {
         for key in choices.iter().flatten().flatten() {
             *named.entry(key).or_default() += 1;
         }
-        let mut index = Self::default();
+        let mut index = Self { length: rules.len(), ..Self::default() };
         for ((id, _), choices) in rules.iter().zip(&choices) {
             let crowd = |keys: &&Vec<Key>| keys.iter().map(|key| named[key]).sum::<usize>();
             match choices.iter().min_by_key(crowd) {
@@ -132,6 +133,11 @@ impl RuleIndex {
         if ids.last() != Some(&id) {
             ids.push(id);
         }
+    }
+
+    /// Whether it holds no rule.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
     /// Calls `visit` with lists of rules that may match, each in the order of ids; one rule may be in several.

@@ -16,6 +16,7 @@ use super::tables::{Applied, Tables, take_from};
 use super::workloads::has_labels;
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, NamespacedName, Service, ServicePort, TargetPort, Text, Workload,
+    WorkloadUid,
 };
 
 /// What endpoints are made of.
@@ -96,10 +97,9 @@ impl Tables {
             if endpoints == record.endpoints {
                 continue;
             }
-            self.forget_memberships(&record);
-            let record = Arc::new(ServiceRecord { service: Arc::clone(&record.service), endpoints });
-            self.learn_memberships(&record);
-            self.index(record);
+            let renewed = Arc::new(ServiceRecord { service: Arc::clone(&record.service), endpoints });
+            self.renew_memberships(&record, &renewed);
+            self.index(renewed);
         }
     }
 
@@ -113,30 +113,31 @@ impl Tables {
         self.state.services.insert(record.service.name.clone(), record);
     }
 
-    fn learn_memberships(&mut self, record: &ServiceRecord) {
-        for (index, endpoints) in record.endpoints.iter().enumerate() {
-            for endpoint in endpoints.iter() {
-                let service = Arc::clone(&record.service);
-                let membership = Membership { service, index, workload: endpoint.workload.clone() };
-                self.state.memberships.update(&(endpoint.address, endpoint.port), |memberships| {
-                    let order = |member: &Membership| {
-                        (member.service.name.clone(), member.index, member.workload.clone())
-                    };
-                    let place = memberships.binary_search_by_key(&order(&membership), order);
-                    memberships.insert(place.unwrap_or_else(|place| place), membership);
-                    Left::Something
-                });
-            }
-        }
+    /// Endpoints that only changed their state, as most changes are, keep their memberships.
+    fn renew_memberships(&mut self, old: &ServiceRecord, new: &ServiceRecord) {
+        let (before, after) = (members(old), members(new));
+        before.difference(&after).for_each(|member| self.forget_membership(&new.service, *member));
+        after.difference(&before).for_each(|member| self.learn_membership(&new.service, *member));
     }
 
     fn forget_memberships(&mut self, record: &ServiceRecord) {
-        for endpoint in record.endpoints.iter().flat_map(|endpoints| endpoints.iter()) {
-            self.state.memberships.update(&(endpoint.address, endpoint.port), |memberships| {
-                memberships.retain(|membership| membership.service.name != record.service.name);
-                Left::unless(memberships.is_empty())
-            });
-        }
+        members(record).into_iter().for_each(|member| self.forget_membership(&record.service, member));
+    }
+
+    fn learn_membership(&mut self, service: &Arc<Service>, (address, port, index, workload): Member<'_>) {
+        let membership = Membership { service: Arc::clone(service), index, workload: workload.cloned() };
+        self.state.memberships.update(&(address, port), |memberships| {
+            let place = memberships.binary_search_by(|other| other.order().cmp(&membership.order()));
+            memberships.insert(place.unwrap_or_else(|place| place), membership);
+            Left::Something
+        });
+    }
+
+    fn forget_membership(&mut self, service: &Service, (address, port, index, workload): Member<'_>) {
+        self.state.memberships.update(&(address, port), |memberships| {
+            memberships.retain(|other| other.order() != (&service.name, index, workload));
+            Left::unless(memberships.is_empty())
+        });
     }
 
     fn endpoints_of(&self, service: &Service) -> SmallVec<[Arc<[Endpoint]>; 1]> {
@@ -169,6 +170,19 @@ impl Tables {
         };
         service.ports.iter().map(of_port).collect()
     }
+}
+
+/// An endpoint as a member of a Service: its address and port, which port of the Service, the pod it is about.
+type Member<'a> = (IpAddr, u16, usize, Option<&'a WorkloadUid>);
+
+fn members(record: &ServiceRecord) -> BTreeSet<Member<'_>> {
+    let mut members = BTreeSet::new();
+    for (index, endpoints) in record.endpoints.iter().enumerate() {
+        members.extend(
+            endpoints.iter().map(|member| (member.address, member.port, index, member.workload.as_ref())),
+        );
+    }
+    members
 }
 
 /// The endpoints of one pod behind one Service port: one for each of its addresses.

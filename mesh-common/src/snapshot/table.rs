@@ -69,10 +69,22 @@ impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
     where
         V: Default,
     {
-        let mut value = self.get(key).cloned().unwrap_or_default();
-        match change(&mut value) {
-            Left::Something => self.insert(key.clone(), value),
-            Left::Nothing => drop(self.remove(key)),
+        let hash_of_key = hash(key);
+        match self.shard_mut(hash_of_key).entry(hash_of_key, |(other, _)| other == key, |(key, _)| hash(key))
+        {
+            Entry::Occupied(mut entry) => {
+                if change(&mut entry.get_mut().1) == Left::Nothing {
+                    entry.remove();
+                    self.length -= 1;
+                }
+            }
+            Entry::Vacant(entry) => {
+                let mut value = V::default();
+                if change(&mut value) == Left::Something {
+                    entry.insert((key.clone(), value));
+                    self.length += 1;
+                }
+            }
         }
     }
 
