@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`frame`] | the 8-byte header, the eight frames, reading the frames of a record |
+//! | [`hello`] | whether a connection begins with a ClientHello of ours |
 //! | [`open`] | what OPEN says, as type, length and value |
 //! | [`reason`] | why a stream was reset, why a tunnel goes away |
 //! | [`credit`] | how much may be sent: cumulative, from the stream's start |
@@ -15,6 +16,7 @@
 
 pub mod credit;
 pub mod frame;
+pub mod hello;
 pub mod open;
 pub mod outbox;
 pub mod reason;
@@ -26,6 +28,7 @@ mod vectors;
 
 pub use credit::{Credit, INITIAL_WINDOW, MAX_WINDOW};
 pub use frame::{Frame, FrameError, HEADER, MAX_PAYLOAD, MAX_RECORD, StreamId, frames};
+pub use hello::{Hello, MAX_HELLO, hello};
 pub use open::{Open, OpenError, StreamKind, StreamToken};
 pub use outbox::Outbox;
 pub use reason::{GoAwayReason, ResetReason};

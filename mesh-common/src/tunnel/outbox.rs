@@ -63,6 +63,17 @@ impl Outbox {
         self.bulk.bytes[start..start + length].chunks_mut(MAX_RECORD).map(|record| &mut record[HEADER..])
     }
 
+    /// The first `length` bytes that were put into the last [`room`](Self::room), in their order.
+    pub fn uncommitted(&self, length: usize) -> impl Iterator<Item = &[u8]> {
+        let records = self.bulk.bytes[self.bulk.used..].chunks(MAX_RECORD);
+        let mut left = length;
+        records.map_while(move |record| {
+            let payload = left.min(record.len().saturating_sub(HEADER));
+            left -= payload;
+            (payload > 0).then(|| &record[HEADER..HEADER + payload])
+        })
+    }
+
     /// Says that `length` bytes of `stream` were put into the last [`room`](Self::room).
     pub fn commit(&mut self, stream: StreamId, length: usize) {
         let known = self.in_bulk.contains(&stream);

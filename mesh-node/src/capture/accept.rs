@@ -8,8 +8,6 @@ use mesh_common::model::Direction;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname, sockopt};
 
-use super::listener::Listener;
-
 /// A connection as it came out of `accept`.
 #[derive(Debug)]
 pub struct Accepted {
@@ -47,13 +45,13 @@ pub enum AcceptEnd {
     Broken(io::Error),
 }
 
-/// Takes one waiting connection.
+/// Takes one waiting connection of a [`Listener`](super::Listener).
 ///
 /// # Errors
 /// Why there is none; only [`AcceptEnd::Broken`] ends the loop.
-pub fn accept(listener: &Listener) -> Result<Accepted, AcceptEnd> {
+pub fn accept(listener: impl AsFd) -> Result<Accepted, AcceptEnd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let (socket, peer) = acceptfrom_with(listener.as_fd(), flags).map_err(AcceptEnd::of)?;
+    let (socket, peer) = acceptfrom_with(listener, flags).map_err(AcceptEnd::of)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(AcceptEnd::Gone)?;
     // ENOTCONN and EINVAL: reset while it waited.
     let local = getsockname(&socket).map_err(|_| AcceptEnd::Gone)?;

@@ -1,1 +1,13 @@
-//! Stage 6. Carries a `Plan` out. Never chooses.
+//! Stage 6. Carries out what was decided. Never chooses.
+//!
+//! In: a captured socket or a stream, and the [`tunnel::Course`] that the conductor derived from a `Plan`. Out: an
+//! [`Outcome`]. [`tunnel`] is the engine that moves the bytes, [`splice`] joins two sockets in the clear,
+//! [`http1`] runs exchanges on the engine, [`connect`] makes TCP connections in a pod's network namespace.
+
+pub mod connect;
+pub mod http1;
+pub mod outcome;
+pub mod splice;
+pub mod tunnel;
+
+pub use outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};

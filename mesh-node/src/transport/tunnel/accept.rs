@@ -1,0 +1,246 @@
+//! Accepts connections: outbound from applications, inbound from anybody, whose first bytes may be a ClientHello.
+//!
+//! In: listeners inside pods' network namespaces. Out: connections on their course, tunnels, and sockets handed to
+//! whoever speaks HTTP/2. First bytes are peeked, never taken, before any TLS state exists.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use mesh_common::model::Direction;
+use mesh_common::tunnel::{Hello, MAX_HELLO, hello};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags};
+
+use super::begin::Near;
+use super::conductor::{Accepted, Conductor, FirstBytes, Inbound, Refusal};
+use super::core::{Job, NEVER};
+use super::engine::Engine;
+use super::reactor::Token;
+use super::settings::ACCEPTS;
+use super::slots::Key;
+use super::timers::{Tick, Timed};
+use crate::capture::{self, AcceptEnd};
+use crate::transport::connect;
+
+/// Names a listener; chosen by whoever adds it, once per pod, direction and family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub u64);
+
+/// A listening socket inside a pod's network namespace. Each core of the daemon gets one of the same socket.
+pub struct NewListener<P> {
+    /// Its name.
+    pub id: ListenerId,
+    /// Non-blocking, listening: a [`capture::Listener`]. Shared by the cores; closed when the last one lets go.
+    pub socket: Arc<dyn AsFd + Send + Sync>,
+    /// The pod.
+    pub pod: P,
+    /// Whose connections come here.
+    pub direction: Direction,
+}
+
+/// An inbound connection whose first bytes are not complete.
+pub(super) struct Detecting<P> {
+    socket: OwnedFd,
+    pod: P,
+    peer: SocketAddr,
+    local: SocketAddr,
+    deadline: Tick,
+    accepted: Tick,
+}
+
+impl<C: Conductor> Engine<C> {
+    /// Begins to accept from a listener. One with the same name is replaced.
+    ///
+    /// # Errors
+    /// What the kernel says; nothing is added then.
+    pub fn listen(&mut self, listener: NewListener<C::Pod>) -> std::io::Result<()> {
+        self.unlisten(listener.id);
+        let socket = listener.socket.clone();
+        let id = listener.id;
+        let key = self.listeners.insert(listener);
+        let added = self.core.reactor.add_listener(socket.as_fd(), Token::Listener(key));
+        match added {
+            Ok(()) => {
+                self.listener_names.insert(id, key);
+            }
+            Err(_) => {
+                self.listeners.remove(key);
+            }
+        }
+        added
+    }
+
+    /// Accepts no more from a listener. Connections that it gave go on.
+    pub fn unlisten(&mut self, id: ListenerId) {
+        let key = self.listener_names.remove(&id);
+        if let Some(listener) = key.and_then(|key| self.listeners.remove(key)) {
+            // Other cores may hold the socket: closing alone would leave it in this epoll.
+            self.core.reactor.remove(listener.socket.as_fd());
+        }
+    }
+
+    /// Takes what waits at a listener, up to a budget.
+    pub(super) fn accept(&mut self, key: Key) {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = self.listeners.get(key) else { return };
+            let capture::Accepted { socket, peer, local } = match capture::accept(listener.socket.as_fd()) {
+                Ok(accepted) => accepted,
+                Err(AcceptEnd::Drained) => return,
+                Err(AcceptEnd::Gone) => continue,
+                Err(AcceptEnd::Exhausted(_)) => return self.shed_one(key),
+                Err(AcceptEnd::Broken(error)) => {
+                    tracing::error!(error = %error, "a capture listener cannot be used any more");
+                    let id = listener.id;
+                    return self.unlisten(id);
+                }
+            };
+            self.core.counters.accepted.add(1);
+            let (pod, direction) = (listener.pod.clone(), listener.direction);
+            match direction {
+                Direction::Outbound => self.accepted_outbound(pod, socket, peer, local),
+                Direction::Inbound => self.accepted_inbound(pod, socket, peer, local),
+            }
+        }
+        self.core.ready.push_back(Job::Listener(key));
+    }
+
+    fn accepted_outbound(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        let accepted = Accepted { socket: socket.as_fd(), peer, local };
+        match self.conductor.accept_outbound(&pod, &accepted) {
+            Ok((record, course)) => {
+                let near = self.near(socket, peer, self.core.now);
+                self.begin(pod, record, near, course);
+            }
+            Err(refusal) => self.turn_away(&socket, refusal),
+        }
+    }
+
+    fn accepted_inbound(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        let accepted = Accepted { socket: socket.as_fd(), peer, local };
+        match self.conductor.accept_inbound(&pod, &accepted) {
+            Ok(Inbound::Plaintext(record, course)) => {
+                let near = self.near(socket, peer, self.core.now);
+                self.begin(pod, record, near, course);
+            }
+            Ok(Inbound::Peek) => {
+                if self.take_handshake_place().is_none() {
+                    return connect::reset_on_close(&socket);
+                }
+                let deadline = self.core.now.after(self.core.settings.detect_timeout);
+                let accepted = self.core.now;
+                self.detect(Detecting { socket, pod, peer, local, deadline, accepted }, false);
+            }
+            Err(refusal) => self.turn_away(&socket, refusal),
+        }
+    }
+
+    fn near(&self, socket: OwnedFd, peer: SocketAddr, started: Tick) -> Near {
+        Near { socket, peer, said: Vec::new(), started, retried: false }
+    }
+
+    fn turn_away(&mut self, socket: &OwnedFd, refusal: Refusal) {
+        let Refusal(_) = refusal;
+        self.core.counters.refused_by_conductor.add(1);
+        connect::reset_on_close(socket);
+    }
+
+    /// More first bytes have arrived, or the peer is gone.
+    pub(super) fn detecting_ready(&mut self, key: Key, hung_up: bool) {
+        if let Some(detecting) = self.detecting.remove(key) {
+            // Registered anew if it still waits: a new edge is wanted for what arrives from now on.
+            self.core.reactor.remove(&detecting.socket);
+            self.detect(detecting, hung_up);
+        }
+    }
+
+    /// The time for first bytes is over.
+    pub(super) fn detecting_deadline(&mut self, key: Key) {
+        if let Some(detecting) = self.detecting.remove(key) {
+            self.core.reactor.remove(&detecting.socket);
+            self.detect(detecting, true);
+        }
+    }
+
+    /// Looks at what has arrived. `over`: nothing more will.
+    fn detect(&mut self, detecting: Detecting<C::Pod>, over: bool) {
+        let mut input = std::mem::take(&mut self.core.input);
+        let peeked = peek(&detecting.socket, &mut input[..MAX_HELLO]);
+        match peeked {
+            Ok(length) => match hello(&input[..length]) {
+                Hello::Incomplete if !over => self.wait_for_more(detecting),
+                Hello::Tunnel => {
+                    let Detecting { socket, pod, peer, local, .. } = detecting;
+                    self.core.input = std::mem::take(&mut input);
+                    self.serve_tunnel(pod, socket, peer, local);
+                }
+                Hello::Http2 => {
+                    self.core.counters.pending_handshakes.subtract(1);
+                    let Detecting { socket, pod, peer, local, .. } = detecting;
+                    self.conductor.accept_h2(&pod, socket, peer, local);
+                }
+                Hello::Foreign | Hello::Incomplete => {
+                    let first = match length {
+                        0 => FirstBytes::Silence,
+                        _ => FirstBytes::Foreign(&input[..length]),
+                    };
+                    self.detected_plaintext(detecting, first);
+                }
+            },
+            // Reset by the peer: there is nobody to answer.
+            Err(_) => self.core.counters.pending_handshakes.subtract(1),
+        }
+        if self.core.input.is_empty() {
+            self.core.input = input;
+        }
+    }
+
+    fn wait_for_more(&mut self, detecting: Detecting<C::Pod>) {
+        let deadline = detecting.deadline;
+        let key = self.detecting.insert(detecting);
+        let Some(detecting) = self.detecting.get(key) else { return };
+        if self.core.reactor.add_socket(&detecting.socket, Token::Detecting(key)).is_err() {
+            self.detecting.remove(key);
+            return self.core.counters.pending_handshakes.subtract(1);
+        }
+        self.core.arm(&mut NEVER.clone(), deadline, Timed::Detecting(key));
+    }
+
+    fn detected_plaintext(&mut self, detecting: Detecting<C::Pod>, first: FirstBytes<'_>) {
+        self.core.counters.pending_handshakes.subtract(1);
+        let Detecting { socket, pod, peer, local, accepted: since, .. } = detecting;
+        let accepted = Accepted { socket: socket.as_fd(), peer, local };
+        match self.conductor.accept_plaintext(&pod, &accepted, first) {
+            Ok((record, course)) => {
+                let near = self.near(socket, peer, since);
+                self.begin(pod, record, near, course);
+            }
+            Err(refusal) => self.turn_away(&socket, refusal),
+        }
+    }
+
+    /// Descriptors are used up: takes one connection with the spare one and resets it, so that its client learns
+    /// at once and the listener does not stay ready for ever.
+    fn shed_one(&mut self, key: Key) {
+        self.core.counters.refused_descriptors.add(1);
+        self.spare = None;
+        if let Some(listener) = self.listeners.get(key)
+            && let Ok(socket) = rustix::net::accept_with(listener.socket.as_fd(), SocketFlags::CLOEXEC)
+        {
+            connect::reset_on_close(&socket);
+        }
+        self.spare = super::engine::spare();
+        self.core.ready.push_back(Job::Listener(key));
+    }
+}
+
+fn peek(socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match rustix::net::recv(socket, &mut *room, RecvFlags::PEEK) {
+            Ok((_, length)) => return Ok(length),
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

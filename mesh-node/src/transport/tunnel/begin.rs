@@ -1,0 +1,181 @@
+//! How connections begin: from an accepted socket or an OPEN, along the course that the conductor gave.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use mesh_common::tunnel::{Open, ResetReason, StreamId};
+
+use super::conductor::{Conductor, Course, TunnelKey};
+use super::connection::{Connection, Kind};
+use super::engine::Engine;
+use super::joined::Joined;
+use super::pump::Pump;
+use super::reactor::Token;
+use super::slots::Key;
+use super::timers::Tick;
+use crate::transport::connect;
+use crate::transport::outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};
+
+/// The connecting application's side of a connection that is about to begin, or to begin again.
+pub(in crate::transport) struct Near {
+    pub(in crate::transport) socket: OwnedFd,
+    pub(in crate::transport) peer: SocketAddr,
+    /// What it has said already.
+    pub(in crate::transport) said: Vec<u8>,
+    pub(in crate::transport) started: Tick,
+    pub(in crate::transport) retried: bool,
+}
+
+impl<C: Conductor> Engine<C> {
+    /// Sets a connection on its course.
+    pub(in crate::transport) fn begin(&mut self, pod: C::Pod, record: C::Record, near: Near, course: Course) {
+        match course {
+            Course::Tunnel { key, open } => self.begin_tunnel(pod, record, near, key, open),
+            Course::Direct(dial) => match self.conductor.dial(&record, &dial) {
+                Ok(server) => self.begin_joined(pod, record, near, server),
+                Err(error) => {
+                    let reason = CloseReason::Connect(connect::failure_of(&error));
+                    self.begin_elsewhere(pod, record, near, reason);
+                }
+            },
+            Course::HandOver => {
+                debug_assert!(near.said.is_empty(), "what was read cannot be handed over");
+                self.conductor.hand_over(&pod, record, near.socket, near.peer);
+            }
+        }
+    }
+
+    fn begin_tunnel(&mut self, pod: C::Pod, record: C::Record, near: Near, key: TunnelKey, open: Open) {
+        let tunnel = match self.tunnel_for(&pod, &key, &record) {
+            Ok(tunnel) => tunnel,
+            Err(TunnelLoss::Connect(ConnectFailure::Local)) => {
+                return self.never_began(record, &near, CloseReason::Overloaded);
+            }
+            Err(loss) => return self.begin_elsewhere(pod, record, near, CloseReason::TunnelLost(loss)),
+        };
+        let Near { socket, started, retried, said, .. } = near;
+        let pump = Pump::of_client(socket, tunnel, said);
+        let connection = Connection::new(pod, record, Kind::Pump(pump), started);
+        let connection = self.enter(Connection { retried, active: self.core.now, ..connection });
+        if self.register(connection) {
+            self.join_tunnel(tunnel, connection, open);
+        }
+    }
+
+    fn begin_joined(&mut self, pod: C::Pod, record: C::Record, near: Near, server: OwnedFd) {
+        let Near { socket, started, retried, said, .. } = near;
+        let joined = Box::new(Joined::new(socket, server, said));
+        let connection = Connection::new(pod, record, Kind::Joined(joined), started);
+        let connection = self.enter(Connection { retried, active: self.core.now, ..connection });
+        self.register(connection);
+    }
+
+    /// Begins a stream of a tunnel at its destination.
+    pub(super) fn begin_stream(
+        &mut self,
+        tunnel: Key,
+        stream: StreamId,
+        pod: C::Pod,
+        record: C::Record,
+        course: Course,
+    ) -> Result<(), ResetReason> {
+        let dial = match course {
+            Course::Direct(dial) => dial,
+            Course::Tunnel { .. } | Course::HandOver => {
+                debug_assert!(false, "a stream ends at an application");
+                self.refuse(record, CloseReason::Internal);
+                return Err(ResetReason::Internal);
+            }
+        };
+        let socket = match self.conductor.dial(&record, &dial) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let reason = CloseReason::Connect(connect::failure_of(&error));
+                self.refuse(record, reason);
+                return Err(reason.as_reset());
+            }
+        };
+        let pump = Pump::of_server(socket, tunnel, stream);
+        let connection = self.enter(Connection::new(pod, record, Kind::Pump(pump), self.core.now));
+        if let Some(link) = self.tunnels.get_mut(tunnel) {
+            link.session.accept(stream, connection);
+        }
+        self.register(connection);
+        Ok(())
+    }
+
+    /// Another endpoint for a connection that failed before anything reached an application. Asked once.
+    pub(super) fn retry(&mut self, key: Key, reason: CloseReason) -> bool {
+        if !reason.spares_the_application() {
+            return false;
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let untouched = match &connection.kind {
+            Kind::Pump(pump) => pump.is_untouched(),
+            Kind::Joined(joined) => joined.connecting().is_some(),
+        };
+        if connection.retried || !untouched {
+            return false;
+        }
+        let Some(course) = self.conductor.next_endpoint(&mut connection.record, reason) else { return false };
+        let Some(Connection { pod, record, kind, started, .. }) = self.connections.remove(key) else {
+            return false;
+        };
+        self.core.counters.connections.subtract(1);
+        self.core.counters.retries.add(1);
+        let (socket, said) = match kind {
+            Kind::Pump(pump) => pump.into_untouched().expect("it was asked above"),
+            Kind::Joined(joined) => joined.into_client(),
+        };
+        // Registered anew under its new key: the edges so far were for the old one.
+        self.core.reactor.remove(&socket);
+        let peer = peer_of(&socket);
+        self.begin(pod, record, Near { socket, peer, said, started, retried: true }, course);
+        true
+    }
+
+    /// A course that failed at once: the other endpoint, or the end.
+    fn begin_elsewhere(&mut self, pod: C::Pod, mut record: C::Record, near: Near, reason: CloseReason) {
+        if !near.retried
+            && reason.spares_the_application()
+            && let Some(course) = self.conductor.next_endpoint(&mut record, reason)
+        {
+            self.core.counters.retries.add(1);
+            return self.begin(pod, record, Near { retried: true, ..near }, course);
+        }
+        self.never_began(record, &near, reason);
+    }
+
+    fn never_began(&mut self, record: C::Record, near: &Near, reason: CloseReason) {
+        connect::reset_on_close(&near.socket);
+        self.refuse(record, reason);
+    }
+
+    /// Tells the conductor that a connection ended before it was one.
+    fn refuse(&mut self, record: C::Record, reason: CloseReason) {
+        let outcome = Outcome { to_server: 0, to_client: 0, duration: std::time::Duration::ZERO, reason };
+        self.conductor.closed(record, &outcome);
+    }
+
+    /// Puts the sockets of a connection into epoll. Ends it if the kernel has no room.
+    fn register(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get(key) else { return false };
+        let reactor = &self.core.reactor;
+        let result = match &connection.kind {
+            Kind::Pump(pump) => reactor.add_socket(&pump.socket, Token::Client(key)),
+            Kind::Joined(joined) => reactor
+                .add_socket(joined.client(), Token::Client(key))
+                .and_then(|()| reactor.add_socket(joined.server(), Token::Server(key))),
+        };
+        if result.is_err() {
+            self.end(key, CloseReason::Overloaded);
+        }
+        result.is_ok()
+    }
+}
+
+fn peer_of(socket: &OwnedFd) -> SocketAddr {
+    let peer = rustix::net::getpeername(socket).ok().flatten();
+    peer.and_then(|peer| SocketAddr::try_from(peer).ok())
+        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+}

@@ -1,0 +1,231 @@
+//! What the engine asks and tells whoever decides: [`Conductor`], implemented by `proxy`.
+//!
+//! All calls are plain, on the core's own thread, from inside a turn: they look up, decide and return. None may
+//! wait. The engine owns sockets and bytes and knows no service, policy or certificate rule; the conductor owns a
+//! [`Record`](Conductor::Record) per connection and knows no descriptor.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_common::model::{SpiffeId, WorkloadUid};
+use mesh_common::tunnel::{Open, ResetReason};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use crate::transport::connect::{self, Dial};
+use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
+
+/// A connection that was just accepted from a listener. Addresses are canonical, never IPv4-mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// The socket, to ask the kernel about; never to be read or kept.
+    pub socket: BorrowedFd<'a>,
+    /// What accept returned: the caller.
+    pub peer: SocketAddr,
+    /// The socket's own address: outbound the capture listener, inbound the original destination.
+    pub local: SocketAddr,
+}
+
+/// The other end of an inbound tunnel, proved by its certificate.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who.
+    pub identity: SpiffeId,
+    /// The tunnel's TCP peer: the source pod's address.
+    pub peer: SocketAddr,
+    /// The address and port that the tunnel came to: the pod's own.
+    pub local: SocketAddr,
+}
+
+/// What a tunnel is for: streams share one only if all of this is the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TunnelKey {
+    /// The pod that it is dialled from.
+    pub source: WorkloadUid,
+    /// Pod address and original port.
+    pub destination: SocketAddr,
+    /// Who must answer there.
+    pub identity: SpiffeId,
+}
+
+/// How a new tunnel is made.
+#[derive(Debug)]
+pub struct TunnelPlan {
+    /// Its TCP connection, from inside the source pod's namespace.
+    pub dial: Dial,
+    /// Speaks as the source pod and accepts nobody but [`TunnelKey::identity`].
+    pub tls: Arc<ClientConfig>,
+    /// SNI: the dialled Service's DNS name.
+    pub name: ServerName<'static>,
+    /// From then on the tunnel takes no new stream: the certificate is about to expire.
+    pub retire_at: Option<Instant>,
+}
+
+/// How one connection is carried out.
+#[derive(Debug)]
+pub enum Course {
+    /// As a stream of a tunnel.
+    Tunnel {
+        /// Of which one.
+        key: TunnelKey,
+        /// What OPEN says.
+        open: Open,
+    },
+    /// Over a TCP connection of its own, as it is: to an application of this node, or out of the mesh.
+    Direct(Dial),
+    /// By somebody else on this core: [`Conductor::hand_over`] gets the socket. Not for streams.
+    HandOver,
+}
+
+/// How an accepted inbound connection begins.
+#[derive(Debug)]
+pub enum Inbound<R> {
+    /// Look at its first bytes: they may be a ClientHello of ours.
+    Peek,
+    /// Policy permits it as plaintext from anybody: dial at once, a server may speak first.
+    Plaintext(R, Course),
+}
+
+/// What the first bytes of an inbound connection that is not a tunnel are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes<'a> {
+    /// Plaintext or the application's own TLS: as many bytes as have arrived, still in the socket.
+    Foreign(&'a [u8]),
+    /// None arrived before the deadline, or the peer finished without any.
+    Silence,
+}
+
+/// A connection, tunnel or stream is not wanted. The conductor has counted and logged why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Refusal(pub ResetReason);
+
+/// Decides for one core's engine.
+pub trait Conductor: Sized + 'static {
+    /// What a listener belongs to: the pod, with whatever is looked up once per pod.
+    type Pod: Clone + Send + 'static;
+    /// What the conductor keeps with each connection, from its decision to [`closed`](Self::closed).
+    type Record: 'static;
+
+    /// Decides a connection of an application of `pod`.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset.
+    fn accept_outbound(
+        &mut self,
+        pod: &Self::Pod,
+        accepted: &Accepted<'_>,
+    ) -> Result<(Self::Record, Course), Refusal>;
+
+    /// Decides how a connection to `pod` begins.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset.
+    fn accept_inbound(
+        &mut self,
+        pod: &Self::Pod,
+        accepted: &Accepted<'_>,
+    ) -> Result<Inbound<Self::Record>, Refusal>;
+
+    /// Decides a peeked connection to `pod` that offers no tunnel.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset.
+    fn accept_plaintext(
+        &mut self,
+        pod: &Self::Pod,
+        accepted: &Accepted<'_>,
+        first: FirstBytes<'_>,
+    ) -> Result<(Self::Record, Course), Refusal>;
+
+    /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read.
+    fn accept_h2(&mut self, pod: &Self::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr);
+
+    /// Takes a connection whose course is [`Course::HandOver`]; nothing of it has been read. Its place in the
+    /// engine's counts is given back, [`closed`](Self::closed) is not called.
+    fn hand_over(&mut self, pod: &Self::Pod, record: Self::Record, socket: OwnedFd, peer: SocketAddr);
+
+    /// How to make a tunnel for `key`, on behalf of the connection of `record`.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn plan_tunnel(
+        &mut self,
+        pod: &Self::Pod,
+        key: &TunnelKey,
+        record: &Self::Record,
+    ) -> Result<TunnelPlan, TunnelLoss>;
+
+    /// The configuration to accept a tunnel to `pod` with.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn serve_tunnel(&mut self, pod: &Self::Pod) -> Result<Arc<ServerConfig>, TunnelLoss>;
+
+    /// Who the peer of a finished handshake is. Asked before one byte of it is looked at. As client the identity
+    /// must be the key's; the engine checks that besides what the configuration's verifier does.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the tunnel ends.
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal>;
+
+    /// Decides a stream to `pod`. Nothing that OPEN says is checked yet.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the stream is reset with that reason.
+    fn open_stream(
+        &mut self,
+        pod: &Self::Pod,
+        caller: &Caller,
+        open: &Open,
+    ) -> Result<(Self::Record, Course), Refusal>;
+
+    /// Begins a TCP connection of [`Course::Direct`]. Overridden to tell the kernel, before the connect, whom the
+    /// application is to see.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn dial(&mut self, record: &Self::Record, dial: &Dial) -> io::Result<OwnedFd> {
+        let _ = record;
+        connect::start(dial, |_| Ok(()))
+    }
+
+    /// Asked once for a connection whose endpoint was not there, before any byte reached an application: another
+    /// course, or `None`.
+    fn next_endpoint(&mut self, record: &mut Self::Record, failure: CloseReason) -> Option<Course>;
+
+    /// Told once for every record that was given, when the connection is over.
+    fn closed(&mut self, record: Self::Record, outcome: &Outcome);
+
+    /// Told of every tunnel that was lost, with the TLS error if there was one. `caller` is known inbound once the
+    /// handshake is complete, `key` outbound.
+    fn tunnel_lost(&mut self, pod: &Self::Pod, tunnel: LostTunnel<'_>);
+
+    /// Asked for every connection when the engine is told to look again: whether it is still permitted.
+    fn still_permitted(&mut self, record: &Self::Record) -> bool;
+
+    /// Asked for every tunnel when the engine is told to look again: whether its pod and the peer's identity still
+    /// stand.
+    fn tunnel_still_wanted(&mut self, pod: &Self::Pod, peer: &SpiffeId) -> bool {
+        let _ = (pod, peer);
+        true
+    }
+}
+
+/// A tunnel that ended otherwise than by agreement.
+#[derive(Debug)]
+pub struct LostTunnel<'a> {
+    /// The TCP peer; `None` if it was never connected.
+    pub peer: Option<SocketAddr>,
+    /// What it was for, as client.
+    pub key: Option<&'a TunnelKey>,
+    /// Why.
+    pub loss: TunnelLoss,
+    /// The TLS error behind it: identity's reason is in there.
+    pub error: Option<&'a rustls::Error>,
+    /// Streams that went with it.
+    pub streams: usize,
+}

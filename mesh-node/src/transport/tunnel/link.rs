@@ -1,0 +1,202 @@
+//! One tunnel: its socket, its TLS, its streams, and what it has to send.
+//!
+//! In: frames that the turn produced, sealed and written at its end. Out: whether the socket took them. What streams
+//! mean to connections is not known here.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use mesh_common::model::SpiffeId;
+use mesh_common::tunnel::{Credit, Frame, Open, Outbox, ResetReason, Session, StreamId};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use super::conductor::TunnelKey;
+use super::core::{Core, NEVER};
+use super::settings::UNREAD;
+use super::slots::Key;
+use super::timers::Tick;
+use super::tls::Tls;
+use crate::transport::outcome::TunnelLoss;
+
+/// How far a tunnel has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// TCP.
+    Connecting,
+    /// TLS.
+    Handshaking,
+    /// Streams.
+    Up,
+    /// Everything was said; it is closed when the socket has taken it.
+    Closing,
+}
+
+pub(super) struct Link<P> {
+    pub(super) socket: OwnedFd,
+    pub(super) tls: Tls,
+    pub(super) session: Session<Key>,
+    pub(super) phase: Phase,
+    pub(super) pod: P,
+    /// As client: what it is for.
+    pub(super) key: Option<TunnelKey>,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    /// Proved by the certificate; there from [`Phase::Up`] on.
+    pub(super) identity: Option<SpiffeId>,
+    /// The beginning of a record whose end has not arrived.
+    pub(super) leftover: Vec<u8>,
+    /// Sealed and not yet taken by the socket.
+    outgoing: Vec<u8>,
+    written: usize,
+    /// Lent while the turn has produced something.
+    outbox: Option<Outbox>,
+    dirty: bool,
+    /// The socket does not take more.
+    pub(super) blocked: bool,
+    /// Connections that wait until its socket takes more.
+    pub(super) waiting: Vec<Key>,
+    /// Connections whose streams are opened when it is up.
+    pub(super) expecting: Vec<(Key, Open)>,
+    /// A read is queued.
+    pub(super) queued: bool,
+    pub(super) hung_up: bool,
+    pub(super) scheduled: Tick,
+    /// End of the current phase, if it does not go on.
+    pub(super) deadline: Tick,
+    pub(super) retire_at: Tick,
+    pub(super) retired: bool,
+    pub(super) idle_since: Tick,
+    pub(super) heard: Tick,
+    pub(super) asked: Option<Tick>,
+}
+
+impl<P> Link<P> {
+    pub(super) fn new(
+        socket: OwnedFd,
+        tls: Tls,
+        session: Session<Key>,
+        pod: P,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        Self {
+            socket,
+            tls,
+            session,
+            phase: Phase::Handshaking,
+            pod,
+            key: None,
+            peer,
+            local,
+            identity: None,
+            leftover: Vec::new(),
+            outgoing: Vec::new(),
+            written: 0,
+            outbox: None,
+            dirty: false,
+            blocked: false,
+            waiting: Vec::new(),
+            expecting: Vec::new(),
+            queued: false,
+            hung_up: false,
+            scheduled: NEVER,
+            deadline: NEVER,
+            retire_at: NEVER,
+            retired: false,
+            idle_since: NEVER,
+            heard: Tick::default(),
+            asked: None,
+        }
+    }
+
+    /// What this turn has to say, to be added to.
+    pub(super) fn outbox(&mut self, own: Key, core: &mut Core) -> &mut Outbox {
+        self.touch(own, core);
+        self.outbox.get_or_insert_with(|| core.lend_outbox())
+    }
+
+    /// Sees to it that the end of the turn writes.
+    pub(super) fn touch(&mut self, own: Key, core: &mut Core) {
+        if !self.dirty {
+            self.dirty = true;
+            core.dirty.push(own);
+        }
+    }
+
+    pub(super) fn frame(&mut self, own: Key, core: &mut Core, frame: &Frame<'_>) {
+        if self.phase == Phase::Up {
+            self.outbox(own, core).push(frame);
+        }
+    }
+
+    pub(super) fn reset(&mut self, own: Key, core: &mut Core, stream: StreamId, reason: ResetReason) {
+        if self.session.reset(stream) {
+            self.frame(own, core, &Frame::Reset(stream, reason));
+        }
+    }
+
+    /// Tells the peer what an application took, when it is time.
+    pub(super) fn consumed(&mut self, own: Key, core: &mut Core, stream: StreamId, bytes: usize) {
+        if let Some(Credit { acknowledged, window }) = self.session.consumed(stream, bytes) {
+            self.frame(own, core, &Frame::Credit { stream, acknowledged, window });
+        }
+    }
+
+    /// Where TLS itself puts what it has to say.
+    pub(super) fn outgoing(&mut self) -> (&mut Tls, &mut Vec<u8>) {
+        (&mut self.tls, &mut self.outgoing)
+    }
+
+    pub(super) fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Seals what the turn produced and writes as much as the socket takes.
+    pub(super) fn flush(&mut self, core: &mut Core) -> Result<(), TunnelLoss> {
+        self.dirty = false;
+        if let Some(outbox) = self.outbox.take() {
+            let sealed = if self.outgoing.is_empty() { &mut core.sealed } else { &mut self.outgoing };
+            let result = outbox.records().try_for_each(|record| self.tls.seal(record, sealed));
+            core.take_back(outbox);
+            result.map_err(|_| TunnelLoss::Violation)?;
+        }
+        if self.outgoing.is_empty() && !core.sealed.is_empty() {
+            let written = self.write(&core.sealed);
+            if let Ok(written) = written {
+                self.outgoing.extend_from_slice(&core.sealed[written..]);
+            }
+            core.sealed.clear();
+            written?;
+        } else if !self.blocked && !self.outgoing.is_empty() {
+            let outgoing = std::mem::take(&mut self.outgoing);
+            self.written += self.write(&outgoing[self.written..])?;
+            if self.written < outgoing.len() {
+                self.outgoing = outgoing;
+            } else {
+                self.written = 0;
+            }
+        }
+        if self.outgoing.len() - self.written > UNREAD { Err(TunnelLoss::NotRead) } else { Ok(()) }
+    }
+
+    /// Seals close_notify. Errors do not matter: the socket is about to be closed.
+    pub(super) fn say_goodbye(&mut self, core: &mut Core) {
+        let _ = self.flush(core);
+        let _ = self.tls.close(&mut self.outgoing);
+        let _ = self.flush(core);
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, TunnelLoss> {
+        let mut sent = 0;
+        while sent < bytes.len() && !self.blocked {
+            match rustix::net::send(&self.socket, &bytes[sent..], SendFlags::NOSIGNAL) {
+                Ok(length) => sent += length,
+                Err(Errno::AGAIN) => self.blocked = true,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(TunnelLoss::Closed),
+            }
+        }
+        Ok(sent)
+    }
+}

@@ -1,0 +1,358 @@
+//! An opaque connection: the bytes between an application's socket and one stream.
+//!
+//! In: readiness of the socket, frames of the stream. Out: the same bytes on the other side, half-closes, resets.
+//! Bytes are read straight into the outbox and written straight from the record; only what the application does
+//! not take waits here, and that is at most the stream's window.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+
+use mesh_common::tunnel::{Frame, MAX_PAYLOAD, StreamId};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use smallvec::SmallVec;
+
+use super::conductor::Conductor;
+use super::connection::{Kind, StreamEvent};
+use super::engine::Engine;
+use super::link::Phase;
+use super::reactor::Ready;
+use super::settings::{BUDGET, BULK, REPLAY};
+use super::slots::Key;
+use crate::transport::connect;
+use crate::transport::outcome::{CloseReason, ConnectFailure, TunnelLoss};
+
+/// Whole records' worth of one read: 64 KiB.
+const READ: usize = BUDGET / (MAX_PAYLOAD + 8) * MAX_PAYLOAD;
+
+pub(in crate::transport) struct Pump {
+    pub(super) socket: OwnedFd,
+    /// Whose socket it is: the client's at the source, the server's at the destination.
+    of_client: bool,
+    tunnel: Key,
+    /// `None` until the tunnel is up.
+    stream: Option<StreamId>,
+    connected: bool,
+    readable: bool,
+    writable: bool,
+    hung_up: bool,
+    bulk: bool,
+    /// It is in its tunnel's list of those that wait.
+    waits: bool,
+    sent_fin: bool,
+    got_fin: bool,
+    shut: bool,
+    /// What the application has not taken.
+    pending: Vec<u8>,
+    written: usize,
+    /// At the source: what was sent, until the peer shows that it took the stream or there is too much of it.
+    replay: Option<Vec<u8>>,
+}
+
+impl Pump {
+    /// The source's end: the socket of the application that connects. `replay` is sent first.
+    pub(super) fn of_client(socket: OwnedFd, tunnel: Key, replay: Vec<u8>) -> Self {
+        Self { of_client: true, replay: Some(replay), connected: true, ..Self::new(socket, tunnel, None) }
+    }
+
+    /// The destination's end: the socket to the application, whose connect is under way.
+    pub(super) fn of_server(socket: OwnedFd, tunnel: Key, stream: StreamId) -> Self {
+        Self::new(socket, tunnel, Some(stream))
+    }
+
+    fn new(socket: OwnedFd, tunnel: Key, stream: Option<StreamId>) -> Self {
+        Self {
+            socket,
+            of_client: false,
+            tunnel,
+            stream,
+            connected: false,
+            readable: false,
+            writable: false,
+            hung_up: false,
+            bulk: false,
+            waits: false,
+            sent_fin: false,
+            got_fin: false,
+            shut: false,
+            pending: Vec::new(),
+            written: 0,
+            replay: None,
+        }
+    }
+
+    pub(super) fn note(&mut self, ready: Ready) {
+        self.readable |= ready.readable;
+        self.writable |= ready.writable;
+        self.hung_up |= ready.hung_up;
+    }
+
+    pub(super) fn is_bulk(&self) -> bool {
+        self.bulk
+    }
+
+    pub(super) fn stream(&self) -> Option<(Key, StreamId)> {
+        Some((self.tunnel, self.stream?))
+    }
+
+    /// What it is when the deadline of the connect comes; `None` if it is connected, here and at the stream.
+    pub(super) fn connecting(&self) -> Option<CloseReason> {
+        if self.stream.is_none() {
+            return Some(CloseReason::TunnelLost(TunnelLoss::Connect(ConnectFailure::TimedOut)));
+        }
+        (!self.connected).then_some(CloseReason::Connect(ConnectFailure::TimedOut))
+    }
+
+    /// The stream is open. Returns what is to be sent first.
+    pub(super) fn opened(&mut self, stream: StreamId) -> &[u8] {
+        self.stream = Some(stream);
+        self.readable = true;
+        self.replay.as_deref().unwrap_or_default()
+    }
+
+    /// The socket and what it has said, if no byte can have reached an application.
+    pub(super) fn into_untouched(self) -> Option<(OwnedFd, Vec<u8>)> {
+        Some((self.socket, self.replay?))
+    }
+
+    pub(super) fn is_untouched(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    fn own_reset(&self) -> CloseReason {
+        if self.of_client { CloseReason::ClientReset } else { CloseReason::ServerReset }
+    }
+
+    fn is_over(&self) -> bool {
+        self.sent_fin && self.shut
+    }
+
+    /// Writes what waits. Returns how much of it went.
+    fn write_pending(&mut self) -> Result<usize, CloseReason> {
+        let mut sent = 0;
+        while self.writable && self.written < self.pending.len() {
+            match rustix::net::send(&self.socket, &self.pending[self.written..], SendFlags::NOSIGNAL) {
+                Ok(length) => {
+                    self.written += length;
+                    sent += length;
+                }
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(self.own_reset()),
+            }
+        }
+        if self.written == self.pending.len() && self.written > 0 {
+            // Given back whole: an idle connection keeps no buffer.
+            self.pending = Vec::new();
+            self.written = 0;
+        }
+        Ok(sent)
+    }
+
+    /// Passes the end of the stream on, once everything before it went.
+    fn pass_end_on(&mut self) {
+        if self.got_fin && !self.shut && self.connected && self.pending.is_empty() {
+            self.shut = true;
+            // Fails if the application is gone, which its socket tells next.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        }
+    }
+
+    /// Writes pieces of one stream, straight from the records. Returns how much went; the rest waits.
+    fn deliver(&mut self, pieces: &[&[u8]]) -> Result<usize, CloseReason> {
+        self.replay = None;
+        let mut sent = 0;
+        // Tried also while the connect is under way: over loopback it is done by now, and nothing waits.
+        if self.pending.is_empty() && (self.writable || !self.connected) {
+            let slices: SmallVec<[IoSlice<'_>; 16]> =
+                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            match rustix::io::writev(&self.socket, &slices) {
+                Ok(length) => {
+                    sent = length;
+                    self.connected = true;
+                }
+                Err(Errno::AGAIN) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) if !self.connected => {
+                    let failure = connect::finished(&self.socket).err().unwrap_or(ConnectFailure::Refused);
+                    return Err(CloseReason::Connect(failure));
+                }
+                Err(_) => return Err(self.own_reset()),
+            }
+        }
+        let mut skip = sent;
+        for piece in pieces {
+            let rest = &piece[skip.min(piece.len())..];
+            skip -= piece.len() - rest.len();
+            self.pending.extend_from_slice(rest);
+        }
+        Ok(sent)
+    }
+}
+
+impl<C: Conductor> Engine<C> {
+    /// Does what the socket and the stream allow.
+    pub(super) fn pump_turn(&mut self, key: Key) {
+        if let Err(reason) = self.pump_try(key) {
+            self.fail(key, reason);
+        }
+    }
+
+    /// Something happened to its stream.
+    pub(super) fn pump_event(&mut self, key: Key, event: StreamEvent) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Kind::Pump(pump) = &mut connection.kind else { return };
+        match event {
+            StreamEvent::Writable => {
+                pump.waits = false;
+                connection.queue(key, &mut self.core);
+            }
+            StreamEvent::Finished => {
+                pump.got_fin = true;
+                pump.replay = None;
+                self.pump_turn(key);
+            }
+            StreamEvent::Lost(reason) => {
+                pump.stream = None;
+                self.fail(key, reason);
+            }
+        }
+    }
+
+    /// Writes pieces of its stream that arrived in this read of the tunnel.
+    pub(super) fn pump_deliver(&mut self, key: Key, pieces: &[&[u8]]) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Kind::Pump(pump) = &mut connection.kind else { return };
+        connection.active = self.core.now;
+        match pump.deliver(pieces) {
+            Ok(written) => self.pump_wrote(key, written),
+            Err(reason) => self.fail(key, reason),
+        }
+    }
+
+    fn pump_try(&mut self, key: Key) -> Result<(), CloseReason> {
+        let Some((_, pump)) = self.pump(key) else { return Ok(()) };
+        if !pump.connected {
+            if !pump.writable {
+                return Ok(());
+            }
+            connect::finished(&pump.socket).map_err(CloseReason::Connect)?;
+            pump.connected = true;
+        }
+        let written = pump.write_pending()?;
+        pump.pass_end_on();
+        if written > 0 {
+            self.pump_wrote(key, written);
+        }
+        self.pump_read(key)?;
+        let over = self.pump(key).is_some_and(|(_, pump)| pump.is_over());
+        if over {
+            self.end(key, CloseReason::Completed);
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self, key: Key) -> Option<(Key, &mut Pump)> {
+        match &mut self.connections.get_mut(key)?.kind {
+            Kind::Pump(pump) => Some((pump.tunnel, pump)),
+            Kind::Joined(_) => None,
+        }
+    }
+
+    fn pump_wrote(&mut self, key: Key, written: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Kind::Pump(pump) = &mut connection.kind else { return };
+        let total = if pump.of_client { &mut connection.to_client } else { &mut connection.to_server };
+        *total += written as u64;
+        let Some((tunnel, stream)) = pump.stream() else { return };
+        if written > 0
+            && let Some(link) = self.tunnels.get_mut(tunnel)
+        {
+            link.consumed(tunnel, &mut self.core, stream, written);
+        }
+    }
+
+    /// Reads from the application into the tunnel's outbox: one budget, then others have their turn.
+    fn pump_read(&mut self, key: Key) -> Result<(), CloseReason> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let Kind::Pump(pump) = &mut connection.kind else { return Ok(()) };
+        let Some((tunnel, stream)) = pump.stream() else { return Ok(()) };
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
+        let (mut read, mut more) = (0, false);
+        while pump.readable && pump.connected && !pump.sent_fin && link.phase == Phase::Up {
+            if link.blocked && (pump.bulk || read > 0) {
+                // Light connections still get a frame in; what is bulk waits until the socket takes more.
+                if !std::mem::replace(&mut pump.waits, true) {
+                    link.waiting.push(key);
+                }
+                break;
+            }
+            let most = READ.min(usize::try_from(link.session.sendable(stream)).unwrap_or(READ));
+            if most == 0 {
+                break;
+            }
+            if read >= READ {
+                more = true;
+                break;
+            }
+            let most = if pump.replay.is_some() { most.min(REPLAY) } else { most };
+            let outbox = link.outbox(tunnel, &mut self.core);
+            let length = match receive(&pump.socket, outbox, most) {
+                Ok(0) => {
+                    pump.sent_fin = true;
+                    if link.session.finish(stream) {
+                        link.frame(tunnel, &mut self.core, &Frame::Fin(stream));
+                    }
+                    break;
+                }
+                Ok(length) => length,
+                Err(Errno::AGAIN) => {
+                    pump.readable = false;
+                    break;
+                }
+                Err(Errno::INTR) => continue,
+                Err(_) => return Err(pump.own_reset()),
+            };
+            pump.keep_for_replay(outbox.uncommitted(length));
+            outbox.commit(stream, length);
+            link.session.sent(stream, length);
+            read += length;
+            // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
+            pump.readable = length == most || pump.hung_up;
+        }
+        pump.bulk = read > BULK;
+        if read > 0 {
+            let total = if pump.of_client { &mut connection.to_server } else { &mut connection.to_client };
+            *total += read as u64;
+            connection.active = self.core.now;
+            self.core.moved += read;
+        }
+        if more {
+            connection.queue(key, &mut self.core);
+        }
+        Ok(())
+    }
+}
+
+impl Pump {
+    fn keep_for_replay<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
+        let Some(replay) = &mut self.replay else { return };
+        pieces.for_each(|piece| replay.extend_from_slice(piece));
+        if replay.len() > REPLAY {
+            self.replay = None;
+        }
+    }
+}
+
+fn receive(
+    socket: &OwnedFd,
+    outbox: &mut mesh_common::tunnel::Outbox,
+    most: usize,
+) -> rustix::io::Result<usize> {
+    let mut room: SmallVec<[&mut [u8]; 4]> = outbox.room(most).collect();
+    if let [room] = &mut room[..] {
+        return rustix::net::recv(socket, &mut **room, RecvFlags::empty()).map(|(_, length)| length);
+    }
+    let mut slices: SmallVec<[IoSliceMut<'_>; 4]> = room.into_iter().map(IoSliceMut::new).collect();
+    rustix::io::readv(socket, &mut slices)
+}

@@ -1,0 +1,67 @@
+//! What may be set about the engine, and what it allows itself.
+
+use std::time::Duration;
+
+use mesh_common::tunnel::Limits;
+
+/// Deadlines and limits of one core's engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `--tunnel-max-age`: a tunnel older than this takes no new stream.
+    pub tunnel_max_age: Duration,
+    /// `--tunnel-idle-timeout`: a tunnel without streams is closed after this.
+    pub tunnel_idle_timeout: Duration,
+    /// `--tunnels-per-destination`, on each core.
+    pub tunnels_per_destination: usize,
+    /// Streams of one tunnel and growth of its windows.
+    pub tunnel: Limits,
+    /// `--connect-timeout`: to an application; also from accept to a tunnel that is up.
+    pub connect_timeout: Duration,
+    /// `--handshake-timeout`: TLS, in either direction.
+    pub handshake_timeout: Duration,
+    /// `--detect-timeout`: first bytes of an inbound connection.
+    pub detect_timeout: Duration,
+    /// `--tcp-idle-timeout`: a connection on which nothing moves.
+    pub idle_timeout: Duration,
+    /// Handshakes and detections under way at a time; beyond it new ones are refused.
+    pub pending_handshakes: usize,
+    /// A tunnel with streams that is silent for this long is asked with PING.
+    pub silence: Duration,
+    /// How long the answer may take.
+    pub answer: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tunnel_max_age: Duration::from_secs(60),
+            tunnel_idle_timeout: Duration::from_secs(30),
+            tunnels_per_destination: 1,
+            tunnel: Limits::default(),
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            detect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(3600),
+            pending_handshakes: 1024,
+            silence: Duration::from_secs(10),
+            answer: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Most bytes that one connection or tunnel moves before others get their turn.
+pub(super) const BUDGET: usize = 64 * 1024;
+/// Bytes of queued bulk work in one turn, after which epoll is asked again: light connections wait no longer
+/// than this takes.
+pub(super) const TURN: usize = 128 * 1024;
+/// A read of more than this marks a connection as bulk: it waits its turn in the queue.
+pub(super) const BULK: usize = 16 * 1024;
+/// Unsent bytes in a tunnel's socket beyond which it counts as full (TCP_NOTSENT_LOWAT).
+pub(super) const UNSENT: u32 = 128 * 1024;
+/// Sealed bytes that a peer may leave unread before its tunnel is closed. Data stops long before; only answers
+/// to its own frames can grow so far.
+pub(super) const UNREAD: usize = 4 * 1024 * 1024;
+/// Connections taken from one listener in a turn.
+pub(super) const ACCEPTS: usize = 32;
+/// First bytes of a stream that are kept until the peer shows that it took the stream, for one more try elsewhere.
+pub(super) const REPLAY: usize = 16 * 1024;

@@ -1,0 +1,340 @@
+//! Two engines on loopback with real TLS, a conductor that does as it is told, and an application.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mesh_common::model::{Direction, SpiffeId, TrustDomain, WorkloadUid};
+use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
+use rustls_pki_types::CertificateDer;
+
+use crate::identity::{
+    Alpn, Authority, AuthoritySettings, Identities, IdentityMetrics, Settings as IdentitySettings,
+    server_name, system_clock,
+};
+use crate::transport::connect::Dial;
+use crate::transport::tunnel::{
+    Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
+    LostTunnel, NewListener, Refusal, Settings, TunnelKey, TunnelPlan,
+};
+use crate::transport::{CloseReason, Outcome, TunnelLoss};
+
+/// Longest time that anything in these tests may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a conductor was told, shared with the test.
+#[derive(Default)]
+pub(super) struct Log {
+    pub(super) outcomes: Mutex<Vec<Outcome>>,
+    pub(super) losses: Mutex<Vec<TunnelLoss>>,
+    pub(super) opened: AtomicUsize,
+    pub(super) handed: Mutex<Vec<OwnedFd>>,
+}
+
+/// Does what it is told: see its fields.
+#[derive(Clone)]
+pub(super) struct Script {
+    pub(super) log: Arc<Log>,
+    identities: Arc<Identities>,
+    own: SpiffeId,
+    pub(super) expected: SpiffeId,
+    /// Where outbound connections go.
+    pub(super) outbound: Route,
+    /// Where they go when that is not there.
+    pub(super) second: Option<Route>,
+    /// Where the application of this side listens.
+    pub(super) application: SocketAddr,
+    pub(super) refuse_streams: Option<ResetReason>,
+    pub(super) plaintext_at_accept: bool,
+    pub(super) permitted: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Route {
+    Tunnel(SocketAddr),
+    Direct(SocketAddr),
+    HandOver,
+}
+
+impl Route {
+    fn course(self, script: &Script) -> Course {
+        match self {
+            Self::Tunnel(destination) => Course::Tunnel {
+                key: TunnelKey {
+                    source: WorkloadUid("pod-a".into()),
+                    destination,
+                    identity: script.expected.clone(),
+                },
+                open: Open {
+                    token: StreamToken([1; 16]),
+                    kind: StreamKind::Opaque,
+                    dialled: destination,
+                    source_port: 4242,
+                },
+            },
+            Self::Direct(destination) => Course::Direct(Dial { destination, source: None, netns: None }),
+            Self::HandOver => Course::HandOver,
+        }
+    }
+}
+
+impl Conductor for Script {
+    type Pod = &'static str;
+    type Record = u32;
+
+    fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<(u32, Course), Refusal> {
+        Ok((1, self.outbound.course(self)))
+    }
+
+    fn accept_inbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Inbound<u32>, Refusal> {
+        if self.plaintext_at_accept {
+            return Ok(Inbound::Plaintext(2, Route::Direct(self.application).course(self)));
+        }
+        Ok(Inbound::Peek)
+    }
+
+    fn accept_plaintext(
+        &mut self,
+        _: &Self::Pod,
+        _: &Accepted<'_>,
+        first: FirstBytes<'_>,
+    ) -> Result<(u32, Course), Refusal> {
+        match first {
+            FirstBytes::Foreign(bytes) if bytes.starts_with(b"secret") => Err(Refusal(ResetReason::Denied)),
+            FirstBytes::Foreign(_) => Ok((3, Route::Direct(self.application).course(self))),
+            FirstBytes::Silence => Err(Refusal(ResetReason::Denied)),
+        }
+    }
+
+    fn accept_h2(&mut self, _: &Self::Pod, socket: OwnedFd, _: SocketAddr, _: SocketAddr) {
+        self.log.handed.lock().unwrap().push(socket);
+    }
+
+    fn hand_over(&mut self, _: &Self::Pod, _: u32, socket: OwnedFd, _: SocketAddr) {
+        self.log.handed.lock().unwrap().push(socket);
+    }
+
+    fn plan_tunnel(&mut self, _: &Self::Pod, key: &TunnelKey, _: &u32) -> Result<TunnelPlan, TunnelLoss> {
+        let tls = self.identities.client(&self.own, &self.expected, Alpn::Mux1);
+        Ok(TunnelPlan {
+            dial: Dial { destination: key.destination, source: None, netns: None },
+            tls: tls.map_err(|_| TunnelLoss::NoCertificate)?,
+            name: server_name(Some("web.shop.svc.cluster.local"), key.destination.ip()),
+            retire_at: None,
+        })
+    }
+
+    fn serve_tunnel(&mut self, _: &Self::Pod) -> Result<Arc<rustls::ServerConfig>, TunnelLoss> {
+        self.identities.server(&self.own, Alpn::Mux1).map_err(|_| TunnelLoss::NoCertificate)
+    }
+
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
+        let peer = self.identities.peer(Some(certificates)).map_err(|_| Refusal(ResetReason::Denied))?;
+        Ok(peer.identity)
+    }
+
+    fn open_stream(&mut self, _: &Self::Pod, caller: &Caller, _: &Open) -> Result<(u32, Course), Refusal> {
+        assert_eq!(caller.identity.service_account().as_ref(), "client");
+        self.log.opened.fetch_add(1, Ordering::SeqCst);
+        match self.refuse_streams {
+            Some(reason) => Err(Refusal(reason)),
+            None => Ok((4, Route::Direct(self.application).course(self))),
+        }
+    }
+
+    fn next_endpoint(&mut self, _: &mut u32, _: CloseReason) -> Option<Course> {
+        self.second.map(|route| route.course(self))
+    }
+
+    fn closed(&mut self, _: u32, outcome: &Outcome) {
+        self.log.outcomes.lock().unwrap().push(*outcome);
+    }
+
+    fn tunnel_lost(&mut self, _: &Self::Pod, tunnel: LostTunnel<'_>) {
+        self.log.losses.lock().unwrap().push(tunnel.loss);
+    }
+
+    fn still_permitted(&mut self, _: &u32) -> bool {
+        self.permitted
+    }
+}
+
+/// An engine on a thread of its own, with one listener.
+pub(super) struct Side {
+    pub(super) address: SocketAddr,
+    pub(super) handle: Handle<Script>,
+    pub(super) log: Arc<Log>,
+    pub(super) counters: Arc<Counters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Side {
+    pub(super) fn start(script: Script, direction: Direction, settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        let log = script.log.clone();
+        let thread = std::thread::spawn(move || {
+            let mut engine = Engine::new(script, settings).unwrap();
+            let socket = Arc::new(OwnedFd::from(listener));
+            engine.listen(NewListener { id: ListenerId(1), socket, pod: "pod", direction }).unwrap();
+            send.send((engine.handle(), engine.counters())).unwrap();
+            engine.run().unwrap();
+        });
+        let (handle, counters) = receive.recv().unwrap();
+        Self { address, handle, log, counters, thread: Some(thread) }
+    }
+
+    /// Waits until the side has told how `count` connections ended.
+    pub(super) fn outcomes(&self, count: usize) -> Vec<Outcome> {
+        eventually("connections to end", || {
+            let outcomes = self.log.outcomes.lock().unwrap();
+            (outcomes.len() >= count).then(|| outcomes.clone())
+        })
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.handle.send(Engine::stop);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.handle.send(Engine::stop);
+    }
+}
+
+/// Source, destination and the identities of both.
+pub(super) struct World {
+    pub(super) identities: Arc<Identities>,
+    pub(super) client: SpiffeId,
+    pub(super) server: SpiffeId,
+    _trust: tempfile::TempDir,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let trust = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let authority = Authority::open(
+            AuthoritySettings {
+                trust_dir: trust.path().to_owned(),
+                trust_domain: domain.clone(),
+                lifetime: Duration::from_secs(3600),
+                backdate: Duration::from_secs(60),
+            },
+            &system_clock(),
+        )
+        .unwrap();
+        let metrics = IdentityMetrics::new(&crate::telemetry::registry::Registry::new()).unwrap();
+        let identities =
+            Identities::new(Arc::new(authority), IdentitySettings::default(), system_clock(), metrics)
+                .unwrap();
+        let client = SpiffeId::new(&domain, "shop", "client").unwrap();
+        let server = SpiffeId::new(&domain, "shop", "server").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for identity in [&client, &server] {
+            runtime.block_on(identities.ensure(identity)).unwrap();
+        }
+        Self { identities: Arc::new(identities), client, server, _trust: trust }
+    }
+
+    pub(super) fn script(&self, direction: Direction, to: SocketAddr) -> Script {
+        let (own, expected) = match direction {
+            Direction::Outbound => (&self.client, &self.server),
+            Direction::Inbound => (&self.server, &self.client),
+        };
+        Script {
+            log: Arc::default(),
+            identities: self.identities.clone(),
+            own: own.clone(),
+            expected: expected.clone(),
+            outbound: Route::Tunnel(to),
+            second: None,
+            application: to,
+            refuse_streams: None,
+            plaintext_at_accept: false,
+            permitted: true,
+        }
+    }
+
+    pub(super) fn destination(&self, application: SocketAddr) -> Side {
+        Side::start(self.script(Direction::Inbound, application), Direction::Inbound, Settings::default())
+    }
+
+    pub(super) fn source(&self, destination: SocketAddr) -> Side {
+        Side::start(self.script(Direction::Outbound, destination), Direction::Outbound, Settings::default())
+    }
+
+    /// Source and destination in front of `application`.
+    pub(super) fn pair(&self, application: SocketAddr) -> (Side, Side) {
+        let destination = self.destination(application);
+        (self.source(destination.address), destination)
+    }
+}
+
+/// A listener whose every connection is served by `serve`, each on a thread of its own.
+pub(super) fn application(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, serve) = (stream.unwrap(), serve.clone());
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// Sends back what it gets, until the end.
+pub(super) fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}
+
+/// An address where nobody listens.
+pub(super) fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(super) fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+pub(super) fn ping(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).unwrap();
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, text);
+}
+
+/// Waits until `look` finds something, and says what was waited for if it never does.
+pub(super) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}

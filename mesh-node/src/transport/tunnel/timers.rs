@@ -1,0 +1,56 @@
+//! Deadlines: one heap per core, nothing per byte.
+//!
+//! An entry is a time at which to look, not a promise that something is due: who moved its deadline in the
+//! meantime is looked at and entered again. So activity costs an assignment, and the heap one entry per object.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::slots::Key;
+
+/// Milliseconds since the engine started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::transport) struct Tick(pub(super) u64);
+
+impl Tick {
+    pub(super) fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    pub(super) fn until(self, later: Self) -> Duration {
+        Duration::from_millis(later.0.saturating_sub(self.0))
+    }
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timed {
+    Detecting(Key),
+    Tunnel(Key),
+    Connection(Key),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Tick, Timed)>>,
+}
+
+impl Timers {
+    pub(super) fn at(&mut self, at: Tick, timed: Timed) {
+        self.heap.push(Reverse((at, timed)));
+    }
+
+    /// Takes one entry whose time has come.
+    pub(super) fn due(&mut self, now: Tick) -> Option<Timed> {
+        let Reverse((at, _)) = self.heap.peek()?;
+        if *at > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, timed))| timed)
+    }
+
+    pub(super) fn next(&self) -> Option<Tick> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+}

@@ -1,0 +1,430 @@
+//! The life of tunnels: made when a connection needs one, warm for the next, retired by age, lost by accident.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use mesh_common::tunnel::{ALPN, Frame, GoAwayReason, Role, Session};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::conductor::{Conductor, LostTunnel, TunnelKey};
+use super::connection::StreamEvent;
+use super::core::{Job, NEVER};
+use super::engine::Engine;
+use super::link::{Link, Phase};
+use super::reactor::{Ready, Token};
+use super::settings::{BUDGET, UNSENT};
+use super::slots::Key;
+use super::timers::{Tick, Timed};
+use super::tls::Tls;
+use crate::transport::connect;
+use crate::transport::outcome::{CloseReason, ConnectFailure, TunnelLoss};
+
+impl<C: Conductor> Engine<C> {
+    /// A tunnel for `key` that takes one more stream: a warm one, or a new one on its way.
+    pub(super) fn tunnel_for(
+        &mut self,
+        pod: &C::Pod,
+        key: &TunnelKey,
+        record: &C::Record,
+    ) -> Result<Key, TunnelLoss> {
+        let room = self.core.settings.tunnel.streams;
+        let of = |tunnel: &Key| {
+            let link = self.tunnels.get(*tunnel)?;
+            let streams = link.session.len() + link.expecting.len();
+            (streams < room && !link.session.is_going_away()).then_some((streams, *tunnel))
+        };
+        let known = self.pool.get(key).map(|tunnels| tunnels.as_slice()).unwrap_or_default();
+        let least = known.iter().filter_map(of).min();
+        match least {
+            Some((streams, tunnel))
+                if streams == 0 || known.len() >= self.core.settings.tunnels_per_destination =>
+            {
+                Ok(tunnel)
+            }
+            _ => self.dial_tunnel(pod, key, record),
+        }
+    }
+
+    fn dial_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, record: &C::Record) -> Result<Key, TunnelLoss> {
+        self.take_handshake_place().ok_or(TunnelLoss::Connect(ConnectFailure::Local))?;
+        let made = self.make_tunnel(pod, key, record);
+        if made.is_err() {
+            self.core.counters.pending_handshakes.subtract(1);
+        }
+        made
+    }
+
+    fn make_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, record: &C::Record) -> Result<Key, TunnelLoss> {
+        let plan = self.conductor.plan_tunnel(pod, key, record)?;
+        let socket = connect::start(&plan.dial, |_| Ok(()));
+        let socket = socket.map_err(|error| TunnelLoss::Connect(connect::failure_of(&error)))?;
+        let tls = Tls::client(plan.tls, plan.name).map_err(|_| TunnelLoss::NoCertificate)?;
+        let settings = &self.core.settings;
+        let session = Session::new(Role::Client, settings.tunnel);
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut link = Link::new(socket, tls, session, pod.clone(), plan.dial.destination, unknown);
+        link.phase = Phase::Connecting;
+        link.key = Some(key.clone());
+        link.deadline = self.core.now.after(settings.connect_timeout);
+        let expiry = plan.retire_at.map_or(NEVER, |at| self.core.tick_of(at));
+        link.retire_at = expiry.min(self.core.now.after(settings.tunnel_max_age));
+        let tunnel = self.enter_tunnel(link).map_err(|_| TunnelLoss::Connect(ConnectFailure::Local))?;
+        self.pool.entry(key.clone()).or_default().push(tunnel);
+        Ok(tunnel)
+    }
+
+    /// Accepts a tunnel from a socket whose ClientHello was peeked. Its place among the handshakes is taken.
+    pub(super) fn serve_tunnel(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        let tls = self
+            .conductor
+            .serve_tunnel(&pod)
+            .and_then(|config| Tls::server(config).map_err(|_| TunnelLoss::NoCertificate));
+        let tls = match tls {
+            Ok(tls) => tls,
+            Err(loss) => {
+                self.core.counters.pending_handshakes.subtract(1);
+                connect::reset_on_close(&socket);
+                let lost = LostTunnel { peer: Some(peer), key: None, loss, error: None, streams: 0 };
+                return self.conductor.tunnel_lost(&pod, lost);
+            }
+        };
+        let session = Session::new(Role::Server, self.core.settings.tunnel);
+        let mut link = Link::new(socket, tls, session, pod, peer, local);
+        link.deadline = self.core.now.after(self.core.settings.handshake_timeout);
+        match self.enter_tunnel(link) {
+            // The ClientHello has been there for a while: no edge will tell.
+            Ok(tunnel) => self.tunnel_read(tunnel),
+            Err(_) => self.core.counters.pending_handshakes.subtract(1),
+        }
+    }
+
+    fn enter_tunnel(&mut self, link: Link<C::Pod>) -> std::io::Result<Key> {
+        let deadline = link.deadline;
+        let tunnel = self.tunnels.insert(link);
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(tunnel) };
+        let prepared = connect::limit_unsent(&link.socket, UNSENT)
+            .and_then(|()| connect::watch_for_silence(&link.socket))
+            .and_then(|()| self.core.reactor.add_socket(&link.socket, Token::Tunnel(tunnel)));
+        if let Err(error) = prepared {
+            self.tunnels.remove(tunnel);
+            return Err(error);
+        }
+        self.core.counters.tunnels.add(1);
+        self.core.arm(&mut link.scheduled, deadline, Timed::Tunnel(tunnel));
+        Ok(tunnel)
+    }
+
+    /// Its socket became ready.
+    pub(super) fn tunnel_ready(&mut self, tunnel: Key, ready: Ready) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        link.hung_up |= ready.hung_up;
+        if link.phase == Phase::Connecting {
+            if !ready.writable {
+                return;
+            }
+            if let Err(failure) = connect::finished(&link.socket) {
+                return self.lose(tunnel, TunnelLoss::Connect(failure), None);
+            }
+            link.phase = Phase::Handshaking;
+            link.local = own_address(&link.socket, link.local);
+            link.deadline = self.core.now.after(self.core.settings.handshake_timeout);
+            return self.tunnel_read(tunnel);
+        }
+        if ready.writable && link.blocked {
+            link.blocked = false;
+            link.touch(tunnel, &mut self.core);
+            for connection in std::mem::take(&mut link.waiting) {
+                self.wake(connection);
+            }
+        }
+        if ready.readable {
+            self.tunnel_read(tunnel);
+        }
+    }
+
+    fn wake(&mut self, connection: Key) {
+        // Only opaque connections wait like this, and they have one stream.
+        self.stream_event(connection, mesh_common::tunnel::StreamId(0), StreamEvent::Writable);
+    }
+
+    /// One read: at most one budget of ciphertext, and all that follows from it.
+    pub(super) fn tunnel_read(&mut self, tunnel: Key) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        link.queued = false;
+        let kept = link.leftover.len();
+        if kept + BUDGET > self.core.input.len() {
+            // A handshake message over many records: longer than any certificate chain of ours.
+            return self.lose(tunnel, TunnelLoss::Handshake, None);
+        }
+        let mut input = std::mem::take(&mut self.core.input);
+        input[..kept].copy_from_slice(&link.leftover);
+        link.leftover.clear();
+        let result = loop {
+            // A client that is just connected has nothing to read and everything to say.
+            match rustix::net::recv(&link.socket, &mut input[kept..kept + BUDGET], RecvFlags::empty()) {
+                Ok((_, 0)) => break Err(TunnelLoss::Closed),
+                Ok((_, length)) => break Ok(length),
+                Err(Errno::AGAIN) => break Ok(0),
+                Err(Errno::INTR) => {}
+                Err(_) => break Err(TunnelLoss::Closed),
+            }
+        };
+        match result {
+            Ok(length) => {
+                if length == BUDGET || (link.hung_up && length > 0) {
+                    link.queued = true;
+                    self.core.ready.push_back(Job::Tunnel(tunnel));
+                }
+                if length > 0 {
+                    link.heard = self.core.now;
+                    link.asked = None;
+                }
+                self.core.moved += length;
+                self.tunnel_received(tunnel, &mut input[..kept + length]);
+            }
+            // An end without close_notify is a loss unless nothing could be lost.
+            Err(loss) => self.lose(tunnel, loss, None),
+        }
+        self.core.input = input;
+    }
+
+    fn tunnel_received(&mut self, tunnel: Key, input: &mut [u8]) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        let mut plaintext = std::mem::take(&mut self.core.plaintext);
+        let (tls, outgoing) = link.outgoing();
+        let received = tls.receive(input, &mut plaintext, outgoing);
+        if link.has_outgoing() {
+            link.touch(tunnel, &mut self.core);
+        }
+        match received {
+            Ok(progress) => {
+                link.leftover.extend_from_slice(&input[progress.taken..]);
+                // Who speaks is known before one byte of what is said is looked at.
+                let result = if progress.ready { self.establish(tunnel) } else { Ok(()) };
+                let result = result.and_then(|()| self.receive_records(tunnel, &plaintext));
+                match result {
+                    Err(loss) => self.lose(tunnel, loss, None),
+                    Ok(()) if progress.closed => self.peer_closed(tunnel),
+                    Ok(()) => {}
+                }
+            }
+            Err(error) => {
+                self.lose(tunnel, TunnelLoss::Handshake, Some(&error));
+            }
+        }
+        plaintext.clear();
+        self.core.plaintext = plaintext;
+    }
+
+    /// The handshake is complete: checks the peer and lets the streams in.
+    fn establish(&mut self, tunnel: Key) -> Result<(), TunnelLoss> {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
+        if link.phase != Phase::Handshaking {
+            return Ok(());
+        }
+        if link.tls.alpn() != Some(ALPN) {
+            return Err(TunnelLoss::Handshake);
+        }
+        let identity = self.conductor.identify(link.tls.peer_certificates().unwrap_or_default());
+        let identity = identity.map_err(|_| TunnelLoss::Handshake)?;
+        if link.key.as_ref().is_some_and(|key| key.identity != identity) {
+            return Err(TunnelLoss::Handshake);
+        }
+        link.identity = Some(identity);
+        link.phase = Phase::Up;
+        link.idle_since = self.core.now;
+        link.heard = self.core.now;
+        let role = if link.key.is_some() {
+            &self.core.counters.tunnels_opened
+        } else {
+            &self.core.counters.tunnels_accepted
+        };
+        role.add(1);
+        self.core.counters.pending_handshakes.subtract(1);
+        link.deadline = NEVER;
+        for (connection, open) in std::mem::take(&mut link.expecting) {
+            // Some may have ended meanwhile: their streams are not opened.
+            if self.connections.get(connection).is_some() {
+                self.join_tunnel(tunnel, connection, open);
+            }
+        }
+        self.tunnel_deadline(tunnel);
+        Ok(())
+    }
+
+    fn peer_closed(&mut self, tunnel: Key) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        if link.phase == Phase::Up && link.session.is_empty() {
+            return self.close_tunnel(tunnel);
+        }
+        self.lose(tunnel, TunnelLoss::Closed, None);
+    }
+
+    /// A connection of this tunnel is over: it may be the last one.
+    pub(in crate::transport) fn stream_ended(&mut self, tunnel: Key) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        if link.phase != Phase::Up || !link.session.is_empty() {
+            return;
+        }
+        link.idle_since = self.core.now;
+        if link.retired || link.session.is_going_away() {
+            link.phase = Phase::Closing;
+            link.deadline = self.core.now.after(self.core.settings.answer);
+            link.touch(tunnel, &mut self.core);
+        }
+    }
+
+    /// The time entered for it has come: does what is due and enters the next look.
+    pub(super) fn tunnel_deadline(&mut self, tunnel: Key) {
+        let now = self.core.now;
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        if link.scheduled <= now {
+            link.scheduled = NEVER;
+        }
+        let next = match link.phase {
+            Phase::Connecting if now >= link.deadline => {
+                let loss = TunnelLoss::Connect(ConnectFailure::TimedOut);
+                return self.lose(tunnel, loss, None);
+            }
+            Phase::Handshaking if now >= link.deadline => {
+                return self.lose(tunnel, TunnelLoss::HandshakeTimedOut, None);
+            }
+            Phase::Closing if now >= link.deadline => return self.close_tunnel(tunnel),
+            Phase::Connecting | Phase::Handshaking | Phase::Closing => link.deadline,
+            Phase::Up => match self.look_after(tunnel) {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        if let Some(link) = self.tunnels.get_mut(tunnel) {
+            self.core.arm(&mut link.scheduled, next, Timed::Tunnel(tunnel));
+        }
+    }
+
+    /// Age, idleness and silence of a tunnel that is up. Returns when to look again; `None` if it is gone.
+    fn look_after(&mut self, tunnel: Key) -> Option<Tick> {
+        let (now, settings) = (self.core.now, self.core.settings);
+        let link = self.tunnels.get_mut(tunnel)?;
+        if now >= link.retire_at && !link.retired {
+            self.retire(tunnel);
+        }
+        let link = self.tunnels.get_mut(tunnel)?;
+        if link.session.is_empty() {
+            let end = link.idle_since.after(settings.tunnel_idle_timeout);
+            if now >= end && link.key.is_some() {
+                self.close_tunnel(tunnel);
+                return None;
+            }
+            link.asked = None;
+            // A server leaves the end to its client, and only looks now and then.
+            let end = if link.key.is_some() { end } else { NEVER };
+            return Some(
+                end.min(now.after(settings.silence)).min(link.retire_at.max(now.after(settings.silence))),
+            );
+        }
+        match link.asked {
+            Some(asked) if now >= asked.after(settings.answer) => {
+                self.lose(tunnel, TunnelLoss::Silent, None);
+                return None;
+            }
+            None if now >= link.heard.after(settings.silence) => {
+                link.asked = Some(now);
+                link.frame(tunnel, &mut self.core, &Frame::Ping(now.0));
+            }
+            _ => {}
+        }
+        let link = self.tunnels.get_mut(tunnel)?;
+        let silence = match link.asked {
+            Some(asked) => asked.after(settings.answer),
+            None => link.heard.after(settings.silence),
+        };
+        Some(if link.retired { silence } else { silence.min(link.retire_at) })
+    }
+
+    /// Takes no new stream; closed when its last one ends.
+    pub(super) fn retire(&mut self, tunnel: Key) {
+        self.leave_pool(tunnel);
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        link.retired = true;
+        if link.key.is_none() && link.phase == Phase::Up && !link.session.is_going_away() {
+            let last = link.session.go_away();
+            link.frame(tunnel, &mut self.core, &Frame::GoAway { last, reason: GoAwayReason::Draining });
+        }
+        self.stream_ended(tunnel);
+    }
+
+    pub(super) fn leave_pool(&mut self, tunnel: Key) {
+        let Some(key) = self.tunnels.get(tunnel).and_then(|link| link.key.as_ref()) else { return };
+        if let Some(tunnels) = self.pool.get_mut(key) {
+            tunnels.retain(|other| *other != tunnel);
+            if tunnels.is_empty() {
+                self.pool.remove(key);
+            }
+        }
+    }
+
+    /// Seals and writes what the turn produced for a tunnel.
+    pub(super) fn flush_tunnel(&mut self, tunnel: Key) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        match link.flush(&mut self.core) {
+            Err(loss) => self.lose(tunnel, loss, None),
+            Ok(()) if link.phase == Phase::Closing && !link.has_outgoing() => self.close_tunnel(tunnel),
+            Ok(()) => {}
+        }
+    }
+
+    /// The orderly end of a tunnel without streams.
+    pub(super) fn close_tunnel(&mut self, tunnel: Key) {
+        self.leave_pool(tunnel);
+        let Some(mut link) = self.tunnels.remove(tunnel) else { return };
+        link.say_goodbye(&mut self.core);
+        self.core.counters.tunnels.subtract(1);
+    }
+
+    /// The end of a tunnel by accident: its streams are told, and may begin elsewhere.
+    pub(super) fn lose(&mut self, tunnel: Key, loss: TunnelLoss, error: Option<&rustls::Error>) {
+        self.leave_pool(tunnel);
+        let Some(mut link) = self.tunnels.remove(tunnel) else { return };
+        // An alert or a GOAWAY may be waiting to be said.
+        let _ = link.flush(&mut self.core);
+        let streams = link.session.after(0);
+        let connected = link.phase != Phase::Connecting;
+        let was_up = matches!(link.phase, Phase::Up | Phase::Closing);
+        if !was_up {
+            self.core.counters.pending_handshakes.subtract(1);
+        }
+        self.core.counters.tunnels.subtract(1);
+        let count = streams.len() + link.expecting.len();
+        // A peer that ends an unused tunnel without close_notify has harmed nobody.
+        if count > 0 || !was_up || loss != TunnelLoss::Closed {
+            self.core.counters.tunnels_lost.add(1);
+            let peer = connected.then_some(link.peer);
+            let lost = LostTunnel { peer, key: link.key.as_ref(), loss, error, streams: count };
+            self.conductor.tunnel_lost(&link.pod, lost);
+        }
+        let reason = CloseReason::TunnelLost(loss);
+        for (stream, connection) in streams {
+            self.stream_event(connection, stream, StreamEvent::Lost(reason));
+        }
+        for (connection, _) in link.expecting {
+            self.fail(connection, reason);
+        }
+    }
+
+    /// One more handshake, if there may be one.
+    pub(super) fn take_handshake_place(&mut self) -> Option<()> {
+        let pending = &self.core.counters.pending_handshakes;
+        if pending.read() >= self.core.settings.pending_handshakes as u64 {
+            self.core.counters.refused_handshakes.add(1);
+            return None;
+        }
+        pending.add(1);
+        Some(())
+    }
+}
+
+fn own_address(socket: &OwnedFd, otherwise: SocketAddr) -> SocketAddr {
+    let own = rustix::net::getsockname(socket).ok();
+    own.and_then(|own| SocketAddr::try_from(own).ok()).unwrap_or(otherwise)
+}
