@@ -176,7 +176,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 
 /// Whether a trailer field may pass: nothing that frames, routes, authenticates or describes the body
 /// (RFC 9110 section 6.5.1). Such a field is dropped.
-pub(super) fn is_trailer_allowed(name: &[u8]) -> bool {
+pub fn is_trailer_allowed(name: &[u8]) -> bool {
     const FORBIDDEN: &[&[u8]] = &[
         b"age",
         b"authorization",

@@ -29,7 +29,9 @@ mod tests;
 pub use authority::{Authority, MAX_HOST};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
-pub use field::{FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade};
+pub use field::{
+    FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade, is_trailer_allowed,
+};
 pub use framing::{BodyFraming, Version};
 pub use refusal::Refusal;
 pub use request::RequestHead;

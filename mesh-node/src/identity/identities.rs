@@ -159,6 +159,11 @@ impl Identities {
         Some(self.store.entry(local)?.slot.usable()?.life.not_after)
     }
 
+    /// How long until `not_after` (UTC seconds since the epoch) is over, by this stage's clock.
+    pub fn time_left(&self, not_after: u64) -> Duration {
+        Duration::from_secs(not_after.saturating_add(1).saturating_sub(now(&self.clock)))
+    }
+
     /// Counts the trust bundles in force so far. A connection verified under an older one may have a peer whose
     /// root is gone.
     pub fn generation(&self) -> u64 {

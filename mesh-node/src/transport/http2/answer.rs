@@ -1,0 +1,103 @@
+//! Answers of our own: an HTTP status, or for gRPC its status in a response that is trailers only.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use mesh_common::http1::Refusal;
+
+use super::connect::ConnectFailure;
+
+/// gRPC status codes (grpc/statuscodes).
+const INTERNAL: u16 = 13;
+const UNAVAILABLE: u16 = 14;
+const PERMISSION_DENIED: u16 = 7;
+const RESOURCE_EXHAUSTED: u16 = 8;
+const UNIMPLEMENTED: u16 = 12;
+
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const REASON: HeaderName = HeaderName::from_static("x-nodemesh-reason");
+
+/// An answer that no application gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnAnswer {
+    /// For HTTP.
+    pub status: StatusCode,
+    /// For gRPC.
+    pub grpc_status: u16,
+    /// What the caller reads: printable ASCII without `%`.
+    pub text: &'static str,
+    /// The stable code for logs and metrics.
+    pub reason: &'static str,
+}
+
+impl OwnAnswer {
+    /// Policy does not allow it. `reason` is the denial's code.
+    pub fn denied(reason: &'static str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            grpc_status: PERMISSION_DENIED,
+            text: "RBAC: access denied",
+            reason,
+        }
+    }
+
+    /// There is nowhere to go. `reason` is the code of why.
+    pub fn unavailable(reason: &'static str) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            grpc_status: UNAVAILABLE,
+            text: "no healthy upstream",
+            reason,
+        }
+    }
+
+    /// An endpoint was chosen and could not be reached, or did not answer.
+    pub fn unreachable(failure: &ConnectFailure) -> Self {
+        Self { text: "upstream connect error", ..Self::unavailable(failure.reason()) }
+    }
+
+    /// The request has no one meaning.
+    pub fn malformed(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let grpc_status = match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => RESOURCE_EXHAUSTED,
+            StatusCode::NOT_IMPLEMENTED => UNIMPLEMENTED,
+            // gRPC's own mapping of 400 (grpc/http-grpc-status-mapping).
+            _ => INTERNAL,
+        };
+        Self { status, grpc_status, text: "malformed request", reason: refusal.reason() }
+    }
+
+    /// The head of this answer, and its body if it has one.
+    pub(super) fn response(self, is_grpc: bool) -> (Response<()>, Option<Bytes>) {
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert(REASON, HeaderValue::from_static(self.reason));
+        if is_grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status));
+            headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.text));
+            return (response, None);
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.text.len()));
+        *response.status_mut() = self.status;
+        (response, Some(Bytes::from_static(self.text.as_bytes())))
+    }
+}
+
+/// Whether a request's answers are read as gRPC.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
+    let kind = kind.as_bytes();
+    let name = b"application/grpc";
+    kind.len() >= name.len()
+        && kind[..name.len()].eq_ignore_ascii_case(name)
+        && matches!(kind.get(name.len()), None | Some(b'+' | b';' | b' '))
+}
+
+/// The number in `grpc-status`.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,115 @@
+//! What the conductor does for HTTP/2: it decides, dials and keeps the record. One value for each connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::StatusCode;
+use mesh_common::http1::Refusal;
+use mesh_common::model::{RequestFacts, Workload};
+use mesh_common::route::{Local, Plan};
+
+use super::answer::OwnAnswer;
+use super::connect::ConnectFailure;
+use crate::capture::{DialError, Dialled};
+
+/// Decides the requests of one connection.
+pub trait Conductor: 'static {
+    /// Keeps the record of one request.
+    type Exchange: Exchange;
+
+    /// The pod of this node on whose behalf the connection is served: the caller outbound, the called inbound.
+    fn pod(&self) -> &Arc<Workload>;
+
+    /// The caller's address; connections to applications are shared by one caller's requests only.
+    fn client(&self) -> IpAddr;
+
+    /// Fields that the sender may not set, as for `mesh_common::http1`.
+    fn strip(&self) -> &[&str];
+
+    /// A request came that has no one meaning; it is answered and counted, never decided.
+    fn malformed(&self, refusal: Refusal);
+
+    /// A request came; its record begins.
+    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>) -> Self::Exchange;
+
+    /// Where the request goes. `tried` holds endpoints that could not be reached just now.
+    ///
+    /// # Errors
+    /// The answer instead.
+    fn decide(
+        &self,
+        exchange: &mut Self::Exchange,
+        request: &RequestFacts<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Plan, OwnAnswer>;
+
+    /// The inbound stages for a pod of this node, on the identity of [`pod`](Self::pod).
+    ///
+    /// # Errors
+    /// The answer instead.
+    fn arrive(
+        &self,
+        exchange: &mut Self::Exchange,
+        local: &Local,
+        request: &RequestFacts<'_>,
+    ) -> Result<Plan, OwnAnswer>;
+
+    /// Begins a connection to the plan's address, from the namespace where it must begin.
+    ///
+    /// # Errors
+    /// The connect ends at once.
+    fn dial(&self, plan: &Plan) -> Result<Dialled, DialError>;
+
+    /// What to answer when an endpoint could not be reached or did not answer.
+    fn unreachable(&self, failure: &ConnectFailure) -> OwnAnswer {
+        OwnAnswer::unreachable(failure)
+    }
+}
+
+/// The record of one request. Dropped when everything is over; [`ended`](Self::ended) is called once, before.
+pub trait Exchange: 'static {
+    /// The response's head is on its way to the caller.
+    fn answered(&mut self, status: StatusCode);
+
+    /// The exchange is over.
+    fn ended(&mut self, end: &End);
+}
+
+/// How an exchange ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Body bytes from the caller, without framing.
+    pub request_bytes: u64,
+    /// Body bytes to the caller, without framing.
+    pub response_bytes: u64,
+    /// The value of `grpc-status`, from the trailers or a head without body.
+    pub grpc_status: Option<u16>,
+    /// How.
+    pub ending: Ending,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// The whole response went out.
+    Complete,
+    /// We answered ourselves.
+    OwnAnswer,
+    /// The caller went away first.
+    CallerGone,
+    /// The response broke off.
+    UpstreamBroke,
+}
+
+impl Ending {
+    /// The stable code for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::OwnAnswer => "own_answer",
+            Self::CallerGone => "caller_gone",
+            Self::UpstreamBroke => "upstream_broke",
+        }
+    }
+}

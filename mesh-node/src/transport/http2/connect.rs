@@ -1,0 +1,202 @@
+//! Connections to endpoints: the TCP connect that the conductor began, then TLS, then HTTP.
+
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use mesh_common::model::SpiffeId;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::body::RequestBody;
+use super::runtime::client_of;
+use super::settings::Settings;
+use crate::capture::{DialError, Dialled};
+use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
+
+/// Why an endpoint has no connection for a request, or gave no answer on it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectFailure {
+    /// The connect ended without a connection.
+    #[error("connect to the endpoint")]
+    Connect(#[source] Rc<io::Error>),
+    /// The connect could not begin.
+    #[error("dial the endpoint")]
+    Dial(#[source] Rc<DialError>),
+    /// The connect took too long.
+    #[error("connect to the endpoint timed out")]
+    ConnectTimeout,
+    /// TLS did not come about.
+    #[error("TLS with the endpoint")]
+    Handshake(#[source] HandshakeFailure),
+    /// TLS or the settings after it took too long.
+    #[error("handshake with the endpoint timed out")]
+    HandshakeTimeout,
+    /// We have no certificate for the caller.
+    #[error("no certificate for the caller")]
+    NoIdentity(#[source] Unavailable),
+    /// The endpoint closed every new connection at once.
+    #[error("the endpoint closes new connections")]
+    Closed,
+    /// HTTP did not come about, or broke before the response's head.
+    #[error("HTTP with the endpoint")]
+    Http(#[source] Rc<hyper::Error>),
+}
+
+impl ConnectFailure {
+    /// The stable code for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "connect_refused",
+            Self::Connect(_) | Self::Dial(_) => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Handshake(failure) => failure.as_str(),
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::NoIdentity(_) => "no_own_certificate",
+            Self::Closed => "connection_closed",
+            Self::Http(_) => "upstream_broke",
+        }
+    }
+
+    /// Whether the endpoint was never reached, so that another one may be tried.
+    pub fn is_before_request(&self) -> bool {
+        match self {
+            Self::Connect(_)
+            | Self::Dial(_)
+            | Self::ConnectTimeout
+            | Self::Handshake(_)
+            | Self::HandshakeTimeout => true,
+            Self::NoIdentity(_) | Self::Closed | Self::Http(_) => false,
+        }
+    }
+}
+
+/// How to prove who we are to an endpoint, and whom to expect.
+pub(super) struct TlsTo {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+}
+
+pub(super) type Sender2 = http2::SendRequest<RequestBody>;
+pub(super) type Sender1 = http1::SendRequest<RequestBody>;
+
+/// A connection that just began: how to ask on it, the work that carries it, and whom it leads to.
+pub(super) struct Begun<S, W> {
+    pub(super) sender: S,
+    pub(super) work: W,
+    pub(super) peer: Option<Peer>,
+}
+
+/// The work of a connection; ends with it.
+pub(super) type Work = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// Waits for the connect that was begun.
+pub(super) async fn connected(dialled: Dialled, settings: &Settings) -> Result<TcpStream, ConnectFailure> {
+    let io = |error| ConnectFailure::Connect(Rc::new(error));
+    let stream = TcpStream::from_std(StdTcpStream::from(dialled.socket)).map_err(io)?;
+    if !dialled.connected {
+        timeout(settings.connect_timeout, stream.writable())
+            .await
+            .map_err(|_| ConnectFailure::ConnectTimeout)?
+            .map_err(io)?;
+        if let Some(error) = stream.take_error().map_err(io)? {
+            return Err(io(error));
+        }
+    }
+    Ok(stream)
+}
+
+/// HTTP/2 to the agent of another node.
+pub(super) async fn http2_over_tls(
+    dialled: Dialled,
+    tls: TlsTo,
+    identities: &Identities,
+    settings: &Settings,
+) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+    let stream = connected(dialled, settings).await?;
+    let handshake = TlsConnector::from(tls.config).connect(tls.name, stream);
+    let stream = timeout(settings.handshake_timeout, handshake)
+        .await
+        .map_err(|_| ConnectFailure::HandshakeTimeout)?
+        .map_err(|error| ConnectFailure::Handshake(failure_of(&error)))?;
+    let (_, session) = stream.get_ref();
+    // A server that chose nothing does not know us (RFC 7301 section 3.2).
+    if session.alpn_protocol() != Some(Alpn::H2.as_bytes()) {
+        return Err(ConnectFailure::Handshake(HandshakeFailure::Incompatible));
+    }
+    let peer = identities
+        .peer(session.peer_certificates())
+        .map_err(|reason| ConnectFailure::Handshake(HandshakeFailure::PeerRefused(reason)))?;
+    let begun = http2_over(stream, settings).await?;
+    Ok(Begun { peer: Some(peer), ..begun })
+}
+
+/// HTTP/2 in the clear.
+pub(super) async fn http2_in_the_clear(
+    dialled: Dialled,
+    settings: &Settings,
+) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+    http2_over(connected(dialled, settings).await?, settings).await
+}
+
+/// HTTP/1.1 in the clear, to an application.
+pub(super) async fn http1_in_the_clear(
+    dialled: Dialled,
+    settings: &Settings,
+) -> Result<Begun<Sender1, Work>, ConnectFailure> {
+    let stream = connected(dialled, settings).await?;
+    let mut builder = http1::Builder::new();
+    builder.max_headers(settings.max_fields).max_buf_size(settings.stream_window as usize);
+    let (sender, connection) = builder
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+    let work: Work = Box::pin(async move {
+        // How it ended is told to the request that it carried.
+        let _ = connection.await;
+    });
+    Ok(Begun { sender, work, peer: None })
+}
+
+async fn http2_over<T>(stream: T, settings: &Settings) -> Result<Begun<Sender2, Work>, ConnectFailure>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let builder = client_of(settings);
+    let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream));
+    let (sender, connection) = timeout(settings.handshake_timeout, handshake)
+        .await
+        .map_err(|_| ConnectFailure::HandshakeTimeout)?
+        .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+    let work: Work = Box::pin(async move {
+        // How it ended is told to the requests that it carried.
+        let _: Result<(), hyper::Error> = connection.await;
+    });
+    Ok(Begun { sender, work, peer: None })
+}
+
+/// Why TLS did not come about, in one word.
+pub(super) fn failure_of(error: &io::Error) -> HandshakeFailure {
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .map_or(HandshakeFailure::Malformed, HandshakeFailure::of)
+}
+
+/// The TLS of a tunnel's plan.
+pub(super) fn tls_to(
+    identities: &Identities,
+    local: &SpiffeId,
+    tunnel: &mesh_common::route::Tunnel,
+) -> Result<TlsTo, ConnectFailure> {
+    let config = identities.client(local, tunnel.expected(), Alpn::H2).map_err(ConnectFailure::NoIdentity)?;
+    let name = crate::identity::server_name(tunnel.sni.as_deref(), tunnel.endpoint.ip());
+    Ok(TlsTo { config, name })
+}

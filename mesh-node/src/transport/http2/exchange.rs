@@ -1,0 +1,273 @@
+//! One request: into its form, before the conductor, to where its plan says, and the response back.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Request, Response};
+use hyper::body::Incoming;
+use mesh_common::model::Protocol;
+use mesh_common::route::Plan;
+use smallvec::SmallVec;
+
+use super::answer::{OwnAnswer, is_grpc};
+use super::body::{AnswerBody, Application, Held, Record, RequestBody};
+use super::conductor::{Conductor, Exchange};
+use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
+use super::pool::{Caller, Connecting, Key, Pool};
+use super::pool_http1::IdlePool;
+use super::request::{facts, for_http1, normalise};
+use super::settings::Settings;
+use crate::identity::Identities;
+
+/// How many endpoints a request may find unreachable: the first, and one elsewhere.
+const MOST_ENDPOINTS: usize = 2;
+
+/// What all connections of this core share.
+pub(super) struct Shared {
+    pub(super) settings: Rc<Settings>,
+    pub(super) identities: Arc<Identities>,
+    pub(super) http2: Rc<Pool>,
+    pub(super) http1: Rc<IdlePool>,
+}
+
+type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
+type Tried = SmallVec<[SocketAddr; MOST_ENDPOINTS]>;
+
+/// A request that came back unsent, with why.
+struct Unsent {
+    request: Option<(Parts, RequestBody)>,
+    failure: ConnectFailure,
+}
+
+/// Serves one request. Every way out is a response.
+pub(super) async fn serve<C: Conductor>(
+    shared: Rc<Shared>,
+    conductor: Rc<C>,
+    request: Request<Incoming>,
+) -> Result<Answer<C>, Infallible> {
+    let (mut parts, incoming) = request.into_parts();
+    let is_grpc = is_grpc(&parts.headers);
+    if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
+        conductor.malformed(refusal);
+        return Ok(own::<C>(OwnAnswer::malformed(refusal), is_grpc, None));
+    }
+    let (body, progress) = RequestBody::new(incoming);
+    let exchange = facts(&parts, |facts| conductor.begin(facts));
+    let mut record = Record::new(exchange, progress);
+    match answer(&shared, &conductor, (parts, body), &mut record).await {
+        Ok(response) => {
+            let (mut head, incoming) = response.into_parts();
+            remove_connection_fields(&mut head.headers);
+            record.exchange().answered(head.status);
+            let body = AnswerBody::upstream(incoming, record, &head.headers);
+            Ok(Response::from_parts(head, body))
+        }
+        Err(answer) => Ok(own::<C>(answer, is_grpc, Some(record))),
+    }
+}
+
+fn own<C: Conductor>(answer: OwnAnswer, is_grpc: bool, mut record: Option<Record<C::Exchange>>) -> Answer<C> {
+    let (response, text) = answer.response(is_grpc);
+    if let Some(record) = &mut record {
+        record.exchange().answered(response.status());
+    }
+    let (head, ()) = response.into_parts();
+    let body = AnswerBody::own(text, record, &head.headers);
+    Response::from_parts(head, body)
+}
+
+/// Decides and sends; an endpoint that cannot be reached is tried once elsewhere.
+async fn answer<C: Conductor>(
+    shared: &Rc<Shared>,
+    conductor: &Rc<C>,
+    request: (Parts, RequestBody),
+    record: &mut Record<C::Exchange>,
+) -> Result<Response<Incoming>, OwnAnswer> {
+    let mut request = request;
+    let mut tried = Tried::new();
+    loop {
+        let plan = decide(conductor, &request.0, record, &tried)?;
+        if tried.contains(&plan.address()) {
+            return Err(conductor.unreachable(&ConnectFailure::Closed));
+        }
+        match send(shared, conductor, &plan, request, record).await {
+            Ok(response) => return Ok(response),
+            Err(Unsent { request: Some(unsent), failure })
+                if failure.is_before_request() && tried.len() + 1 < MOST_ENDPOINTS =>
+            {
+                tried.push(plan.address());
+                request = unsent;
+                // Only a plan for another endpoint helps; without one, this failure is the answer.
+                match decide(conductor, &request.0, record, &tried) {
+                    Ok(other) if !tried.contains(&other.address()) => {}
+                    _ => return Err(conductor.unreachable(&failure)),
+                }
+            }
+            Err(Unsent { failure, .. }) => return Err(conductor.unreachable(&failure)),
+        }
+    }
+}
+
+/// The conductor's plan; for a pod of this node, that of its inbound stages.
+fn decide<C: Conductor>(
+    conductor: &Rc<C>,
+    parts: &Parts,
+    record: &mut Record<C::Exchange>,
+    tried: &[SocketAddr],
+) -> Result<Plan, OwnAnswer> {
+    facts(parts, |facts| match conductor.decide(record.exchange(), facts, tried)? {
+        Plan::Local(local) => conductor.arrive(record.exchange(), &local, facts),
+        plan => Ok(plan),
+    })
+}
+
+async fn send<C: Conductor>(
+    shared: &Rc<Shared>,
+    conductor: &Rc<C>,
+    plan: &Plan,
+    request: (Parts, RequestBody),
+    record: &mut Record<C::Exchange>,
+) -> Result<Response<Incoming>, Unsent> {
+    let pod = conductor.pod();
+    let (caller, expected) = match plan {
+        Plan::Tunnel(tunnel) => (Caller::Pod(pod.uid.clone()), Some(tunnel.expected().clone())),
+        Plan::Direct(_) => (Caller::Pod(pod.uid.clone()), None),
+        Plan::Application(_) | Plan::Local(_) => (Caller::Client(conductor.client()), None),
+    };
+    let key = Key { caller, to: plan.address(), expected };
+    if speaks_http1(plan) {
+        return send_http1(shared, conductor, plan, key, request, record).await;
+    }
+    let begin = || match plan {
+        Plan::Tunnel(tunnel) => {
+            let tls = tls_to(&shared.identities, &pod.identity, tunnel)?;
+            Ok(Connecting::Tls(dial(conductor, plan)?, tls))
+        }
+        _ => Ok(Connecting::Clear(dial(conductor, plan)?)),
+    };
+    send_http2(shared, &key, begin, request, record).await
+}
+
+async fn send_http2<E: Exchange>(
+    shared: &Rc<Shared>,
+    key: &Key,
+    begin: impl Fn() -> Result<Connecting, ConnectFailure>,
+    request: (Parts, RequestBody),
+    record: &mut Record<E>,
+) -> Result<Response<Incoming>, Unsent> {
+    let mut request = Request::from_parts(request.0, request.1);
+    let mut again = true;
+    loop {
+        let mut lease = match shared.http2.lease(key, &begin).await {
+            Ok(lease) => lease,
+            Err(failure) => return Err(Unsent { request: Some(request.into_parts()), failure }),
+        };
+        record.hold(Held::Place(lease.place));
+        match lease.sender.try_send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(mut error) => match error.take_message() {
+                // The connection closed under it, unsent: once more.
+                Some(unsent) if again => {
+                    again = false;
+                    request = unsent;
+                }
+                _ => {
+                    let failure = ConnectFailure::Http(Rc::new(error.into_error()));
+                    return Err(Unsent { request: None, failure });
+                }
+            },
+        }
+    }
+}
+
+async fn send_http1<C: Conductor>(
+    shared: &Rc<Shared>,
+    conductor: &Rc<C>,
+    plan: &Plan,
+    key: Key,
+    request: (Parts, RequestBody),
+    record: &mut Record<C::Exchange>,
+) -> Result<Response<Incoming>, Unsent> {
+    let mut sender = match shared.http1.take(&key).await {
+        Some(sender) => sender,
+        None => match connect_http1(shared, conductor, plan).await {
+            Ok(sender) => sender,
+            Err(failure) => return Err(Unsent { request: Some(request), failure }),
+        },
+    };
+    let (mut parts, body) = request;
+    for_http1(&mut parts);
+    let mut request = Request::from_parts(parts, body);
+    let mut again = true;
+    loop {
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let pool = shared.http1.clone();
+                record.hold(Held::Application(Box::new(Application { pool, key, sender })));
+                return Ok(response);
+            }
+            Err(mut error) => match error.take_message() {
+                // The application closed an idle connection under it, unsent: once more, on a fresh one.
+                Some(unsent) if again => {
+                    again = false;
+                    request = unsent;
+                    sender = match connect_http1(shared, conductor, plan).await {
+                        Ok(sender) => sender,
+                        Err(failure) => return Err(Unsent { request: None, failure }),
+                    };
+                }
+                _ => {
+                    let failure = ConnectFailure::Http(Rc::new(error.into_error()));
+                    return Err(Unsent { request: None, failure });
+                }
+            },
+        }
+    }
+}
+
+async fn connect_http1<C: Conductor>(
+    shared: &Rc<Shared>,
+    conductor: &Rc<C>,
+    plan: &Plan,
+) -> Result<super::connect::Sender1, ConnectFailure> {
+    let begun = http1_in_the_clear(dial(conductor, plan)?, &shared.settings).await?;
+    tokio::task::spawn_local(begun.work);
+    let mut sender = begun.sender;
+    sender.ready().await.map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+    Ok(sender)
+}
+
+fn dial<C: Conductor>(conductor: &Rc<C>, plan: &Plan) -> Result<crate::capture::Dialled, ConnectFailure> {
+    conductor.dial(plan).map_err(|error| ConnectFailure::Dial(Rc::new(error)))
+}
+
+/// Between agents it is HTTP/2 always; to an application what its port says.
+fn speaks_http1(plan: &Plan) -> bool {
+    match plan {
+        Plan::Tunnel(_) | Plan::Local(_) => false,
+        Plan::Direct(direct) => direct.protocol == Protocol::Http1,
+        Plan::Application(application) => application.protocol == Protocol::Http1,
+    }
+}
+
+/// Fields of an application's connection end here; over HTTP/2 they would be malformed (RFC 9113 section 8.2.2).
+fn remove_connection_fields(headers: &mut HeaderMap) {
+    let mut named: SmallVec<[HeaderName; 2]> = SmallVec::new();
+    for value in headers.get_all(CONNECTION) {
+        let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        named.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,26 @@
+//! HTTP/2 and gRPC: hyper and h2 on the core's own runtime.
+//!
+//! In: a connection that begins with the HTTP/2 preface or with our TLS, and a [`Conductor`] for it. Each request is
+//! brought into one form, shown to the conductor, and sent where its `Plan` says: over HTTP/2 in mutual TLS to the
+//! agent of another node (ALPN `nodemesh/h2`), in the clear to what is outside the mesh, or to an application of
+//! this node. Bodies and trailers pass as they come, never held whole.
+//!
+//! Never decides. Everything here belongs to one thread: run it in a `LocalSet` of a current-thread runtime.
+
+mod answer;
+mod body;
+mod conductor;
+mod connect;
+mod exchange;
+mod pool;
+mod pool_http1;
+mod request;
+mod runtime;
+mod serve;
+mod settings;
+
+pub use answer::OwnAnswer;
+pub use conductor::{Conductor, End, Ending, Exchange};
+pub use connect::ConnectFailure;
+pub use serve::{Http2, ServeError};
+pub use settings::Settings;

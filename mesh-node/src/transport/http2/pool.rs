@@ -1,0 +1,244 @@
+//! HTTP/2 connections of this core: few for each caller and endpoint, shared by their requests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::model::{SpiffeId, WorkloadUid};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
+use super::settings::Settings;
+use crate::capture::Dialled;
+use crate::identity::Identities;
+
+/// How often a request asks for a connection again when new ones close at once.
+const MOST_TRIES: usize = 3;
+
+/// Whose requests may share a connection, and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) caller: Caller,
+    pub(super) to: SocketAddr,
+    /// The identity that the other side proved; `None` in the clear.
+    pub(super) expected: Option<SpiffeId>,
+}
+
+/// Whose requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Caller {
+    /// A pod of this node, out of whose namespace the connection goes.
+    Pod(WorkloadUid),
+    /// Whoever has this address, which the application sees.
+    Client(IpAddr),
+}
+
+/// A connect that the conductor began, and what comes after it.
+pub(super) enum Connecting {
+    Tls(Dialled, TlsTo),
+    Clear(Dialled),
+}
+
+/// A place on a connection for one request.
+pub(super) struct Lease {
+    pub(super) sender: Sender2,
+    pub(super) place: Place,
+}
+
+/// A stream's place on its connection, held until its response is over.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Load>);
+
+/// All HTTP/2 connections of this core that take requests.
+pub(super) struct Pool {
+    endpoints: RefCell<HashMap<Key, Rc<Endpoint>>>,
+    settings: Rc<Settings>,
+    identities: Arc<Identities>,
+}
+
+#[derive(Default)]
+struct Endpoint {
+    live: RefCell<Vec<Live>>,
+    /// How the connect that is under way ends; requests that come meanwhile wait for the same one.
+    connecting: RefCell<Option<Outcome>>,
+}
+
+type Outcome = watch::Receiver<Option<Result<(), ConnectFailure>>>;
+
+struct Live {
+    sender: Sender2,
+    load: Rc<Load>,
+    /// The trust bundle under which the peer was verified; `None` in the clear.
+    generation: Option<u64>,
+}
+
+/// How a connection is used.
+#[derive(Debug)]
+struct Load {
+    open: Cell<u32>,
+    last_used: Cell<Instant>,
+}
+
+impl Pool {
+    pub(super) fn new(settings: Rc<Settings>, identities: Arc<Identities>) -> Rc<Self> {
+        Rc::new(Self { endpoints: RefCell::default(), settings, identities })
+    }
+
+    /// A place for one request, on a connection that is open or that `begin` begins.
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        key: &Key,
+        begin: impl Fn() -> Result<Connecting, ConnectFailure>,
+    ) -> Result<Lease, ConnectFailure> {
+        for _ in 0..MOST_TRIES {
+            let endpoint = self.endpoints.borrow_mut().entry(key.clone()).or_default().clone();
+            if let Some(lease) = self.lease_on(&endpoint) {
+                return Ok(lease);
+            }
+            let under_way = endpoint.connecting.borrow().clone();
+            let mut outcome = match under_way {
+                Some(outcome) => outcome,
+                None => match begin() {
+                    Ok(connecting) => self.connect(key, &endpoint, connecting),
+                    Err(failure) => {
+                        self.prune(key);
+                        return Err(failure);
+                    }
+                },
+            };
+            match outcome.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(Err(failure))) => return Err(failure.clone()),
+                Ok(_) => {}
+                Err(_) => return Err(ConnectFailure::Closed),
+            }
+        }
+        Err(ConnectFailure::Closed)
+    }
+
+    /// Connections that take requests now, for tests and dumps.
+    pub(super) fn connections(&self) -> usize {
+        self.endpoints.borrow().values().map(|endpoint| endpoint.live.borrow().len()).sum()
+    }
+
+    fn lease_on(&self, endpoint: &Endpoint) -> Option<Lease> {
+        let mut live = endpoint.live.borrow_mut();
+        let generation = self.identities.generation();
+        live.retain(|connection| {
+            !connection.sender.is_closed() && connection.generation.is_none_or(|made| made == generation)
+        });
+        let least = live.iter().min_by_key(|connection| connection.load.open.get())?;
+        let is_full = least.load.open.get() >= self.settings.streams_per_connection;
+        if is_full && live.len() < self.settings.connections_per_endpoint {
+            return None;
+        }
+        Some(Lease { sender: least.sender.clone(), place: Place::take(&least.load) })
+    }
+
+    fn connect(self: &Rc<Self>, key: &Key, endpoint: &Rc<Endpoint>, connecting: Connecting) -> Outcome {
+        let (tell, outcome) = watch::channel(None);
+        *endpoint.connecting.borrow_mut() = Some(outcome.clone());
+        let (pool, key, endpoint) = (self.clone(), key.clone(), endpoint.clone());
+        // A task of its own: the request that began it may be cancelled, others wait for it too.
+        tokio::task::spawn_local(async move {
+            let generation = pool.identities.generation();
+            let begun = connecting.run(&pool.identities, &pool.settings).await;
+            endpoint.connecting.take();
+            match begun {
+                Err(failure) => {
+                    pool.prune(&key);
+                    tell.send_replace(Some(Err(failure)));
+                }
+                Ok(begun) => {
+                    let load = Rc::new(Load { open: Cell::new(0), last_used: Cell::new(Instant::now()) });
+                    let retire = begun.peer.as_ref().map(|peer| pool.retire_in(peer.not_after));
+                    endpoint.live.borrow_mut().push(Live {
+                        sender: begun.sender,
+                        load: load.clone(),
+                        generation: retire.map(|_| generation),
+                    });
+                    tell.send_replace(Some(Ok(())));
+                    pool.carry(&endpoint, &load, begun.work, retire).await;
+                    endpoint.remove(&load);
+                    pool.prune(&key);
+                }
+            }
+        });
+        outcome
+    }
+
+    /// Runs a connection to its end; takes it out of the pool when it is old or was idle for long.
+    async fn carry(&self, endpoint: &Endpoint, load: &Rc<Load>, mut work: Work, retire: Option<Duration>) {
+        let retire = retire.map(|after| Instant::now() + after);
+        loop {
+            let idle_until = load.last_used.get() + self.settings.idle_timeout;
+            let look = retire.map_or(idle_until, |retire| retire.min(idle_until));
+            tokio::select! {
+                () = &mut work => return,
+                () = sleep_until(look) => {}
+            }
+            let now = Instant::now();
+            let is_idle = load.open.get() == 0 && load.last_used.get() + self.settings.idle_timeout <= now;
+            if is_idle || retire.is_some_and(|retire| retire <= now) {
+                // Without a sender hyper ends the connection once its streams are over.
+                endpoint.remove(load);
+                return work.await;
+            }
+            if load.open.get() > 0 {
+                load.last_used.set(now);
+            }
+        }
+    }
+
+    /// A connection takes requests until it is old, or half of what is left of the peer's certificate is over.
+    fn retire_in(&self, peer_not_after: u64) -> Duration {
+        self.settings.max_age.min(self.identities.time_left(peer_not_after) / 2)
+    }
+
+    /// Forgets an endpoint to which nothing leads.
+    fn prune(&self, key: &Key) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let is_unused = |endpoint: &Rc<Endpoint>| {
+            endpoint.live.borrow().is_empty() && endpoint.connecting.borrow().is_none()
+        };
+        if endpoints.get(key).is_some_and(is_unused) {
+            endpoints.remove(key);
+        }
+    }
+}
+
+impl Connecting {
+    async fn run(
+        self,
+        identities: &Identities,
+        settings: &Settings,
+    ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+        match self {
+            Self::Tls(dialled, tls) => http2_over_tls(dialled, tls, identities, settings).await,
+            Self::Clear(dialled) => http2_in_the_clear(dialled, settings).await,
+        }
+    }
+}
+
+impl Endpoint {
+    fn remove(&self, load: &Rc<Load>) {
+        self.live.borrow_mut().retain(|connection| !Rc::ptr_eq(&connection.load, load));
+    }
+}
+
+impl Place {
+    fn take(load: &Rc<Load>) -> Self {
+        load.open.set(load.open.get() + 1);
+        load.last_used.set(Instant::now());
+        Self(load.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}

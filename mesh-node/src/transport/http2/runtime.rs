@@ -1,0 +1,62 @@
+//! hyper on the core that accepted the connection.
+
+use std::future::Future;
+
+use hyper::client::conn::http2 as client;
+use hyper::rt::Executor;
+use hyper::server::conn::http2 as server;
+use hyper_util::rt::TokioTimer;
+
+use super::settings::Settings;
+
+/// Runs hyper's tasks on this thread; nothing needs to be `Send`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnThisCore;
+
+impl<F> Executor<F> for OnThisCore
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// How we serve.
+pub(super) fn server_of(settings: &Settings) -> server::Builder<OnThisCore> {
+    let mut builder = server::Builder::new(OnThisCore);
+    builder
+        .timer(TokioTimer::new())
+        // What the application says is passed on as it is, its date or the lack of one too.
+        .auto_date_header(false)
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_header_list_size(settings.max_header_list)
+        .initial_stream_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_send_buf_size(settings.stream_window as usize)
+        // Rapid reset (CVE-2023-44487) and resets that we are made to send (CVE-2025-8671). h2's budget for DATA
+        // frames without data (RUSTSEC-2026-0258) scales with the window by itself.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(256)
+        .keep_alive_interval(settings.ping_interval)
+        .keep_alive_timeout(settings.ping_timeout);
+    builder
+}
+
+/// How we ask.
+pub(super) fn client_of(settings: &Settings) -> client::Builder<OnThisCore> {
+    let mut builder = client::Builder::new(OnThisCore);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(settings.max_header_list)
+        .initial_stream_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_send_buf_size(settings.stream_window as usize)
+        // No server pushes to a proxy that would not pass it on: hyper does not enable it.
+        .max_local_error_reset_streams(256)
+        .keep_alive_interval(settings.ping_interval)
+        .keep_alive_timeout(settings.ping_timeout);
+    builder
+}

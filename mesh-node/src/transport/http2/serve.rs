@@ -1,0 +1,209 @@
+//! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
+
+use std::cell::Cell;
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mesh_common::model::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::conductor::Conductor;
+use super::connect::failure_of;
+use super::exchange::{self, Shared};
+use super::pool::Pool;
+use super::pool_http1::IdlePool;
+use super::runtime::server_of;
+use super::settings::Settings;
+use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
+
+/// HTTP/2 of one core. A clone shares its connections.
+#[derive(Clone)]
+pub struct Http2 {
+    shared: Rc<Shared>,
+}
+
+/// Why a caller's connection was not served to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be used.
+    #[error("use the caller's socket")]
+    Socket(#[source] io::Error),
+    /// The pod has no certificate to accept with.
+    #[error("accept TLS")]
+    NoIdentity(#[source] Unavailable),
+    /// TLS did not come about.
+    #[error("accept TLS")]
+    Handshake(#[source] HandshakeFailure),
+    /// TLS took too long.
+    #[error("accepting TLS timed out")]
+    HandshakeTimeout,
+    /// The caller broke HTTP, or its connection broke.
+    #[error("serve HTTP/2")]
+    Http(#[source] hyper::Error),
+}
+
+impl ServeError {
+    /// The stable code for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Socket(_) => "socket_error",
+            Self::NoIdentity(_) => "no_own_certificate",
+            Self::Handshake(failure) => failure.as_str(),
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::Http(_) => "http2_error",
+        }
+    }
+}
+
+impl Http2 {
+    /// HTTP/2 for the core that runs this.
+    pub fn new(identities: Arc<Identities>, settings: Settings) -> Self {
+        let settings = Rc::new(settings);
+        let http2 = Pool::new(settings.clone(), identities.clone());
+        let http1 = IdlePool::new(settings.clone());
+        Self { shared: Rc::new(Shared { settings, identities, http2, http1 }) }
+    }
+
+    /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. When `drain` ends, the
+    /// caller is told to go away (GOAWAY) and what is open goes on; dropping the future ends all at once.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the connection ended before its time.
+    pub async fn serve<C: Conductor>(
+        &self,
+        socket: OwnedFd,
+        conductor: C,
+        drain: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let stream = stream_of(socket).map_err(ServeError::Socket)?;
+        self.serve_stream(stream, Rc::new(conductor), drain).await
+    }
+
+    /// Accepts our TLS as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
+    /// verified and before a byte of what it says is read.
+    ///
+    /// # Errors
+    /// [`ServeError`] if TLS did not come about, or the connection ended before its time.
+    pub async fn serve_tls<C: Conductor>(
+        &self,
+        socket: OwnedFd,
+        local: &SpiffeId,
+        begin: impl FnOnce(Peer) -> C,
+        drain: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let Shared { settings, identities, .. } = &*self.shared;
+        let config = identities.server(local, Alpn::H2).map_err(ServeError::NoIdentity)?;
+        let stream = stream_of(socket).map_err(ServeError::Socket)?;
+        let stream = timeout(settings.handshake_timeout, TlsAcceptor::from(config).accept(stream))
+            .await
+            .map_err(|_| ServeError::HandshakeTimeout)?
+            .map_err(|error| ServeError::Handshake(failure_of(&error)))?;
+        let (_, session) = stream.get_ref();
+        let peer = identities
+            .peer(session.peer_certificates())
+            .map_err(|reason| ServeError::Handshake(HandshakeFailure::PeerRefused(reason)))?;
+        // A client that offered no ALPN is a peer, but not one that said HTTP/2.
+        if session.alpn_protocol() != Some(Alpn::H2.as_bytes()) {
+            return Err(ServeError::Handshake(HandshakeFailure::Incompatible));
+        }
+        self.serve_stream(stream, Rc::new(begin(peer)), drain).await
+    }
+
+    /// HTTP/2 connections to endpoints that take requests now.
+    pub fn connections(&self) -> usize {
+        self.shared.http2.connections()
+    }
+
+    async fn serve_stream<S, C>(
+        &self,
+        stream: S,
+        conductor: Rc<C>,
+        drain: impl Future<Output = ()>,
+    ) -> Result<(), ServeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        C: Conductor,
+    {
+        let activity = Rc::new(Activity { open: Cell::new(0), last: Cell::new(Instant::now()) });
+        let service = service_fn(|request| {
+            let (shared, conductor) = (self.shared.clone(), conductor.clone());
+            let open = Open::begin(&activity);
+            async move {
+                let response = exchange::serve(shared, conductor, request).await;
+                drop(open);
+                response
+            }
+        });
+        let settings = &self.shared.settings;
+        let mut connection = pin!(server_of(settings).serve_connection(TokioIo::new(stream), service));
+        let mut leave = pin!(async {
+            tokio::select! {
+                () = drain => {}
+                () = activity.idle(settings) => {}
+            }
+        });
+        let mut is_leaving = false;
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => return result.map_err(ServeError::Http),
+                () = leave.as_mut(), if !is_leaving => {
+                    is_leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+fn stream_of(socket: OwnedFd) -> io::Result<TcpStream> {
+    TcpStream::from_std(StdTcpStream::from(socket))
+}
+
+/// What a connection did last.
+struct Activity {
+    open: Cell<u32>,
+    last: Cell<Instant>,
+}
+
+/// A request whose response's head is not there yet.
+struct Open(Rc<Activity>);
+
+impl Activity {
+    /// Ends when nothing was open for the idle timeout.
+    async fn idle(&self, settings: &Settings) {
+        loop {
+            let until = self.last.get() + settings.idle_timeout;
+            sleep_until(until).await;
+            if self.open.get() == 0 && self.last.get() + settings.idle_timeout <= Instant::now() {
+                return;
+            }
+            if self.open.get() > 0 {
+                self.last.set(Instant::now());
+            }
+        }
+    }
+}
+
+impl Open {
+    fn begin(activity: &Rc<Activity>) -> Self {
+        activity.open.set(activity.open.get() + 1);
+        activity.last.set(Instant::now());
+        Self(activity.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.last.set(Instant::now());
+    }
+}

@@ -1,0 +1,58 @@
+//! Limits and deadlines of HTTP/2 connections.
+
+use std::time::Duration;
+
+/// Limits and deadlines. The defaults hold against the attacks of the house's list (resets, continuations, header
+/// bombs, empty frames) together with h2's own budgets, which are on by default.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Streams that a peer may have open on one connection; what is over is refused (RFC 9113 section 5.1.2).
+    pub max_concurrent_streams: u32,
+    /// Bytes of a header list, uncompressed and with 32 for each field (RFC 9113 section 6.5.2); trailers too.
+    pub max_header_list: u32,
+    /// Most fields of a request.
+    pub max_fields: usize,
+    /// Bytes of a stream's window, and of what is held for a slow reader.
+    pub stream_window: u32,
+    /// Bytes of a connection's window.
+    pub connection_window: u32,
+    /// Streams that we put on one connection before another one is opened.
+    pub streams_per_connection: u32,
+    /// Connections to one endpoint for one pod; more streams share those.
+    pub connections_per_endpoint: usize,
+    /// Idle HTTP/1.1 connections kept for one application and caller.
+    pub idle_per_application: usize,
+    /// Longest time for a TCP connect.
+    pub connect_timeout: Duration,
+    /// Longest time for a TLS handshake, and for the settings after it.
+    pub handshake_timeout: Duration,
+    /// A connection on which nothing was open for so long is closed.
+    pub idle_timeout: Duration,
+    /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
+    pub max_age: Duration,
+    /// A PING is sent when a connection with open streams was silent for so long...
+    pub ping_interval: Duration,
+    /// ...and the connection is given up when no answer comes in this.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 256,
+            max_header_list: 32 << 10,
+            max_fields: 100,
+            stream_window: 256 << 10,
+            connection_window: 1 << 20,
+            streams_per_connection: 200,
+            connections_per_endpoint: 4,
+            idle_per_application: 64,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(300),
+            max_age: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(5),
+        }
+    }
+}
