@@ -1,12 +1,13 @@
 //! Reads kernel contexts into typed values. Every conversion of byte order is here.
 //!
-//! Fields are read and written one by one with volatile accesses of their own size: the verifier rejects a wider
-//! access that the compiler might otherwise make of two.
+//! Fields are read and written by single instructions with a constant offset: the verifier accepts nothing else, and
+//! the compiler would merge accesses or compute their addresses first.
 
-use core::ptr;
+use core::arch::asm;
+use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock, bpf_sock_ops};
+use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockContext, SockOpsContext};
 use mesh_common::abi::addr::{IpKey, Port};
@@ -22,18 +23,71 @@ pub const TCP_CLOSE: u32 = 7;
 /// A TCP socket whose handshake is done.
 pub const TCP_ESTABLISHED: u32 = 1;
 
-macro_rules! read {
-    ($pointer:expr, $($field:tt)+) => {
-        // SAFETY: the kernel's context lives as long as the call; the field is within it.
-        unsafe { ptr::read_volatile(&raw const (*$pointer).$($field)+) }
+/// Defines a load of one size from a pointer and a constant offset, in one instruction.
+macro_rules! loads {
+    ($(#[$attribute:meta])* $name:ident, $instruction:literal) => {
+        $(#[$attribute])*
+        ///
+        /// # Safety
+        /// `pointer` is a kernel's context or socket that lives, and has a field of this size at `OFFSET`. The
+        /// verifier checks both.
+        #[inline(always)]
+        pub unsafe fn $name<const OFFSET: usize, T>(pointer: *const T) -> u64 {
+            let value: u64;
+            // SAFETY: as the caller promises; nothing but the one register is changed.
+            unsafe {
+                asm!($instruction, value = lateout(reg) value, pointer = in(reg) pointer, offset = const OFFSET,
+                    options(nostack, preserves_flags, readonly));
+            }
+            value
+        }
     };
 }
 
-macro_rules! write {
-    ($value:expr => $pointer:expr, $($field:tt)+) => {
-        // SAFETY: the kernel's context lives as long as the call; the field is within it and writable at this hook.
-        unsafe { ptr::write_volatile(&raw mut (*$pointer).$($field)+, $value) }
+loads!(
+    /// Loads two bytes.
+    load_half, "{value} = *(u16 *)({pointer} + {offset})"
+);
+loads!(
+    /// Loads four bytes.
+    load_word, "{value} = *(u32 *)({pointer} + {offset})"
+);
+loads!(
+    /// Loads eight bytes.
+    load_double, "{value} = *(u64 *)({pointer} + {offset})"
+);
+
+macro_rules! read {
+    ($kind:ty, $pointer:expr, $($field:tt)+) => {
+        // SAFETY: the kernel's context lives as long as the call; the field is within it and has four bytes.
+        (unsafe { load_word::<{ offset_of!($kind, $($field)+) }, $kind>($pointer) }) as u32
     };
+}
+
+macro_rules! read4 {
+    ($kind:ty, $pointer:expr, $field:ident) => {{
+        const FIRST: usize = offset_of!($kind, $field);
+        // SAFETY: as in `read!`; the field is four words.
+        unsafe {
+            join([
+                load_word::<FIRST, $kind>($pointer) as u32,
+                load_word::<{ FIRST + 4 }, $kind>($pointer) as u32,
+                load_word::<{ FIRST + 8 }, $kind>($pointer) as u32,
+                load_word::<{ FIRST + 12 }, $kind>($pointer) as u32,
+            ])
+        }
+    }};
+}
+
+/// Stores four bytes into a context.
+#[inline(always)]
+fn store<const OFFSET: usize>(ctx: &SockAddrContext, value: u32) {
+    // SAFETY: the kernel's context lives as long as the call; the verifier checks that the field at the offset is
+    // within it and writable at this hook.
+    unsafe {
+        asm!("*(u32 *)({pointer} + {offset}) = {value}", value = in(reg) u64::from(value),
+            pointer = in(reg) ctx.sock_addr, offset = const OFFSET, options(nostack, preserves_flags));
+    }
 }
 
 /// The address of a socket-address hook, by the family of the hook.
@@ -52,72 +106,71 @@ pub struct ConnectV6;
 impl Family for ConnectV4 {
     #[inline(always)]
     fn ip(ctx: &SockAddrContext) -> IpKey {
-        IpKey::from_v4(read!(ctx.sock_addr, user_ip4).to_ne_bytes())
+        IpKey::from_v4(read!(bpf_sock_addr, ctx.sock_addr, user_ip4).to_ne_bytes())
     }
 
     #[inline(always)]
     fn set_ip(ctx: &SockAddrContext, ip: IpKey) {
-        write!(u32::from_ne_bytes(ip.v4_octets()) => ctx.sock_addr, user_ip4);
+        store::<{ offset_of!(bpf_sock_addr, user_ip4) }>(ctx, u32::from_ne_bytes(ip.v4_octets()));
     }
 }
 
 impl Family for ConnectV6 {
     #[inline(always)]
     fn ip(ctx: &SockAddrContext) -> IpKey {
-        join([
-            read!(ctx.sock_addr, user_ip6[0]),
-            read!(ctx.sock_addr, user_ip6[1]),
-            read!(ctx.sock_addr, user_ip6[2]),
-            read!(ctx.sock_addr, user_ip6[3]),
-        ])
+        read4!(bpf_sock_addr, ctx.sock_addr, user_ip6)
     }
 
     #[inline(always)]
     fn set_ip(ctx: &SockAddrContext, ip: IpKey) {
+        const FIRST: usize = offset_of!(bpf_sock_addr, user_ip6);
         let [a, b, c, d] = split(ip);
-        write!(a => ctx.sock_addr, user_ip6[0]);
-        write!(b => ctx.sock_addr, user_ip6[1]);
-        write!(c => ctx.sock_addr, user_ip6[2]);
-        write!(d => ctx.sock_addr, user_ip6[3]);
+        store::<{ FIRST }>(ctx, a);
+        store::<{ FIRST + 4 }>(ctx, b);
+        store::<{ FIRST + 8 }>(ctx, c);
+        store::<{ FIRST + 12 }>(ctx, d);
     }
 }
 
 /// The port in a socket-address hook.
 #[inline(always)]
 pub fn port(ctx: &SockAddrContext) -> Port {
-    network_port(read!(ctx.sock_addr, user_port))
+    network_port(read!(bpf_sock_addr, ctx.sock_addr, user_port))
 }
 
 /// Replaces the port in a socket-address hook.
 #[inline(always)]
 pub fn set_port(ctx: &SockAddrContext, port: Port) {
-    write!(u32::from(u16::from_ne_bytes(port.octets())) => ctx.sock_addr, user_port);
+    store::<{ offset_of!(bpf_sock_addr, user_port) }>(ctx, u32::from(u16::from_ne_bytes(port.octets())));
 }
 
 /// Whether the socket of a socket-address hook speaks TCP (or Multipath TCP, whose first subflow is TCP).
 #[inline(always)]
 pub fn is_tcp(ctx: &SockAddrContext) -> bool {
-    let protocol = read!(ctx.sock_addr, protocol);
+    let protocol = read!(bpf_sock_addr, ctx.sock_addr, protocol);
     protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
 }
 
 /// The socket of a socket-address hook.
 #[inline(always)]
 pub fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
-    // SAFETY: as in `read!`; both members of the union are the pointer's bytes.
-    unsafe { ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk) }
+    // SAFETY: as in `read!`; the union is the pointer's eight bytes.
+    let address = unsafe {
+        load_double::<{ offset_of!(bpf_sock_addr, __bindgen_anon_1) }, bpf_sock_addr>(ctx.sock_addr)
+    };
+    address as *mut bpf_sock
 }
 
 /// Whether a socket has not been connected yet.
 #[inline(always)]
 pub fn is_unconnected(socket: *mut bpf_sock) -> bool {
-    !socket.is_null() && read!(socket, state) == TCP_CLOSE
+    !socket.is_null() && read!(bpf_sock, socket, state) == TCP_CLOSE
 }
 
 /// Whether a socket is bound to a device.
 #[inline(always)]
 pub fn is_bound_to_device(socket: *mut bpf_sock) -> bool {
-    !socket.is_null() && read!(socket, bound_dev_if) != 0
+    !socket.is_null() && read!(bpf_sock, socket, bound_dev_if) != 0
 }
 
 /// The cookie of the network namespace of a socket-address hook's socket.
@@ -144,8 +197,8 @@ impl NewSocket {
         Self {
             // SAFETY: the context is the kernel's own.
             netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-            kind: read!(ctx.sock, type_),
-            protocol: read!(ctx.sock, protocol),
+            kind: read!(bpf_sock, ctx.sock, type_),
+            protocol: read!(bpf_sock, ctx.sock, protocol),
         }
     }
 }
@@ -165,7 +218,7 @@ pub struct Arrival {
 /// Whether a packet that looks for a socket is TCP.
 #[inline(always)]
 pub fn arrives_on_tcp(ctx: &SkLookupContext) -> bool {
-    read!(ctx.lookup, protocol) == IPPROTO_TCP
+    read!(bpf_sk_lookup, ctx.lookup, protocol) == IPPROTO_TCP
 }
 
 impl Arrival {
@@ -173,34 +226,23 @@ impl Arrival {
     #[inline(always)]
     pub fn read(ctx: &SkLookupContext) -> Self {
         let lookup: *mut bpf_sk_lookup = ctx.lookup;
-        let (remote, local) = if read!(lookup, family) == AF_INET {
+        let (remote, local) = if read!(bpf_sk_lookup, lookup, family) == AF_INET {
             (
-                IpKey::from_v4(read!(lookup, remote_ip4).to_ne_bytes()),
-                IpKey::from_v4(read!(lookup, local_ip4).to_ne_bytes()),
+                IpKey::from_v4(read!(bpf_sk_lookup, lookup, remote_ip4).to_ne_bytes()),
+                IpKey::from_v4(read!(bpf_sk_lookup, lookup, local_ip4).to_ne_bytes()),
             )
         } else {
-            (
-                join([
-                    read!(lookup, remote_ip6[0]),
-                    read!(lookup, remote_ip6[1]),
-                    read!(lookup, remote_ip6[2]),
-                    read!(lookup, remote_ip6[3]),
-                ]),
-                join([
-                    read!(lookup, local_ip6[0]),
-                    read!(lookup, local_ip6[1]),
-                    read!(lookup, local_ip6[2]),
-                    read!(lookup, local_ip6[3]),
-                ]),
-            )
+            (read4!(bpf_sk_lookup, lookup, remote_ip6), read4!(bpf_sk_lookup, lookup, local_ip6))
         };
-        let remote_port: u16 = read!(lookup, remote_port);
+        // SAFETY: as in `read!`; the port has two bytes.
+        let remote_port =
+            unsafe { load_half::<{ offset_of!(bpf_sk_lookup, remote_port) }, bpf_sk_lookup>(lookup) } as u16;
         Self {
             remote,
             local,
             remote_port: Port::from_octets(remote_port.to_ne_bytes()),
             // In host order, by the kernel's contract.
-            local_port: Port::new(read!(lookup, local_port) as u16),
+            local_port: Port::new(read!(bpf_sk_lookup, lookup, local_port) as u16),
         }
     }
 }
@@ -224,35 +266,22 @@ impl Connection {
     #[inline(always)]
     pub fn read(ctx: &SockOpsContext) -> Self {
         let ops: *mut bpf_sock_ops = ctx.ops;
-        let (local, remote) = if read!(ops, family) == AF_INET {
+        let (local, remote) = if read!(bpf_sock_ops, ops, family) == AF_INET {
             (
-                IpKey::from_v4(read!(ops, local_ip4).to_ne_bytes()),
-                IpKey::from_v4(read!(ops, remote_ip4).to_ne_bytes()),
+                IpKey::from_v4(read!(bpf_sock_ops, ops, local_ip4).to_ne_bytes()),
+                IpKey::from_v4(read!(bpf_sock_ops, ops, remote_ip4).to_ne_bytes()),
             )
         } else {
-            (
-                join([
-                    read!(ops, local_ip6[0]),
-                    read!(ops, local_ip6[1]),
-                    read!(ops, local_ip6[2]),
-                    read!(ops, local_ip6[3]),
-                ]),
-                join([
-                    read!(ops, remote_ip6[0]),
-                    read!(ops, remote_ip6[1]),
-                    read!(ops, remote_ip6[2]),
-                    read!(ops, remote_ip6[3]),
-                ]),
-            )
+            (read4!(bpf_sock_ops, ops, local_ip6), read4!(bpf_sock_ops, ops, remote_ip6))
         };
         Self {
             // SAFETY: the context is the kernel's own.
             netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
             local,
-            local_port: Port::new(read!(ops, local_port) as u16),
+            local_port: Port::new(read!(bpf_sock_ops, ops, local_port) as u16),
             remote,
             // Four bytes of which the first two in network order are the port.
-            remote_port: Port::new(u32::from_be(read!(ops, remote_port)) as u16),
+            remote_port: Port::new(u32::from_be(read!(bpf_sock_ops, ops, remote_port)) as u16),
         }
     }
 }
@@ -260,15 +289,37 @@ impl Connection {
 /// The socket of `sock_ops`; null before it is a full one.
 #[inline(always)]
 pub fn sock_ops_socket(ctx: &SockOpsContext) -> *mut bpf_sock {
-    // SAFETY: as in `read!`; both members of the union are the pointer's bytes.
-    unsafe { ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) }
+    // SAFETY: as in `read!`; the union is the pointer's eight bytes.
+    let address =
+        unsafe { load_double::<{ offset_of!(bpf_sock_ops, __bindgen_anon_2) }, bpf_sock_ops>(ctx.ops) };
+    address as *mut bpf_sock
+}
+
+/// Which event of `sock_ops` this is.
+#[inline(always)]
+pub fn sock_ops_event(ctx: &SockOpsContext) -> u32 {
+    read!(bpf_sock_ops, ctx.ops, op)
+}
+
+/// The callbacks that are asked for on the socket of `sock_ops`.
+#[inline(always)]
+pub fn callbacks(ctx: &SockOpsContext) -> u32 {
+    read!(bpf_sock_ops, ctx.ops, bpf_sock_ops_cb_flags)
+}
+
+/// The port of a socket's own side.
+#[inline(always)]
+pub fn own_port(socket: *mut bpf_sock) -> Port {
+    // In host order, by the kernel's contract.
+    Port::new(read!(bpf_sock, socket, src_port) as u16)
 }
 
 /// The state that a socket goes to, in the state callback of `sock_ops`.
 #[inline(always)]
 pub fn next_state(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: as in `read!`; arguments are four words.
-    unsafe { ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_1.args[1]) }
+    const SECOND: usize = offset_of!(bpf_sock_ops, __bindgen_anon_1) + 4;
+    // SAFETY: as in `read!`; the union is four words of arguments.
+    (unsafe { load_word::<SECOND, bpf_sock_ops>(ctx.ops) }) as u32
 }
 
 /// Two ports are packed in the context's words as two bytes in network order at the lowest address.

@@ -19,7 +19,7 @@ use crate::{lookup, record};
 /// Follows one event of a TCP socket.
 #[inline(always)]
 pub fn follow(ctx: &SockOpsContext) {
-    match ctx.op() {
+    match context::sock_ops_event(ctx) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connects(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_STATE_CB => changes_state(ctx),
@@ -49,7 +49,7 @@ fn connects(ctx: &SockOpsContext) {
         record::count(verdict);
     }
     // What nobody takes is removed when the connect fails, or when a probe's handshake is over.
-    let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let _: Result<(), i32> = ctx.set_cb_flags((context::callbacks(ctx) | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
 /// An application's socket was accepted: if the daemon called on somebody's behalf, remember whose.
@@ -102,7 +102,7 @@ fn changes_state(ctx: &SockOpsContext) {
         SocketFacts::KIND_CAPTURED | SocketFacts::KIND_ANNOUNCES => {}
         _ => return,
     }
-    let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let _: Result<(), i32> = ctx.set_cb_flags((context::callbacks(ctx) & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
 trait Dialled {

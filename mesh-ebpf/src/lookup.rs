@@ -13,6 +13,7 @@ use mesh_common::abi::capture::{
 };
 use mesh_common::abi::flow::SocketFacts;
 
+use crate::context;
 use crate::maps::{
     INBOUND_PORTS, NAMESPACES, OUTBOUND_LISTENERS, OUTBOUND_PORTS, OUTBOUND_RANGES, SOCKET_FACTS,
 };
@@ -59,11 +60,10 @@ pub fn outbound_listener_port(netns_cookie: u64, family: u32) -> Option<Port> {
     if listener.is_null() {
         return None;
     }
-    // SAFETY: not null, and held until it is released below.
-    let port = unsafe { ptr::read_volatile(&raw const (*listener).src_port) };
+    let port = context::own_port(listener);
     // SAFETY: released once, not used afterwards.
     unsafe { bpf_sk_release(listener.cast()) };
-    Some(Port::new(port as u16))
+    Some(port)
 }
 
 /// The facts of a socket, if it has any.

@@ -12,6 +12,7 @@
 //! | `deliver_inbound` (sk_lookup) | each enrolled network namespace | 5.9 | the agent does not start |
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod capture;

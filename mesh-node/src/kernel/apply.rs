@@ -136,9 +136,19 @@ impl Maps {
         Ok(found)
     }
 
-    /// Runs the operations of one namespace, in their order.
-    pub(super) fn apply(&mut self, netns_cookie: u64, ops: &[MapOp]) -> Result<(), ApplyError> {
-        ops.iter().try_for_each(|op| self.run(netns_cookie, op))
+    /// Runs the operations of one namespace, in their order, and notes in `applied` what was done, also when one
+    /// fails.
+    pub(super) fn apply(
+        &mut self,
+        netns_cookie: u64,
+        ops: &[MapOp],
+        applied: &mut Entries,
+    ) -> Result<(), ApplyError> {
+        for op in ops {
+            self.run(netns_cookie, op)?;
+            op.note(applied);
+        }
+        Ok(())
     }
 
     fn run(&mut self, netns_cookie: u64, op: &MapOp) -> Result<(), ApplyError> {

@@ -28,6 +28,34 @@ pub enum MapOp {
     RemoveInboundPort(IpKey, Port),
 }
 
+impl MapOp {
+    /// Does to `entries` what the operation did to the maps.
+    pub fn note(&self, entries: &mut Entries) {
+        match *self {
+            Self::PutRules(rules) => entries.rules = Some(rules),
+            Self::RemoveRules => entries.rules = None,
+            Self::PutOutboundPort(port) => {
+                entries.outbound_ports.insert(port);
+            }
+            Self::RemoveOutboundPort(port) => {
+                entries.outbound_ports.remove(&port);
+            }
+            Self::PutOutboundRange(ip, bits) => {
+                entries.outbound_ranges.insert((ip, bits));
+            }
+            Self::RemoveOutboundRange(ip, bits) => {
+                entries.outbound_ranges.remove(&(ip, bits));
+            }
+            Self::PutInboundPort(ip, port, flags) => {
+                entries.inbound_ports.insert((ip, port), flags);
+            }
+            Self::RemoveInboundPort(ip, port) => {
+                entries.inbound_ports.remove(&(ip, port));
+            }
+        }
+    }
+}
+
 /// The operations that make `applied` equal to `desired`, both of one namespace.
 pub fn diff(applied: &Entries, desired: &Entries) -> Vec<MapOp> {
     let mut ops = Vec::new();
@@ -63,32 +91,8 @@ mod tests {
 
     use super::*;
 
-    /// What the maps of one namespace do with an operation.
     fn apply(mut entries: Entries, ops: &[MapOp]) -> Entries {
-        for op in ops {
-            match op.clone() {
-                MapOp::PutRules(rules) => entries.rules = Some(rules),
-                MapOp::RemoveRules => entries.rules = None,
-                MapOp::PutOutboundPort(port) => {
-                    entries.outbound_ports.insert(port);
-                }
-                MapOp::RemoveOutboundPort(port) => {
-                    entries.outbound_ports.remove(&port);
-                }
-                MapOp::PutOutboundRange(ip, bits) => {
-                    entries.outbound_ranges.insert((ip, bits));
-                }
-                MapOp::RemoveOutboundRange(ip, bits) => {
-                    entries.outbound_ranges.remove(&(ip, bits));
-                }
-                MapOp::PutInboundPort(ip, port, flags) => {
-                    entries.inbound_ports.insert((ip, port), flags);
-                }
-                MapOp::RemoveInboundPort(ip, port) => {
-                    entries.inbound_ports.remove(&(ip, port));
-                }
-            }
-        }
+        ops.iter().for_each(|op| op.note(&mut entries));
         entries
     }
 

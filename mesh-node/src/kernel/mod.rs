@@ -338,11 +338,10 @@ impl Kernel {
     }
 
     fn replace(&mut self, netns_cookie: u64, desired: Entries) -> Result<(), KernelError> {
-        let applied = self.applied.get(&netns_cookie).cloned().unwrap_or_default();
+        let applied = self.applied.entry(netns_cookie).or_default();
         let dropped: Vec<IpKey> =
             applied.addresses().filter(|address| !desired.addresses().any(|kept| kept == *address)).collect();
-        self.maps.apply(netns_cookie, &diff::diff(&applied, &desired))?;
-        self.applied.insert(netns_cookie, desired);
+        self.maps.apply(netns_cookie, &diff::diff(applied, &desired), applied)?;
         for address in dropped {
             if self.owners.get(&address) == Some(&netns_cookie) {
                 self.owners.remove(&address);

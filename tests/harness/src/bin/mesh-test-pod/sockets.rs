@@ -25,6 +25,8 @@ impl Sockets {
             ("raw", Domain::IPV4, Type::RAW, Protocol::TCP),
             ("raw6", Domain::IPV6, Type::RAW, Protocol::TCP),
             ("raw-any", Domain::IPV4, Type::RAW, Protocol::from(255)),
+            ("icmp", Domain::IPV4, Type::RAW, Protocol::ICMPV4),
+            ("icmp6", Domain::IPV6, Type::RAW, Protocol::ICMPV6),
             ("sctp", Domain::IPV4, Type::STREAM, Protocol::from(SCTP)),
             ("sctp6", Domain::IPV6, Type::SEQPACKET, Protocol::from(SCTP)),
             ("udp", Domain::IPV4, Type::DGRAM, Protocol::UDP),

@@ -1,0 +1,128 @@
+//! Carries captured connections: one thread per listener, two per connection, in the clear.
+
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use mesh_common::model::Direction;
+use mesh_node::capture::{AcceptEnd, Accepted, Captured, Listener, Namespace, accept, dial};
+use mesh_node::kernel::{CallerWriter, OriginalDstReader};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
+use serde_json::json;
+
+use crate::say;
+
+/// How often a listener looks whether it is to stop.
+const STOP_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+pub(crate) struct Relay {
+    pub namespace: Namespace,
+    pub listener: Arc<Listener>,
+    pub addresses: Vec<IpAddr>,
+    pub original_dsts: OriginalDstReader,
+    pub callers: CallerWriter,
+    pub stopped: Arc<AtomicBool>,
+}
+
+pub(crate) fn start(relay: Relay) {
+    thread::spawn(move || relay.run());
+}
+
+impl Relay {
+    fn run(self) {
+        let relay = Arc::new(self);
+        while !relay.stopped.load(Ordering::Relaxed) {
+            let mut waited = [PollFd::new(&relay.listener, PollFlags::IN)];
+            // Interrupted or not: accept tells.
+            let _ = poll(&mut waited, Some(&STOP_CHECK));
+            match accept(&relay.listener) {
+                Ok(accepted) => {
+                    let relay = Arc::clone(&relay);
+                    thread::spawn(move || {
+                        if let Err(error) = relay.carry(accepted) {
+                            say(&json!({ "event": "failed", "error": format!("{error:#}") }));
+                        }
+                    });
+                }
+                Err(AcceptEnd::Drained | AcceptEnd::Gone) => {}
+                Err(end) => say(&json!({ "event": "failed", "error": format!("{end:?}") })),
+            }
+        }
+    }
+
+    fn carry(&self, accepted: Accepted) -> Result<()> {
+        match self.listener.direction() {
+            Direction::Outbound => self.outbound(accepted),
+            Direction::Inbound => self.inbound(accepted),
+        }
+    }
+
+    fn outbound(&self, accepted: Accepted) -> Result<()> {
+        let (cookie, port) = (self.listener.netns_cookie(), self.listener.port());
+        let Some(original_dst) = self.original_dsts.take(cookie, accepted.peer, port)? else {
+            say(&json!({ "event": "stray", "client": accepted.peer.to_string() }));
+            return Ok(());
+        };
+        let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == original_dst.is_ipv4());
+        let captured = accepted.outbound(original_dst, own);
+        say(&event("outbound", &captured));
+        let dialled = dial(&self.namespace, original_dst, None)?;
+        pump(captured.socket, connected(dialled.socket)?)
+    }
+
+    fn inbound(&self, accepted: Accepted) -> Result<()> {
+        let Some(captured) = accepted.inbound() else {
+            say(&json!({ "event": "stray", "client": "inbound" }));
+            return Ok(());
+        };
+        say(&event("inbound", &captured));
+        let to: SocketAddr = captured.original_dst;
+        let socket = mesh_node::capture::bound_socket(&self.namespace, to.ip())?.0;
+        self.callers.announce(&socket, captured.client)?;
+        mesh_node::capture::connect(&socket, to)?;
+        pump(captured.socket, connected(socket)?)
+    }
+}
+
+fn event(kind: &str, captured: &Captured) -> serde_json::Value {
+    json!({
+        "event": kind, "client": captured.client.to_string(), "original_dst": captured.original_dst.to_string(),
+    })
+}
+
+/// Waits until a connect has ended.
+fn connected(socket: OwnedFd) -> Result<OwnedFd> {
+    let mut waited = [PollFd::new(&socket, PollFlags::OUT)];
+    poll(&mut waited, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).context("wait for connect")?;
+    rustix::net::sockopt::socket_error(&socket)?.map_err(io::Error::from).context("connect")?;
+    Ok(socket)
+}
+
+fn pump(one: OwnedFd, other: OwnedFd) -> Result<()> {
+    let (one, other) = (blocking(one)?, blocking(other)?);
+    let (one_reader, mut other_writer) = (one.try_clone()?, other.try_clone()?);
+    let forth = thread::spawn(move || copy(one_reader, &mut other_writer));
+    let mut one_writer = one;
+    copy(other, &mut one_writer);
+    // The thread ends when its reader does.
+    let _ = forth.join();
+    Ok(())
+}
+
+fn copy(mut from: TcpStream, to: &mut TcpStream) {
+    // A reset ends both directions; the test sees it.
+    if io::copy(&mut from, to).is_err() {
+        let _ = to.shutdown(Shutdown::Both);
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+fn blocking(socket: OwnedFd) -> Result<TcpStream> {
+    rustix::io::ioctl_fionbio(socket.as_fd(), false).context("make a socket blocking")?;
+    Ok(TcpStream::from(socket))
+}
