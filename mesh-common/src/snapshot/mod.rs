@@ -17,6 +17,9 @@ mod table;
 mod tables;
 mod workloads;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -20,6 +20,7 @@ use super::store::{Attempts, Entry, Slot, Store};
 use super::tls::{Alpn, client_config, client_template, server_config};
 use super::trust::Trust;
 use super::verify::{ClientVerifier, Peer, Rules, ServerVerifier, peer_of};
+use crate::telemetry::chain::Chain;
 
 /// How often trust and standing are looked at again though nothing is due: a wall clock may jump, and a root may be
 /// added to the bundle.
@@ -213,7 +214,7 @@ impl Identities {
             let slot = &entry.slot;
             if due_in(slot, now(&self.clock)).is_zero() {
                 if let Err(error) = self.renew(slot).await {
-                    debug!(identity = %slot.identity, %error, "renewal failed");
+                    debug!(identity = %slot.identity, error = %Chain(&error), "renewal failed");
                 }
                 // Signing in process takes 0.2 ms: a thousand in a row would hold the control thread up.
                 tokio::task::yield_now().await;
@@ -249,7 +250,7 @@ impl Identities {
         let left =
             slot.usable().map(|current| Duration::from_secs(current.life.not_after.saturating_sub(now)));
         let wait = retry_after(failures, left, random_unit());
-        let last_error = chain_text(error);
+        let last_error = Chain(error).to_string();
         if failures == 1 {
             warn!(identity = %slot.identity, error = last_error, "no new certificate; keeping the old one if it is valid");
         }
@@ -270,7 +271,7 @@ impl Identities {
                     info!(generation, "trust bundle changed");
                 }
             }
-            Err(error) => warn!(error = chain_text(&error), "roots cannot be read; keeping the ones before"),
+            Err(error) => warn!(error = %Chain(&error), "roots cannot be read; keeping the ones before"),
         }
     }
 
@@ -317,16 +318,4 @@ fn random_unit() -> f64 {
         Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
         Err(_) => 0.5,
     }
-}
-
-/// An error and its causes, each once.
-fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

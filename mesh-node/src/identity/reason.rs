@@ -31,9 +31,12 @@ pub enum Reason {
     /// A signature of the chain does not verify.
     #[error("a signature of the chain is bad")]
     BadSignature,
-    /// Signed with an algorithm or a key that is too weak or not known.
+    /// Signed with an algorithm that is too weak or not known.
     #[error("an algorithm of the chain is not accepted")]
     UnsupportedAlgorithm,
+    /// The leaf's key is too weak or of a kind that is not known.
+    #[error("the leaf's key is not accepted")]
+    WeakKey,
     /// A critical extension that is not understood, or a name constraint.
     #[error("an extension of the chain is not understood")]
     UnsupportedExtension,
@@ -94,7 +97,7 @@ pub enum HandshakeFailure {
 
 impl Reason {
     /// Every reason, in the order of their labels.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ChainTooLong,
         Self::ChainTooLarge,
         Self::NoCertificate,
@@ -104,6 +107,7 @@ impl Reason {
         Self::UnknownIssuer,
         Self::BadSignature,
         Self::UnsupportedAlgorithm,
+        Self::WeakKey,
         Self::UnsupportedExtension,
         Self::LeafIsAuthority,
         Self::IssuerNotAuthority,
@@ -129,6 +133,7 @@ impl Reason {
             Self::UnknownIssuer => "unknown_issuer",
             Self::BadSignature => "bad_signature",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::WeakKey => "weak_key",
             Self::UnsupportedExtension => "unsupported_extension",
             Self::LeafIsAuthority => "leaf_is_authority",
             Self::IssuerNotAuthority => "issuer_not_authority",

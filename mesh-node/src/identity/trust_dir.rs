@@ -241,7 +241,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustDirErr
 fn read_key(directory: &Path) -> Result<KeyPair, TrustDirError> {
     let path = directory.join(KEY);
     let (text, metadata) = read_file(&path)?;
-    check_access(&path, &metadata, 0o600)?;
+    check_access(&path, &metadata, current_user(), 0o600)?;
     let encoding = || TrustDirError::Encoding { path: path.clone(), expected: "a private key" };
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| encoding())?;
     KeyPair::try_from(&key).map_err(|_| encoding())
@@ -268,15 +268,19 @@ fn make_root(
 
 fn root_params(trust_domain: &TrustDomain, now: u64) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
+    let serial = serial_number()?;
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Nodemesh");
-    name.push(DnType::CommonName, format!("root of {trust_domain}"));
+    // Two roots of one mesh have different names: verification then looks at the right one at once, and a foreign
+    // root is told from a forged signature.
+    let mark = serial.to_bytes().iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
+    name.push(DnType::CommonName, format!("root {mark} of {trust_domain}"));
     params.distinguished_name = name;
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
     // No intermediates below: it signs leaves only.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(serial_number()?);
+    params.serial_number = Some(serial);
     params.not_before = date_of(now.saturating_sub(ROOT_BACKDATE))?;
     params.not_after = date_of(now.saturating_add(ROOT_LIFETIME))?;
     Ok(params)
@@ -308,11 +312,20 @@ fn check_directory(directory: &Path) -> Result<(), TrustDirError> {
     if !metadata.is_dir() {
         return Err(TrustDirError::Kind { path: directory.to_owned() });
     }
-    check_access(directory, &metadata, 0o755)
+    check_access(directory, &metadata, current_user(), 0o755)
 }
 
-fn check_access(path: &Path, metadata: &fs::Metadata, allowed: u32) -> Result<(), TrustDirError> {
-    let user = rustix::process::geteuid().as_raw();
+fn current_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// `user` must be the owner, and `allowed` the most that anyone may do.
+pub(super) fn check_access(
+    path: &Path,
+    metadata: &fs::Metadata,
+    user: u32,
+    allowed: u32,
+) -> Result<(), TrustDirError> {
     if metadata.uid() != user {
         return Err(TrustDirError::Owner { path: path.to_owned(), owner: metadata.uid(), user });
     }

@@ -15,7 +15,9 @@ use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, Signatu
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use super::metrics::IdentityMetrics;
 use super::reason::Reason;
@@ -79,6 +81,7 @@ impl Rules {
         let effective = effective_time(&certificate, now, self.clock_skew)?;
         let numbered = self.trust.load();
         verify_path(&numbered.bundle, leaf, intermediates, effective)?;
+        check_key(&certificate)?;
         check_key_usage(&certificate)?;
         let identity = identity_of(&certificate)?;
         if identity.trust_domain() != numbered.bundle.trust_domain() {
@@ -172,6 +175,20 @@ fn check_issuers(bundle: &TrustBundle, path: &VerifiedPath<'_>, time: UnixTime) 
         }
     }
     Ok(())
+}
+
+/// The leaf's key: P-256, P-384, P-521, Ed25519, or RSA from 2048 bits. The path's signatures say nothing of it.
+fn check_key(certificate: &X509Certificate<'_>) -> Result<(), Reason> {
+    let key = certificate.public_key();
+    let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    let strong = match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
+        Ok(PublicKey::EC(_)) => {
+            curve().is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521].contains(&curve))
+        }
+        _ => key.algorithm.algorithm == OID_SIG_ED25519,
+    };
+    if strong { Ok(()) } else { Err(Reason::WeakKey) }
 }
 
 /// X509-SVID.md section 4.3 and appendix A: key usage is critical, has digitalSignature, has neither keyCertSign

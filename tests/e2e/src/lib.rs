@@ -2,6 +2,8 @@
 //!
 //! The tests are in `tests/`, one file per theme. Here is what they share: the usual two pods, and policies as text.
 
+pub mod peer;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mesh_test_harness::mesh::Scenario;

@@ -35,7 +35,7 @@ pub struct FieldError {
     pub reason: String,
 }
 
-/// What a [`Finding`] means for the object it was made on.
+/// What something wrong with an object means for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Effect {
     /// The object is in force as it is written, which is probably not what was meant.
@@ -44,6 +44,36 @@ pub enum Effect {
     FieldIgnored,
     /// The policy denies what it might have denied.
     Denies,
+    /// What the object said before is in force.
+    LastGoodKept,
+    /// Nothing of the object is in force.
+    NotInForce,
+    /// The object is of a kind that the mesh has no use for.
+    NotRead,
+}
+
+impl Effect {
+    /// Every effect.
+    pub const ALL: [Self; 6] = [
+        Self::Warning,
+        Self::FieldIgnored,
+        Self::Denies,
+        Self::LastGoodKept,
+        Self::NotInForce,
+        Self::NotRead,
+    ];
+
+    /// The stable code for logs, metrics and dumps.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::FieldIgnored => "field_ignored",
+            Self::Denies => "denies",
+            Self::LastGoodKept => "last_good_kept",
+            Self::NotInForce => "not_in_force",
+            Self::NotRead => "not_read",
+        }
+    }
 }
 
 /// Something that a person should know of an object that is in force.

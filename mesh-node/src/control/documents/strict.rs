@@ -1,0 +1,77 @@
+//! A value becomes a typed object, and every field that its type does not know is named.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::{Segment, Track};
+
+use crate::control::translate::FieldError;
+
+/// Most unknown fields that are named of one object.
+const MAX_UNKNOWN: usize = 20;
+
+/// Reads an object. Gives all that is wrong with its fields, in the order in which they stand.
+pub(super) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, Vec<FieldError>> {
+    let mut unknown = Vec::new();
+    let mut track = Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let result = serde_ignored::deserialize(deserializer, |path| {
+        let mut field = String::new();
+        render(&path, &mut field);
+        // The type of a custom resource does not say these two, the caller has looked at them.
+        if field != "apiVersion" && field != "kind" && unknown.len() < MAX_UNKNOWN {
+            unknown.push(FieldError { field, reason: "unknown field".to_owned() });
+        }
+    });
+    match result {
+        Ok(object) if unknown.is_empty() => Ok(object),
+        Ok(_) => Err(unknown),
+        Err(error) => {
+            let error: serde_json::Error = error;
+            unknown.push(FieldError { field: rendered(&track.path()), reason: error.to_string() });
+            Err(unknown)
+        }
+    }
+}
+
+/// Prints a path as translation does: `spec.ports[0].name`, `metadata.labels[some/key]`.
+fn render(path: &serde_ignored::Path<'_>, text: &mut String) {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => {}
+        Path::Seq { parent, index } => {
+            render(parent, text);
+            text.push_str(&format!("[{index}]"));
+        }
+        Path::Map { parent, key } => {
+            render(parent, text);
+            push_key(key, text);
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            render(parent, text);
+        }
+    }
+}
+
+fn rendered(path: &serde_path_to_error::Path) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Map { key } => push_key(key, &mut text),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    text
+}
+
+fn push_key(key: &str, text: &mut String) {
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if !plain {
+        text.push_str(&format!("[{key}]"));
+    } else if text.is_empty() {
+        text.push_str(key);
+    } else {
+        text.push('.');
+        text.push_str(key);
+    }
+}

@@ -1,0 +1,236 @@
+//! Good and bad documents, and what is said of them.
+
+use mesh_common::model::MeshSettings;
+use mesh_common::model::policy::{Action, Scope};
+
+use super::*;
+use crate::control::object::Kind;
+
+fn read(text: &str) -> Document {
+    Reader::new(MeshSettings::default().into()).document(text)
+}
+
+/// Every complaint as `LINE EFFECT text`.
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let document = read(text);
+    let complaint =
+        |complaint: &Complaint| format!("{} {} {complaint}", complaint.line, complaint.effect.code());
+    let actual: Vec<_> = document.complaints.iter().map(complaint).collect();
+    assert_eq!(actual, expected, "{text}");
+}
+
+fn policy(text: &str) -> mesh_common::model::AuthorizationPolicy {
+    match &read(text).objects[..] {
+        [
+            (
+                _,
+                Claim::Good(Meaning::AuthorizationPolicy(policy))
+                | Claim::Unreadable(Meaning::AuthorizationPolicy(policy)),
+            ),
+        ] => (**policy).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_line() {
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {app: web}\n  label: {}\nspec:\n  containers:\n    - name: c\n      imagee: x\n      ports: [{containerPort: 1, prot: TCP}]\n",
+        &[
+            "6 not_in_force Pod a: metadata.label: unknown field",
+            "10 not_in_force Pod a: spec.containers[0].imagee: unknown field",
+            "11 not_in_force Pod a: spec.containers[0].ports[0].prot: unknown field",
+        ],
+    );
+}
+
+#[test]
+fn an_unknown_field_of_a_policy_makes_it_deny() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\n  namespace: shop\nspec:\n  selector:\n    matchLabels: {app: web}\n  rules:\n    - from:\n        - source:\n            principal: [x]\n";
+    check(
+        text,
+        &["12 denies AuthorizationPolicy shop/a: spec.rules[0].from[0].source.principal: unknown field"],
+    );
+    let policy = policy(text);
+    assert_eq!(policy.action, Action::Allow);
+    assert!(matches!(policy.scope, Scope::Selector { .. }));
+    assert_eq!(policy.fault.as_ref().unwrap().field, "spec.rules[0].from[0].source.principal");
+}
+
+#[test]
+fn a_policy_of_an_unknown_action_denies_as_a_deny_would() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {action: CUSTOM, rules: [{}]}\n";
+    check(
+        text,
+        &[
+            "4 denies AuthorizationPolicy shop/a: spec.action: unknown variant `CUSTOM`, expected one of `ALLOW`, `DENY`, `AUDIT`",
+        ],
+    );
+    let policy = policy(text);
+    assert_eq!((policy.action, policy.scope), (Action::Deny, Scope::Namespace("shop".into())));
+    assert!(policy.fault.is_some());
+}
+
+#[test]
+fn a_policy_whose_selector_is_not_understood_is_about_all_it_might_be() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: nodemesh-system}\nspec: {selector: [app]}\n";
+    let policy = policy(text);
+    assert_eq!((policy.action, policy.scope), (Action::Allow, Scope::Mesh));
+}
+
+#[test]
+fn a_policy_of_another_version_or_of_none_denies() {
+    for version in ["apiVersion: policy.nodemesh.dev/v1\n", ""] {
+        let text = format!("{version}kind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec: {{}}\n");
+        assert_eq!(policy(&text).fault.unwrap().field, "apiVersion", "{text}");
+    }
+}
+
+#[test]
+fn a_policy_without_a_name_denies_all_the_same() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop}\nspec: {}\n";
+    let policy = policy(text);
+    assert_eq!(policy.fault.unwrap().field, "metadata.name");
+    assert!(policy.name.name.starts_with("unnamed-"));
+}
+
+#[test]
+fn a_bad_peer_authentication_is_strict() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: shop}\nspec: {mtls: {mode: strict}}\n";
+    check(
+        text,
+        &[
+            "4 denies PeerAuthentication shop/a: spec.mtls.mode: unknown variant `strict`, expected one of `UNSET`, `DISABLE`, `PERMISSIVE`, `STRICT`",
+        ],
+    );
+    let document = read(text);
+    let [(_, Claim::Good(Meaning::PeerAuthentication(policy)))] = &document.objects[..] else { panic!() };
+    assert_eq!(policy.mode, Some(mesh_common::model::policy::MutualTls::Strict));
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_line() {
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: shop\nspec:\n  ports:\n    - port: \"80\"\n",
+        &["8 not_in_force Service shop/web: spec.ports[0].port: invalid type: string \"80\", expected i32"],
+    );
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    example.com/x: 1\n",
+        &[
+            "6 not_in_force Pod a: metadata.labels[example.com/x]: invalid type: integer `1`, expected a string",
+        ],
+    );
+}
+
+#[test]
+fn what_translation_finds_is_named_with_its_line() {
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\nstatus:\n  podIPs:\n    - ip: 10.0.0.1\n    - ip: 10.0.0\n",
+        &["8 not_in_force Pod a: status.podIPs[1].ip: \"10.0.0\" is not an IP address"],
+    );
+}
+
+#[test]
+fn what_is_no_object_is_named() {
+    check("just text\n", &["1 not_in_force is not an object with apiVersion and kind"]);
+    check("- a\n", &["1 not_in_force is not an object with apiVersion and kind"]);
+    check("a: 1\n", &["1 not_in_force kind: is missing, or is not text"]);
+    check("kind: Pod\n", &["1 not_in_force Pod : apiVersion: is missing, or is not text"]);
+    check(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n",
+        &["2 not_read Deployment shop/web: kind: Deployment of apps/v1 is not read"],
+    );
+    check(
+        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorisationPolicy\nmetadata: {name: web}\n",
+        &[
+            "2 not_in_force AuthorisationPolicy web: kind: AuthorisationPolicy of policy.nodemesh.dev/v1alpha1 is not known",
+        ],
+    );
+    check(
+        "apiVersion: v1\nkind: Service\nspec: {}\n",
+        &["1 not_in_force Service : metadata.name: is missing"],
+    );
+}
+
+#[test]
+fn nothing_is_said_of_what_is_empty() {
+    check("# only words\n", &[]);
+    check("---\n", &[]);
+}
+
+#[test]
+fn a_list_is_its_items() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n  - apiVersion: v1\n    kind: Namespace\n    metadata: {name: shop}\n  - apiVersion: v1\n    kind: Pod\n    metadata:\n      name: a\n      bogus: 1\n  - apiVersion: v1\n    kind: Namespace\n    metadata: {name: shop}\n";
+    check(
+        text,
+        &[
+            "11 not_in_force Pod a: items[1].metadata.bogus: unknown field",
+            "14 warning Namespace shop: items[2].metadata.name: Namespace shop stands twice in this document; the last one counts",
+        ],
+    );
+    let kinds: Vec<_> = read(text).objects.into_iter().map(|(key, _)| key.kind).collect();
+    assert_eq!(kinds, [Kind::Namespace, Kind::Pod, Kind::Namespace]);
+}
+
+#[test]
+fn json_is_read_too() {
+    let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Namespace\",\n\t\"metadata\": {\"name\": \"shop\", \"x\": 1}\n}\n";
+    check(text, &["4 not_in_force Namespace shop: metadata.x: unknown field"]);
+}
+
+#[test]
+fn text_that_is_no_yaml_is_named_with_its_line() {
+    let document = read("apiVersion: v1\nkind: Pod\nmetadata:\n  name: [a\n");
+    assert!(!document.is_readable);
+    assert_eq!(document.complaints.len(), 1);
+    let complaint = &document.complaints[0];
+    assert_eq!(complaint.effect, Effect::NotInForce, "{complaint}");
+    assert!((4..=5).contains(&complaint.line), "{complaint:?}");
+    assert!(document.objects.is_empty());
+}
+
+#[test]
+fn a_key_that_stands_twice_is_refused() {
+    let document = read("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  name: b\n");
+    assert!(!document.is_readable);
+    assert_eq!(document.complaints[0].line, 5, "{:?}", document.complaints);
+}
+
+#[test]
+fn a_policy_that_is_no_yaml_denies_unless_another_state_is_in_force() {
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: web\n  namespace: shop\nspec:\n  rules: [\n";
+    let document = read(text);
+    let [(key, Claim::Unreadable(Meaning::AuthorizationPolicy(policy)))] = &document.objects[..] else {
+        panic!("{document:?}")
+    };
+    assert_eq!(key.to_string(), "AuthorizationPolicy shop/web");
+    assert_eq!((policy.action, &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
+    assert_eq!(document.complaints[0].effect, Effect::Denies);
+}
+
+#[test]
+fn aliases_may_share_but_not_explode() {
+    let shared =
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: &l {app: web}\n  annotations: *l\n";
+    check(shared, &[]);
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let before = format!("*a{}, ", level - 1).repeat(10);
+        bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
+    }
+    let started = std::time::Instant::now();
+    let document = read(&bomb);
+    assert!(!document.is_readable);
+    assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[test]
+fn nesting_is_bounded() {
+    for open in ["[", "{a: ", "- ", "? "] {
+        for depth in [20, 30, 32, 33, 64, 100_000] {
+            let document = read(&open.repeat(depth));
+            assert!(!document.complaints.is_empty(), "{open} {depth}");
+        }
+    }
+}

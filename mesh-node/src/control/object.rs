@@ -1,0 +1,117 @@
+//! Objects of every kind that is read, told apart by kind and name, and what each one means to the mesh.
+//!
+//! In: a translated object, from a folder or a watch. Out: the same, in one type that can be kept and compared.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_common::model::{
+    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service,
+};
+
+use super::translate::namespace::NamespaceEnrolment;
+use super::translate::pod::PodWorkload;
+
+/// A kind that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Node.
+    Node,
+    /// `v1` ServiceAccount: read, and needed for nothing yet.
+    ServiceAccount,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `policy.nodemesh.dev/v1alpha1` AuthorizationPolicy.
+    AuthorizationPolicy,
+    /// `policy.nodemesh.dev/v1alpha1` PeerAuthentication.
+    PeerAuthentication,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Node,
+        Self::ServiceAccount,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+    ];
+
+    /// The kind as objects name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+        }
+    }
+
+    /// The `apiVersion` that it is read in.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::AuthorizationPolicy | Self::PeerAuthentication => "policy.nodemesh.dev/v1alpha1",
+            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
+        }
+    }
+
+    /// Whether its objects stand in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// Whether it says who may do what: never skipped, whatever is wrong with it.
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
+}
+
+/// Tells one object from every other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name; the namespace is empty for a kind of the cluster.
+    pub name: NamespacedName,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.kind.name(), self.name)
+    }
+}
+
+/// What an object means to the mesh. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Meaning {
+    /// Whether the namespace's pods are enrolled.
+    Namespace(Arc<NamespaceEnrolment>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A pod, before its namespace had a say.
+    Pod(Arc<PodWorkload>),
+    /// A Service.
+    Service(Arc<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// An AuthorizationPolicy.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// A PeerAuthentication.
+    PeerAuthentication(Arc<PeerAuthentication>),
+    /// The object is there, and means nothing: a ServiceAccount, an ExternalName Service.
+    Nothing,
+}
