@@ -1,0 +1,323 @@
+//! What the files of a folder say, object by object: who claims what, who is right, and what stays in force when
+//! nobody is.
+//!
+//! In: the text of files. Out: [`Change`]s, and the list of what is wrong. Where two documents claim one object,
+//! the last one counts (by file name, then by place in the file), as `kubectl apply -f DIR` would leave it. What
+//! is refused leaves in force what was; text that is no YAML leaves in force all that its file said. Any order in
+//! which good files come gives the same. Never: I/O.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use mesh_common::model::Text;
+
+use super::documents::{self, Claim, Complaint, Document, ObjectName, Place, Problem, Reader};
+use super::object::{Kind, Meaning, ObjectKey};
+use super::reconciler::Change;
+use super::translate::{DEFAULT_NAMESPACE, Effect};
+
+/// Most problems that are listed.
+const MAX_PROBLEMS: usize = 1000;
+
+/// All files of a folder.
+#[derive(Debug)]
+pub struct Store {
+    reader: Reader,
+    hasher: RandomState,
+    files: BTreeMap<Text, File>,
+    claims: HashMap<ObjectKey, BTreeMap<Place, Claim>>,
+    /// Objects that more than one document claims.
+    contested: BTreeSet<ObjectKey>,
+    in_force: HashMap<ObjectKey, Meaning>,
+    /// Objects whose claims changed since the last [`Store::changes`].
+    stale: HashSet<ObjectKey>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    documents: Vec<Placed>,
+    /// Why the file as a whole was not read; its documents are then those of the last time.
+    refusal: Option<Complaint>,
+    /// Objects that a document which is no YAML now may have held, with its number.
+    lingering: BTreeMap<ObjectKey, usize>,
+}
+
+/// A document where it stands.
+#[derive(Clone, Debug)]
+struct Placed {
+    line: usize,
+    hash: u64,
+    document: Arc<Document>,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            hasher: RandomState::new(),
+            files: BTreeMap::new(),
+            claims: HashMap::new(),
+            contested: BTreeSet::new(),
+            in_force: HashMap::new(),
+            stale: HashSet::new(),
+        }
+    }
+
+    /// Takes what a file says now. Documents whose text did not change are not read again.
+    pub fn put(&mut self, file: &Text, text: &str) {
+        let mut before = self.files.remove(file).unwrap_or_default();
+        let documents = self.read(&before, text);
+        let first_unreadable = documents.iter().position(|placed| !placed.document.is_readable);
+        let mut lingering = BTreeMap::new();
+        if let Some(index) = first_unreadable {
+            let said =
+                before.documents.iter().flat_map(|placed| &placed.document.objects).map(|(key, _)| key);
+            lingering = said.chain(before.lingering.keys()).map(|key| (key.clone(), index + 1)).collect();
+            for (key, _) in documents.iter().flat_map(|placed| &placed.document.objects) {
+                lingering.remove(key);
+            }
+        }
+        for (key, number) in std::mem::take(&mut before.lingering) {
+            self.retract(&key, &Place { file: file.clone(), document: number });
+        }
+        let count = before.documents.len().max(documents.len());
+        for index in 0..count {
+            let old = before.documents.get(index).map(|placed| &placed.document);
+            let new = documents.get(index).map(|placed| &placed.document);
+            if !matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new)) {
+                self.replace(&Place { file: file.clone(), document: index + 1 }, old, new);
+            }
+        }
+        for (key, number) in &lingering {
+            self.claim(key, Place { file: file.clone(), document: *number }, Claim::Refused);
+        }
+        self.files.insert(file.clone(), File { documents, refusal: None, lingering });
+    }
+
+    /// Takes that a file cannot be read. What it said stays.
+    pub fn refuse(&mut self, file: &Text, reason: String) {
+        let file = self.files.entry(file.clone()).or_default();
+        let effect = if file.documents.is_empty() { Effect::NotInForce } else { Effect::LastGoodKept };
+        file.refusal = Some(Complaint { line: 0, object: None, field: None, reason, effect });
+    }
+
+    /// Takes that a file is gone, with all that it said.
+    pub fn remove(&mut self, file: &str) {
+        let Some((file, before)) = self.files.remove_entry(file) else { return };
+        for (key, number) in before.lingering {
+            self.retract(&key, &Place { file: file.clone(), document: number });
+        }
+        for (index, placed) in before.documents.iter().enumerate() {
+            self.replace(&Place { file: file.clone(), document: index + 1 }, Some(&placed.document), None);
+        }
+    }
+
+    /// Names of the files that something is known of.
+    pub fn files(&self) -> impl Iterator<Item = &Text> {
+        self.files.keys()
+    }
+
+    /// Whether a file says anything.
+    pub fn has_objects(&self, file: &str) -> bool {
+        let objects = |file: &File| file.documents.iter().any(|placed| !placed.document.objects.is_empty());
+        self.files.get(file).is_some_and(objects)
+    }
+
+    /// How many objects of each kind are in force.
+    pub fn counts(&self) -> BTreeMap<Kind, usize> {
+        let mut counts: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
+        for key in self.in_force.keys() {
+            *counts.entry(key.kind).or_default() += 1;
+        }
+        counts
+    }
+
+    /// What changed since this was asked last.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for key in std::mem::take(&mut self.stale) {
+            let after = self.winner(&key);
+            let before = self.in_force.get(&key);
+            if before == after.as_ref() {
+                continue;
+            }
+            let before = match &after {
+                Some(after) => self.in_force.insert(key.clone(), after.clone()),
+                None => self.in_force.remove(&key),
+            };
+            changes.push(Change { key, before, after });
+        }
+        changes
+    }
+
+    /// All that is wrong, by file and line; the first [`MAX_PROBLEMS`] of it.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, file) in &self.files {
+            problems.extend(file.refusal.iter().map(|complaint| Problem {
+                place: Place { file: name.clone(), document: 0 },
+                line: 0,
+                complaint: complaint.clone(),
+            }));
+            for (index, placed) in file.documents.iter().enumerate() {
+                let place = Place { file: name.clone(), document: index + 1 };
+                problems.extend(placed.document.complaints.iter().map(|complaint| Problem {
+                    place: place.clone(),
+                    line: placed.line + complaint.line.saturating_sub(1),
+                    complaint: Complaint {
+                        effect: self.effect(file, placed, complaint),
+                        ..complaint.clone()
+                    },
+                }));
+            }
+        }
+        problems.extend(self.contested.iter().flat_map(|key| self.duplicates(key)));
+        problems.sort();
+        let left_out = problems.len().saturating_sub(MAX_PROBLEMS);
+        if left_out > 0 {
+            problems.truncate(MAX_PROBLEMS);
+            problems.push(and_more(left_out));
+        }
+        problems
+    }
+
+    fn read(&self, before: &File, text: &str) -> Vec<Placed> {
+        let known: HashMap<u64, &Arc<Document>> =
+            before.documents.iter().map(|placed| (placed.hash, &placed.document)).collect();
+        let read = |chunk: documents::Chunk<'_>| {
+            let hash = self.hasher.hash_one(chunk.text);
+            let document = match known.get(&hash) {
+                Some(document) => Arc::clone(document),
+                None => Arc::new(self.reader.document(chunk.text)),
+            };
+            Placed { line: chunk.line, hash, document }
+        };
+        documents::documents(text).into_iter().map(read).collect()
+    }
+
+    fn replace(&mut self, place: &Place, old: Option<&Arc<Document>>, new: Option<&Arc<Document>>) {
+        for (key, _) in old.into_iter().flat_map(|document| &document.objects) {
+            self.retract(key, place);
+        }
+        for (key, claim) in new.into_iter().flat_map(|document| &document.objects) {
+            self.claim(key, place.clone(), claim.clone());
+        }
+    }
+
+    fn claim(&mut self, key: &ObjectKey, place: Place, claim: Claim) {
+        let claims = self.claims.entry(key.clone()).or_default();
+        claims.insert(place, claim);
+        if claims.len() > 1 {
+            self.contested.insert(key.clone());
+        }
+        self.stale.insert(key.clone());
+    }
+
+    fn retract(&mut self, key: &ObjectKey, place: &Place) {
+        if let Some(claims) = self.claims.get_mut(key) {
+            claims.remove(place);
+            if claims.len() < 2 {
+                self.contested.remove(key);
+            }
+            if claims.is_empty() {
+                self.claims.remove(key);
+            }
+        }
+        self.stale.insert(key.clone());
+    }
+
+    /// The last good claim; without one, what was in force; without that, what denies most.
+    fn winner(&self, key: &ObjectKey) -> Option<Meaning> {
+        let claims = self.claims.get(key)?;
+        let good = claims.values().rev().find_map(|claim| match claim {
+            Claim::Good(meaning) => Some(meaning),
+            Claim::Refused | Claim::Unreadable(_) => None,
+        });
+        let fallback = || {
+            claims.values().rev().find_map(|claim| match claim {
+                Claim::Unreadable(meaning) => Some(meaning),
+                Claim::Good(_) | Claim::Refused => None,
+            })
+        };
+        good.or_else(|| self.in_force.get(key)).or_else(fallback).cloned()
+    }
+
+    /// What a complaint means, now that it is known what is in force.
+    fn effect(&self, file: &File, placed: &Placed, complaint: &Complaint) -> Effect {
+        let document = &placed.document;
+        if !document.is_readable {
+            let falls_back = |(key, claim): &(ObjectKey, Claim)| match claim {
+                Claim::Unreadable(meaning) => self.in_force.get(key) == Some(meaning),
+                Claim::Good(_) | Claim::Refused => false,
+            };
+            let keeps = !file.lingering.is_empty() || !document.objects.is_empty();
+            let denies = document.objects.iter().any(falls_back);
+            return if keeps && !denies { Effect::LastGoodKept } else { complaint.effect };
+        }
+        let key = complaint.object.as_ref().and_then(key_of);
+        match complaint.effect {
+            Effect::NotInForce if key.is_some_and(|key| self.in_force.contains_key(&key)) => {
+                Effect::LastGoodKept
+            }
+            effect => effect,
+        }
+    }
+
+    /// One problem for each document that claims the object.
+    fn duplicates(&self, key: &ObjectKey) -> Vec<Problem> {
+        let Some(claims) = self.claims.get(key) else { return Vec::new() };
+        let wins = |(place, claim): (&Place, &Claim)| matches!(claim, Claim::Good(_)).then(|| place.clone());
+        let winner = claims.iter().rev().find_map(wins);
+        let problem = |place: &Place| {
+            let others: Vec<_> =
+                claims.keys().filter(|other| *other != place).map(Place::to_string).collect();
+            let others = others.join(", ");
+            let (reason, effect) = if winner.as_ref() == Some(place) {
+                (format!("also stands in {others}; this one counts"), Effect::Warning)
+            } else {
+                (format!("also stands in {others}; this one does not count"), Effect::NotInForce)
+            };
+            let object = ObjectName {
+                kind: key.kind.name().to_owned(),
+                namespace: key.name.namespace.to_string(),
+                name: key.name.name.to_string(),
+            };
+            let complaint = Complaint {
+                line: 1,
+                object: Some(object),
+                field: Some("metadata.name".to_owned()),
+                reason,
+                effect,
+            };
+            Problem { place: place.clone(), line: self.line(place), complaint }
+        };
+        claims.keys().map(problem).collect()
+    }
+
+    fn line(&self, place: &Place) -> usize {
+        let file = self.files.get(&place.file);
+        file.and_then(|file| file.documents.get(place.document.checked_sub(1)?))
+            .map_or(0, |placed| placed.line)
+    }
+}
+
+fn key_of(object: &ObjectName) -> Option<ObjectKey> {
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == object.kind)?;
+    let namespace = match (kind.is_namespaced(), &*object.namespace) {
+        (false, _) => "",
+        (true, "") => DEFAULT_NAMESPACE,
+        (true, namespace) => namespace,
+    };
+    Some(ObjectKey { kind, name: mesh_common::model::NamespacedName::new(namespace, &*object.name) })
+}
+
+fn and_more(left_out: usize) -> Problem {
+    let reason = format!("{left_out} more problems are not listed");
+    Problem {
+        place: Place { file: "...".into(), document: 0 },
+        line: 0,
+        complaint: Complaint { line: 0, object: None, field: None, reason, effect: Effect::Warning },
+    }
+}

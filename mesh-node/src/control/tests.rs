@@ -1,0 +1,405 @@
+//! The whole way from a folder to snapshots, with real files.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mesh_common::model::{Enrolment, WorkloadUid};
+use mesh_common::snapshot::KnownService;
+use tokio::task::LocalSet;
+
+use super::*;
+
+/// Longest wait for anything that is expected to happen at once. Machines are slow at times, not this slow.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// A folder, and a reconciler that watches it.
+struct Folder {
+    folder: tempfile::TempDir,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    problems: Arc<ArcSwap<Vec<Problem>>>,
+    registry: Registry,
+}
+
+impl Folder {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load_full()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.problems
+            .load()
+            .iter()
+            .map(|problem| format!("{} {problem}", problem.complaint.effect.code()))
+            .collect()
+    }
+
+    fn has_pod(&self, name: &str) -> bool {
+        self.snapshot().workloads().any(|workload| &*workload.name.name == name)
+    }
+
+    /// Waits until something holds; says how long it took.
+    async fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+        let started = Instant::now();
+        while !holds() {
+            assert!(started.elapsed() < BOUND, "{what}; problems: {:?}", self.problems());
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+        started.elapsed()
+    }
+
+    /// Waits until all that was written so far is taken in: a marker written now is seen after it.
+    async fn settle(&self) {
+        let name = format!("marker-{}", self.snapshot().generation());
+        self.write("~marker.json.new", &pod(&name, "10.255.255.255"));
+        fs::rename(self.path("~marker.json.new"), self.path("zz-marker.yaml")).unwrap();
+        self.eventually("the marker is taken in", || self.has_pod(&name)).await;
+    }
+}
+
+fn pod(name: &str, address: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\nspec: {{nodeName: node-a}}\nstatus: {{podIP: {address}}}\n"
+    )
+}
+
+const ALLOW_GET: &str = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: web, namespace: shop}\nspec:\n  rules:\n    - to: [{operation: {methods: [GET]}}]\n";
+
+/// Runs a test against a folder that holds these files at first.
+fn with_folder<F: Future<Output = ()>>(files: &[(&str, &str)], test: impl FnOnce(Folder) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let registry = Registry::new();
+        let control = Control::new(settings(folder.path()), &registry).unwrap();
+        let (snapshots, problems) = (control.snapshots(), control.problems());
+        let mut generation = control.generation();
+        let task = tokio::task::spawn_local(control.run());
+        tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
+        test(Folder { folder, snapshots, problems, registry }).await;
+        assert!(!task.is_finished(), "the reconciler still runs");
+        task.abort();
+    });
+}
+
+fn settings(folder: &Path) -> ControlSettings {
+    let MeshSettings { root_namespace, trust_domain, cluster_domain, .. } = MeshSettings::default();
+    ControlSettings { config_dir: folder.to_owned(), root_namespace, trust_domain, cluster_domain }
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error_that_names_it() {
+    let error = Control::new(settings(Path::new("/nonexistent/config")), &Registry::new()).unwrap_err();
+    assert_eq!(error.to_string(), "read the folder of --config-dir, /nonexistent/config");
+}
+
+#[test]
+fn the_first_snapshot_has_the_whole_folder() {
+    let files = [
+        ("a.yaml", &*pod("a", "10.0.0.1")),
+        ("b.yml", &pod("b", "10.0.0.2")),
+        ("c.txt", &pod("c", "10.0.0.3")),
+    ];
+    with_folder(&files, |folder| async move {
+        assert!(folder.has_pod("a") && folder.has_pod("b") && !folder.has_pod("c"));
+    });
+}
+
+#[test]
+fn an_edit_is_live_within_100_ms() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let mut slowest = Duration::ZERO;
+        for round in 0..20 {
+            let address = format!("10.0.1.{round}");
+            folder.write("a.yaml", &pod("a", &address));
+            let ip = address.parse().unwrap();
+            let took = folder
+                .eventually("the new address is there", || folder.snapshot().workload_at(ip).is_some())
+                .await;
+            slowest = slowest.max(took);
+        }
+        println!("slowest of 20 edits: {slowest:?}");
+        assert!(slowest < Duration::from_millis(100), "{slowest:?}");
+    });
+}
+
+#[test]
+fn a_namespace_enrols_its_pods_whichever_comes_first() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let enrolment =
+            |folder: &Folder| folder.snapshot().workload_at("10.0.0.1".parse().unwrap()).unwrap().enrolment;
+        assert_eq!(enrolment(&folder), Enrolment::Disabled);
+        folder.write(
+            "ns.yaml",
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {nodemesh.dev/mode: enabled}}\n",
+        );
+        folder.eventually("the pod is enrolled", || enrolment(&folder) == Enrolment::Enabled).await;
+        fs::remove_file(folder.path("ns.yaml")).unwrap();
+        folder.eventually("the pod is not enrolled", || enrolment(&folder) == Enrolment::Disabled).await;
+    });
+}
+
+#[test]
+fn a_file_that_is_being_written_is_not_read() {
+    with_folder(&[("a.yaml", &format!("{}---\n{ALLOW_GET}", pod("a", "10.0.0.1")))], |folder| async move {
+        let mut file = fs::File::create(folder.path("a.yaml")).unwrap();
+        file.write_all(pod("a", "10.0.0.1").as_bytes()).unwrap();
+        folder.settle().await;
+        let policy = |folder: &Folder| policies(&folder.snapshot());
+        assert_eq!(policy(&folder), 1, "the policy is in the half that is not written yet");
+        file.write_all(format!("---\n{ALLOW_GET}").as_bytes()).unwrap();
+        folder.settle().await;
+        drop(file);
+        folder.settle().await;
+        assert_eq!((policy(&folder), folder.problems()), (1, Vec::new()));
+    });
+}
+
+/// How many policies speak about the pod.
+fn policies(snapshot: &Snapshot) -> usize {
+    let pod = snapshot.workload_at("10.0.0.1".parse().unwrap()).unwrap().clone();
+    let sets = snapshot.policy_sets(&pod.uid, "10.0.0.1:80".parse().unwrap()).unwrap();
+    sets.len()
+}
+
+#[test]
+fn an_editor_that_removes_and_writes_anew_removes_nothing() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let generation = folder.snapshot().generation();
+        fs::rename(folder.path("a.yaml"), folder.path("a.yaml~")).unwrap();
+        folder.write("a.yaml", &pod("a", "10.0.0.1"));
+        fs::remove_file(folder.path("a.yaml~")).unwrap();
+        folder.write("4913", "");
+        folder.write(".a.yaml.swp", "garbage: [");
+        folder.settle().await;
+        assert_eq!(folder.snapshot().generation(), generation + 1, "only the marker is new");
+        assert_eq!(folder.problems(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_renamed_file_changes_nothing() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let generation = folder.snapshot().generation();
+        fs::rename(folder.path("a.yaml"), folder.path("b.yaml")).unwrap();
+        folder.settle().await;
+        assert!(folder.has_pod("a"));
+        assert_eq!(folder.snapshot().generation(), generation + 1, "only the marker is new");
+    });
+}
+
+#[test]
+fn a_removed_file_takes_its_objects_with_it() {
+    with_folder(
+        &[("a.yaml", &pod("a", "10.0.0.1")), ("b.yaml", &pod("b", "10.0.0.2"))],
+        |folder| async move {
+            fs::remove_file(folder.path("a.yaml")).unwrap();
+            let took = folder.eventually("the pod is gone", || !folder.has_pod("a")).await;
+            println!("a removed file is gone after {took:?}");
+            assert!(took < Duration::from_millis(100), "{took:?}");
+            assert!(folder.has_pod("b"));
+        },
+    );
+}
+
+#[test]
+fn a_swapped_config_map_is_live_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |version: &str, address: &str| {
+        fs::create_dir(folder.path().join(version)).unwrap();
+        fs::write(folder.path().join(version).join("a.yaml"), pod("a", address)).unwrap();
+    };
+    make("..1", "10.0.0.1");
+    std::os::unix::fs::symlink("..1", folder.path().join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/a.yaml", folder.path().join("a.yaml")).unwrap();
+    make("..2", "10.0.0.2");
+    let path = folder.path().to_owned();
+    with_watched(folder, |folder| async move {
+        std::os::unix::fs::symlink("..2", path.join("..data_tmp")).unwrap();
+        fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
+        let ip = "10.0.0.2".parse().unwrap();
+        let took = folder
+            .eventually("the new address is there", || folder.snapshot().workload_at(ip).is_some())
+            .await;
+        assert!(took < Duration::from_millis(100), "{took:?}");
+    });
+}
+
+fn with_watched<F: Future<Output = ()>>(watched: tempfile::TempDir, test: impl FnOnce(Folder) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let registry = Registry::new();
+        let control = Control::new(settings(watched.path()), &registry).unwrap();
+        let (snapshots, problems) = (control.snapshots(), control.problems());
+        let mut generation = control.generation();
+        let task = tokio::task::spawn_local(control.run());
+        tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
+        test(Folder { folder: watched, snapshots, problems, registry }).await;
+        task.abort();
+    });
+}
+
+#[test]
+fn a_good_object_edited_into_a_bad_one_stays_as_it_was() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let bad = pod("a", "10.0.0.2").replace("nodeName", "nodename");
+        folder.write("a.yaml", &format!("{bad}---\n{}", pod("b", "10.0.0.3")));
+        folder.eventually("the other pod is there", || folder.has_pod("b")).await;
+        assert!(folder.snapshot().workload_at("10.0.0.1".parse().unwrap()).is_some());
+        folder.eventually("it is reported", || !folder.problems().is_empty()).await;
+        assert_eq!(
+            folder.problems(),
+            ["last_good_kept a.yaml:4 (document 1): Pod shop/a: spec.nodename: unknown field"]
+        );
+        assert!(
+            folder
+                .registry
+                .render()
+                .unwrap()
+                .contains("nodemesh_control_problems{effect=\"last_good_kept\"} 1\n")
+        );
+        fs::remove_file(folder.path("a.yaml")).unwrap();
+        folder.eventually("both are gone", || !folder.has_pod("a") && !folder.has_pod("b")).await;
+        folder.eventually("nothing is reported", || folder.problems().is_empty()).await;
+    });
+}
+
+#[test]
+fn a_good_policy_edited_into_a_bad_one_denies() {
+    with_folder(&[("a.yaml", ALLOW_GET), ("b.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        folder.write("a.yaml", &ALLOW_GET.replace("methods", "method"));
+        let faulty = |folder: &Folder| folder.problems().iter().any(|problem| problem.starts_with("denies"));
+        folder.eventually("the policy denies", || faulty(&folder)).await;
+        assert_eq!(
+            folder.problems(),
+            [
+                "denies a.yaml:6 (document 1): AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.method: unknown field"
+            ]
+        );
+        folder.write("a.yaml", ALLOW_GET);
+        folder.eventually("the policy is good again", || folder.problems().is_empty()).await;
+    });
+}
+
+#[test]
+fn text_that_is_no_yaml_leaves_in_force_what_its_file_said() {
+    let text = format!("{}---\n{ALLOW_GET}---\n{}", pod("a", "10.0.0.1"), pod("b", "10.0.0.2"));
+    with_folder(&[("a.yaml", &text)], |folder| async move {
+        let broken = format!("{}---\nmetadata: [\n", pod("a", "10.0.0.9"));
+        folder.write("a.yaml", &broken);
+        let ip = "10.0.0.9".parse().unwrap();
+        folder.eventually("the good document counts", || folder.snapshot().workload_at(ip).is_some()).await;
+        assert!(folder.has_pod("b"), "it may stand in the broken document");
+        folder.eventually("it is reported", || folder.problems().len() == 1).await;
+        assert!(folder.problems()[0].starts_with("last_good_kept a.yaml:"), "{:?}", folder.problems());
+        folder.write("a.yaml", &pod("a", "10.0.0.9"));
+        folder.eventually("what is not there any more is gone", || !folder.has_pod("b")).await;
+    });
+}
+
+#[test]
+fn of_two_documents_about_one_object_the_last_counts_and_both_are_reported() {
+    with_folder(
+        &[("a.yaml", &pod("a", "10.0.0.1")), ("b.yaml", &pod("a", "10.0.0.2"))],
+        |folder| async move {
+            assert!(folder.snapshot().workload_at("10.0.0.2".parse().unwrap()).is_some());
+            assert_eq!(
+                folder.problems(),
+                [
+                    "not_in_force a.yaml:1 (document 1): Pod shop/a: metadata.name: also stands in b.yaml (document 1); this one does not count",
+                    "warning b.yaml:1 (document 1): Pod shop/a: metadata.name: also stands in a.yaml (document 1); this one counts",
+                ]
+            );
+            fs::remove_file(folder.path("b.yaml")).unwrap();
+            let ip = "10.0.0.1".parse().unwrap();
+            folder
+                .eventually("the other one counts now", || folder.snapshot().workload_at(ip).is_some())
+                .await;
+        },
+    );
+}
+
+#[test]
+fn a_file_that_is_too_large_is_refused() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        folder.write("big.yaml", &"#\n".repeat(documents::MAX_FILE / 2 + 1));
+        folder.eventually("it is reported", || !folder.problems().is_empty()).await;
+        assert_eq!(
+            folder.problems(),
+            [format!(
+                "not_in_force big.yaml: has {} bytes, at most {} are read",
+                documents::MAX_FILE + 2,
+                documents::MAX_FILE
+            )]
+        );
+        assert!(folder.has_pod("a"));
+    });
+}
+
+#[test]
+fn a_folder_that_is_gone_deletes_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let watched = tempfile::tempdir_in(parent.path()).unwrap();
+    fs::write(watched.path().join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
+    let path = watched.path().to_owned();
+    with_watched(watched, |folder| async move {
+        fs::rename(&path, path.with_extension("away")).unwrap();
+        folder.eventually("it is reported", || !folder.problems().is_empty()).await;
+        assert!(folder.has_pod("a"));
+        fs::create_dir(&path).unwrap();
+        folder
+            .eventually("it is reported as empty", || {
+                folder.problems().iter().any(|problem| problem.contains("no file"))
+            })
+            .await;
+        assert!(folder.has_pod("a"));
+        fs::write(path.join("b.yaml"), pod("b", "10.0.0.2")).unwrap();
+        folder.eventually("the new folder is watched", || folder.has_pod("b")).await;
+        folder.eventually("what it does not have is gone", || !folder.has_pod("a")).await;
+        fs::remove_dir_all(path.with_extension("away")).unwrap();
+    });
+}
+
+#[test]
+fn a_pod_that_comes_again_at_another_address_is_another_pod() {
+    with_folder(&[("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let uid = |folder: &Folder| folder.snapshot().workloads().next().unwrap().uid.clone();
+        let before: WorkloadUid = uid(&folder);
+        folder.write("a.yaml", &pod("a", "10.0.0.2"));
+        folder.eventually("it is another pod", || uid(&folder) != before).await;
+        assert_eq!(folder.snapshot().workloads().count(), 1);
+        assert!(folder.snapshot().workload(&before).is_none());
+    });
+}
+
+#[test]
+fn endpoints_follow_pods_and_slices() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}\n";
+    with_folder(&[("s.yaml", service), ("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let endpoints = |folder: &Folder| -> Vec<String> {
+            let KnownService::Port(port) = folder.snapshot().service_at("10.96.0.1:80".parse().unwrap())
+            else {
+                return Vec::new();
+            };
+            port.endpoints()
+                .iter()
+                .map(|endpoint| format!("{}:{}", endpoint.address, endpoint.port))
+                .collect()
+        };
+        assert_eq!(endpoints(&folder), ["10.0.0.1:8080"]);
+        folder.write("slice.json", "{\"apiVersion\": \"discovery.k8s.io/v1\", \"kind\": \"EndpointSlice\", \"metadata\": {\"name\": \"x\", \"namespace\": \"shop\", \"labels\": {\"kubernetes.io/service-name\": \"web\"}}, \"addressType\": \"IPv4\", \"ports\": [{\"port\": 9}], \"endpoints\": [{\"addresses\": [\"10.9.9.9\"]}]}");
+        folder.eventually("the slice counts", || endpoints(&folder) == ["10.9.9.9:9"]).await;
+    });
+}

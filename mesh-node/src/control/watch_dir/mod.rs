@@ -1,0 +1,288 @@
+//! A folder of YAML, watched: what its files say now, as soon as they are whole.
+//!
+//! In: a folder. Out: batches of [`Reading`]s. A file is read when whoever wrote it closes it, or when it is renamed
+//! into place; never while it is being written. What is gone is given up only when it stays away for a moment, and
+//! never because the folder cannot be read. Never: a look at what the files mean.
+
+mod events;
+mod files;
+mod pending;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mesh_common::model::Text;
+
+use events::{Event, Watch};
+use files::{Listing, Stamp};
+use pending::Pending;
+
+/// How often the folder is looked over, in case that no event told of a change: targets of links, lost events.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// The same, where the kernel tells nothing (no inotify left).
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How much longer than it takes a sweep is put off, so that a huge folder costs at most a hundredth of a core.
+const SWEEP_REST: u32 = 100;
+/// Sweeps that must miss a file before it is given up without an event.
+const MISSES: u32 = 2;
+/// The same, where more than [`MASS`] of the files are missed: about half a minute.
+const MASS_MISSES: u32 = 15;
+/// The share of files, in percent, from which on it may be the folder that is wrong, not its files.
+const MASS: usize = 30;
+
+/// What was found of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The file, by its name in the folder.
+    pub file: Text,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// This.
+    Text(String),
+    /// It cannot be read, and why.
+    Refused(String),
+    /// It is not there any more.
+    Gone,
+}
+
+/// Watches one folder.
+#[derive(Debug)]
+pub struct FolderWatch {
+    folder: PathBuf,
+    /// Held for its events; dropped and made anew when the folder is another one.
+    watch: Option<Watch>,
+    /// The folder that is watched, by device and inode.
+    identity: Option<(u64, u64)>,
+    known: BTreeMap<Text, Known>,
+    pending: Pending,
+    next_sweep: Instant,
+    /// Without events: how each changed file looked at the last sweep. One that looks the same twice is whole.
+    unsettled: BTreeMap<Text, Stamp>,
+    /// Whether the first batch was given.
+    is_begun: bool,
+    /// Why the folder as a whole is not up to date.
+    trouble: Option<String>,
+    /// The same, as the caller knows it.
+    told_trouble: Option<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    stamp: Stamp,
+    /// Sweeps in a row that did not find it.
+    misses: u32,
+}
+
+impl FolderWatch {
+    /// Begins to watch a folder.
+    ///
+    /// # Errors
+    /// If it is not a folder that can be read.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        files::list(folder)?;
+        let mut watch = Self {
+            folder: folder.to_owned(),
+            watch: None,
+            identity: None,
+            known: BTreeMap::new(),
+            pending: Pending::default(),
+            next_sweep: Instant::now(),
+            unsettled: BTreeMap::new(),
+            is_begun: false,
+            trouble: None,
+            told_trouble: None,
+        };
+        watch.rewatch();
+        Ok(watch)
+    }
+
+    /// Why the folder as a whole is not up to date, if it is not.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Waits for files that changed. The first batch is the whole folder. A batch is empty if that is, or if just
+    /// [`Self::trouble`] came or went.
+    ///
+    /// Cancel safe: what is not returned is found again.
+    pub async fn next(&mut self) -> Vec<Reading> {
+        loop {
+            let now = Instant::now();
+            if now >= self.next_sweep && self.sweep(now) && !self.is_begun {
+                self.is_begun = true;
+                return self.readings(now);
+            }
+            let readings = self.readings(now);
+            if !readings.is_empty() || (self.is_begun && self.told_trouble != self.trouble) {
+                self.told_trouble.clone_from(&self.trouble);
+                return readings;
+            }
+            let wake = self.pending.next_deadline().map_or(self.next_sweep, |at| at.min(self.next_sweep));
+            self.wait(wake).await;
+        }
+    }
+
+    async fn wait(&mut self, until: Instant) {
+        let sleep = tokio::time::sleep_until(until.into());
+        match &mut self.watch {
+            Some(watch) => tokio::select! {
+                event = watch.next() => self.note(event),
+                () = sleep => {}
+            },
+            None => sleep.await,
+        }
+    }
+
+    /// Takes an event, and all that wait behind it.
+    fn note(&mut self, first: Option<Event>) {
+        let mut next = first;
+        let now = Instant::now();
+        loop {
+            match next {
+                Some(Event::Writing(file)) => self.pending.writing(file, now),
+                Some(Event::Created(file)) => {
+                    if files::is_link(&self.folder.join(&*file)) {
+                        self.pending.written(file, now);
+                    } else {
+                        self.pending.writing(file, now);
+                    }
+                }
+                Some(Event::Written(file)) => self.pending.written(file, now),
+                Some(Event::Gone(file)) => self.pending.gone(file, now),
+                Some(Event::Unsure) => self.next_sweep = now,
+                None => return,
+            }
+            next = self.watch.as_mut().and_then(Watch::try_next);
+        }
+    }
+
+    /// Reads what is ready, except what someone began to write meanwhile.
+    fn readings(&mut self, now: Instant) -> Vec<Reading> {
+        let mut readings = Vec::new();
+        for file in self.pending.take_ready(now) {
+            let (content, stamp) = files::read(&self.folder.join(&*file));
+            let pending = self.watch.as_mut().and_then(Watch::try_next);
+            self.note(pending);
+            if self.pending.is_being_written(&file) {
+                continue;
+            }
+            let was_there = self.known.contains_key(&file);
+            match (&content, stamp) {
+                (Content::Gone, _) if self.folder_is_gone() => continue,
+                (Content::Gone, _) if !was_there => continue,
+                (Content::Gone, _) => drop(self.known.remove(&file)),
+                (Content::Text(text), Some(stamp)) => {
+                    // Someone may have emptied it to write it anew; then it is not empty for long.
+                    if text.trim().is_empty() && was_there && !self.pending.was_empty_before(&file, now) {
+                        continue;
+                    }
+                    if !text.trim().is_empty() {
+                        self.pending.filled(&file);
+                    }
+                    self.known.insert(file.clone(), Known { stamp, misses: 0 });
+                }
+                (_, stamp) => {
+                    let stamp = stamp.unwrap_or_default();
+                    self.known.insert(file.clone(), Known { stamp, misses: 0 });
+                }
+            }
+            readings.push(Reading { file, content });
+        }
+        readings
+    }
+
+    fn folder_is_gone(&mut self) -> bool {
+        match std::fs::read_dir(&self.folder) {
+            Ok(_) => false,
+            Err(error) => {
+                self.trouble = Some(format!("cannot be read: {error}; what it said last is in force"));
+                true
+            }
+        }
+    }
+
+    /// Looks the whole folder over; `false` if it cannot.
+    fn sweep(&mut self, now: Instant) -> bool {
+        if files::identity(&self.folder) != self.identity || self.watch.is_none() {
+            self.rewatch();
+        }
+        let listing = files::list(&self.folder);
+        let interval = if self.watch.is_some() { SWEEP_INTERVAL } else { POLL_INTERVAL };
+        self.next_sweep = Instant::now() + interval.max(now.elapsed() * SWEEP_REST);
+        match listing {
+            Ok(listing) => {
+                self.compare(listing, now);
+                true
+            }
+            Err(error) => {
+                self.trouble = Some(format!("cannot be read: {error}; what it said last is in force"));
+                false
+            }
+        }
+    }
+
+    fn compare(&mut self, listing: Listing, now: Instant) {
+        let missed: Vec<Text> =
+            self.known.keys().filter(|file| !listing.files.contains_key(*file)).cloned().collect();
+        let is_mass = missed.len() > 10 && missed.len() * 100 > self.known.len() * MASS;
+        let is_all = !missed.is_empty() && listing.files.is_empty();
+        self.trouble = match (is_all, is_mass) {
+            (true, _) => {
+                Some("has no file any more; what it said last is in force until one is there".to_owned())
+            }
+            (false, true) => Some(format!(
+                "misses {} of {} files; waiting whether they come back",
+                missed.len(),
+                self.known.len()
+            )),
+            (false, false) => listing.trouble,
+        };
+        let mut unsettled = BTreeMap::new();
+        for (file, stamp) in listing.files {
+            if let Some(known) = self.known.get_mut(&file) {
+                known.misses = 0;
+                if known.stamp == stamp {
+                    continue;
+                }
+            }
+            let is_whole =
+                self.watch.is_some() || !self.is_begun || self.unsettled.get(&file) == Some(&stamp);
+            if is_whole {
+                self.pending.seen(file, now);
+            } else {
+                unsettled.insert(file, stamp);
+            }
+        }
+        self.unsettled = unsettled;
+        for file in missed {
+            let Some(known) = self.known.get_mut(&file) else { continue };
+            known.misses = known.misses.saturating_add(1);
+            let needed = if is_mass { MASS_MISSES } else { MISSES };
+            if !is_all && known.misses >= needed {
+                self.pending.gone(file, now);
+            }
+        }
+    }
+
+    fn rewatch(&mut self) {
+        self.identity = files::identity(&self.folder);
+        self.watch = match Watch::new(&self.folder) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::debug!(error = %crate::telemetry::chain::Chain(&error), "config folder is polled");
+                None
+            }
+        };
+        self.next_sweep = Instant::now();
+    }
+}
