@@ -3,13 +3,13 @@
 //!
 //! The receiver grants: it has consumed `acknowledged` bytes and takes `window` more. The sender may forget what
 //! is acknowledged and must be able to send again the rest, which the window bounds. A window starts at
-//! [`INITIAL_WINDOW`] and doubles each time that a whole window was consumed, up to [`MAX_WINDOW`] and as far as
-//! the tunnel's budget for grown windows goes.
+//! [`INITIAL_WINDOW`] and doubles each time that a whole window was consumed, as far as the tunnel's limits
+//! go, and never beyond [`MAX_WINDOW`].
 
 /// The window of a new stream, in bytes, in both directions, before any CREDIT.
 pub const INITIAL_WINDOW: u32 = 64 * 1024;
-/// The largest window, in bytes.
-pub const MAX_WINDOW: u32 = 1024 * 1024;
+/// The largest window that may be granted, in bytes.
+pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// What a CREDIT frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,11 +108,12 @@ impl Receiving {
     }
 
     /// Counts bytes that the application took and returns the CREDIT to send, if it is time for one: half a
-    /// window. `budget` is how far windows may still grow; what this one takes of it is subtracted.
+    /// window. `most` is how large it may become; `budget` is how far windows may still grow, and what this one takes
+    /// of it is subtracted.
     ///
     /// # Panics
     /// If more is consumed than was received.
-    pub(super) fn consume(&mut self, bytes: u64, budget: &mut u64) -> Option<Credit> {
+    pub(super) fn consume(&mut self, bytes: u64, most: u32, budget: &mut u64) -> Option<Credit> {
         assert!(bytes <= self.unconsumed(), "nothing is consumed that was not received");
         self.consumed += bytes;
         if self.consumed - self.acknowledged < u64::from(self.window / 2) {
@@ -120,7 +121,7 @@ impl Receiving {
         }
         // Grows only while the application keeps up: what waits for it would otherwise grow too.
         let keeps_up = self.unconsumed() <= u64::from(self.window / 4);
-        let growth = u64::from(self.window.min(MAX_WINDOW - self.window));
+        let growth = u64::from(self.window.min(most.min(MAX_WINDOW).saturating_sub(self.window)));
         if self.consumed - self.grown_at >= u64::from(self.window) && keeps_up && *budget >= growth {
             *budget -= growth;
             self.window += growth as u32;
@@ -140,9 +141,9 @@ mod tests {
         let (mut receiving, mut budget) = (Receiving::new(), u64::MAX);
         for _ in 0..1000 {
             receiving.receive(16_376).unwrap();
-            let _ = receiving.consume(16_376, &mut budget);
+            let _ = receiving.consume(16_376, 1 << 20, &mut budget);
         }
-        assert_eq!(receiving.window(), MAX_WINDOW);
+        assert_eq!(receiving.window(), 1 << 20);
     }
 
     #[test]
@@ -150,7 +151,7 @@ mod tests {
         let (mut receiving, mut budget) = (Receiving::new(), 0);
         for _ in 0..100 {
             receiving.receive(16_376).unwrap();
-            let _ = receiving.consume(16_376, &mut budget);
+            let _ = receiving.consume(16_376, 1 << 20, &mut budget);
         }
         assert_eq!(receiving.window(), INITIAL_WINDOW);
     }

@@ -26,6 +26,9 @@ pub enum Role {
 pub struct Limits {
     /// Streams at one time.
     pub streams: usize,
+    /// The largest window of a stream, in bytes; between [`INITIAL_WINDOW`](super::INITIAL_WINDOW) and
+    /// [`MAX_WINDOW`](super::MAX_WINDOW).
+    pub window: u32,
     /// Bytes by which all windows together may be larger than their initial size.
     pub grown: u64,
     /// Streams that the peer may reset before anything was answered, beyond those that went well.
@@ -34,7 +37,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams: 1024, grown: 8 * 1024 * 1024, early_resets: 1000 }
+        Self { streams: 4096, window: 1024 * 1024, grown: 8 * 1024 * 1024, early_resets: 1000 }
     }
 }
 
@@ -279,7 +282,7 @@ impl<T: Copy> Session<T> {
     #[must_use]
     pub fn consumed(&mut self, id: StreamId, bytes: usize) -> Option<Credit> {
         let stream = self.streams.get_mut(&id.0)?;
-        let credit = stream.receiving.consume(bytes as u64, &mut self.budget);
+        let credit = stream.receiving.consume(bytes as u64, self.limits.window, &mut self.budget);
         let wanted = !stream.finished_there;
         self.forget_if_over(id);
         credit.filter(|_| wanted)

@@ -218,7 +218,7 @@ fn run(steps: &[Step], lengths: [usize; 4]) {
 }
 
 fn small() -> Limits {
-    Limits { streams: 8, grown: 300_000, early_resets: 3 }
+    Limits { streams: 8, window: 1 << 20, grown: 300_000, early_resets: 3 }
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use mesh_common::tunnel::{Event, Frame, Limits, MAX_WINDOW, Role, Session, frame
 pub fn run(input: &[u8]) {
     let Some((&choice, input)) = input.split_first() else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
-    let limits = Limits { streams: 4, grown: 100_000, early_resets: 2 };
+    let limits = Limits { streams: 4, window: 1 << 20, grown: 100_000, early_resets: 2 };
     let mut session = Session::<u32>::new(role, limits);
     if role == Role::Client {
         for _ in 0..3 {

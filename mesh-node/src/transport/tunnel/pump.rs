@@ -7,6 +7,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 
+use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Frame, MAX_PAYLOAD, StreamId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
@@ -280,7 +281,7 @@ impl<C: Conductor> Engine<C> {
         let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
         let (mut read, mut more) = (0, false);
         while pump.readable && pump.connected && !pump.sent_fin && link.phase == Phase::Up {
-            if link.blocked && (pump.bulk || read > 0) {
+            if link.blocked && (pump.bulk || pump.waits || read > 0) {
                 // Light connections still get a frame in; what is bulk waits until the socket takes more.
                 if !std::mem::replace(&mut pump.waits, true) {
                     link.waiting.push(key);
@@ -288,6 +289,7 @@ impl<C: Conductor> Engine<C> {
                 break;
             }
             let most = READ.min(usize::try_from(link.session.sendable(stream)).unwrap_or(READ));
+            let most = if link.blocked { most.min(LIGHT) } else { most };
             if most == 0 {
                 break;
             }
@@ -320,8 +322,8 @@ impl<C: Conductor> Engine<C> {
             // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
             pump.readable = length == most || pump.hung_up;
         }
-        pump.bulk = read > BULK;
         if read > 0 {
+            pump.bulk = read > BULK;
             let total = if pump.of_client { &mut connection.to_server } else { &mut connection.to_client };
             *total += read as u64;
             connection.active = self.core.now;
