@@ -41,7 +41,8 @@ pub enum Command<P> {
         /// Not one out of the pool.
         fresh: bool,
     },
-    /// The upstream did not look at the request: ask for another plan, then [`Relay::retry`] or [`Relay::answer`].
+    /// The upstream did not look at the request: change [`Relay::plan_mut`] and say [`Relay::retry`], or
+    /// [`Relay::answer`].
     Reroute(Failure),
     /// Nothing more goes up after what is to be sent: FIN on a stream; on a connection only after 101.
     FinishUpstream,
@@ -240,6 +241,19 @@ impl<P> Relay<P> {
             Phase::Exchange(active) => Some(&active.plan),
             _ => None,
         }
+    }
+
+    /// The same, to be changed: for another try.
+    pub fn plan_mut(&mut self) -> Option<&mut P> {
+        match &mut self.phase {
+            Phase::Exchange(active) => Some(&mut active.plan),
+            _ => None,
+        }
+    }
+
+    /// Whether its client is a stream of one exchange.
+    pub fn is_one_exchange(&self) -> bool {
+        self.kind == ClientKind::Exchange
     }
 
     /// What goes to the client.

@@ -38,13 +38,10 @@ impl<P> Relay<P> {
         commands
     }
 
-    /// Another plan for a request that nobody looked at.
-    pub fn retry(&mut self, plan: P) -> Commands<P> {
+    /// The plan is another one now: the request is sent again, from its start.
+    pub fn retry(&mut self) -> Commands<P> {
         let mut commands = Commands::new();
-        if let Phase::Exchange(active) = &mut self.phase {
-            active.plan = plan;
-            self.acquire_again(&mut commands);
-        }
+        self.acquire_again(&mut commands);
         commands
     }
 
@@ -152,11 +149,13 @@ impl<P> Relay<P> {
         if !active.exchange.is_response_done() {
             return;
         }
-        let complete = active.exchange.is_request_done();
-        let release = match (active.exchange.upstream_stays() && self.held_upstream.is_empty(), complete) {
-            (true, _) => Release::Reuse,
-            (false, true) => Release::Close,
-            (false, false) => Release::Abort,
+        // An answer that came before the request was sent whole is early, even if the client has said all.
+        let complete = active.exchange.is_request_done() && self.to_upstream.is_empty();
+        let stays = active.exchange.upstream_stays() && self.held_upstream.is_empty();
+        let release = match (complete, stays) {
+            (true, true) => Release::Reuse,
+            (true, false) => Release::Close,
+            (false, _) => Release::Abort,
         };
         let stays = active.exchange.client_stays() && self.kind == ClientKind::Connection;
         let ending = if complete { Ending::Complete } else { Ending::Early };

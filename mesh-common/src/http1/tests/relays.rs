@@ -233,7 +233,10 @@ fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
     bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc").took(&[ACQUIRE]);
     bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
     bench.took(&[Command::Reroute(Failure::Untouched(refused))]);
-    bench.act(|relay, _| relay.retry("/elsewhere".to_owned()));
+    bench.act(|relay, _| {
+        "/elsewhere".clone_into(relay.plan_mut().unwrap());
+        relay.retry()
+    });
     bench.took(&[Command::Acquire { fresh: true }]).client("de");
     bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
     assert_eq!(bench.status(), 503);

@@ -14,6 +14,7 @@ use super::reactor::Token;
 use super::slots::Key;
 use super::timers::Tick;
 use crate::transport::connect;
+use crate::transport::http1::{Http, HttpCourse};
 use crate::transport::outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};
 
 /// The connecting application's side of a connection that is about to begin, or to begin again.
@@ -38,6 +39,7 @@ impl<C: Conductor> Engine<C> {
                     self.begin_elsewhere(pod, record, near, reason);
                 }
             },
+            Course::Http(http) => self.begin_http(pod, record, near, http),
             Course::HandOver => {
                 debug_assert!(near.said.is_empty(), "what was read cannot be handed over");
                 self.conductor.hand_over(&pod, record, near.socket, near.peer);
@@ -70,6 +72,29 @@ impl<C: Conductor> Engine<C> {
         self.register(connection);
     }
 
+    fn begin_http(&mut self, pod: C::Pod, record: C::Record, near: Near, course: HttpCourse) {
+        let Near { socket, started, said, .. } = near;
+        debug_assert!(said.is_empty(), "nothing is read before a connection begins for the first time");
+        let http = Box::new(Http::of_socket(socket, course, self.core.now));
+        let connection = Connection::new(pod, record, Kind::Http(http), started);
+        let connection = self.enter(Connection { active: self.core.now, ..connection });
+        self.register(connection);
+    }
+
+    fn begin_http_stream(
+        &mut self,
+        tunnel: Key,
+        stream: StreamId,
+        (pod, record): (C::Pod, C::Record),
+        course: HttpCourse,
+    ) {
+        let http = Box::new(Http::of_stream(tunnel, stream, course, self.core.now));
+        let connection = self.enter(Connection::new(pod, record, Kind::Http(http), self.core.now));
+        if let Some(link) = self.tunnels.get_mut(tunnel) {
+            link.session.accept(stream, connection);
+        }
+    }
+
     /// Begins a stream of a tunnel at its destination.
     pub(super) fn begin_stream(
         &mut self,
@@ -81,6 +106,10 @@ impl<C: Conductor> Engine<C> {
     ) -> Result<(), ResetReason> {
         let dial = match course {
             Course::Direct(dial) => dial,
+            Course::Http(http) => {
+                self.begin_http_stream(tunnel, stream, (pod, record), http);
+                return Ok(());
+            }
             Course::Tunnel { .. } | Course::HandOver => {
                 debug_assert!(false, "a stream ends at an application");
                 self.refuse(record, CloseReason::Internal);
@@ -113,6 +142,8 @@ impl<C: Conductor> Engine<C> {
         let untouched = match &connection.kind {
             Kind::Pump(pump) => pump.is_untouched(),
             Kind::Joined(joined) => joined.connecting().is_some(),
+            // Tries elsewhere request by request.
+            Kind::Http(_) => false,
         };
         if connection.retried || !untouched {
             return false;
@@ -126,6 +157,7 @@ impl<C: Conductor> Engine<C> {
         let (socket, said) = match kind {
             Kind::Pump(pump) => pump.into_untouched().expect("it was asked above"),
             Kind::Joined(joined) => joined.into_client(),
+            Kind::Http(_) => return false,
         };
         // Registered anew under its new key: the edges so far were for the old one.
         self.core.reactor.remove(&socket);
@@ -166,6 +198,10 @@ impl<C: Conductor> Engine<C> {
             Kind::Joined(joined) => reactor
                 .add_socket(joined.client(), Token::Client(key))
                 .and_then(|()| reactor.add_socket(joined.server(), Token::Server(key))),
+            Kind::Http(http) => match http.socket() {
+                Some(socket) => reactor.add_socket(socket, Token::Client(key)),
+                None => Ok(()),
+            },
         };
         if result.is_err() {
             self.end(key, CloseReason::Overloaded);

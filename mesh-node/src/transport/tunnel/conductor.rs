@@ -10,12 +10,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_common::model::{SpiffeId, WorkloadUid};
+use mesh_common::http1::{self, LocalAnswer};
+use mesh_common::model::{RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::transport::connect::{self, Dial};
+use crate::transport::http1::{ExchangeOutcome, HttpCourse, RequestCourse};
 use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
 
 /// A connection that was just accepted from a listener. Addresses are canonical, never IPv4-mapped.
@@ -65,7 +67,7 @@ pub struct TunnelPlan {
 }
 
 /// How one connection is carried out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Course {
     /// As a stream of a tunnel.
     Tunnel {
@@ -76,6 +78,8 @@ pub enum Course {
     },
     /// Over a TCP connection of its own, as it is: to an application of this node, or out of the mesh.
     Direct(Dial),
+    /// Request by request: each is decided by [`Conductor::request`]. Not for requests.
+    Http(HttpCourse),
     /// By somebody else on this core: [`Conductor::hand_over`] gets the socket. Not for streams.
     HandOver,
 }
@@ -109,6 +113,8 @@ pub trait Conductor: Sized + 'static {
     type Pod: Clone + Send + 'static;
     /// What the conductor keeps with each connection, from its decision to [`closed`](Self::closed).
     type Record: 'static;
+    /// What the conductor keeps with each request, from its decision to [`exchange_ended`](Self::exchange_ended).
+    type Exchange: 'static;
 
     /// Decides a connection of an application of `pod`.
     ///
@@ -182,6 +188,42 @@ pub trait Conductor: Sized + 'static {
         caller: &Caller,
         open: &Open,
     ) -> Result<(Self::Record, Course), Refusal>;
+
+    /// Decides a request of a connection or stream whose course is [`Course::Http`], and counts it if it is not
+    /// to go on.
+    ///
+    /// # Errors
+    /// The answer that the client is given instead.
+    fn request(
+        &mut self,
+        pod: &Self::Pod,
+        record: &mut Self::Record,
+        request: &RequestFacts<'_>,
+    ) -> Result<(Self::Exchange, RequestCourse), LocalAnswer<'static>>;
+
+    /// Asked once for a request whose endpoint was not there, before any byte reached an application: another
+    /// course, or `None`.
+    fn next_endpoint_of_request(
+        &mut self,
+        pod: &Self::Pod,
+        record: &mut Self::Record,
+        exchange: &mut Self::Exchange,
+        failure: CloseReason,
+    ) -> Option<RequestCourse>;
+
+    /// Told once for every exchange that was given, when it is over.
+    fn exchange_ended(
+        &mut self,
+        record: &mut Self::Record,
+        exchange: Self::Exchange,
+        outcome: &ExchangeOutcome,
+    );
+
+    /// Told of a request that was answered with its status before anybody was asked: it could not be understood.
+    fn request_refused(&mut self, record: &mut Self::Record, refusal: http1::Refusal);
+
+    /// Asked for every exchange when the engine is told to look again: whether it is still permitted.
+    fn request_still_permitted(&mut self, record: &Self::Record, exchange: &Self::Exchange) -> bool;
 
     /// Begins a TCP connection of [`Course::Direct`]. Overridden to tell the kernel, before the connect, whom the
     /// application is to see.

@@ -5,17 +5,7 @@
 //! |---|---|---|---|
 //! | [`Kind::Pump`] | `pump.rs` | a socket of an application | a stream of a tunnel |
 //! | [`Kind::Joined`] | `joined.rs` | a socket of an application | another socket |
-//!
-//! # Where another kind goes in
-//! HTTP/1.1 exchanges are one more variant of [`Kind`], boxed, with its own file. It needs:
-//! 1. a variant of [`Course`](super::Course) that [`Engine::begin`](super::Engine) turns into it (for an accepted
-//!    socket in `begin.rs`, for an OPEN in `Engine::stream_opened`);
-//! 2. an arm in the three places that `match` on [`Kind`], without `_`: `connection_ready` (a socket is ready, or
-//!    its turn in the queue has come), `stream_event` (something happened to one of its streams) and
-//!    `connection_deadline`, all in `connection.rs`;
-//! 3. for its streams `Engine::open_stream`, `stream_send`, `stream_finish`, `stream_reset` and `stream_consumed`
-//!    in `streams.rs`. The name that a stream has in its session is the connection's [`Key`], so one connection
-//!    may have any number of streams and tells them apart by [`StreamId`].
+//! | [`Kind::Http`] | `transport::http1` | a socket or a stream | for each request a stream or an application |
 
 use std::os::fd::OwnedFd;
 
@@ -30,6 +20,7 @@ use super::reactor::Ready;
 use super::slots::Key;
 use super::timers::{Tick, Timed};
 use crate::transport::connect;
+use crate::transport::http1::Http;
 use crate::transport::outcome::{CloseReason, Outcome};
 
 /// Names a connection of one core for as long as it lives: in dumps and to close it.
@@ -39,7 +30,7 @@ pub struct ConnectionId(pub u64);
 pub(in crate::transport) struct Connection<C: Conductor> {
     pub(in crate::transport) pod: C::Pod,
     pub(in crate::transport) record: C::Record,
-    pub(in crate::transport) kind: Kind,
+    pub(in crate::transport) kind: Kind<C::Exchange>,
     pub(in crate::transport) started: Tick,
     /// When something last moved.
     pub(in crate::transport) active: Tick,
@@ -52,9 +43,10 @@ pub(in crate::transport) struct Connection<C: Conductor> {
     pub(super) retried: bool,
 }
 
-pub(in crate::transport) enum Kind {
+pub(in crate::transport) enum Kind<X> {
     Pump(Pump),
     Joined(Box<Joined>),
+    Http(Box<Http<X>>),
 }
 
 /// Something happened to a stream of a connection.
@@ -76,7 +68,12 @@ pub(in crate::transport) enum Side {
 }
 
 impl<C: Conductor> Connection<C> {
-    pub(in crate::transport) fn new(pod: C::Pod, record: C::Record, kind: Kind, now: Tick) -> Self {
+    pub(in crate::transport) fn new(
+        pod: C::Pod,
+        record: C::Record,
+        kind: Kind<C::Exchange>,
+        now: Tick,
+    ) -> Self {
         Self {
             pod,
             record,
@@ -103,6 +100,9 @@ impl<C: Conductor> Connection<C> {
         let connecting = match &self.kind {
             Kind::Pump(pump) => pump.connecting(),
             Kind::Joined(joined) => joined.connecting(),
+            Kind::Http(http) => {
+                return (http.deadline(self.active, &core.settings), CloseReason::IdleTimedOut);
+            }
         };
         match connecting {
             Some(timed_out) => (self.started.after(core.settings.connect_timeout), timed_out),
@@ -132,6 +132,10 @@ impl<C: Conductor> Engine<C> {
                     self.joined_turn(key);
                 }
             }
+            Kind::Http(http) => {
+                http.note(ready);
+                self.http_turn(key);
+            }
         }
     }
 
@@ -142,6 +146,7 @@ impl<C: Conductor> Engine<C> {
         match &connection.kind {
             Kind::Pump(_) => self.pump_turn(key),
             Kind::Joined(_) => self.joined_turn(key),
+            Kind::Http(_) => self.http_turn(key),
         }
     }
 
@@ -151,6 +156,7 @@ impl<C: Conductor> Engine<C> {
         match &connection.kind {
             Kind::Pump(_) => self.pump_event(key, event),
             Kind::Joined(_) => debug_assert!(false, "stream {stream:?} belongs to joined sockets"),
+            Kind::Http(_) => self.http_event(key, stream, event),
         }
     }
 
@@ -161,7 +167,10 @@ impl<C: Conductor> Engine<C> {
         connection.scheduled = NEVER;
         let (deadline, reason) = connection.deadline(&self.core);
         if now >= deadline {
-            return self.fail(key, reason);
+            return match connection.kind {
+                Kind::Http(_) => self.http_deadline(key),
+                Kind::Pump(_) | Kind::Joined(_) => self.fail(key, reason),
+            };
         }
         self.core.arm(&mut connection.scheduled, deadline, Timed::Connection(key));
     }
@@ -191,7 +200,7 @@ impl<C: Conductor> Engine<C> {
     /// Ends a connection: its sockets, its stream, its record.
     pub(in crate::transport) fn end(&mut self, key: Key, reason: CloseReason) {
         let Some(connection) = self.connections.remove(key) else { return };
-        let Connection { record, kind, started, to_server, to_client, .. } = connection;
+        let Connection { mut record, kind, started, to_server, to_client, .. } = connection;
         let (to_server, to_client) = match kind {
             Kind::Pump(pump) => {
                 if let Some((tunnel, stream)) = pump.stream() {
@@ -204,6 +213,10 @@ impl<C: Conductor> Engine<C> {
                 let moved = joined.moved();
                 joined.sockets().for_each(|socket| close(socket, reason));
                 moved
+            }
+            Kind::Http(mut http) => {
+                self.http_end(&mut http, &mut record, reason);
+                (to_server, to_client)
             }
         };
         self.core.counters.connections.subtract(1);

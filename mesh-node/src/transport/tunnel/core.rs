@@ -26,23 +26,25 @@ pub(in crate::transport) enum Job {
 const RECORD_ROOM: usize = 2 * (16 * 1024 + 256);
 
 pub(in crate::transport) struct Core {
-    pub(super) reactor: Reactor,
+    pub(in crate::transport) reactor: Reactor,
     pub(super) timers: Timers,
     pub(in crate::transport) settings: Settings,
     pub(in crate::transport) counters: Arc<Counters>,
     started: Instant,
-    pub(super) now: Tick,
+    pub(in crate::transport) now: Tick,
     pub(super) ready: VecDeque<Job>,
     /// Tunnels with something to seal or to write at the end of the turn.
     pub(super) dirty: Vec<Key>,
     pub(super) events: Vec<(Token, Ready)>,
     /// Ciphertext as it comes, and whatever else is read and passed on at once.
     pub(super) input: Vec<u8>,
+    /// What sockets of exchanges say: read also while `input` is lent to a tunnel whose records are delivered.
+    pub(in crate::transport) spoken: Vec<u8>,
     pub(super) plaintext: Plaintext,
     pub(super) sealed: Vec<u8>,
     outboxes: Vec<Outbox>,
     /// Bytes moved by queued work in this turn.
-    pub(super) moved: usize,
+    pub(in crate::transport) moved: usize,
 }
 
 impl Core {
@@ -58,11 +60,20 @@ impl Core {
             dirty: Vec::new(),
             events: Vec::new(),
             input: vec![0; BUDGET + RECORD_ROOM],
+            spoken: Vec::new(),
             plaintext: Plaintext::default(),
             sealed: Vec::new(),
             outboxes: Vec::new(),
             moved: 0,
         })
+    }
+
+    /// Lends room for one read of a socket of an exchange; to be given back as [`spoken`](Self::spoken).
+    pub(in crate::transport) fn lend_spoken(&mut self) -> Vec<u8> {
+        let mut room = std::mem::take(&mut self.spoken);
+        // Once per core, with its first exchange.
+        room.resize(BUDGET, 0);
+        room
     }
 
     /// Reads the clock, once per turn.
@@ -79,7 +90,7 @@ impl Core {
     }
 
     /// Enters a deadline unless an earlier look is already due to come.
-    pub(super) fn arm(&mut self, scheduled: &mut Tick, at: Tick, timed: Timed) {
+    pub(in crate::transport) fn arm(&mut self, scheduled: &mut Tick, at: Tick, timed: Timed) {
         if at < *scheduled {
             *scheduled = at;
             self.timers.at(at, timed);
@@ -100,4 +111,4 @@ impl Core {
 }
 
 /// No look is planned.
-pub(super) const NEVER: Tick = Tick(u64::MAX);
+pub(in crate::transport) const NEVER: Tick = Tick(u64::MAX);

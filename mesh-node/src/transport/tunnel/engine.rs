@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::accept::{Detecting, ListenerId, NewListener};
 use super::conductor::{Conductor, TunnelKey};
-use super::connection::{Connection, ConnectionId};
+use super::connection::{Connection, ConnectionId, Kind};
 use super::core::{Core, Job};
 use super::counters::Counters;
 use super::link::{Link, Phase};
@@ -23,6 +23,7 @@ use super::settings::{Settings, TURN};
 use super::slots::{Key, Slots};
 use super::streams::Deliveries;
 use super::timers::Timed;
+use crate::transport::http1::Applications;
 use crate::transport::outcome::{CloseReason, TunnelLoss};
 
 /// When to take the next turn.
@@ -41,8 +42,9 @@ pub struct Engine<C: Conductor> {
     pub(super) listeners: Slots<NewListener<C::Pod>>,
     pub(super) listener_names: HashMap<ListenerId, Key>,
     pub(super) detecting: Slots<Detecting<C::Pod>>,
-    pub(super) tunnels: Slots<Link<C::Pod>>,
+    pub(in crate::transport) tunnels: Slots<Link<C::Pod>>,
     pub(in crate::transport) connections: Slots<Connection<C>>,
+    pub(in crate::transport) applications: Applications,
     /// Tunnels of this side that take new streams.
     pub(super) pool: HashMap<TunnelKey, SmallVec<[Key; 2]>>,
     pub(super) deliveries: Deliveries,
@@ -85,6 +87,7 @@ impl<C: Conductor> Engine<C> {
             detecting: Slots::new(),
             tunnels: Slots::new(),
             connections: Slots::new(),
+            applications: Applications::default(),
             pool: HashMap::new(),
             deliveries: Deliveries::default(),
             mailbox,
@@ -179,6 +182,7 @@ impl<C: Conductor> Engine<C> {
                 Timed::Detecting(key) => self.detecting_deadline(key),
                 Timed::Tunnel(key) => self.tunnel_deadline(key),
                 Timed::Connection(key) => self.connection_deadline(key),
+                Timed::Applications => self.expire_applications(),
             }
         }
         self.do_queued_work();
@@ -196,6 +200,7 @@ impl<C: Conductor> Engine<C> {
             Token::Tunnel(key) => self.tunnel_ready(key, ready),
             Token::Client(key) => self.connection_ready(key, super::connection::Side::Client, ready),
             Token::Server(key) => self.connection_ready(key, super::connection::Side::Server, ready),
+            Token::Application(key) => self.application_ready(key, ready),
             Token::Mailbox => self.mailbox.take().into_iter().for_each(|message| message(self)),
         }
     }
@@ -246,8 +251,21 @@ impl<C: Conductor> Engine<C> {
     pub fn recheck(&mut self) {
         for key in self.connections.keys() {
             let Some(connection) = self.connections.get(key) else { continue };
-            if !self.conductor.still_permitted(&connection.record) {
-                self.end(key, CloseReason::NoLongerPermitted);
+            let permitted = self.conductor.still_permitted(&connection.record);
+            match &connection.kind {
+                Kind::Pump(_) | Kind::Joined(_) if !permitted => {
+                    self.end(key, CloseReason::NoLongerPermitted)
+                }
+                Kind::Pump(_) | Kind::Joined(_) => {}
+                Kind::Http(http) => {
+                    let exchange = http.exchange();
+                    let goes_on = exchange.is_none_or(|exchange| {
+                        self.conductor.request_still_permitted(&connection.record, exchange)
+                    });
+                    if !(permitted && goes_on) {
+                        self.http_cut(key, permitted);
+                    }
+                }
             }
         }
         for key in self.tunnels.keys() {
@@ -266,6 +284,9 @@ impl<C: Conductor> Engine<C> {
         self.draining = true;
         for id in self.listener_names.keys().copied().collect::<Vec<_>>() {
             self.unlisten(id);
+        }
+        for key in self.connections.keys() {
+            self.http_drain(key);
         }
         for key in self.tunnels.keys() {
             self.retire(key);

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use mesh_common::model::SpiffeId;
+use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Credit, Frame, Open, Outbox, ResetReason, Session, StreamId};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -32,7 +33,7 @@ pub(super) enum Phase {
     Closing,
 }
 
-pub(super) struct Link<P> {
+pub(in crate::transport) struct Link<P> {
     pub(super) socket: OwnedFd,
     pub(super) tls: Tls,
     pub(super) session: Session<Key>,
@@ -130,17 +131,67 @@ impl<P> Link<P> {
         }
     }
 
-    pub(super) fn reset(&mut self, own: Key, core: &mut Core, stream: StreamId, reason: ResetReason) {
+    pub(in crate::transport) fn reset(
+        &mut self,
+        own: Key,
+        core: &mut Core,
+        stream: StreamId,
+        reason: ResetReason,
+    ) {
         if self.session.reset(stream) {
             self.frame(own, core, &Frame::Reset(stream, reason));
         }
     }
 
     /// Tells the peer what an application took, when it is time.
-    pub(super) fn consumed(&mut self, own: Key, core: &mut Core, stream: StreamId, bytes: usize) {
+    pub(in crate::transport) fn consumed(
+        &mut self,
+        own: Key,
+        core: &mut Core,
+        stream: StreamId,
+        bytes: usize,
+    ) {
         if let Some(Credit { acknowledged, window }) = self.session.consumed(stream, bytes) {
             self.frame(own, core, &Frame::Credit { stream, acknowledged, window });
         }
+    }
+
+    /// Sends as much of a stream's bytes as there is credit for; returns how much. A tunnel that takes no more still
+    /// takes what is light.
+    pub(in crate::transport) fn send(
+        &mut self,
+        own: Key,
+        core: &mut Core,
+        stream: StreamId,
+        bytes: &[u8],
+    ) -> usize {
+        if self.phase != Phase::Up || (self.blocked && bytes.len() > LIGHT) {
+            return 0;
+        }
+        let credit = usize::try_from(self.session.sendable(stream)).unwrap_or(usize::MAX);
+        let length = bytes.len().min(credit);
+        if length > 0 {
+            self.outbox(own, core).push_data(stream, &bytes[..length]);
+            self.session.sent(stream, length);
+        }
+        length
+    }
+
+    /// Says that a stream's own direction is complete.
+    pub(in crate::transport) fn finish(&mut self, own: Key, core: &mut Core, stream: StreamId) {
+        if self.session.finish(stream) {
+            self.frame(own, core, &Frame::Fin(stream));
+        }
+    }
+
+    /// Whether the socket does not take more.
+    pub(in crate::transport) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Has a connection told when it takes more.
+    pub(in crate::transport) fn wait(&mut self, connection: Key) {
+        self.waiting.push(connection);
     }
 
     /// Where TLS itself puts what it has to say.

@@ -17,7 +17,7 @@
 //! | [`engine`](Engine) | the parts, a turn, what may be asked from outside |
 //! | `conductor` | what is asked of and told to whoever decides |
 //! | `accept`, `begin` | sockets become connections: first bytes, courses, a second try |
-//! | `connection`, `pump`, `joined` | kinds of connections; **where HTTP/1.1 goes in** is said in `connection` |
+//! | `connection`, `pump`, `joined` | kinds of connections; HTTP/1.1 is in [`http1`](super::http1) |
 //! | `tunnels`, `link`, `tls` | the life of tunnels; one tunnel; its TLS |
 //! | `streams` | frames to connections and back |
 //! | `core`, `reactor`, `timers`, `slots` | what everything uses |
@@ -43,7 +43,7 @@ mod settings;
 mod slots;
 mod streams;
 #[cfg(test)]
-mod tests;
+pub(in crate::transport) mod tests;
 mod timers;
 mod tls;
 mod tunnels;
@@ -57,3 +57,10 @@ pub use counters::{Counter, Counters};
 pub use engine::{Engine, LiveConnection, Next};
 pub use mailbox::{Handle, Message};
 pub use settings::Settings;
+
+pub(in crate::transport) use connection::{Connection, Kind, StreamEvent};
+pub(in crate::transport) use core::{Core, NEVER};
+pub(in crate::transport) use link::Link;
+pub(in crate::transport) use reactor::{Ready, Token};
+pub(in crate::transport) use slots::{Key, Slots};
+pub(in crate::transport) use timers::{Tick, Timed};

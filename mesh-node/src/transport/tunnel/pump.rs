@@ -256,7 +256,7 @@ impl<C: Conductor> Engine<C> {
     fn pump(&mut self, key: Key) -> Option<(Key, &mut Pump)> {
         match &mut self.connections.get_mut(key)?.kind {
             Kind::Pump(pump) => Some((pump.tunnel, pump)),
-            Kind::Joined(_) => None,
+            Kind::Joined(_) | Kind::Http(_) => None,
         }
     }
 

@@ -15,7 +15,7 @@ use super::slots::Key;
 
 /// What a descriptor belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(in crate::transport) enum Token {
     Listener(Key),
     Detecting(Key),
     Tunnel(Key),
@@ -23,21 +23,23 @@ pub(super) enum Token {
     Client(Key),
     /// The server's socket of a connection that has two.
     Server(Key),
+    /// A connection to an application that serves exchanges.
+    Application(Key),
     /// Messages from other threads.
     Mailbox,
 }
 
 /// What a descriptor is ready for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
-    pub(super) readable: bool,
-    pub(super) writable: bool,
+pub(in crate::transport) struct Ready {
+    pub(in crate::transport) readable: bool,
+    pub(in crate::transport) writable: bool,
     /// The peer finished or failed: reading goes on until the socket says which.
-    pub(super) hung_up: bool,
+    pub(in crate::transport) hung_up: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Reactor {
+pub(in crate::transport) struct Reactor {
     epoll: OwnedFd,
 }
 
@@ -53,7 +55,7 @@ impl Reactor {
         self.epoll.as_fd()
     }
 
-    pub(super) fn add_socket(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
+    pub(in crate::transport) fn add_socket(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token.to_bits()), flags)?)
     }
@@ -103,6 +105,7 @@ impl Token {
             Self::Client(key) => (4, key.to_bits()),
             Self::Server(key) => (5, key.to_bits()),
             Self::Mailbox => (6, 0),
+            Self::Application(key) => (7, key.to_bits()),
         };
         kind << 60 | key
     }
@@ -116,6 +119,7 @@ impl Token {
             4 => Self::Client(key),
             5 => Self::Server(key),
             6 => Self::Mailbox,
+            7 => Self::Application(key),
             _ => return None,
         })
     }

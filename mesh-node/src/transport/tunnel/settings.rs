@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use mesh_common::tunnel::Limits;
 
+use crate::transport::http1::HttpSettings;
+
 /// Deadlines and limits of one core's engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -29,6 +31,8 @@ pub struct Settings {
     pub silence: Duration,
     /// How long the answer may take.
     pub answer: Duration,
+    /// HTTP/1.1.
+    pub http: HttpSettings,
 }
 
 impl Default for Settings {
@@ -45,6 +49,7 @@ impl Default for Settings {
             pending_handshakes: 1024,
             silence: Duration::from_secs(10),
             answer: Duration::from_secs(5),
+            http: HttpSettings::default(),
         }
     }
 }

@@ -32,32 +32,32 @@ impl Key {
 }
 
 impl<T> Slots<T> {
-    pub(super) fn new() -> Self {
+    pub(in crate::transport) fn new() -> Self {
         Self { slab: Slab::new(), next_generation: 0 }
     }
 
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(in crate::transport) fn insert(&mut self, value: T) -> Key {
         self.next_generation = (self.next_generation + 1) & ((1 << GENERATION_BITS) - 1);
         let generation = self.next_generation;
         let index = self.slab.insert((generation, value));
         Key { index: u32::try_from(index).expect("descriptors are far fewer than 2^32"), generation }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&T> {
+    pub(in crate::transport) fn get(&self, key: Key) -> Option<&T> {
         match self.slab.get(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
         }
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(in crate::transport) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slab.get_mut(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
         }
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+    pub(in crate::transport) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         Some(self.slab.remove(key.index as usize).1)
     }

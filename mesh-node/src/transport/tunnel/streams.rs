@@ -4,7 +4,9 @@
 //! DATA of one read is gathered per stream and delivered at once, so that an application gets one write, not one
 //! per record.
 
-use mesh_common::tunnel::{Event, Frame, GoAwayReason, Open, ResetReason, StreamId, Violation, frames};
+use mesh_common::tunnel::{
+    Event, Frame, GoAwayReason, Open, ResetReason, StreamId, StreamToken, Violation, frames,
+};
 
 use super::conductor::{Caller, Conductor, Refusal};
 use super::connection::{Kind, StreamEvent};
@@ -112,6 +114,7 @@ impl<C: Conductor> Engine<C> {
         match &connection.kind {
             Kind::Pump(_) => self.pump_deliver(key, pieces),
             Kind::Joined(_) => debug_assert!(false, "stream {stream:?} belongs to joined sockets"),
+            Kind::Http(_) => self.http_deliver(key, stream, pieces),
         }
     }
 
@@ -163,7 +166,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Gives a connection its stream: now if the tunnel is up, else when it is.
-    pub(super) fn join_tunnel(&mut self, tunnel: Key, connection: Key, open: Open) {
+    pub(in crate::transport) fn join_tunnel(&mut self, tunnel: Key, connection: Key, open: Open) {
         let Some(link) = self.tunnels.get_mut(tunnel) else { return };
         if link.phase != Phase::Up {
             link.expecting.push((connection, open));
@@ -173,17 +176,27 @@ impl<C: Conductor> Engine<C> {
             Ok(id) => {
                 link.frame(tunnel, &mut self.core, &Frame::Open(id, open));
                 self.core.counters.streams_opened.add(1);
-                self.stream_joined(connection, tunnel, id);
+                self.stream_joined(connection, tunnel, id, open.token);
             }
             Err(full) => {
                 tracing::debug!(error = %full, "stream not opened");
-                self.fail(connection, CloseReason::TunnelLost(TunnelLoss::Retired));
+                self.not_joined(connection, tunnel, TunnelLoss::Retired);
             }
         }
     }
 
+    /// A connection gets no stream of a tunnel that it was to join.
+    pub(super) fn not_joined(&mut self, connection: Key, tunnel: Key, loss: TunnelLoss) {
+        let reason = CloseReason::TunnelLost(loss);
+        match self.connections.get(connection).map(|connection| &connection.kind) {
+            Some(Kind::Http(_)) => self.http_not_joined(connection, tunnel, reason),
+            Some(Kind::Pump(_) | Kind::Joined(_)) => self.fail(connection, reason),
+            None => {}
+        }
+    }
+
     /// The stream of a connection is open.
-    fn stream_joined(&mut self, key: Key, tunnel: Key, id: StreamId) {
+    fn stream_joined(&mut self, key: Key, tunnel: Key, id: StreamId, token: StreamToken) {
         let Some(connection) = self.connections.get_mut(key) else {
             // It ended while the tunnel was coming up.
             if let Some(link) = self.tunnels.get_mut(tunnel) {
@@ -191,7 +204,18 @@ impl<C: Conductor> Engine<C> {
             }
             return;
         };
-        let Kind::Pump(pump) = &mut connection.kind else { return };
+        let pump = match &mut connection.kind {
+            Kind::Pump(pump) => pump,
+            Kind::Joined(_) => return,
+            Kind::Http(_) => {
+                if !self.http_joined(key, tunnel, id, token)
+                    && let Some(link) = self.tunnels.get_mut(tunnel)
+                {
+                    link.reset(tunnel, &mut self.core, id, ResetReason::Cancelled);
+                }
+                return;
+            }
+        };
         let said = pump.opened(id);
         if !said.is_empty()
             && let Some(link) = self.tunnels.get_mut(tunnel)

@@ -14,21 +14,23 @@ use super::slots::Key;
 pub(in crate::transport) struct Tick(pub(super) u64);
 
 impl Tick {
-    pub(super) fn after(self, wait: Duration) -> Self {
+    pub(in crate::transport) fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    pub(super) fn until(self, later: Self) -> Duration {
+    pub(in crate::transport) fn until(self, later: Self) -> Duration {
         Duration::from_millis(later.0.saturating_sub(self.0))
     }
 }
 
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timed {
+pub(in crate::transport) enum Timed {
     Detecting(Key),
     Tunnel(Key),
     Connection(Key),
+    /// Of the pooled connections to applications, the one that waited longest.
+    Applications,
 }
 
 #[derive(Debug, Default)]

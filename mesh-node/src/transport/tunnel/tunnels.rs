@@ -7,8 +7,8 @@ use mesh_common::tunnel::{ALPN, Frame, GoAwayReason, Role, Session};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::conductor::{Conductor, LostTunnel, TunnelKey};
-use super::connection::StreamEvent;
+use super::conductor::{Conductor, LostTunnel, TunnelKey, TunnelPlan};
+use super::connection::{Connection, StreamEvent};
 use super::core::{Job, NEVER};
 use super::engine::Engine;
 use super::link::{Link, Phase};
@@ -28,6 +28,31 @@ impl<C: Conductor> Engine<C> {
         key: &TunnelKey,
         record: &C::Record,
     ) -> Result<Key, TunnelLoss> {
+        match self.warm_tunnel(key) {
+            Some(tunnel) => Ok(tunnel),
+            None => {
+                let plan = self.conductor.plan_tunnel(pod, key, record)?;
+                self.dial_tunnel(pod, key, plan)
+            }
+        }
+    }
+
+    /// The same for a connection that has begun already.
+    pub(in crate::transport) fn tunnel_for_connection(
+        &mut self,
+        connection: Key,
+        key: &TunnelKey,
+    ) -> Result<Key, TunnelLoss> {
+        if let Some(tunnel) = self.warm_tunnel(key) {
+            return Ok(tunnel);
+        }
+        let Connection { pod, record, .. } = self.connections.get(connection).ok_or(TunnelLoss::Retired)?;
+        let plan = self.conductor.plan_tunnel(pod, key, record)?;
+        let pod = pod.clone();
+        self.dial_tunnel(&pod, key, plan)
+    }
+
+    fn warm_tunnel(&self, key: &TunnelKey) -> Option<Key> {
         let room = self.core.settings.tunnel.streams;
         let of = |tunnel: &Key| {
             let link = self.tunnels.get(*tunnel)?;
@@ -36,27 +61,20 @@ impl<C: Conductor> Engine<C> {
         };
         let known = self.pool.get(key).map(|tunnels| tunnels.as_slice()).unwrap_or_default();
         let least = known.iter().filter_map(of).min();
-        match least {
-            Some((streams, tunnel))
-                if streams == 0 || known.len() >= self.core.settings.tunnels_per_destination =>
-            {
-                Ok(tunnel)
-            }
-            _ => self.dial_tunnel(pod, key, record),
-        }
+        let (streams, tunnel) = least?;
+        (streams == 0 || known.len() >= self.core.settings.tunnels_per_destination).then_some(tunnel)
     }
 
-    fn dial_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, record: &C::Record) -> Result<Key, TunnelLoss> {
+    fn dial_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, plan: TunnelPlan) -> Result<Key, TunnelLoss> {
         self.take_handshake_place().ok_or(TunnelLoss::Connect(ConnectFailure::Local))?;
-        let made = self.make_tunnel(pod, key, record);
+        let made = self.make_tunnel(pod, key, plan);
         if made.is_err() {
             self.core.counters.pending_handshakes.subtract(1);
         }
         made
     }
 
-    fn make_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, record: &C::Record) -> Result<Key, TunnelLoss> {
-        let plan = self.conductor.plan_tunnel(pod, key, record)?;
+    fn make_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, plan: TunnelPlan) -> Result<Key, TunnelLoss> {
         let socket = connect::start(&plan.dial, |_| Ok(()));
         let socket = socket.map_err(|error| TunnelLoss::Connect(connect::failure_of(&error)))?;
         let tls = Tls::client(plan.tls, plan.name).map_err(|_| TunnelLoss::NoCertificate)?;
@@ -247,6 +265,9 @@ impl<C: Conductor> Engine<C> {
             // Some may have ended meanwhile: their streams are not opened.
             if self.connections.get(connection).is_some() {
                 self.join_tunnel(tunnel, connection, open);
+                if let Some(connection_) = self.connections.get_mut(connection) {
+                    connection_.queue(connection, &mut self.core);
+                }
             }
         }
         self.tunnel_deadline(tunnel);
@@ -408,7 +429,7 @@ impl<C: Conductor> Engine<C> {
             self.stream_event(connection, stream, StreamEvent::Lost(reason));
         }
         for (connection, _) in link.expecting {
-            self.fail(connection, reason);
+            self.not_joined(connection, tunnel, loss);
         }
     }
 

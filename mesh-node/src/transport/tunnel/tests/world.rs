@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mesh_common::model::{Direction, SpiffeId, TrustDomain, WorkloadUid};
+use mesh_common::http1::{self, LocalAnswer};
+use mesh_common::model::{Direction, RequestFacts, SpiffeId, TrustDomain, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use rustls_pki_types::CertificateDer;
 
@@ -17,6 +18,7 @@ use crate::identity::{
     server_name, system_clock,
 };
 use crate::transport::connect::Dial;
+use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
     LostTunnel, NewListener, Refusal, Settings, TunnelKey, TunnelPlan,
@@ -24,37 +26,37 @@ use crate::transport::tunnel::{
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
 /// Longest time that anything in these tests may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::transport) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a conductor was told, shared with the test.
 #[derive(Default)]
-pub(super) struct Log {
-    pub(super) outcomes: Mutex<Vec<Outcome>>,
-    pub(super) losses: Mutex<Vec<TunnelLoss>>,
-    pub(super) opened: AtomicUsize,
-    pub(super) handed: Mutex<Vec<OwnedFd>>,
+pub(in crate::transport) struct Log {
+    pub(in crate::transport) outcomes: Mutex<Vec<Outcome>>,
+    pub(in crate::transport) losses: Mutex<Vec<TunnelLoss>>,
+    pub(in crate::transport) opened: AtomicUsize,
+    pub(in crate::transport) handed: Mutex<Vec<OwnedFd>>,
 }
 
 /// Does what it is told: see its fields.
 #[derive(Clone)]
-pub(super) struct Script {
-    pub(super) log: Arc<Log>,
+pub(in crate::transport) struct Script {
+    pub(in crate::transport) log: Arc<Log>,
     identities: Arc<Identities>,
     own: SpiffeId,
-    pub(super) expected: SpiffeId,
+    pub(in crate::transport) expected: SpiffeId,
     /// Where outbound connections go.
-    pub(super) outbound: Route,
+    pub(in crate::transport) outbound: Route,
     /// Where they go when that is not there.
-    pub(super) second: Option<Route>,
+    pub(in crate::transport) second: Option<Route>,
     /// Where the application of this side listens.
-    pub(super) application: SocketAddr,
-    pub(super) refuse_streams: Option<ResetReason>,
-    pub(super) plaintext_at_accept: bool,
-    pub(super) permitted: bool,
+    pub(in crate::transport) application: SocketAddr,
+    pub(in crate::transport) refuse_streams: Option<ResetReason>,
+    pub(in crate::transport) plaintext_at_accept: bool,
+    pub(in crate::transport) permitted: bool,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Route {
+pub(in crate::transport) enum Route {
     Tunnel(SocketAddr),
     Direct(SocketAddr),
     HandOver,
@@ -85,6 +87,7 @@ impl Route {
 impl Conductor for Script {
     type Pod = &'static str;
     type Record = u32;
+    type Exchange = ();
 
     fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<(u32, Course), Refusal> {
         Ok((1, self.outbound.course(self)))
@@ -146,6 +149,33 @@ impl Conductor for Script {
         }
     }
 
+    fn request(
+        &mut self,
+        _: &Self::Pod,
+        _: &mut u32,
+        _: &RequestFacts<'_>,
+    ) -> Result<((), RequestCourse), LocalAnswer<'static>> {
+        Err(LocalAnswer { status: 403, text: "no course of this script has requests", reason: "script" })
+    }
+
+    fn next_endpoint_of_request(
+        &mut self,
+        _: &Self::Pod,
+        _: &mut u32,
+        _: &mut (),
+        _: CloseReason,
+    ) -> Option<RequestCourse> {
+        None
+    }
+
+    fn exchange_ended(&mut self, _: &mut u32, (): (), _: &ExchangeOutcome) {}
+
+    fn request_refused(&mut self, _: &mut u32, _: http1::Refusal) {}
+
+    fn request_still_permitted(&mut self, _: &u32, (): &()) -> bool {
+        self.permitted
+    }
+
     fn next_endpoint(&mut self, _: &mut u32, _: CloseReason) -> Option<Course> {
         self.second.map(|route| route.course(self))
     }
@@ -164,16 +194,16 @@ impl Conductor for Script {
 }
 
 /// An engine on a thread of its own, with one listener.
-pub(super) struct Side {
-    pub(super) address: SocketAddr,
-    pub(super) handle: Handle<Script>,
-    pub(super) log: Arc<Log>,
-    pub(super) counters: Arc<Counters>,
+pub(in crate::transport) struct Side {
+    pub(in crate::transport) address: SocketAddr,
+    pub(in crate::transport) handle: Handle<Script>,
+    pub(in crate::transport) log: Arc<Log>,
+    pub(in crate::transport) counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Side {
-    pub(super) fn start(script: Script, direction: Direction, settings: Settings) -> Self {
+    pub(in crate::transport) fn start(script: Script, direction: Direction, settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -191,14 +221,14 @@ impl Side {
     }
 
     /// Waits until the side has told how `count` connections ended.
-    pub(super) fn outcomes(&self, count: usize) -> Vec<Outcome> {
+    pub(in crate::transport) fn outcomes(&self, count: usize) -> Vec<Outcome> {
         eventually("connections to end", || {
             let outcomes = self.log.outcomes.lock().unwrap();
             (outcomes.len() >= count).then(|| outcomes.clone())
         })
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(in crate::transport) fn stop(&mut self) {
         self.handle.send(Engine::stop);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
@@ -213,15 +243,15 @@ impl Drop for Side {
 }
 
 /// Source, destination and the identities of both.
-pub(super) struct World {
-    pub(super) identities: Arc<Identities>,
-    pub(super) client: SpiffeId,
-    pub(super) server: SpiffeId,
+pub(in crate::transport) struct World {
+    pub(in crate::transport) identities: Arc<Identities>,
+    pub(in crate::transport) client: SpiffeId,
+    pub(in crate::transport) server: SpiffeId,
     _trust: tempfile::TempDir,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(in crate::transport) fn new() -> Self {
         let trust = tempfile::tempdir().unwrap();
         let domain = TrustDomain::parse("cluster.local").unwrap();
         let authority = Authority::open(
@@ -247,7 +277,7 @@ impl World {
         Self { identities: Arc::new(identities), client, server, _trust: trust }
     }
 
-    pub(super) fn script(&self, direction: Direction, to: SocketAddr) -> Script {
+    pub(in crate::transport) fn script(&self, direction: Direction, to: SocketAddr) -> Script {
         let (own, expected) = match direction {
             Direction::Outbound => (&self.client, &self.server),
             Direction::Inbound => (&self.server, &self.client),
@@ -266,23 +296,23 @@ impl World {
         }
     }
 
-    pub(super) fn destination(&self, application: SocketAddr) -> Side {
+    pub(in crate::transport) fn destination(&self, application: SocketAddr) -> Side {
         Side::start(self.script(Direction::Inbound, application), Direction::Inbound, Settings::default())
     }
 
-    pub(super) fn source(&self, destination: SocketAddr) -> Side {
+    pub(in crate::transport) fn source(&self, destination: SocketAddr) -> Side {
         Side::start(self.script(Direction::Outbound, destination), Direction::Outbound, Settings::default())
     }
 
     /// Source and destination in front of `application`.
-    pub(super) fn pair(&self, application: SocketAddr) -> (Side, Side) {
+    pub(in crate::transport) fn pair(&self, application: SocketAddr) -> (Side, Side) {
         let destination = self.destination(application);
         (self.source(destination.address), destination)
     }
 }
 
 /// A listener whose every connection is served by `serve`, each on a thread of its own.
-pub(super) fn application(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(in crate::transport) fn application(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serve = Arc::new(serve);
@@ -298,7 +328,7 @@ pub(super) fn application(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> 
 }
 
 /// Sends back what it gets, until the end.
-pub(super) fn echo(mut stream: TcpStream) {
+pub(in crate::transport) fn echo(mut stream: TcpStream) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..length]).is_err() {
@@ -308,11 +338,11 @@ pub(super) fn echo(mut stream: TcpStream) {
 }
 
 /// An address where nobody listens.
-pub(super) fn nobody() -> SocketAddr {
+pub(in crate::transport) fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-pub(super) fn connect(to: SocketAddr) -> TcpStream {
+pub(in crate::transport) fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -320,7 +350,7 @@ pub(super) fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-pub(super) fn ping(stream: &mut TcpStream, text: &[u8]) {
+pub(in crate::transport) fn ping(stream: &mut TcpStream, text: &[u8]) {
     stream.write_all(text).unwrap();
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back).unwrap();
@@ -328,7 +358,7 @@ pub(super) fn ping(stream: &mut TcpStream, text: &[u8]) {
 }
 
 /// Waits until `look` finds something, and says what was waited for if it never does.
-pub(super) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(in crate::transport) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {

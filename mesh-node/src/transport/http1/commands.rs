@@ -1,0 +1,341 @@
+//! Carries out what the relay asks for: upstreams found and let go, exchanges reported, clients closed.
+
+use mesh_common::http1::LocalAnswer;
+use mesh_common::http1::relay::{Close, Command, Commands, Release, Summary, Waiting};
+use mesh_common::tunnel::{ResetReason, StreamId, StreamToken};
+
+use super::applications::Room;
+use super::connection::{Client, Expected, Http, Planned, StreamEnd, Upstream};
+use super::socket::Socket;
+use super::{ExchangeOutcome, failure};
+use crate::transport::connect;
+use crate::transport::outcome::CloseReason;
+use crate::transport::tunnel::{Conductor, Connection, Course, Engine, Key, Kind, Timed, Token};
+
+/// What a client is told whose exchange is no longer permitted.
+const DENIED: LocalAnswer<'static> =
+    LocalAnswer { status: 403, text: "RBAC: access denied", reason: "no_longer_permitted" };
+
+impl<C: Conductor> Engine<C> {
+    /// Carries out commands in their order.
+    pub(super) fn http_obey(&mut self, key: Key, commands: Commands<Planned<C::Exchange>>) {
+        for command in commands {
+            match command {
+                Command::Acquire { fresh } => self.http_acquire(key, fresh),
+                Command::Reroute(_) => self.http_reroute(key),
+                Command::Release(how) => self.http_release(key, how),
+                Command::Finished(planned, summary) => self.http_finished(key, planned, summary),
+                Command::Refused(refusal) => {
+                    if let Some(Connection { record, .. }) = self.connections.get_mut(key) {
+                        self.conductor.request_refused(record, refusal);
+                    }
+                }
+                Command::FinishUpstream => self.http_note(key, |http| http.finish_upstream = true),
+                Command::FinishClient => self.http_note(key, |http| http.finish_client = true),
+                Command::CloseClient(close) => self.http_note(key, |http| http.closing = Some(close)),
+            }
+        }
+    }
+
+    fn http_note(&mut self, key: Key, note: impl FnOnce(&mut Http<C::Exchange>)) {
+        if let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) {
+            note(http);
+        }
+    }
+
+    /// Finds an upstream for the exchange under way.
+    fn http_acquire(&mut self, key: Key, fresh: bool) {
+        let Some(Connection { record, kind, .. }) = self.connections.get_mut(key) else { return };
+        let Kind::Http(http) = kind else { return };
+        let Some(planned) = http.relay.plan() else { return };
+        http.failure = None;
+        http.finish_upstream = false;
+        http.since = self.core.now;
+        match &planned.course.course {
+            Course::Direct(dial) => {
+                let share = planned.course.share.clone();
+                let pooled = share.as_ref().filter(|_| !fresh);
+                if let Some(pooled) = pooled.and_then(|scope| self.applications.take(scope, key)) {
+                    http.upstream = Upstream::Application(pooled);
+                    return http.relay.acquired(true);
+                }
+                let dialled = self.conductor.dial(record, dial).and_then(|socket| {
+                    let application = self.applications.insert(Socket::connecting(socket), key, share);
+                    let socket = self.applications.get_mut(application).map(|made| &made.socket.descriptor);
+                    let socket = socket.expect("it was inserted above");
+                    self.core.reactor.add_socket(socket, Token::Application(application))?;
+                    Ok(application)
+                });
+                match dialled {
+                    Ok(application) => {
+                        http.upstream = Upstream::Application(application);
+                        http.relay.acquired(false);
+                        self.rearm(key);
+                    }
+                    Err(error) => {
+                        self.http_upstream_lost(key, CloseReason::Connect(connect::failure_of(&error)));
+                    }
+                }
+            }
+            Course::Tunnel { key: tunnel, open } => {
+                let (tunnel, open) = (tunnel.clone(), *open);
+                match self.tunnel_for_connection(key, &tunnel) {
+                    Ok(tunnel) => {
+                        let token = open.token;
+                        self.http_note(key, |http| {
+                            http.upstream = Upstream::Expected(Expected { token, tunnel })
+                        });
+                        self.join_tunnel(tunnel, key, open);
+                        self.rearm(key);
+                    }
+                    Err(loss) => self.http_upstream_lost(key, CloseReason::TunnelLost(loss)),
+                }
+            }
+            Course::HandOver | Course::Http(_) => {
+                debug_assert!(false, "a request goes to a stream or to an application");
+                self.http_upstream_lost(key, CloseReason::Internal);
+            }
+        }
+    }
+
+    /// Its tunnel has a stream for it. Returns whether it still wants one.
+    pub(in crate::transport) fn http_joined(
+        &mut self,
+        key: Key,
+        tunnel: Key,
+        stream: StreamId,
+        token: StreamToken,
+    ) -> bool {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else {
+            return false;
+        };
+        match &http.upstream {
+            Upstream::Expected(expected) if expected.token == token => {}
+            _ => return false,
+        }
+        http.upstream = Upstream::Stream(StreamEnd::new(tunnel, stream));
+        http.relay.acquired(false);
+        true
+    }
+
+    /// The tunnel that was to carry its stream did not come up, or takes no more.
+    pub(in crate::transport) fn http_not_joined(&mut self, key: Key, tunnel: Key, reason: CloseReason) {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get(key) else { return };
+        if matches!(&http.upstream, Upstream::Expected(expected) if expected.tunnel == tunnel) {
+            self.http_upstream_lost(key, reason);
+            self.http_turn(key);
+        }
+    }
+
+    /// The upstream of the exchange under way is gone, or could not be had.
+    pub(super) fn http_upstream_lost(&mut self, key: Key, reason: CloseReason) {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
+        if let Upstream::Application(application) = std::mem::replace(&mut http.upstream, Upstream::None) {
+            self.applications.remove(application);
+        }
+        http.failure = Some(reason);
+        let commands = http.relay.upstream_failed(failure::of(reason));
+        self.http_obey(key, commands);
+    }
+
+    /// Nobody looked at the request: another endpoint, or the end of the exchange. The source's daemon is told by a
+    /// reset, so that it can try another node.
+    fn http_reroute(&mut self, key: Key) {
+        let Some(Connection { pod, record, kind, .. }) = self.connections.get_mut(key) else { return };
+        let Kind::Http(http) = kind else { return };
+        let Some(reason) = http.failure else { return };
+        let Some(planned) = http.relay.plan_mut() else { return };
+        let commands =
+            match self.conductor.next_endpoint_of_request(pod, record, &mut planned.exchange, reason) {
+                Some(course) => {
+                    planned.course = course;
+                    self.core.counters.retries.add(1);
+                    http.relay.retry()
+                }
+                None if matches!(http.client, Client::Stream(_)) && http.relay.is_one_exchange() => {
+                    http.client_lost = Some(reason);
+                    http.relay.client_gone()
+                }
+                None => http.relay.answer(failure::answer(reason)),
+            };
+        self.http_obey(key, commands);
+    }
+
+    fn http_release(&mut self, key: Key, how: Release) {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
+        http.finish_upstream = false;
+        let upstream = std::mem::replace(&mut http.upstream, Upstream::None);
+        self.let_go(upstream, how);
+    }
+
+    fn let_go(&mut self, upstream: Upstream, how: Release) {
+        match (upstream, how) {
+            (Upstream::None | Upstream::Expected(_), _) => {}
+            (Upstream::Stream(mut end), Release::Abort) => {
+                end.reset(ResetReason::Cancelled, &mut self.tunnels, &mut self.core);
+                self.stream_ended(end.tunnel);
+            }
+            (Upstream::Stream(mut end), Release::Reuse | Release::Close) => {
+                end.give_credit(&mut self.tunnels, &mut self.core);
+                end.finish(&mut self.tunnels, &mut self.core);
+                self.stream_ended(end.tunnel);
+            }
+            (Upstream::Application(application), Release::Reuse) => {
+                let settings = &self.core.settings.http;
+                let room = Room { per_scope: settings.pooled_per_scope, in_all: settings.pooled };
+                self.applications.put_back(application, room, self.core.now);
+                let look = self.core.now.after(settings.pool_idle_timeout);
+                self.core.arm(&mut self.applications.scheduled, look, Timed::Applications);
+            }
+            (Upstream::Application(application), Release::Close) => {
+                drop(self.applications.remove(application))
+            }
+            (Upstream::Application(application), Release::Abort) => {
+                if let Some(socket) = self.applications.remove(application) {
+                    socket.reset_on_drop();
+                }
+            }
+        }
+    }
+
+    /// Closes pooled connections to applications that nobody needed for a while.
+    pub(in crate::transport) fn expire_applications(&mut self) {
+        let wait = self.core.settings.http.pool_idle_timeout;
+        let next = self.applications.expire(self.core.now, wait);
+        if let Some(next) = next {
+            self.core.arm(&mut self.applications.scheduled, next, Timed::Applications);
+        }
+    }
+
+    fn http_finished(&mut self, key: Key, planned: Planned<C::Exchange>, summary: Summary) {
+        let Some(Connection { record, kind, .. }) = self.connections.get_mut(key) else { return };
+        let Kind::Http(http) = kind else { return };
+        let Summary { status, bytes, ending } = summary;
+        let duration = planned.started.until(self.core.now);
+        let failure = http.failure.take();
+        let outcome = ExchangeOutcome { status, bytes, duration, ending, failure };
+        self.conductor.exchange_ended(record, planned.exchange, &outcome);
+    }
+
+    /// Everything for the client was sent: does what was to be done then.
+    pub(super) fn http_close(&mut self, key: Key) {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
+        let ended = match &mut http.client {
+            Client::Socket(_) => http.client_ended,
+            Client::Stream(end) => end.got_fin,
+        };
+        match http.closing.take() {
+            None if http.lingers && ended => self.end(key, CloseReason::Completed),
+            None => {}
+            Some(Close::Abort) => {
+                let reason = http.client_lost.unwrap_or(CloseReason::ServerReset);
+                self.end(key, reason);
+            }
+            Some(Close::Finish | Close::Linger) => {
+                match &mut http.client {
+                    Client::Stream(end) => end.finish(&mut self.tunnels, &mut self.core),
+                    Client::Socket(socket) if !ended => socket.finish(),
+                    Client::Socket(_) => {}
+                }
+                http.lingers = true;
+                if ended {
+                    return self.end(key, CloseReason::Completed);
+                }
+                self.rearm(key);
+            }
+        }
+    }
+
+    /// The deadline of what it waits for has passed.
+    pub(in crate::transport) fn http_deadline(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Kind::Http(http) = &mut connection.kind else { return };
+        if http.closing.is_some() || http.lingers || http.relay.waiting() == Waiting::Nothing {
+            return self.end(key, CloseReason::Completed);
+        }
+        connection.active = self.core.now;
+        if let Upstream::Expected(Expected { .. }) = http.upstream {
+            self.http_upstream_lost(key, failure::TUNNEL_LATE);
+        } else if self.http_is_connecting(key) {
+            self.http_upstream_lost(key, failure::APPLICATION_LATE);
+        } else {
+            let http = self.http_mut(key);
+            let commands = http.map(|http| {
+                http.failure = Some(CloseReason::IdleTimedOut);
+                http.relay.timed_out()
+            });
+            self.http_obey(key, commands.unwrap_or_default());
+        }
+        self.http_turn(key);
+        self.rearm(key);
+    }
+
+    /// The exchange under way is no longer permitted; its client is told if it was not answered yet. `goes_on` says
+    /// whether the connection still is.
+    pub(in crate::transport) fn http_cut(&mut self, key: Key, goes_on: bool) {
+        if !goes_on {
+            self.http_drain(key);
+        }
+        let Some(http) = self.http_mut(key) else { return };
+        http.failure = Some(CloseReason::NoLongerPermitted);
+        let commands = http.relay.cut(DENIED);
+        self.http_obey(key, commands);
+        self.http_turn(key);
+    }
+
+    /// Takes no request after the present one.
+    pub(in crate::transport) fn http_drain(&mut self, key: Key) {
+        let Some(http) = self.http_mut(key) else { return };
+        let commands = http.relay.drain();
+        self.http_obey(key, commands);
+        self.http_turn(key);
+    }
+
+    /// The connection is being ended from outside: its exchange is reported, its ends are let go.
+    pub(in crate::transport) fn http_end(
+        &mut self,
+        http: &mut Http<C::Exchange>,
+        record: &mut C::Record,
+        reason: CloseReason,
+    ) {
+        http.failure.get_or_insert(reason);
+        for command in http.relay.client_gone() {
+            match command {
+                Command::Release(how) => {
+                    self.let_go(std::mem::replace(&mut http.upstream, Upstream::None), how);
+                }
+                Command::Finished(planned, Summary { status, bytes, ending }) => {
+                    let duration = planned.started.until(self.core.now);
+                    let outcome = ExchangeOutcome { status, bytes, duration, ending, failure: http.failure };
+                    self.conductor.exchange_ended(record, planned.exchange, &outcome);
+                }
+                _ => {}
+            }
+        }
+        match &mut http.client {
+            Client::Socket(socket) if reason != CloseReason::Completed => socket.reset_on_drop(),
+            Client::Socket(_) => {}
+            Client::Stream(end) => {
+                let complete = end.sent_fin && end.got_fin;
+                end.give_credit(&mut self.tunnels, &mut self.core);
+                if !complete {
+                    end.reset(reason.as_reset(), &mut self.tunnels, &mut self.core);
+                }
+                self.stream_ended(end.tunnel);
+            }
+        }
+    }
+
+    pub(super) fn http_is_connecting(&mut self, key: Key) -> bool {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get(key) else { return false };
+        let Upstream::Application(application) = http.upstream else { return false };
+        self.applications.get_mut(application).is_some_and(|made| !made.socket.is_connected())
+    }
+
+    fn http_mut(&mut self, key: Key) -> Option<&mut Http<C::Exchange>> {
+        match self.connections.get_mut(key) {
+            Some(Connection { kind: Kind::Http(http), .. }) => Some(http),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A connection whose requests are told apart: its client, its relay, and the upstream of the exchange under way.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use mesh_common::http1::relay::{ClientKind, Close, Commands, Court, Relay, Verdict, Waiting};
+use mesh_common::http1::{
+    Authority, FORWARDING_FIELDS, IDENTITY_FIELDS, Limits, ReadRules, RequestHead, StripList,
+};
+use mesh_common::tunnel::{StreamId, StreamToken};
+
+use super::settings::{HttpSettings, LINGER};
+use super::socket::Socket;
+use super::{HttpCourse, RequestCourse};
+use crate::transport::outcome::CloseReason;
+use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
+
+pub(in crate::transport) struct Http<X> {
+    pub(super) client: Client,
+    pub(super) upstream: Upstream,
+    pub(super) relay: Relay<Planned<X>>,
+    dialled: Authority<'static>,
+    strip: StripList<'static>,
+    /// What it waits for, and since when.
+    waiting: Waiting,
+    pub(super) since: Tick,
+    /// After what is to be sent: half-close towards the client.
+    pub(super) finish_client: bool,
+    /// After what is to be sent: half-close towards the upstream.
+    pub(super) finish_upstream: bool,
+    /// After what is to be sent: the end.
+    pub(super) closing: Option<Close>,
+    /// The client was half-closed and is read until it ends too.
+    pub(super) lingers: bool,
+    /// The client's socket has ended.
+    pub(super) client_ended: bool,
+    /// The client is gone, and how.
+    pub(super) client_lost: Option<CloseReason>,
+    /// What ended the upstream of the present exchange.
+    pub(super) failure: Option<CloseReason>,
+}
+
+/// What is kept with the exchange under way.
+pub(in crate::transport) struct Planned<X> {
+    /// The conductor's own.
+    pub(super) exchange: X,
+    pub(super) course: RequestCourse,
+    pub(super) started: Tick,
+}
+
+/// Where requests come from.
+pub(super) enum Client {
+    Socket(Socket),
+    Stream(StreamEnd),
+}
+
+/// Where they go.
+pub(super) enum Upstream {
+    None,
+    /// A stream is wanted of a tunnel that is not up yet.
+    Expected(Expected),
+    Stream(StreamEnd),
+    /// By its key among the connections to applications.
+    Application(Key),
+}
+
+/// The stream that is waited for: of all that were wanted in turn, the one with this token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) token: StreamToken,
+    pub(super) tunnel: Key,
+}
+
+/// A stream of a tunnel.
+pub(super) struct StreamEnd {
+    pub(super) tunnel: Key,
+    pub(super) stream: StreamId,
+    /// Bytes that arrived and for which no credit was given back.
+    pub(super) unconsumed: usize,
+    /// Our direction is complete.
+    pub(super) sent_fin: bool,
+    /// Theirs is.
+    pub(super) got_fin: bool,
+    /// It is in its tunnel's list of those that wait.
+    pub(super) waits: bool,
+}
+
+impl StreamEnd {
+    pub(super) fn new(tunnel: Key, stream: StreamId) -> Self {
+        Self { tunnel, stream, unconsumed: 0, sent_fin: false, got_fin: false, waits: false }
+    }
+}
+
+/// Who is asked about a request, with what is known of its connection.
+pub(super) struct Bench<'b, C: Conductor> {
+    pub(super) conductor: &'b mut C,
+    pub(super) pod: &'b C::Pod,
+    pub(super) record: &'b mut C::Record,
+    pub(super) limits: Limits,
+    pub(super) now: Tick,
+}
+
+impl<X> Http<X> {
+    /// Of a connection of an application or of a stranger.
+    pub(in crate::transport) fn of_socket(socket: OwnedFd, course: HttpCourse, now: Tick) -> Self {
+        Self::new(Client::Socket(Socket::connected(socket)), course, now)
+    }
+
+    /// Of a stream that a peer opened.
+    pub(in crate::transport) fn of_stream(
+        tunnel: Key,
+        stream: StreamId,
+        course: HttpCourse,
+        now: Tick,
+    ) -> Self {
+        Self::new(Client::Stream(StreamEnd::new(tunnel, stream)), course, now)
+    }
+
+    fn new(client: Client, course: HttpCourse, now: Tick) -> Self {
+        let kind = if course.one_exchange { ClientKind::Exchange } else { ClientKind::Connection };
+        let names = if course.known_client { IDENTITY_FIELDS } else { FORWARDING_FIELDS };
+        Self {
+            client,
+            upstream: Upstream::None,
+            relay: Relay::new(kind),
+            dialled: Authority::of(course.dialled),
+            strip: StripList { names },
+            waiting: Waiting::Request,
+            since: now,
+            finish_client: false,
+            finish_upstream: false,
+            closing: None,
+            lingers: false,
+            client_ended: false,
+            client_lost: None,
+            failure: None,
+        }
+    }
+
+    /// The client's socket, if it has one.
+    pub(in crate::transport) fn socket(&self) -> Option<&OwnedFd> {
+        match &self.client {
+            Client::Socket(socket) => Some(&socket.descriptor),
+            Client::Stream(_) => None,
+        }
+    }
+
+    /// Notes what epoll said of the client's socket.
+    pub(in crate::transport) fn note(&mut self, ready: Ready) {
+        if let Client::Socket(socket) = &mut self.client {
+            socket.note(ready);
+        }
+    }
+
+    /// What the conductor keeps with the exchange under way.
+    pub(in crate::transport) fn exchange(&self) -> Option<&X> {
+        self.relay.plan().map(|planned| &planned.exchange)
+    }
+
+    /// When to look again, given when something last moved.
+    pub(in crate::transport) fn deadline(&self, active: Tick, settings: &Settings) -> Tick {
+        let http: &HttpSettings = &settings.http;
+        if self.closing.is_some() || self.lingers {
+            return active.after(LINGER);
+        }
+        if let Upstream::Expected(_) = self.upstream {
+            return self.since.after(settings.connect_timeout);
+        }
+        let after = |wait: Duration| active.after(wait);
+        match self.waiting {
+            Waiting::Request => after(http.idle_timeout),
+            Waiting::Head => self.since.after(http.header_timeout),
+            Waiting::Body => after(http.body_timeout),
+            Waiting::Response | Waiting::Opaque => after(settings.idle_timeout),
+            Waiting::Nothing => after(LINGER),
+        }
+    }
+
+    /// Notes a change of what it waits for; says whether the deadline may have come nearer.
+    pub(super) fn note_waiting(&mut self, now: Tick) -> bool {
+        let waiting = self.relay.waiting();
+        if waiting == self.waiting {
+            return false;
+        }
+        self.waiting = waiting;
+        self.since = now;
+        matches!(waiting, Waiting::Head | Waiting::Body | Waiting::Nothing)
+    }
+
+    /// Has the relay do something that may bring up a request.
+    pub(super) fn ask<C: Conductor<Exchange = X>>(
+        &mut self,
+        bench: Bench<'_, C>,
+        act: impl FnOnce(&mut Relay<Planned<X>>, &mut Court<'_, Planned<X>>) -> Commands<Planned<X>>,
+    ) -> Commands<Planned<X>> {
+        let Self { relay, dialled, strip, .. } = self;
+        let Bench { conductor, pod, record, limits, now } = bench;
+        let rules = ReadRules { limits, strip: *strip };
+        let mut judge = |head: &RequestHead<'_>| {
+            let decided = head.facts(dialled, |facts| conductor.request(pod, record, facts));
+            match decided {
+                Ok((exchange, course)) => Verdict::Forward(Planned { exchange, course, started: now }),
+                Err(answer) => Verdict::Answer(answer),
+            }
+        };
+        act(relay, &mut Court { rules: &rules, dialled, judge: &mut judge })
+    }
+}

@@ -1,0 +1,71 @@
+//! A stream as one end of an exchange.
+
+use mesh_common::tunnel::{ResetReason, StreamId};
+
+use super::connection::{Client, Http, StreamEnd, Upstream};
+use crate::transport::tunnel::{Core, Key, Link, Slots};
+
+impl StreamEnd {
+    /// Sends as much as there is credit for and the tunnel takes; returns how much. `user` is told when there is
+    /// room again.
+    pub(super) fn send<P>(
+        &mut self,
+        user: Key,
+        bytes: &[u8],
+        tunnels: &mut Slots<Link<P>>,
+        core: &mut Core,
+    ) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        let Some(link) = tunnels.get_mut(self.tunnel) else { return 0 };
+        let sent = link.send(self.tunnel, core, self.stream, bytes);
+        if sent < bytes.len() && link.is_blocked() && !std::mem::replace(&mut self.waits, true) {
+            link.wait(user);
+        }
+        sent
+    }
+
+    /// Completes our direction, once.
+    pub(super) fn finish<P>(&mut self, tunnels: &mut Slots<Link<P>>, core: &mut Core) {
+        if !std::mem::replace(&mut self.sent_fin, true)
+            && let Some(link) = tunnels.get_mut(self.tunnel)
+        {
+            link.finish(self.tunnel, core, self.stream);
+        }
+    }
+
+    /// Gives credit back for all that arrived.
+    pub(super) fn give_credit<P>(&mut self, tunnels: &mut Slots<Link<P>>, core: &mut Core) {
+        let bytes = std::mem::take(&mut self.unconsumed);
+        if bytes > 0
+            && let Some(link) = tunnels.get_mut(self.tunnel)
+        {
+            link.consumed(self.tunnel, core, self.stream, bytes);
+        }
+    }
+
+    /// Gives the stream up in both directions, unless both are complete.
+    pub(super) fn reset<P>(&mut self, reason: ResetReason, tunnels: &mut Slots<Link<P>>, core: &mut Core) {
+        self.give_credit(tunnels, core);
+        if let Some(link) = tunnels.get_mut(self.tunnel) {
+            link.reset(self.tunnel, core, self.stream, reason);
+        }
+    }
+}
+
+impl<X> Http<X> {
+    /// Whether requests come from this stream.
+    pub(super) fn is_client(&self, stream: StreamId) -> bool {
+        matches!(&self.client, Client::Stream(end) if end.stream == stream)
+    }
+
+    /// The end that this stream is, if it is one. A connection has streams only on one of its sides: at the source
+    /// the client is a socket, at the destination the upstream is.
+    pub(super) fn stream_end(&mut self, stream: StreamId) -> Option<&mut StreamEnd> {
+        match (&mut self.client, &mut self.upstream) {
+            (Client::Stream(end), _) | (_, Upstream::Stream(end)) if end.stream == stream => Some(end),
+            _ => None,
+        }
+    }
+}

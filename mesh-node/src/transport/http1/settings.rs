@@ -1,0 +1,44 @@
+//! What may be set about HTTP/1.1, and what it allows itself.
+
+use std::time::Duration;
+
+use mesh_common::http1::Limits;
+
+/// Deadlines and limits of HTTP/1.1 on one core.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// `--max-request-line`, `--max-header-bytes`, `--max-headers`.
+    pub limits: Limits,
+    /// `--header-timeout`: from a request's first byte to the end of its head.
+    pub header_timeout: Duration,
+    /// `--http-idle-timeout`: between two requests of one connection.
+    pub idle_timeout: Duration,
+    /// A body of which nothing more arrives.
+    pub body_timeout: Duration,
+    /// A pooled connection to an application that nobody needs. Below the shortest keep-alive of common servers
+    /// (5 s), so that they seldom close first.
+    pub pool_idle_timeout: Duration,
+    /// Pooled connections of one caller to one application that wait for a request.
+    pub pooled_per_scope: usize,
+    /// Pooled connections that wait for a request, on this core.
+    pub pooled: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(300),
+            body_timeout: Duration::from_secs(60),
+            pool_idle_timeout: Duration::from_secs(4),
+            pooled_per_scope: 64,
+            pooled: 1024,
+        }
+    }
+}
+
+/// How long a client may take to read its last answer and to stop sending.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// Rounds of one turn: what has more to do then waits in the queue.
+pub(super) const ROUNDS: usize = 4;

@@ -1,0 +1,448 @@
+//! HTTP/1.1 through two engines over loopback, with real TLS, sockets and applications.
+
+mod world;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_common::http1::Refusal;
+use mesh_common::http1::relay::Ending;
+use mesh_common::model::Direction;
+
+use self::world::{
+    Seen, Side, To, application, ask, connect, eventually, get, judge, nobody, pair, polite, read_all,
+    read_message,
+};
+use crate::transport::http1::HttpSettings;
+use crate::transport::tunnel::tests::world::World;
+use crate::transport::tunnel::{Engine, Settings};
+use crate::transport::{CloseReason, ConnectFailure};
+
+#[test]
+fn requests_share_connections_on_every_leg() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, destination) = pair(&world, polite(&seen));
+    let mut client = connect(source.address);
+    for path in ["/1", "/2", "/3"] {
+        assert_eq!(ask(&mut client, &get(path)), (200, format!("GET {path} HTTP/1.1 +0")));
+    }
+    assert_eq!(*seen.connections.lock().unwrap(), 1);
+    assert_eq!(source.counters.tunnels_opened.read(), 1);
+    assert_eq!(source.counters.streams_opened.read(), 3);
+    for side in [&source, &destination] {
+        let exchanges = side.exchanges(3);
+        assert_eq!(exchanges[2].0, "GET web /3");
+        assert!(
+            exchanges.iter().all(|(_, outcome)| (outcome.status, outcome.ending) == (200, Ending::Complete))
+        );
+    }
+    drop(client);
+    for side in [&source, &destination] {
+        eventually("connections to be forgotten", || (side.counters.connections.read() == 0).then_some(()));
+    }
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, _destination) = pair(&world, polite(&seen));
+    let mut client = connect(source.address);
+    let requests: String = (0..50).map(|number| get(&format!("/{number}"))).collect();
+    client.write_all(requests.as_bytes()).unwrap();
+    for number in 0..50 {
+        let (_, body) = read_message(&mut client).unwrap();
+        assert_eq!(String::from_utf8(body).unwrap(), format!("GET /{number} HTTP/1.1 +0"));
+    }
+}
+
+#[test]
+fn a_denied_request_is_403_and_the_connection_goes_on() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, destination) = pair(&world, polite(&seen));
+    let mut client = connect(source.address);
+    assert_eq!(ask(&mut client, &get("/denied")), (403, "RBAC: access denied".to_owned()));
+    assert_eq!(ask(&mut client, &get("/x/../%64enied")), (403, "RBAC: access denied".to_owned()));
+    assert_eq!(ask(&mut client, &get("/allowed")).0, 200);
+    assert_eq!(seen.heads.lock().unwrap().len(), 1);
+    assert_eq!(source.exchanges(3)[0].1.status, 403);
+    assert_eq!(destination.exchanges(1).len(), 1);
+}
+
+#[test]
+fn what_is_refused_never_reaches_the_application() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, _destination) = pair(&world, polite(&seen));
+    for request in [
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\nHost: a\n\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /%2e%2e%5cadmin HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ\r\n0\r\n\r\n",
+    ] {
+        let mut client = connect(source.address);
+        client.write_all(format!("{request}{}", get("/smuggled")).as_bytes()).unwrap();
+        let answer = read_all(&mut client);
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer:?}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{request:?}: {answer:?}");
+    }
+    assert_eq!(*seen.connections.lock().unwrap(), 0);
+    let refusals = source.log.refusals.lock().unwrap().clone();
+    assert_eq!((refusals.len(), refusals[2]), (5, Refusal::BareLineFeed));
+}
+
+#[test]
+fn large_bodies_go_both_ways_unchanged() {
+    let world = World::new();
+    let echo = application(|mut stream| {
+        while let Some((_, body)) = read_message(&mut stream) {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+        }
+    });
+    let (source, _destination) = pair(&world, echo);
+    let mut client = connect(source.address);
+    let body: Vec<u8> =
+        (0..3_u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for _ in 0..2 {
+        let head = format!("POST /big HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(&body).unwrap();
+        let (_, back) = read_message(&mut client).unwrap();
+        assert!(back == body, "{} of {} bytes came back, or others", back.len(), body.len());
+    }
+    assert_eq!(source.exchanges(2)[1].1.bytes.request, body.len() as u64);
+}
+
+#[test]
+fn a_slow_application_holds_its_client_back() {
+    let world = World::new();
+    let (resume, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let slow = application(move |mut stream| {
+        wait.lock().unwrap().recv().unwrap();
+        let (_, body) = read_message(&mut stream).unwrap();
+        stream
+            .write_all(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {}\r\n\r\n", body.len()).as_bytes(),
+            )
+            .unwrap();
+    });
+    let (source, _destination) = pair(&world, slow);
+    let mut client = connect(source.address);
+    let total = 64 << 20;
+    write!(client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {total}\r\n\r\n").unwrap();
+    client.set_nonblocking(true).unwrap();
+    let (piece, mut sent, mut last) = (vec![7; 64 << 10], 0, Instant::now());
+    // Full when nothing was taken for a while.
+    while last.elapsed() < Duration::from_millis(300) {
+        match client.write(&piece) {
+            Ok(length) => (sent, last) = (sent + length, Instant::now()),
+            Err(_) => std::thread::park_timeout(Duration::from_millis(1)),
+        }
+    }
+    // Buffers of four sockets (up to 4 MiB each here), the window of the stream, and what the two engines hold.
+    assert!(sent < 40 << 20, "{sent} bytes were taken");
+    resume.send(()).unwrap();
+    client.set_nonblocking(false).unwrap();
+    while sent < total {
+        sent += client.write(&piece[..piece.len().min(total - sent)]).unwrap();
+    }
+    assert!(read_message(&mut client).unwrap().0.contains(&format!("X: {total}\r\n")));
+}
+
+#[test]
+fn chunks_trailers_and_interim_responses_pass() {
+    let world = World::new();
+    let fancy = application(|mut stream| {
+        let (head, _) = read_message(&mut stream).unwrap();
+        assert!(head.contains("Expect: 100-continue"), "{head}");
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        let mut body = [0; 36];
+        stream.read_exact(&mut body).unwrap();
+        assert_eq!(&body, b"5\r\nhello\r\n0\r\nX-Sum: 5\r\nX-Ok: yes\r\n\r\n"[..36].as_ref());
+        stream
+            .write_all(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n",
+            )
+            .unwrap();
+        let _ = stream.read(&mut [0; 64]);
+    });
+    let (source, _destination) = pair(&world, fancy);
+    let mut client = connect(source.address);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(ask(&mut client, head).0, 100);
+    client.write_all(b"5;ext\r\nhello\r\n0\r\nX-Sum: 5\r\nHost: b\r\nX-Ok: yes\r\n\r\n").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let answer = read_all(&mut client);
+    assert!(answer.ends_with("\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n"), "{answer:?}");
+}
+
+#[test]
+fn an_application_that_is_not_there_is_503_and_another_is_tried_first() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, destination) = pair(&world, nobody());
+    let mut client = connect(source.address);
+    let (status, text) = ask(&mut client, &get("/"));
+    assert_eq!((status, text.as_str()), (503, "upstream connect error: connection failure"));
+    let (_, outcome) = &source.exchanges(1)[0];
+    assert_eq!(outcome.ending, Ending::Answered("connect_refused"));
+    let (_, outcome) = &destination.exchanges(1)[0];
+    assert_eq!(outcome.failure, Some(CloseReason::Connect(ConnectFailure::Refused)));
+    // The same connection of the client goes on, and finds an endpoint elsewhere.
+    let other = judge(&world, Direction::Inbound, To::Application(polite(&seen)));
+    let other = Side::start(other, Direction::Inbound, Settings::default());
+    let second = To::Tunnel(other.address);
+    source.handle.send(move |engine| engine.conductor().second = Some(second));
+    assert_eq!(ask(&mut client, &get("/again")).0, 200);
+    assert_eq!(
+        ask(&mut client, "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").1,
+        "POST /body HTTP/1.1 +2"
+    );
+}
+
+#[test]
+fn a_tunnel_that_cannot_be_made_is_503() {
+    let world = World::new();
+    let outbound = judge(&world, Direction::Outbound, To::Tunnel(nobody()));
+    let source = Side::start(outbound, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    for _ in 0..2 {
+        assert_eq!(ask(&mut client, &get("/")).0, 503);
+    }
+}
+
+#[test]
+fn a_pooled_connection_that_its_application_closed_costs_nobody_an_error() {
+    let (world, seen) = (World::new(), Arc::<Seen>::default());
+    let counted = seen.clone();
+    let closes = application(move |mut stream| {
+        *counted.connections.lock().unwrap() += 1;
+        read_message(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    let (source, _destination) = pair(&world, closes);
+    let mut client = connect(source.address);
+    for _ in 0..20 {
+        assert_eq!(ask(&mut client, &get("/")).0, 200);
+    }
+    assert_eq!(*seen.connections.lock().unwrap(), 20);
+}
+
+#[test]
+fn an_early_answer_leaves_no_connection_out_of_step() {
+    let world = World::new();
+    let early = application(|mut stream| {
+        let mut head = [0; 10];
+        let _ = stream.read(&mut head);
+        stream.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let (source, _destination) = pair(&world, early);
+    for _ in 0..10 {
+        let mut client = connect(source.address);
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc").unwrap();
+        let answer = read_all(&mut client);
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("connection: close"), "{answer:?}");
+    }
+    assert!(source.exchanges(10).iter().all(|(_, outcome)| outcome.ending == Ending::Early));
+}
+
+#[test]
+fn a_response_that_is_cut_short_ends_in_a_reset_or_in_an_error() {
+    let world = World::new();
+    let (cut, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let cuts = application(move |mut stream| {
+        read_message(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").unwrap();
+        wait.lock().unwrap().recv().unwrap();
+    });
+    let (source, destination) = pair(&world, cuts);
+    // The client has the head: all that is left is a reset.
+    let mut client = connect(source.address);
+    client.write_all(get("/").as_bytes()).unwrap();
+    client.read_exact(&mut [0; 20]).unwrap();
+    cut.send(()).unwrap();
+    let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(destination.exchanges(1)[0].1.ending, Ending::UpstreamGone);
+    // The application cuts at once: what the client is given depends on how far the head came, and is no success.
+    cut.send(()).unwrap();
+    let mut client = connect(source.address);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let reset = client.read_to_end(&mut answer).is_err();
+    assert!(reset || answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn a_websocket_passes_after_101() {
+    let world = World::new();
+    let upgrades = application(|mut stream| {
+        let (head, _) = read_message(&mut stream).unwrap();
+        assert!(head.contains("Upgrade: websocket"), "{head}");
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi",
+            )
+            .unwrap();
+        crate::transport::tunnel::tests::world::echo(stream);
+    });
+    let (source, destination) = pair(&world, upgrades);
+    let mut client = connect(source.address);
+    client
+        .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
+        .unwrap();
+    let (head, _) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("Upgrade: websocket"), "{head}");
+    let mut back = [0; 7];
+    client.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hiearly");
+    crate::transport::tunnel::tests::world::ping(&mut client, &[9; 200_000]);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&mut client), "");
+    for side in [&source, &destination] {
+        let (_, outcome) = &side.exchanges(1)[0];
+        assert_eq!(
+            (outcome.status, outcome.ending, outcome.bytes.response),
+            (101, Ending::Complete, 200_007)
+        );
+    }
+}
+
+#[test]
+fn a_client_that_resets_takes_its_upstream_along() {
+    let world = World::new();
+    let (ends, ended) = std::sync::mpsc::channel();
+    let waits = application(move |mut stream| {
+        read_message(&mut stream);
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+        ends.send(stream.read(&mut [0; 1]).map_err(|error| error.kind())).unwrap();
+    });
+    let (source, _destination) = pair(&world, waits);
+    let mut client = connect(source.address);
+    assert_eq!(ask(&mut client, &get("/")).0, 100);
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let end = ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    assert_eq!(source.exchanges(1)[0].1.ending, Ending::ClientGone);
+}
+
+#[test]
+fn requests_inside_an_opaque_stream_are_decided_one_by_one() {
+    let (world, seen) = (World::new(), Arc::default());
+    let inbound = judge(&world, Direction::Inbound, To::Application(polite(&seen)));
+    let destination = Side::start(inbound, Direction::Inbound, Settings::default());
+    let mut outbound = judge(&world, Direction::Outbound, To::Tunnel(destination.address));
+    outbound.opaque = true;
+    let source = Side::start(outbound, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    assert_eq!(ask(&mut client, &get("/1")).0, 200);
+    assert_eq!(ask(&mut client, &get("/denied")).0, 403);
+    assert_eq!(ask(&mut client, &get("/2")).0, 200);
+    client.write_all(b"nonsense\r\n\r\n").unwrap();
+    assert!(read_all(&mut client).starts_with("HTTP/1.1 400 "));
+    assert_eq!((source.counters.streams_opened.read(), seen.heads.lock().unwrap().len()), (1, 2));
+}
+
+#[test]
+fn plaintext_requests_are_decided_one_by_one() {
+    let (world, seen) = (World::new(), Arc::default());
+    let inbound = judge(&world, Direction::Inbound, To::Application(polite(&seen)));
+    let destination = Side::start(inbound, Direction::Inbound, Settings::default());
+    let mut client = connect(destination.address);
+    assert_eq!(ask(&mut client, &get("/1")).0, 200);
+    assert_eq!(ask(&mut client, &get("/denied")).0, 403);
+    assert_eq!(ask(&mut client, "GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").0, 200);
+    let heads = seen.heads.lock().unwrap();
+    assert!(heads[1].contains("\r\nHost: 10.0.0.1:8080\r\n"), "{}", heads[1]);
+}
+
+#[test]
+fn each_deadline_of_a_slow_client_holds() {
+    let (world, seen) = (World::new(), Arc::default());
+    let http = HttpSettings {
+        header_timeout: Duration::from_millis(200),
+        body_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(200),
+        ..HttpSettings::default()
+    };
+    let settings = Settings { http, ..Settings::default() };
+    let local = judge(&world, Direction::Outbound, To::Application(polite(&seen)));
+    let source = Side::start(local, Direction::Outbound, settings);
+    let start = Instant::now();
+    for (sent, expected) in [
+        ("", ""),
+        ("GET / HT", "HTTP/1.1 408 "),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", "HTTP/1.1 408 "),
+    ] {
+        let mut client = connect(source.address);
+        client.write_all(sent.as_bytes()).unwrap();
+        let answer = read_all(&mut client);
+        assert!(answer.starts_with(expected), "{sent:?}: {answer:?}");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+    // One that sends is never cut off, however long its connection lives.
+    let mut client = connect(source.address);
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client, &get("/")).0, 200);
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_changed_policy_cuts_the_exchange_under_way() {
+    let world = World::new();
+    let hangs = application(|mut stream| {
+        read_message(&mut stream);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let (source, destination) = pair(&world, hangs);
+    let mut client = connect(source.address);
+    client.write_all(get("/").as_bytes()).unwrap();
+    eventually("the request to arrive", || {
+        (destination.log.requests.lock().unwrap().len() == 1).then_some(())
+    });
+    destination.handle.send(|engine| {
+        engine.conductor().permitted = false;
+        engine.recheck();
+    });
+    let (head, body) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 403 ") && body == b"RBAC: access denied", "{head}");
+    assert_eq!(destination.exchanges(1)[0].1.ending, Ending::Cut);
+}
+
+#[test]
+fn a_drained_engine_lets_exchanges_end_and_takes_no_more() {
+    let world = World::new();
+    let (answer, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let waits = application(move |mut stream| {
+        read_message(&mut stream);
+        wait.lock().unwrap().recv().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let (source, destination) = pair(&world, waits);
+    let mut client = connect(source.address);
+    client.write_all(get("/").as_bytes()).unwrap();
+    eventually("the request to arrive", || {
+        (destination.log.requests.lock().unwrap().len() == 1).then_some(())
+    });
+    source.handle.send(Engine::drain);
+    answer.send(()).unwrap();
+    let text = read_all(&mut client);
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("connection: close"), "{text:?}");
+}
+
+#[test]
+fn an_idle_connection_holds_little() {
+    let size = size_of::<crate::transport::http1::Http<[u8; 64]>>();
+    assert!(size <= 1024, "{size} bytes");
+}
