@@ -24,3 +24,6 @@ pub use conductor::{Conductor, End, Ending, Exchange};
 pub use connect::ConnectFailure;
 pub use serve::{Http2, ServeError};
 pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;

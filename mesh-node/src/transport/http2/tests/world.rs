@@ -1,0 +1,521 @@
+//! Two agents, callers and applications on loopback. Pod `web` is on node `a`, pod `api` on node `b`.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mesh_common::http1::{IDENTITY_FIELDS, Refusal};
+use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
+use mesh_common::model::workload::{CanonicalNames, Exclusions};
+use mesh_common::model::*;
+use mesh_common::policy;
+use mesh_common::resolve;
+use mesh_common::route::{self, Choice, Load, Local, Plan};
+use mesh_common::snapshot::{Delta, Snapshot, Tables};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use smallvec::smallvec;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::capture::{self, DialError, Dialled};
+use crate::identity::{self, Authority, AuthoritySettings, Identities, IdentityMetrics, Peer, system_clock};
+use crate::telemetry::registry::Registry;
+use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::{Conductor, End, Ending, Exchange, Http2, OwnAnswer, Settings};
+
+pub(super) const SERVICE: &str = "10.96.0.10:80";
+pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// What was recorded of one request, at either agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) caller: Option<String>,
+    pub(super) path: String,
+    pub(super) status: Option<StatusCode>,
+    pub(super) end: End,
+}
+
+/// Everything that a test looks at or turns.
+pub(super) struct World {
+    pub(super) tables: RefCell<Tables>,
+    pub(super) snapshot: RefCell<Rc<Snapshot>>,
+    pub(super) records: RefCell<Vec<Recorded>>,
+    pub(super) malformed: RefCell<Vec<Refusal>>,
+    pub(super) application: Cell<SocketAddr>,
+    /// Dials to applications and to agents.
+    pub(super) dials: Cell<usize>,
+    pub(super) source: Http2,
+    pub(super) destination: Http2,
+    pub(super) identities: Arc<Identities>,
+    _folder: TempDir,
+}
+
+/// Runs a test on one core, bounded.
+pub(super) fn on_one_core(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bounded = async { tokio::time::timeout(Duration::from_secs(20), test).await };
+    LocalSet::new().block_on(&runtime, bounded).expect("the test ends in 20 s");
+}
+
+/// Waits until `holds`, at most 5 seconds.
+pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 5 s: {what}");
+}
+
+pub(super) fn id(name: &str) -> SpiffeId {
+    SpiffeId::new(&TrustDomain::parse("cluster.local").unwrap(), "shop", name).unwrap()
+}
+
+pub(super) fn pod(name: &str, account: &str, node: &str, address: &str) -> Arc<Workload> {
+    let plain: Text = name.into();
+    Arc::new(Workload {
+        uid: WorkloadUid(name.into()),
+        name: NamespacedName::new("shop", name),
+        node: node.into(),
+        identity: id(account),
+        addresses: smallvec![address.parse().unwrap()],
+        labels: [("app".into(), account.into())].into(),
+        netns: None,
+        cgroup: None,
+        enrolment: Enrolment::Enabled,
+        host_network: false,
+        ready: true,
+        terminating: false,
+        exclusions: Exclusions::default(),
+        probe_ports: smallvec![],
+        named_ports: smallvec![],
+        labels_for_metrics: CanonicalNames {
+            workload: plain.clone(),
+            service: plain.clone(),
+            revision: "latest".into(),
+            app: plain,
+            version: "unknown".into(),
+        },
+    })
+}
+
+fn service(port: u16, protocol: Protocol) -> Service {
+    let dialled: SocketAddr = SERVICE.parse().unwrap();
+    Service {
+        name: NamespacedName::new("shop", "api"),
+        host: "api.shop.svc.cluster.local".into(),
+        cluster_ips: smallvec![dialled.ip()],
+        external_addresses: smallvec![],
+        selector: [("app".into(), "api".into())].into(),
+        ports: vec![ServicePort {
+            name: "grpc".into(),
+            port: dialled.port(),
+            target_port: TargetPort::Number(port),
+            node_port: None,
+            protocol,
+        }],
+        client_ip_affinity: None,
+        internal_traffic_policy: InternalTrafficPolicy::Cluster,
+        traffic_distribution: TrafficDistribution::Any,
+        publish_not_ready: false,
+    }
+}
+
+pub(super) fn authority() -> (Arc<Identities>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = system_clock();
+    let settings = AuthoritySettings {
+        trust_dir: folder.path().to_owned(),
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        lifetime: Duration::from_secs(3600),
+        backdate: Duration::from_secs(60),
+    };
+    let authority = Arc::new(Authority::open(settings, &clock).unwrap());
+    let metrics = IdentityMetrics::new(&Registry::new()).unwrap();
+    let identities = Identities::new(authority, identity::Settings::default(), clock, metrics).unwrap();
+    (Arc::new(identities), folder)
+}
+
+impl World {
+    /// Starts agent B's listener on 127.0.0.2, and an application that speaks `protocol` behind it.
+    pub(super) async fn start(protocol: Protocol) -> Rc<Self> {
+        Self::start_with(protocol, Settings::default()).await
+    }
+
+    pub(super) async fn start_with(protocol: Protocol, settings: Settings) -> Rc<Self> {
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (identities, folder) = authority();
+        for name in ["web", "api"] {
+            identities.ensure(&id(name)).await.unwrap();
+        }
+        let mut tables = Tables::default();
+        tables.apply(Delta::UpsertWorkload(pod("web", "web", "a", "127.0.0.1")));
+        tables.apply(Delta::UpsertWorkload(pod("api", "api", "b", "127.0.0.2")));
+        tables.apply(Delta::UpsertService(Arc::new(service(port, protocol))));
+        let snapshot = tables.snapshot();
+        let application = application(protocol).await;
+        let world = Rc::new(Self {
+            tables: RefCell::new(tables),
+            snapshot: RefCell::new(Rc::new(snapshot)),
+            records: RefCell::default(),
+            malformed: RefCell::default(),
+            application: Cell::new(application),
+            dials: Cell::new(0),
+            source: Http2::new(identities.clone(), settings.clone()),
+            destination: Http2::new(identities.clone(), settings),
+            identities,
+            _folder: folder,
+        });
+        world.clone().accept_as("api", listener, Rc::default());
+        world
+    }
+
+    pub(super) fn apply(&self, delta: Delta) {
+        let mut tables = self.tables.borrow_mut();
+        tables.apply(delta);
+        *self.snapshot.borrow_mut() = Rc::new(tables.snapshot());
+    }
+
+    /// The Service's endpoints listen on this port from now on.
+    pub(super) fn move_service(&self, port: u16, protocol: Protocol) {
+        self.apply(Delta::UpsertService(Arc::new(service(port, protocol))));
+    }
+
+    /// Agent B: accepts our TLS with the certificate of `account`. Waiters of `leave` are the connections, which
+    /// then tell their callers to go away.
+    pub(super) fn accept_as(self: Rc<Self>, account: &'static str, listener: TcpListener, leave: Rc<Notify>) {
+        tokio::task::spawn_local(async move {
+            loop {
+                let (socket, client) = listener.accept().await.unwrap();
+                let original_dst = socket.local_addr().unwrap();
+                let (world, leave) = (self.clone(), leave.clone());
+                tokio::task::spawn_local(async move {
+                    let begin = |peer: Peer| Deciding {
+                        facts: ConnectionFacts {
+                            direction: Direction::Inbound,
+                            client,
+                            original_dst,
+                            local: pod("api", "api", "b", "127.0.0.2"),
+                            peer: PeerIdentity::Verified(peer.identity),
+                            claimed_dst: None,
+                        },
+                        world: world.clone(),
+                    };
+                    let served =
+                        world.destination.serve_tls(fd(socket), &id(account), begin, leave.notified()).await;
+                    drop(served);
+                });
+            }
+        });
+    }
+
+    /// An application of `web`: a connection that agent A captured on its way to the Service.
+    pub(super) async fn caller(self: &Rc<Self>) -> Caller {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (captured, client) = listener.accept().await.unwrap();
+        let local = pod("web", "web", "a", "127.0.0.1");
+        let facts = ConnectionFacts {
+            direction: Direction::Outbound,
+            client,
+            original_dst: SERVICE.parse().unwrap(),
+            peer: PeerIdentity::Verified(local.identity.clone()),
+            local,
+            claimed_dst: None,
+        };
+        let deciding = Deciding { facts, world: self.clone() };
+        let source = self.source.clone();
+        tokio::task::spawn_local(async move {
+            let _ = source.serve(fd(captured), deciding, std::future::pending()).await;
+        });
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(OnThisCore, TokioIo::new(stream)).await.unwrap();
+        tokio::task::spawn_local(async move {
+            let _: Result<(), hyper::Error> = connection.await;
+        });
+        Caller(sender)
+    }
+
+    /// What the agent recorded that `caller` names: `None` at the source.
+    pub(super) fn recorded(&self, caller: Option<&str>) -> Vec<Recorded> {
+        let is_it = |record: &&Recorded| record.caller.as_deref() == caller;
+        self.records.borrow().iter().filter(is_it).cloned().collect()
+    }
+}
+
+pub(super) fn fd(stream: TcpStream) -> OwnedFd {
+    stream.into_std().unwrap().into()
+}
+
+/// An application's HTTP/2 connection.
+#[derive(Clone)]
+pub(super) struct Caller(pub(super) hyper::client::conn::http2::SendRequest<TestBody>);
+
+/// A response, whole.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
+pub(super) fn body(text: &'static str) -> TestBody {
+    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of what a channel brings.
+pub(super) fn channel_body(receiver: tokio::sync::mpsc::Receiver<Bytes>) -> TestBody {
+    struct Messages(tokio::sync::mpsc::Receiver<Bytes>);
+    impl Body for Messages {
+        type Data = Bytes;
+        type Error = io::Error;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            self.0.poll_recv(context).map(|message| message.map(|message| Ok(Frame::data(message))))
+        }
+    }
+    Messages(receiver).boxed_unsync()
+}
+
+/// A gRPC request to `api`.
+pub(super) fn grpc(path: &str, text: &'static str) -> Request<TestBody> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://api.shop:80{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    request.body(body(text)).unwrap()
+}
+
+pub(super) fn get(path: &str) -> Request<TestBody> {
+    Request::get(format!("http://api.shop{path}")).body(body("")).unwrap()
+}
+
+impl Caller {
+    pub(super) async fn ask(&self, request: Request<TestBody>) -> Result<Seen, hyper::Error> {
+        let response = self.0.clone().send_request(request).await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned();
+        Ok(Seen { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
+    }
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(super) fn trailer(&self, name: &str) -> Option<&str> {
+        self.trailers.as_ref()?.get(name)?.to_str().ok()
+    }
+}
+
+/// The conductor of one connection, with the real stages.
+pub(super) struct Deciding {
+    pub(super) facts: ConnectionFacts,
+    pub(super) world: Rc<World>,
+}
+
+pub(super) struct Record {
+    recorded: Recorded,
+    world: Rc<World>,
+}
+
+struct Idle;
+
+impl Load for Idle {
+    fn connections(&self, _: SocketAddr) -> u32 {
+        0
+    }
+    fn requests(&self, _: SocketAddr) -> u32 {
+        0
+    }
+}
+
+impl Exchange for Record {
+    fn answered(&mut self, status: StatusCode) {
+        self.recorded.status = Some(status);
+    }
+
+    fn ended(&mut self, end: &End) {
+        self.recorded.end = end.clone();
+        self.world.records.borrow_mut().push(self.recorded.clone());
+    }
+}
+
+impl Deciding {
+    fn plan(
+        &self,
+        facts: &ConnectionFacts,
+        request: &RequestFacts<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Plan, OwnAnswer> {
+        let snapshot = self.world.snapshot.borrow().clone();
+        let destination = resolve::destination(&snapshot, facts).with_detected(Protocol::Http2);
+        let permit = policy::authorize_request(&snapshot, facts, &destination, request)
+            .map_err(|denial| OwnAnswer::denied(denial.reason.code()))?;
+        route::plan_request(&snapshot, permit, &Choice { random: 0, load: &Idle, tried })
+            .map_err(|unroutable| OwnAnswer::unavailable(unroutable.code()))
+    }
+}
+
+impl Conductor for Deciding {
+    type Exchange = Record;
+
+    fn pod(&self) -> &Arc<Workload> {
+        &self.facts.local
+    }
+
+    fn client(&self) -> IpAddr {
+        self.facts.client_ip()
+    }
+
+    fn strip(&self) -> &[&str] {
+        IDENTITY_FIELDS
+    }
+
+    fn malformed(&self, refusal: Refusal) {
+        self.world.malformed.borrow_mut().push(refusal);
+    }
+
+    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>) -> Record {
+        let caller = match self.facts.direction {
+            Direction::Inbound => self.facts.peer.verified().map(ToString::to_string),
+            Direction::Outbound => None,
+        };
+        let end = End { request_bytes: 0, response_bytes: 0, grpc_status: None, ending: Ending::CallerGone };
+        let path = request.path.as_str().to_owned();
+        Record { recorded: Recorded { caller, path, status: None, end }, world: self.world.clone() }
+    }
+
+    fn decide(
+        &self,
+        _: &mut Record,
+        request: &RequestFacts<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Plan, OwnAnswer> {
+        self.plan(&self.facts, request, tried)
+    }
+
+    fn arrive(&self, _: &mut Record, local: &Local, request: &RequestFacts<'_>) -> Result<Plan, OwnAnswer> {
+        let facts = ConnectionFacts {
+            direction: Direction::Inbound,
+            original_dst: local.endpoint,
+            local: local.workload.clone(),
+            ..self.facts.clone()
+        };
+        self.plan(&facts, request, &[])
+    }
+
+    fn dial(&self, plan: &Plan) -> Result<Dialled, DialError> {
+        self.world.dials.set(self.world.dials.get() + 1);
+        let to = match plan {
+            Plan::Application(_) => self.world.application.get(),
+            plan => plan.address(),
+        };
+        let failed = |source| DialError { operation: "connect", to, source };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+            .map_err(|error| failed(error.into()))?;
+        let connected = capture::connect(&socket, to).map_err(failed)?;
+        Ok(Dialled { socket, connected })
+    }
+}
+
+/// Starts the application: it says what it saw, and echoes bodies frame by frame.
+pub(super) async fn application(protocol: Protocol) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::task::spawn_local(async move {
+                let (io, service) = (TokioIo::new(stream), service_fn(echo));
+                let _ = match protocol {
+                    Protocol::Http1 => {
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+                    }
+                    _ => server_of(&Settings::default()).serve_connection(io, service).await,
+                };
+            });
+        }
+    });
+    address
+}
+
+async fn echo(request: Request<Incoming>) -> Result<Response<TestBody>, Infallible> {
+    let (head, body) = request.into_parts();
+    let seen: Vec<String> = head
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap_or("?")))
+        .collect();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    trailers.insert("x-checksum", "7".parse().unwrap());
+    trailers.insert("content-length", "99".parse().unwrap());
+    let is_grpc = head.headers.contains_key("te");
+    let body = body.map_err(io::Error::other);
+    let body = match is_grpc {
+        true => body.with_trailers(async { Some(Ok(trailers)) }).boxed_unsync(),
+        false => body.boxed_unsync(),
+    };
+    let response = Response::builder()
+        .header("x-seen-uri", head.uri.to_string())
+        .header("x-seen-version", format!("{:?}", head.version))
+        .header("x-seen-fields", seen.join("|"))
+        .header("keep-alive", "timeout=5");
+    let response = match head.version {
+        http::Version::HTTP_2 => {
+            let mut response = response;
+            response.headers_mut().unwrap().remove("keep-alive");
+            response
+        }
+        _ => response,
+    };
+    Ok(response.body(body).unwrap())
+}
+
+/// A policy of `shop` about pods `app=api`.
+pub(super) fn deny_path(path: &str) -> Delta {
+    use mesh_common::model::policy::*;
+    let operation = Operation {
+        paths: Match { any_of: vec![Pattern::Exact(path.into())], ..Match::default() },
+        ..Operation::default()
+    };
+    let policy = AuthorizationPolicy {
+        name: NamespacedName::new("shop", "deny-path"),
+        scope: Scope::Selector {
+            namespace: Some("shop".into()),
+            labels: [("app".into(), "api".into())].into(),
+        },
+        action: Action::Deny,
+        mode: Mode::Enforce,
+        rules: vec![Rule { to: vec![operation], ..Rule::default() }],
+        fault: None,
+    };
+    Delta::UpsertAuthorizationPolicy(Arc::new(policy))
+}
