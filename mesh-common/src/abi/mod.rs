@@ -3,7 +3,7 @@
 //! Five rules hold here:
 //! 1. `#[repr(C)]`, fixed integers and byte arrays only; every bit pattern is a valid value.
 //! 2. Network values are big-endian bytes in private fields behind typed constructors and getters.
-//! 3. No implicit padding: reserved bytes have names, and [`abi_layout!`] fails the build on a wrong size, a
+//! 3. No implicit padding: reserved bytes have names, and `abi_layout!` fails the build on a wrong size, a
 //!    wrong alignment, padding, or a field that was left out.
 //! 4. One form of address: IPv4 is mapped into IPv6, so there is one map and one program path per thing.
 //! 5. Names, capacities, versions and reason codes are constants of both sides; a changed layout of a pinned map

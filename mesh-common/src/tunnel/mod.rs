@@ -7,7 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`frame`] | the 8-byte header, the eight frames, reading the frames of a record |
-//! | [`hello`] | whether a connection begins with a ClientHello of ours |
+//! | [`mod@hello`] | whether a connection begins with a ClientHello of ours |
 //! | [`open`] | what OPEN says, as type, length and value |
 //! | [`reason`] | why a stream was reset, why a tunnel goes away |
 //! | [`credit`] | how much may be sent: cumulative, from the stream's start |

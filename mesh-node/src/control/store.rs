@@ -152,7 +152,7 @@ impl Store {
         changes
     }
 
-    /// All that is wrong, by file and line; the first [`MAX_PROBLEMS`] of it.
+    /// All that is wrong, by file and line; the first `MAX_PROBLEMS` of it.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, file) in &self.files {

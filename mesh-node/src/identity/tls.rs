@@ -28,7 +28,7 @@ pub enum Alpn {
 }
 
 impl Alpn {
-    /// Both, in the order of [`index`](Self::index).
+    /// Both, in the order of `index`.
     pub const ALL: [Self; 2] = [Self::Mux1, Self::H2];
 
     /// The protocol id on the wire (RFC 7301).
