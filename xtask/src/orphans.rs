@@ -91,12 +91,11 @@ fn modules(text: &str) -> Vec<Module> {
             continue;
         }
         let declaration = line.strip_suffix(';').and_then(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words.as_slice() {
-                ["mod", name] => Some(*name),
-                [visibility, "mod", name] if visibility.starts_with("pub") => Some(*name),
-                _ => None,
-            }
+            let (visibility, name) = line
+                .strip_prefix("mod ")
+                .map_or_else(|| line.split_once(" mod ").unwrap_or_default(), |name| ("", name));
+            let is_declaration = visibility.is_empty() || visibility.starts_with("pub");
+            (is_declaration && !name.is_empty() && !name.contains(' ')).then_some(name)
         });
         if let Some(name) = declaration {
             found.push(path.take().map_or_else(|| Module::Named(name.to_string()), Module::At));
@@ -111,7 +110,7 @@ mod tests {
 
     #[test]
     fn mod_lines_are_found_whatever_their_visibility() {
-        let found = modules("mod a;\npub mod b;\npub(crate) mod c;\nmod inline {\n}\n");
+        let found = modules("mod a;\npub mod b;\npub(in crate::x) mod c;\nmod inline {\n}\n");
         assert_eq!(found, ["a", "b", "c"].map(|name| Module::Named(name.to_string())));
     }
 
