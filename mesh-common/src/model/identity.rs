@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::name::Text;
 
@@ -18,10 +19,12 @@ pub struct TrustDomain(Text);
 
 /// The identity of a workload, as its certificate's only URI SAN states it.
 ///
-/// Compared and ordered by its text; the forms that policies are written in are kept, so that matching them
-/// allocates nothing.
-#[derive(Clone, Debug)]
-pub struct SpiffeId {
+/// Compared and ordered by its text. A clone counts one reference; the forms that policies are written in are kept,
+/// so that matching them allocates nothing.
+#[derive(Clone)]
+pub struct SpiffeId(Arc<Parts>);
+
+struct Parts {
     trust_domain: TrustDomain,
     namespace: Text,
     service_account: Text,
@@ -89,45 +92,45 @@ impl SpiffeId {
         if !is_segment(namespace) || !is_segment(service_account) {
             return Err(SpiffeIdError::Path { path: format!("/ns/{namespace}/sa/{service_account}") });
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             trust_domain: trust_domain.clone(),
             namespace: namespace.into(),
             service_account: service_account.into(),
             principal: format!("{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
             qualified_account: format!("{namespace}/{service_account}").into(),
-        })
+        })))
     }
 
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &Text {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &Text {
-        &self.service_account
+        &self.0.service_account
     }
 
     /// `TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`: what `principals` match.
     pub fn principal(&self) -> &Text {
-        &self.principal
+        &self.0.principal
     }
 
     /// `NAMESPACE/SERVICE-ACCOUNT`: what `serviceAccounts` match.
     pub fn qualified_account(&self) -> &Text {
-        &self.qualified_account
+        &self.0.qualified_account
     }
 }
 
 // The principal determines every other field: a segment holds no slash.
 impl PartialEq for SpiffeId {
     fn eq(&self, other: &Self) -> bool {
-        self.principal == other.principal
+        self.0.principal == other.0.principal
     }
 }
 
@@ -135,7 +138,7 @@ impl Eq for SpiffeId {}
 
 impl Hash for SpiffeId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.principal.hash(state);
+        self.0.principal.hash(state);
     }
 }
 
@@ -147,7 +150,7 @@ impl PartialOrd for SpiffeId {
 
 impl Ord for SpiffeId {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.principal.cmp(&other.principal)
+        self.0.principal.cmp(&other.0.principal)
     }
 }
 
@@ -186,7 +189,13 @@ impl fmt::Display for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "spiffe://{}", self.principal)
+        write!(formatter, "spiffe://{}", self.0.principal)
+    }
+}
+
+impl fmt::Debug for SpiffeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SpiffeId({self})")
     }
 }
 

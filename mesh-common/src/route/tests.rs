@@ -298,3 +298,17 @@ fn an_endpoint_in_the_host_network_is_reached_in_the_clear() {
         matches!(dial(&mut tables, "10.96.0.10:80"), Ok(Plan::Direct(direct)) if direct.workload.is_some())
     );
 }
+
+#[test]
+fn what_every_connection_carries_is_small() {
+    assert!(size_of::<crate::model::SpiffeId>() == size_of::<usize>());
+    for (name, size, limit) in [
+        ("ConnectionFacts", size_of::<crate::model::ConnectionFacts>(), 128),
+        ("Destination", size_of::<resolve::Destination>(), 80),
+        ("Permit", size_of::<Permit<'_>>(), 112),
+        ("Denial", size_of::<crate::policy::Denial>(), 64),
+        ("Plan", size_of::<Plan>(), 72),
+    ] {
+        assert!(size <= limit, "{name} has {size} bytes, at most {limit} were meant");
+    }
+}
