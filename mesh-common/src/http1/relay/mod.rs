@@ -126,6 +126,22 @@ pub enum Ending {
     Cut,
 }
 
+impl Ending {
+    /// The stable word for logs and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Complete => "completed",
+            Self::Early => "answered_early",
+            Self::ClientGone => "client_gone",
+            Self::BadRequest(refusal) | Self::BadResponse(refusal) => refusal.reason(),
+            Self::Answered(reason) => reason,
+            Self::UpstreamGone => "upstream_gone",
+            Self::TimedOut => "timed_out",
+            Self::Cut => "no_longer_permitted",
+        }
+    }
+}
+
 /// What a relay is waiting for, so that the engine knows which deadline runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
