@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::http1::is_trailer_allowed;
 
+use super::activity::Open;
 use super::answer::grpc_status;
 use super::conductor::{End, Ending, Exchange};
 use super::connect::Sender1;
@@ -39,6 +40,8 @@ pub(super) struct Progress {
 pub(super) struct AnswerBody<E: Exchange> {
     source: Source,
     record: Option<Record<E>>,
+    /// The connection is in use until this is dropped.
+    _open: Open,
 }
 
 enum Source {
@@ -84,23 +87,33 @@ impl RequestBody {
 }
 
 impl<E: Exchange> AnswerBody<E> {
-    pub(super) fn upstream(incoming: Incoming, mut record: Record<E>, headers: &HeaderMap) -> Self {
+    pub(super) fn upstream(
+        incoming: Incoming,
+        mut record: Record<E>,
+        headers: &HeaderMap,
+        open: Open,
+    ) -> Self {
         // A gRPC error without a message has its status in the head.
         record.grpc_status = grpc_status(headers);
         if incoming.is_end_stream() {
             record.ending = Ending::Complete;
         }
-        Self { source: Source::Upstream(incoming), record: Some(record) }
+        Self { source: Source::Upstream(incoming), record: Some(record), _open: open }
     }
 
     /// An answer of our own.
-    pub(super) fn own(text: Option<Bytes>, mut record: Option<Record<E>>, headers: &HeaderMap) -> Self {
+    pub(super) fn own(
+        text: Option<Bytes>,
+        mut record: Option<Record<E>>,
+        headers: &HeaderMap,
+        open: Open,
+    ) -> Self {
         if let Some(record) = &mut record {
             record.grpc_status = grpc_status(headers);
             record.ending = Ending::OwnAnswer;
             record.response_bytes = text.as_ref().map_or(0, |text| text.len() as u64);
         }
-        Self { source: Source::Own(text), record }
+        Self { source: Source::Own(text), record, _open: open }
     }
 }
 

@@ -54,7 +54,8 @@ impl ConnectFailure {
     /// The stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => "connect_refused",
+            Self::Connect(error) if is_refusal(error) => "connect_refused",
+            Self::Dial(error) if is_refusal(&error.source) => "connect_refused",
             Self::Connect(_) | Self::Dial(_) => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::Handshake(failure) => failure.as_str(),
@@ -76,6 +77,10 @@ impl ConnectFailure {
             Self::NoIdentity(_) | Self::Closed | Self::Http(_) => false,
         }
     }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 /// How to prove who we are to an endpoint, and whom to expect.

@@ -13,6 +13,7 @@ use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
 
+use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record, RequestBody};
 use super::conductor::{Conductor, Exchange};
@@ -47,13 +48,14 @@ struct Unsent {
 pub(super) async fn serve<C: Conductor>(
     shared: Rc<Shared>,
     conductor: Rc<C>,
+    open: Open,
     request: Request<Incoming>,
 ) -> Result<Answer<C>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
     let is_grpc = is_grpc(&parts.headers);
     if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
         conductor.malformed(refusal);
-        return Ok(own::<C>(OwnAnswer::malformed(refusal), is_grpc, None));
+        return Ok(own::<C>(OwnAnswer::malformed(refusal), is_grpc, None, open));
     }
     let (body, progress) = RequestBody::new(incoming);
     let exchange = facts(&parts, |facts| conductor.begin(facts));
@@ -63,20 +65,25 @@ pub(super) async fn serve<C: Conductor>(
             let (mut head, incoming) = response.into_parts();
             remove_connection_fields(&mut head.headers);
             record.exchange().answered(head.status);
-            let body = AnswerBody::upstream(incoming, record, &head.headers);
+            let body = AnswerBody::upstream(incoming, record, &head.headers, open);
             Ok(Response::from_parts(head, body))
         }
-        Err(answer) => Ok(own::<C>(answer, is_grpc, Some(record))),
+        Err(answer) => Ok(own::<C>(answer, is_grpc, Some(record), open)),
     }
 }
 
-fn own<C: Conductor>(answer: OwnAnswer, is_grpc: bool, mut record: Option<Record<C::Exchange>>) -> Answer<C> {
+fn own<C: Conductor>(
+    answer: OwnAnswer,
+    is_grpc: bool,
+    mut record: Option<Record<C::Exchange>>,
+    open: Open,
+) -> Answer<C> {
     let (response, text) = answer.response(is_grpc);
     if let Some(record) = &mut record {
         record.exchange().answered(response.status());
     }
     let (head, ()) = response.into_parts();
-    let body = AnswerBody::own(text, record, &head.headers);
+    let body = AnswerBody::own(text, record, &head.headers, open);
     Response::from_parts(head, body)
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Never decides. Everything here belongs to one thread: run it in a `LocalSet` of a current-thread runtime.
 
+mod activity;
 mod answer;
 mod body;
 mod conductor;

@@ -1,6 +1,5 @@
 //! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
 
-use std::cell::Cell;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
@@ -13,9 +12,10 @@ use hyper_util::rt::TokioIo;
 use mesh_common::model::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::Activity;
 use super::conductor::Conductor;
 use super::connect::failure_of;
 use super::exchange::{self, Shared};
@@ -133,77 +133,35 @@ impl Http2 {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         C: Conductor,
     {
-        let activity = Rc::new(Activity { open: Cell::new(0), last: Cell::new(Instant::now()) });
+        let activity = Activity::new();
         let service = service_fn(|request| {
             let (shared, conductor) = (self.shared.clone(), conductor.clone());
-            let open = Open::begin(&activity);
-            async move {
-                let response = exchange::serve(shared, conductor, request).await;
-                drop(open);
-                response
-            }
+            exchange::serve(shared, conductor, activity.begin(), request)
         });
         let settings = &self.shared.settings;
         let mut connection = pin!(server_of(settings).serve_connection(TokioIo::new(stream), service));
-        let mut leave = pin!(async {
-            tokio::select! {
-                () = drain => {}
-                () = activity.idle(settings) => {}
-            }
-        });
-        let mut is_leaving = false;
+        let mut drain = pin!(drain);
+        let mut idle = pin!(activity.idle(settings.idle_timeout));
+        let mut is_draining = false;
         loop {
             tokio::select! {
                 result = connection.as_mut() => return result.map_err(ServeError::Http),
-                () = leave.as_mut(), if !is_leaving => {
-                    is_leaving = true;
+                () = drain.as_mut(), if !is_draining => {
+                    is_draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                () = idle.as_mut() => break,
             }
+        }
+        connection.as_mut().graceful_shutdown();
+        // Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for.
+        match timeout(settings.handshake_timeout, connection).await {
+            Ok(result) => result.map_err(ServeError::Http),
+            Err(_) => Ok(()),
         }
     }
 }
 
 fn stream_of(socket: OwnedFd) -> io::Result<TcpStream> {
     TcpStream::from_std(StdTcpStream::from(socket))
-}
-
-/// What a connection did last.
-struct Activity {
-    open: Cell<u32>,
-    last: Cell<Instant>,
-}
-
-/// A request whose response's head is not there yet.
-struct Open(Rc<Activity>);
-
-impl Activity {
-    /// Ends when nothing was open for the idle timeout.
-    async fn idle(&self, settings: &Settings) {
-        loop {
-            let until = self.last.get() + settings.idle_timeout;
-            sleep_until(until).await;
-            if self.open.get() == 0 && self.last.get() + settings.idle_timeout <= Instant::now() {
-                return;
-            }
-            if self.open.get() > 0 {
-                self.last.set(Instant::now());
-            }
-        }
-    }
-}
-
-impl Open {
-    fn begin(activity: &Rc<Activity>) -> Self {
-        activity.open.set(activity.open.get() + 1);
-        activity.last.set(Instant::now());
-        Self(activity.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.last.set(Instant::now());
-    }
 }

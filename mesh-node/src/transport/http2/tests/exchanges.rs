@@ -145,3 +145,64 @@ fn a_connection_between_agents_takes_no_request_after_its_age() {
         assert_eq!(world.recorded(Some(WEB)).len(), 2);
     });
 }
+
+#[test]
+fn a_connection_between_agents_is_left_before_its_certificates_expire() {
+    on_one_core(async {
+        let lifetime = Duration::from_secs(2);
+        let world = World::start_for(Protocol::Grpc, Settings::default(), lifetime).await;
+        world.caller().await.ask(grpc("/e/U", "x")).await.unwrap();
+        assert_eq!(world.source.connections(), 1);
+        eventually("the connection is left at half of its life", || world.source.connections() == 0).await;
+    });
+}
+
+#[test]
+fn a_connection_verified_under_older_roots_takes_no_request() {
+    on_one_core(async {
+        let world = World::start(Protocol::Grpc).await;
+        let caller = world.caller().await;
+        caller.ask(grpc("/e/U", "x")).await.unwrap();
+        let before = world.dials.get();
+        let other = World::start(Protocol::Grpc).await;
+        std::fs::copy(other.folder.path().join("tls.crt"), world.folder.path().join("ca.crt")).unwrap();
+        // It looks at the roots before anything else.
+        let look = Duration::from_millis(20);
+        assert!(tokio::time::timeout(look, world.identities.run()).await.is_err());
+        assert_eq!(world.identities.generation(), 2);
+
+        caller.ask(grpc("/e/U", "x")).await.unwrap();
+
+        assert_eq!(world.dials.get(), before + 1);
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_though_its_caller_says_nothing() {
+    on_one_core(async {
+        let short = Duration::from_millis(50);
+        let settings = Settings { idle_timeout: short, handshake_timeout: short * 4, ..Settings::default() };
+        let world = World::start_with(Protocol::Grpc, settings).await;
+        let mut silent = world.raw_caller().await;
+        let mut rest = Vec::new();
+        let closed = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest);
+        tokio::time::timeout(Duration::from_secs(5), closed).await.expect("it is closed").ok();
+    });
+}
+
+#[test]
+fn a_stream_that_is_open_for_longer_than_the_idle_timeout_goes_on() {
+    on_one_core(async {
+        let settings = Settings { idle_timeout: Duration::from_millis(40), ..Settings::default() };
+        let world = World::start_with(Protocol::Grpc, settings).await;
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        let request = grpc("/e/S", "").map(|_| channel_body(receive));
+        let response = world.caller().await.0.clone().send_request(request).await.unwrap();
+        let mut body = response.into_body();
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            send.send(Bytes::from_static(b"late")).await.unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().as_ref(), b"late");
+        }
+    });
+}

@@ -1,5 +1,6 @@
 //! Tests of HTTP/2: two agents in one process, real TLS and real sockets on loopback, the real stages that decide.
 
+mod attacks;
 mod exchanges;
 mod failures;
 mod forms;

@@ -64,7 +64,7 @@ pub(super) struct World {
     pub(super) source: Http2,
     pub(super) destination: Http2,
     pub(super) identities: Arc<Identities>,
-    _folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 /// Runs a test on one core, bounded.
@@ -139,13 +139,13 @@ fn service(port: u16, protocol: Protocol) -> Service {
     }
 }
 
-pub(super) fn authority() -> (Arc<Identities>, TempDir) {
+fn authority(lifetime: Duration) -> (Arc<Identities>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let clock = system_clock();
     let settings = AuthoritySettings {
         trust_dir: folder.path().to_owned(),
         trust_domain: TrustDomain::parse("cluster.local").unwrap(),
-        lifetime: Duration::from_secs(3600),
+        lifetime,
         backdate: Duration::from_secs(60),
     };
     let authority = Arc::new(Authority::open(settings, &clock).unwrap());
@@ -161,9 +161,14 @@ impl World {
     }
 
     pub(super) async fn start_with(protocol: Protocol, settings: Settings) -> Rc<Self> {
+        Self::start_for(protocol, settings, Duration::from_secs(3600)).await
+    }
+
+    /// With certificates of this lifetime.
+    pub(super) async fn start_for(protocol: Protocol, settings: Settings, lifetime: Duration) -> Rc<Self> {
         let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (identities, folder) = authority();
+        let (identities, folder) = authority(lifetime);
         for name in ["web", "api"] {
             identities.ensure(&id(name)).await.unwrap();
         }
@@ -183,7 +188,7 @@ impl World {
             source: Http2::new(identities.clone(), settings.clone()),
             destination: Http2::new(identities.clone(), settings),
             identities,
-            _folder: folder,
+            folder,
         });
         world.clone().accept_as("api", listener, Rc::default());
         world
@@ -229,7 +234,7 @@ impl World {
     }
 
     /// An application of `web`: a connection that agent A captured on its way to the Service.
-    pub(super) async fn caller(self: &Rc<Self>) -> Caller {
+    pub(super) async fn raw_caller(self: &Rc<Self>) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (captured, client) = listener.accept().await.unwrap();
@@ -247,6 +252,12 @@ impl World {
         tokio::task::spawn_local(async move {
             let _ = source.serve(fd(captured), deciding, std::future::pending()).await;
         });
+        stream
+    }
+
+    /// The same, with HTTP/2 on it.
+    pub(super) async fn caller(self: &Rc<Self>) -> Caller {
+        let stream = self.raw_caller().await;
         let (sender, connection) =
             hyper::client::conn::http2::handshake(OnThisCore, TokioIo::new(stream)).await.unwrap();
         tokio::task::spawn_local(async move {

@@ -1,0 +1,182 @@
+//! What RELIABILITY 2.3 sends: frames by hand, from a caller that breaks the rules or plays them against us. The
+//! connection ends or is held to its bounds, and another caller of the same pod is served meanwhile.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use mesh_common::model::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::world::*;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// RFC 9113 section 7.
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// GET http://api.shop/ with the static table (RFC 7541 appendix A).
+fn head() -> Vec<u8> {
+    let mut block = vec![0x82, 0x86, 0x84, 0x01, 8];
+    block.extend(b"api.shop");
+    block
+}
+
+fn preface() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat()
+}
+
+/// Stream ids of a client.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|index| index * 2 + 1)
+}
+
+/// Sends `bytes` while it reads; the error code of GOAWAY when the connection is closed, `None` if it is not closed
+/// within two seconds after the last byte.
+async fn attack(stream: TcpStream, bytes: Vec<u8>) -> Option<u32> {
+    let (mut read, mut write) = stream.into_split();
+    let sent = tokio::task::spawn_local(async move {
+        // Broken off by a connection that ends: that is the point.
+        let _ = write.write_all(&bytes).await;
+        write
+    });
+    let mut seen = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    let mut write_half = None;
+    let mut sent = Some(sent);
+    loop {
+        if let Some(task) = sent.take_if(|task| task.is_finished()) {
+            write_half = Some(task.await.unwrap());
+        }
+        match tokio::time::timeout(Duration::from_secs(2), read.read(&mut buffer)).await {
+            Err(_) => {
+                drop(write_half);
+                return None;
+            }
+            Ok(Ok(0) | Err(_)) => return Some(goaway_code(&seen)),
+            Ok(Ok(count)) => seen.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+/// The error code of the last GOAWAY; 0 without one.
+fn goaway_code(mut bytes: &[u8]) -> u32 {
+    let mut code = 0;
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        let Some((payload, after)) = rest.split_at_checked(length) else { break };
+        if *kind == GOAWAY {
+            code = u32::from_be_bytes(payload[4..8].try_into().unwrap());
+        }
+        bytes = after;
+    }
+    code
+}
+
+/// Attacks with `bytes` after the preface while another caller asks; returns how the attacker's connection ended.
+fn check(bytes: Vec<u8>) -> Option<u32> {
+    let ended = std::cell::Cell::new(None);
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let attacker = world.raw_caller().await;
+        let good = world.caller().await;
+        let attacking = tokio::task::spawn_local(attack(attacker, [preface(), bytes].concat()));
+        for turn in 0..20 {
+            let asked = tokio::time::timeout(Duration::from_secs(5), good.ask(get("/good"))).await;
+            let status = asked.expect("the good caller is served").unwrap().status;
+            assert_eq!(status, StatusCode::OK, "turn {turn}");
+        }
+        ended.set(attacking.await.unwrap());
+    });
+    ended.get()
+}
+
+#[test]
+fn rapid_resets_end_the_connection() {
+    let bytes = streams(20_000)
+        .flat_map(|stream| {
+            let reset = frame(RESET, 0, stream, &8_u32.to_be_bytes());
+            [frame(HEADERS, END_HEADERS | END_STREAM, stream, &head()), reset].concat()
+        })
+        .collect();
+    assert_eq!(check(bytes), Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn resets_that_we_are_made_to_send_end_the_connection() {
+    // A window that overflows is a stream error (RFC 9113 section 6.9.1).
+    let bytes = streams(5_000)
+        .flat_map(|stream| {
+            let overflow = frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]);
+            [frame(HEADERS, END_HEADERS, stream, &head()), overflow].concat()
+        })
+        .collect();
+    assert_eq!(check(bytes), Some(ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn a_flood_of_continuations_ends_the_connection() {
+    let mut bytes = frame(HEADERS, 0, 1, &head());
+    for _ in 0..2_000 {
+        // Literal fields without indexing: name `x`, 1,000 bytes of value.
+        let mut field = vec![0x00, 1, b'x', 0x7f, 0xe9, 0x06];
+        field.extend([b'v'; 1_000]);
+        bytes.extend(frame(CONTINUATION, 0, 1, &field));
+    }
+    assert!(check(bytes).is_some(), "still open after 2 MB of header");
+}
+
+#[test]
+fn a_small_head_that_unpacks_to_a_large_one_is_refused() {
+    // One field of 4,000 bytes goes into the table, 30,000 times the same one comes out of it.
+    let mut block = head();
+    block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+    block.extend([b'v'; 4_000]);
+    let mut bytes = frame(HEADERS, END_STREAM, 1, &block);
+    bytes.extend(frame(CONTINUATION, 0, 1, &[0xbe; 15_000]));
+    bytes.extend(frame(CONTINUATION, END_HEADERS, 1, &[0xbe; 15_000]));
+    // The connection may live on, as long as nothing of it was kept or passed on.
+    check(bytes);
+}
+
+#[test]
+fn pings_and_settings_without_end_are_answered_or_refused_and_cost_nobody_else() {
+    for kind in [PING, SETTINGS] {
+        let payload: &[u8] = if kind == PING { &[7; 8] } else { &[] };
+        check(frame(kind, 0, 0, payload).repeat(100_000));
+    }
+}
+
+#[test]
+fn empty_data_without_end_is_answered_or_refused_and_costs_nobody_else() {
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, &head());
+    bytes.extend(frame(DATA, 0, 1, &[]).repeat(200_000));
+    check(bytes);
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused_one_by_one() {
+    // Windows of zero: no response can go out, all streams stay open.
+    let mut bytes = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    bytes.extend(streams(400).flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &head())));
+    let ended = check(bytes);
+    assert!(matches!(ended, None | Some(0 | ENHANCE_YOUR_CALM)), "{ended:?}");
+}
