@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::{Arg, Command, ValueEnum};
 
+use crate::control;
 use crate::identity::IdentityMetrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::registry::{Description, Registry};
@@ -38,6 +39,7 @@ pub fn write(document: Document, root: &Command) -> Result<String, prometheus::E
 
 /// Registers what every module counts, as the agent does.
 fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
+    control::metrics::Metrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     AccessLog::off(registry)?;
     Ok(())

@@ -6,6 +6,7 @@
 //! look at traffic, or at the kernel.
 
 pub mod documents;
+pub mod generate;
 pub mod metrics;
 pub mod object;
 pub mod reconciler;

@@ -217,8 +217,9 @@ pub struct RuleTo {
 
 /// What is asked for. Every field that is given must match; a field matches if one of its values does.
 ///
-/// Text values are exact, a prefix (`abc*`), a suffix (`*abc`), or `*` for any value that is not empty. A rule
-/// with hosts, methods or paths matches requests only, never a connection that is not HTTP.
+/// Text values are exact, a prefix (`abc*`), a suffix (`*abc`), or `*` for any value that is not empty. Where a
+/// port does not speak HTTP, a rule with hosts, methods or paths permits nothing under ALLOW, and under DENY refuses
+/// as if they were left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleOperation {

@@ -234,3 +234,56 @@ fn nesting_is_bounded() {
         }
     }
 }
+
+/// The code blocks of the guide that are YAML, with the words behind `yaml`.
+fn examples(text: &str) -> Vec<(&str, &str)> {
+    let mut examples = Vec::new();
+    let mut rest = text;
+    while let Some((_, block)) = rest.split_once("```yaml") {
+        let (words, block) = block.split_once('\n').unwrap();
+        let (example, after) = block.split_once("```").unwrap();
+        examples.push((words.trim(), example));
+        rest = after;
+    }
+    examples
+}
+
+#[test]
+fn the_examples_of_the_policy_guide_are_read() {
+    let guide = include_str!("../../../../docs/policy-guide.md");
+    let reader = Reader::new(MeshSettings::default().into());
+    let examples = examples(guide);
+    assert!(examples.len() >= 5);
+    for (words, example) in examples {
+        let complaints: Vec<Complaint> = documents(example)
+            .into_iter()
+            .flat_map(|chunk| {
+                let document = reader.document(chunk.text);
+                assert!(!document.objects.is_empty());
+                document.complaints
+            })
+            .collect();
+        if words == "wrong" {
+            let [complaint] = &complaints[..] else { panic!("{complaints:?}") };
+            assert_eq!(complaint.effect, Effect::Denies);
+            assert!(
+                guide.contains(&format!(":{} (document 1): {complaint}\n", complaint.line)),
+                "{complaint:?}"
+            );
+        } else {
+            assert_eq!(complaints, [], "{example}");
+        }
+    }
+}
+
+#[test]
+fn the_samples_are_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        check(&text, &[]);
+        count += read(&text).objects.len();
+    }
+    assert!(count >= 7);
+}

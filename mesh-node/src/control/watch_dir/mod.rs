@@ -8,9 +8,6 @@ mod events;
 mod files;
 mod pending;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -321,3 +321,6 @@ fn and_more(left_out: usize) -> Problem {
         complaint: Complaint { line: 0, object: None, field: None, reason, effect: Effect::Warning },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Laws of the store: what the files say counts, not how they came to say it.
+
+use std::collections::BTreeMap;
+
+use mesh_common::model::MeshSettings;
+use mesh_common::snapshot::Snapshot;
+use proptest::prelude::*;
+
+use super::*;
+use crate::control::reconciler::Reconciler;
+
+/// A folder that is read one change after the other.
+struct World {
+    store: Store,
+    reconciler: Reconciler,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Arc::new(MeshSettings::default());
+        Self { store: Store::new(Reader::new(Arc::clone(&settings))), reconciler: Reconciler::new(settings) }
+    }
+
+    fn write(&mut self, file: &str, text: Option<&str>) {
+        match text {
+            Some(text) => self.store.put(&file.into(), text),
+            None => self.store.remove(file),
+        }
+        let changes = self.store.changes();
+        self.reconciler.apply(changes);
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        self.reconciler.snapshot()
+    }
+}
+
+/// One of a few objects, in one of a few states: names and addresses collide on purpose.
+fn object() -> impl Strategy<Value = String> {
+    (0..9u8, 0..3u8, 0..3u8).prop_map(|(kind, name, state)| match kind {
+        0 => format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{name}, labels: {{nodemesh.dev/mode: {}}}}}\n", ["enabled", "disabled", "x"][usize::from(state)]),
+        1 => format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node{name}, labels: {{topology.kubernetes.io/zone: z{state}}}}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.168.0.{name}}}]}}\n"),
+        2..=4 => format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p{name}, namespace: n{}, labels: {{app: a{state}}}}}\nspec: {{nodeName: node{name}}}\nstatus: {{podIP: 10.0.0.{state}}}\n", kind % 2),
+        5 => format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}, namespace: n{}}}\nspec: {{clusterIP: 10.96.0.{name}, selector: {{app: a{state}}}, ports: [{{port: 80}}]}}\n", state % 2),
+        6 => format!("apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: e{name}, namespace: n1, labels: {{kubernetes.io/service-name: s{state}}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [10.0.0.{state}]}}]\n"),
+        7 => format!("apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: a{name}, namespace: n0}}\nspec: {{{}}}\n", ["selector: {matchLabels: {app: a0}}", "action: DENY, rules: [{}]", "actio: DENY"][usize::from(state)]),
+        _ => format!("apiVersion: policy.nodemesh.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: m{name}, namespace: n{}}}\nspec: {{mtls: {{mode: {}}}}}\n", state % 2, ["STRICT", "PERMISSIVE", "WRONG"][usize::from(state)]),
+    })
+}
+
+fn file() -> impl Strategy<Value = String> {
+    proptest::collection::vec(object(), 0..4).prop_map(|objects| objects.join("---\n"))
+}
+
+fn history() -> impl Strategy<Value = Vec<(u8, Option<String>)>> {
+    proptest::collection::vec((0..5u8, proptest::option::weighted(0.8, file())), 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However a folder came to be as it is, it means the same as when it is read at once.
+    #[test]
+    fn any_history_of_a_folder_gives_the_same_snapshot(history in history()) {
+        let mut lived = World::new();
+        let mut files = BTreeMap::new();
+        for (file, text) in &history {
+            let file = format!("{file}.yaml");
+            lived.write(&file, text.as_deref());
+            match text {
+                Some(text) => drop(files.insert(file, text.clone())),
+                None => drop(files.remove(&file)),
+            }
+        }
+        let mut forward = World::new();
+        for (file, text) in &files {
+            forward.write(file, Some(text));
+        }
+        let mut backward = World::new();
+        for (file, text) in files.iter().rev() {
+            backward.write(file, Some(text));
+        }
+        prop_assert!(forward.snapshot().says_the_same_as(&backward.snapshot()));
+        prop_assert!(lived.snapshot().says_the_same_as(&forward.snapshot()));
+        prop_assert_eq!(forward.store.problems(), backward.store.problems());
+        prop_assert_eq!(lived.store.problems(), forward.store.problems());
+    }
+
+    /// Nothing that a file says, YAML or not, ends the reader.
+    #[test]
+    fn any_text_is_survived(text in "[ -~\n\t]{0,200}") {
+        World::new().write("a.yaml", Some(&text));
+    }
+}
+
+#[test]
+fn an_unchanged_document_is_not_read_again() {
+    let mut world = World::new();
+    let pod = |name: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n");
+    world.write("a.yaml", Some(&format!("{}---\n{}", pod("a"), pod("b"))));
+    let before: Vec<_> =
+        world.store.files["a.yaml"].documents.iter().map(|placed| Arc::clone(&placed.document)).collect();
+    world.store.put(&"a.yaml".into(), &format!("# more\n{}---\n{}---\n{}", pod("a"), pod("b"), pod("c")));
+    let after = &world.store.files["a.yaml"].documents;
+    assert!(Arc::ptr_eq(&before[1], &after[1].document));
+    assert_eq!(world.store.changes().len(), 1, "the new pod is the one change");
+}
+
+#[test]
+fn a_broken_document_moves_nothing_that_another_file_says() {
+    let mut world = World::new();
+    let pod = |address: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nstatus: {{podIP: {address}}}\n")
+    };
+    world.write("a.yaml", Some(&pod("10.0.0.1")));
+    world.write("b.yaml", Some(&pod("10.0.0.2")));
+    world.write("b.yaml", Some("kind: ["));
+    assert!(world.snapshot().workload_at("10.0.0.1".parse().unwrap()).is_some(), "the good claim counts");
+    world.write("a.yaml", None);
+    assert!(
+        world.snapshot().workload_at("10.0.0.1".parse().unwrap()).is_some(),
+        "it may stand in the broken one"
+    );
+    world.write("b.yaml", None);
+    assert_eq!(world.snapshot().workloads().count(), 0);
+}
+
+#[test]
+fn a_policy_that_is_no_yaml_denies_until_it_is_mended() {
+    let mut world = World::new();
+    let head = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\n  namespace: shop\n";
+    world.write("a.yaml", Some(&format!("{head}spec: [\n")));
+    let fault = |world: &mut World| {
+        let snapshot = world.snapshot();
+        let policies: Vec<_> = snapshot.authorization_policies().cloned().collect();
+        assert_eq!(policies.len(), 1);
+        policies[0].fault.is_some()
+    };
+    assert!(fault(&mut world));
+    assert_eq!(world.store.problems()[0].complaint.effect, Effect::Denies);
+    world.write("a.yaml", Some(&format!("{head}spec: {{}}\n")));
+    assert!(!fault(&mut world));
+    world.write("a.yaml", Some(&format!("{head}spec: [\n")));
+    assert!(!fault(&mut world), "what was in force stays");
+    assert_eq!(world.store.problems()[0].complaint.effect, Effect::LastGoodKept);
+}
+
+#[test]
+fn problems_that_are_not_listed_are_counted() {
+    let mut world = World::new();
+    world.write("a.yaml", Some(&"kind: Nothing\n---\n".repeat(MAX_PROBLEMS + 5)));
+    let problems = world.store.problems();
+    assert_eq!(problems.len(), MAX_PROBLEMS + 1);
+    assert_eq!(problems[MAX_PROBLEMS].complaint.reason, "5 more problems are not listed");
+}
