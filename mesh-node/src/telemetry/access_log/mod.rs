@@ -30,9 +30,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Text gathered for one write.
 const BATCH: usize = 64 * 1024;
 
-/// Takes records. A clone hands them to the same writer.
-#[derive(Clone, Debug)]
-pub struct AccessLog {
+/// Takes records. A copy hands them to the same writer.
+///
+/// What it points to lives as long as the process: every open record holds one, and counting references from every
+/// core would make them wait for each other.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLog(&'static Intake);
+
+#[derive(Debug)]
+struct Intake {
     /// None: nobody wants records.
     queue: Option<SyncSender<Record>>,
     dropped: IntCounter,
@@ -128,7 +134,7 @@ impl AccessLog {
             .name("access-log".to_owned())
             .spawn(move || write_records(&records, format, output, &written, &stop))
             .map_err(|error| prometheus::Error::Msg(format!("start the access log's thread: {error}")))?;
-        Ok((Self { queue: Some(queue), dropped }, AccessLogWriter { thread: Some(thread), is_stopping }))
+        Ok((Self::new(Some(queue), dropped), AccessLogWriter { thread: Some(thread), is_stopping }))
     }
 
     /// Returns a log that nobody reads.
@@ -136,12 +142,16 @@ impl AccessLog {
     /// # Errors
     /// If `registry` has the counters of another access log.
     pub fn off(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Ok(Self { queue: None, dropped: counters(registry)?.1 })
+        Ok(Self::new(None, counters(registry)?.1))
+    }
+
+    fn new(queue: Option<SyncSender<Record>>, dropped: IntCounter) -> Self {
+        Self(Box::leak(Box::new(Intake { queue, dropped })))
     }
 
     /// Begins the record of a connection or request.
     pub fn begin(
-        &self,
+        self,
         direction: Direction,
         source_address: SocketAddr,
         destination_address: SocketAddr,
@@ -169,7 +179,7 @@ impl AccessLog {
                 trace_id: None,
                 request: None,
             },
-            log: self.clone(),
+            log: self,
             started: Instant::now(),
         }
     }
@@ -185,7 +195,7 @@ impl OpenRecord {
             request: Some(Box::new(request)),
             ..self.record.clone()
         };
-        OpenRecord { record, log: self.log.clone(), started: Instant::now() }
+        OpenRecord { record, log: self.log, started: Instant::now() }
     }
 
     /// How long it has gone on.
@@ -196,7 +206,7 @@ impl OpenRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
-        let Some(queue) = &self.log.queue else {
+        let Some(queue) = &self.log.0.queue else {
             return;
         };
         let record = Record {
@@ -214,7 +224,7 @@ impl Drop for OpenRecord {
             ..self.record
         };
         if queue.try_send(record).is_err() {
-            self.log.dropped.inc();
+            self.log.0.dropped.inc();
         }
     }
 }

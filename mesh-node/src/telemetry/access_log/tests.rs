@@ -21,14 +21,14 @@ impl Write for Output {
     }
 }
 
-fn begin(log: &AccessLog) -> OpenRecord {
+fn begin(log: AccessLog) -> OpenRecord {
     log.begin(Direction::Inbound, "10.0.0.1:4000".parse().unwrap(), "[fd00::2]:80".parse().unwrap())
 }
 
-fn written(format: LogFormat, fill: impl FnOnce(&AccessLog)) -> String {
+fn written(format: LogFormat, fill: impl FnOnce(AccessLog)) -> String {
     let output = Output::default();
     let (log, writer) = AccessLog::start(&Registry::new(), format, Box::new(output.clone())).unwrap();
-    fill(&log);
+    fill(log);
     drop(writer);
     output.text()
 }
@@ -102,9 +102,9 @@ fn a_request_has_its_own_bytes_and_the_connections_parties() {
 fn what_finds_no_place_is_counted() {
     let registry = Registry::new();
     let (queue, _records) = sync_channel(1);
-    let log = AccessLog { queue: Some(queue), dropped: counters(&registry).unwrap().1 };
+    let log = AccessLog::new(Some(queue), counters(&registry).unwrap().1);
     for _ in 0..3 {
-        drop(begin(&log));
+        drop(begin(log));
     }
     let metrics = registry.render().unwrap();
     assert!(metrics.contains("nodemesh_telemetry_access_records_total{result=\"dropped\"} 2\n"), "{metrics}");

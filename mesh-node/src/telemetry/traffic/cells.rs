@@ -52,6 +52,8 @@ pub struct Cells<const N: usize> {
     numbers: [AtomicU64; N],
     /// The series was evicted: resolve it again before counting more.
     retired: AtomicBool,
+    /// Several series are counted here, for want of room.
+    is_other: bool,
 }
 
 /// Numbers of a connection series.
@@ -59,13 +61,13 @@ pub type ConnectionCells = Cells<CONNECTION>;
 /// Numbers of a request series.
 pub type RequestCells = Cells<REQUEST>;
 
-impl<const N: usize> Default for Cells<N> {
-    fn default() -> Self {
-        Self { numbers: std::array::from_fn(|_| AtomicU64::new(0)), retired: AtomicBool::new(false) }
-    }
-}
-
 impl<const N: usize> Cells<N> {
+    /// Makes cells that have counted nothing, of one series or of all that found no room.
+    pub fn new(is_other: bool) -> Self {
+        let numbers = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { numbers, retired: AtomicBool::new(false), is_other }
+    }
+
     /// Adds to a number. Only one thread writes these cells, so a load and a store are enough: no bus lock.
     pub fn add(&self, number: usize, amount: u64) {
         let cell = &self.numbers[number];
@@ -80,6 +82,11 @@ impl<const N: usize> Cells<N> {
     /// Returns whether the series was evicted.
     pub fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether its series has room of its own.
+    pub fn is_settled(&self) -> bool {
+        !self.is_other && !self.is_retired()
     }
 
     /// Says that the series was evicted.

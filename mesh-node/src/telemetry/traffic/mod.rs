@@ -246,20 +246,22 @@ impl CoreTraffic {
         cells
     }
 
-    fn request_cells(&self, resolved: &Resolved, outcome: RequestOutcome) -> Arc<RequestCells> {
+    fn request_ended(&self, resolved: &Resolved, outcome: RequestOutcome, took: Duration) {
         if let Some(cells) = resolved.requests.borrow().get(&outcome)
             && !cells.is_retired()
         {
-            return Arc::clone(cells);
+            cells.request(took);
+            return;
         }
         let series = Series { names: resolved.names.clone(), outcome };
         let cells = self.core.shared.request_cells(self.core.number, &series);
-        resolved.requests.borrow_mut().insert(outcome, Arc::clone(&cells));
+        cells.request(took);
+        resolved.requests.borrow_mut().insert(outcome, cells);
         self.let_go_of_retired();
-        cells
     }
 
-    /// Drops retired cells after an eviction, so that the table can forget them too.
+    /// After an eviction, drops retired cells, so that the table can forget them too, and those of `other`, so that
+    /// what found no room looks for it again.
     fn let_go_of_retired(&self) {
         let evictions = self.core.shared.evictions.load(Ordering::Relaxed);
         if self.core.seen_evictions.replace(evictions) == evictions {
@@ -268,8 +270,8 @@ impl CoreTraffic {
         self.core.resolved.borrow_mut().retain(|_, resolved| {
             let mut connections = resolved.connections.borrow_mut();
             let mut requests = resolved.requests.borrow_mut();
-            connections.retain(|_, cells| !cells.is_retired());
-            requests.retain(|_, cells| !cells.is_retired());
+            connections.retain(|_, cells| cells.is_settled());
+            requests.retain(|_, cells| cells.is_settled());
             !connections.is_empty() || !requests.is_empty() || Rc::strong_count(resolved) > 1
         });
     }
@@ -319,7 +321,7 @@ impl Drop for OpenConnection {
 impl Requests {
     /// Counts a request that has ended, with its duration from the head's first byte to the response's last.
     pub fn ended(&self, outcome: RequestOutcome, took: Duration) {
-        self.core.request_cells(&self.resolved, outcome).request(took);
+        self.core.request_ended(&self.resolved, outcome, took);
     }
 }
 

@@ -77,7 +77,8 @@ impl<const N: usize> Table<N> {
         let (entries, series) =
             if fits { (&mut self.series, series.clone()) } else { (&mut self.other, series.other()) };
         let entry = entries.entry(Arc::new(series)).or_insert_with(|| Entry::new(self.cores));
-        (Arc::clone(entry.cells[core].get_or_insert_default()), fits)
+        let cells = entry.cells[core].get_or_insert_with(|| Arc::new(Cells::new(!fits)));
+        (Arc::clone(cells), fits)
     }
 
     /// Evicts idle series if `series` is new and nothing is free; returns how many went.
