@@ -18,7 +18,10 @@ use time::OffsetDateTime;
 use super::clock::{Clock, now};
 use super::trust::{RootError, TrustBundle};
 use super::trust_dir::{self, Material, TrustDirError};
+use crate::config::IdentityConfig;
 
+/// How much earlier than now `notBefore` is: peers whose clocks are five minutes late accept a fresh certificate.
+const BACKDATE: Duration = Duration::from_secs(300);
 /// The most bytes of a signing request: a P-256 one has about 300.
 const MAX_REQUEST: usize = 4096;
 
@@ -133,6 +136,18 @@ pub struct Authority {
     intermediates: Vec<CertificateDer<'static>>,
     /// Of the signing certificate, in UTC seconds since the epoch.
     validity: (u64, u64),
+}
+
+impl AuthoritySettings {
+    /// What the agent was told.
+    pub fn new(config: &IdentityConfig) -> Self {
+        Self {
+            trust_dir: config.trust_dir.clone(),
+            trust_domain: config.trust_domain.clone(),
+            lifetime: config.certificate_lifetime,
+            backdate: BACKDATE,
+        }
+    }
 }
 
 impl Authority {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::{HttpConfig, TunnelConfig};
+
 /// Limits and deadlines. The defaults hold against the attacks of the house's list (resets, continuations, header
 /// bombs, empty frames) together with h2's own budgets, which are on by default.
 #[derive(Clone, Debug)]
@@ -34,6 +36,21 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// ...and the connection is given up when no answer comes in this.
     pub ping_timeout: Duration,
+}
+
+impl Settings {
+    /// What the agent was told, and defaults for the rest.
+    pub fn new(http: &HttpConfig, tunnel: &TunnelConfig) -> Self {
+        Self {
+            max_header_list: u32::try_from(http.max_header_bytes).unwrap_or(u32::MAX),
+            max_fields: http.max_headers,
+            connect_timeout: tunnel.connect_timeout,
+            handshake_timeout: tunnel.handshake_timeout,
+            idle_timeout: http.idle_timeout,
+            max_age: tunnel.max_age,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Settings {
