@@ -90,6 +90,17 @@ pub enum UnknownPods {
     Pass,
 }
 
+/// Flags of `mesh-node uninstall`.
+#[derive(Args, Clone, Debug)]
+pub struct UninstallArgs {
+    /// Folder on bpffs that the agent used
+    #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
+    pub(crate) pin_dir: PathBuf,
+    /// Look again whether the kernel still has any of it, and fail if it does
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
 /// Certificates.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]

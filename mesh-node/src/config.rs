@@ -78,7 +78,7 @@ pub struct TunnelConfig {
     /// Tunnels per source pod, destination address and core; at least 1.
     pub per_destination: u32,
     /// Streams of one tunnel at a time; at least 1.
-    pub max_streams: u32,
+    pub max_streams: usize,
     /// Largest window of one stream, in bytes; 64 KiB to 16 MiB.
     pub stream_window: u32,
     /// Longest time for one TLS handshake.
@@ -153,7 +153,7 @@ impl From<AgentArgs> for Config {
                 max_age: tunnel.tunnel_max_age,
                 idle_timeout: tunnel.tunnel_idle_timeout,
                 per_destination: tunnel.tunnels_per_destination.get(),
-                max_streams: tunnel.tunnel_max_streams.get(),
+                max_streams: tunnel.tunnel_max_streams.get() as usize,
                 stream_window: tunnel.stream_window,
                 handshake_timeout: identity.handshake_timeout,
                 connect_timeout: tunnel.connect_timeout,

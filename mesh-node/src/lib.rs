@@ -25,3 +25,5 @@ pub mod proxy;
 pub mod admin;
 
 pub mod cli;
+
+pub mod app;

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use mesh_node::args::AgentArgs;
+use mesh_node::app;
+use mesh_node::args::{AgentArgs, UninstallArgs};
 use mesh_node::cli::reference::Document;
 use mesh_node::cli::{self, reference};
 use mesh_node::telemetry::chain::Chain;
@@ -29,6 +30,8 @@ enum Command {
     Dump(cli::DumpArgs),
     /// Show or change what the agent logs
     Log(cli::LogLevelArgs),
+    /// Remove every program, map and link that an agent left; enrolled pods are outside the mesh from then on
+    Uninstall(UninstallArgs),
     /// Write a reference document from the code
     #[command(hide = true)]
     Reference {
@@ -50,13 +53,14 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     Ok(match command {
         Command::Agent(args) => {
-            drop(mesh_node::config::Config::from(*args));
+            app::run(&(*args).into())?;
             ExitCode::SUCCESS
         }
         Command::Status(args) => cli::status(&args)?,
         Command::Check(args) => cli::check(&args)?,
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
+        Command::Uninstall(args) => app::uninstall(&args)?,
         Command::Reference { document } => {
             print!("{}", reference::write(document, &CommandLine::command())?);
             ExitCode::SUCCESS

@@ -1,3 +1,310 @@
 //! The conductor: the only module that knows the order of the stages.
+//!
+//! In: what the engine of a core accepted or was sent. Out: a course for it, and at its end its access record and its
+//! counts. One [`Proxy`] per core; what the cores share is in [`Shared`]. Everything here is a plain function on the
+//! core's thread: it looks up, decides and returns. Does no I/O of its own but two look-ups of the kernel's maps.
 
+mod http;
+mod inbound;
 pub mod limits;
+mod load;
+mod outbound;
+mod pod;
+mod record;
+mod response;
+mod shared;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, Cache};
+use mesh_common::http1::{self, LocalAnswer};
+use mesh_common::model::{RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::policy;
+use mesh_common::snapshot::Snapshot;
+use mesh_common::tunnel::{Open, ResetReason, StreamToken};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tracing::debug;
+
+pub use self::http::Exchange;
+pub use self::pod::PodHandle;
+pub use self::record::Record;
+pub use self::shared::{ProxyMetrics, Shared};
+
+use self::limits::Place;
+use self::load::LoadTable;
+use self::response::Rejection;
+use crate::identity::{Alpn, HandshakeFailure, server_name};
+use crate::telemetry::chain::Chain;
+use crate::telemetry::traffic::CoreTraffic;
+use crate::transport::connect::{self, Dial};
+use crate::transport::http1::{ExchangeOutcome, RequestCourse};
+use crate::transport::tunnel::{
+    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
+};
+use crate::transport::{CloseReason, Outcome, TunnelLoss};
+
+/// A tunnel is re-made this long before its certificate expires, at least.
+const RETIRE_BEFORE: Duration = Duration::from_secs(1);
+
+/// Decides for one core.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    traffic: CoreTraffic,
+    load: LoadTable,
+    random: fastrand::Rng,
+    /// Captured pods, to dial their applications.
+    pods: HashMap<WorkloadUid, PodHandle>,
+}
+
+impl Proxy {
+    /// The conductor of core `core`, counted from 0.
+    pub fn new(shared: Arc<Shared>, core: usize) -> Self {
+        Self {
+            snapshots: Cache::new(Arc::clone(&shared.snapshots)),
+            traffic: shared.traffic.core(core),
+            load: LoadTable::default(),
+            random: fastrand::Rng::new(),
+            pods: HashMap::new(),
+            shared,
+        }
+    }
+
+    /// A pod is captured from now on.
+    pub fn add_pod(&mut self, pod: PodHandle) {
+        self.pods.insert(pod.uid().clone(), pod);
+    }
+
+    /// A pod is not captured any more.
+    pub fn remove_pod(&mut self, uid: &WorkloadUid) {
+        self.pods.remove(uid);
+    }
+
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshots.load())
+    }
+
+    fn place(&self, pod: &PodHandle) -> Result<Place, Refusal> {
+        pod.places().take().map_err(|limit| self.refuse(&Rejection::Limited(limit)))
+    }
+
+    fn original_dst(&self, pod: &PodHandle, accepted: &Accepted<'_>) -> Option<SocketAddr> {
+        let cookie = pod.namespace().cookie();
+        match self.shared.original_dsts.take(cookie, accepted.peer, accepted.local.port()) {
+            Ok(original_dst) => original_dst,
+            Err(error) => {
+                debug!(error = %Chain(&error), "the original destination cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Counts a rejection and makes the engine's refusal of it.
+    fn refuse(&self, rejection: &Rejection) -> Refusal {
+        self.shared.metrics.refused(rejection.reason());
+        Refusal(rejection.reset())
+    }
+}
+
+impl Conductor for Proxy {
+    type Pod = PodHandle;
+    type Record = Record;
+    type Exchange = Exchange;
+
+    fn accept_outbound(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<(Record, Course), Refusal> {
+        self.outbound(pod, accepted)
+    }
+
+    fn accept_inbound(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<Inbound<Record>, Refusal> {
+        self.begin_inbound(pod, accepted)
+    }
+
+    fn accept_plaintext(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+        first: FirstBytes<'_>,
+    ) -> Result<(Record, Course), Refusal> {
+        self.peeked(pod, accepted, first)
+    }
+
+    fn accept_h2(&mut self, pod: &PodHandle, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        // Until HTTP/2 is carried nobody offers it: closing the socket tells the peer.
+        debug!(pod = %pod.uid().0, %peer, %local, "nodemesh/h2 is not served");
+        drop(socket);
+    }
+
+    fn hand_over(&mut self, pod: &PodHandle, record: Record, socket: OwnedFd, peer: SocketAddr) {
+        debug!(pod = %pod.uid().0, %peer, "nothing takes connections over");
+        drop((record, socket));
+    }
+
+    fn plan_tunnel(
+        &mut self,
+        pod: &PodHandle,
+        key: &TunnelKey,
+        record: &Record,
+    ) -> Result<TunnelPlan, TunnelLoss> {
+        let local = &record.facts().local.identity;
+        let tls = self
+            .shared
+            .identities
+            .client(local, &key.identity, Alpn::Mux1)
+            .map_err(|error| self.without_certificate(&error))?;
+        Ok(TunnelPlan {
+            dial: dial_from(pod, key.destination),
+            tls,
+            name: server_name(record.dialled_host(), key.destination.ip()),
+            retire_at: self.retire_at(local),
+        })
+    }
+
+    fn serve_tunnel(&mut self, pod: &PodHandle) -> Result<Arc<ServerConfig>, TunnelLoss> {
+        let snapshot = self.snapshot();
+        let workload = snapshot.workload(pod.uid()).ok_or(TunnelLoss::Retired)?;
+        self.shared
+            .identities
+            .server(&workload.identity, Alpn::Mux1)
+            .map_err(|error| self.without_certificate(&error))
+    }
+
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
+        self.shared.identities.peer(Some(certificates)).map(|peer| peer.identity).map_err(|reason| {
+            self.shared.metrics.refused(reason.as_str());
+            Refusal(ResetReason::Denied)
+        })
+    }
+
+    fn open_stream(
+        &mut self,
+        pod: &PodHandle,
+        caller: &Caller,
+        open: &Open,
+    ) -> Result<(Record, Course), Refusal> {
+        self.stream(pod, caller, open)
+    }
+
+    fn request(
+        &mut self,
+        pod: &PodHandle,
+        record: &mut Record,
+        request: &RequestFacts<'_>,
+    ) -> Result<(Exchange, RequestCourse), LocalAnswer<'static>> {
+        self.decide_request(pod, record, request)
+    }
+
+    fn next_endpoint_of_request(
+        &mut self,
+        pod: &PodHandle,
+        record: &mut Record,
+        exchange: &mut Exchange,
+        failure: CloseReason,
+    ) -> Option<RequestCourse> {
+        debug!(reason = failure.reason(), "endpoint was not there for a request; trying another");
+        self.request_elsewhere(pod, record, exchange)
+    }
+
+    fn exchange_ended(&mut self, _: &mut Record, exchange: Exchange, outcome: &ExchangeOutcome) {
+        Self::end_request(exchange, outcome);
+    }
+
+    fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal) {
+        self.report_refused(record, refusal);
+    }
+
+    fn request_still_permitted(&mut self, record: &Record, _: &Exchange) -> bool {
+        self.still_permitted(record)
+    }
+
+    fn dial(&mut self, record: &Record, dial: &Dial) -> io::Result<OwnedFd> {
+        // Only the daemon's connections to an application have a source: the application's own address.
+        let caller = record.caller().filter(|_| dial.source.is_some());
+        connect::start(dial, |socket| match caller {
+            Some(caller) => self.shared.callers.announce(socket, caller),
+            None => Ok(()),
+        })
+    }
+
+    fn next_endpoint(&mut self, record: &mut Record, failure: CloseReason) -> Option<Course> {
+        debug!(reason = failure.reason(), "endpoint was not there; trying another");
+        self.elsewhere(record)
+    }
+
+    fn closed(&mut self, record: Record, outcome: &Outcome) {
+        record.end(outcome);
+    }
+
+    fn tunnel_lost(&mut self, pod: &PodHandle, tunnel: LostTunnel<'_>) {
+        let failure = tunnel.error.map(HandshakeFailure::of);
+        let reason = failure.map_or(tunnel.loss.reason(), HandshakeFailure::as_str);
+        self.shared.metrics.tunnel_lost(reason);
+        let peer = tunnel.peer.map(tracing::field::display);
+        let expected = tunnel.key.map(|key| tracing::field::display(&key.identity));
+        debug!(pod = %pod.uid().0, peer, expected, reason, streams = tunnel.streams, "tunnel lost");
+    }
+
+    fn still_permitted(&mut self, record: &Record) -> bool {
+        let snapshot = self.snapshot();
+        record.sides().all(|(facts, spoken)| {
+            let verdict = policy::recheck(&snapshot, facts, spoken);
+            verdict.inspect_err(|denial| self.shared.metrics.refused(denial.reason.code())).is_ok()
+        })
+    }
+
+    fn tunnel_still_wanted(&mut self, pod: &PodHandle, _: &SpiffeId) -> bool {
+        self.snapshot().workload(pod.uid()).is_some()
+    }
+}
+
+impl Proxy {
+    fn without_certificate(&self, error: &crate::identity::Unavailable) -> TunnelLoss {
+        self.shared.metrics.refused(TunnelLoss::NoCertificate.reason());
+        debug!(%error, "no certificate to speak with");
+        TunnelLoss::NoCertificate
+    }
+
+    /// When a tunnel of this identity must be re-made: at three quarters of what is left of its certificate.
+    fn retire_at(&self, local: &SpiffeId) -> Option<Instant> {
+        let not_after = Duration::from_secs(self.shared.identities.not_after(local)?);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let left = not_after.saturating_sub(now);
+        Some(Instant::now() + left.saturating_sub(RETIRE_BEFORE).min(left.mul_f64(0.75)))
+    }
+}
+
+/// A connection that leaves a pod as its own do.
+fn dial_from(pod: &PodHandle, destination: SocketAddr) -> Dial {
+    Dial { destination, source: None, netns: Some(pod.namespace().clone()) }
+}
+
+/// A connection to a pod's application, from its own address: that is how the hook of its namespace knows the daemon.
+fn dial_own(pod: &PodHandle, application: SocketAddr) -> Dial {
+    let source = Some(SocketAddr::new(application.ip(), 0));
+    Dial { destination: application, source, netns: Some(pod.namespace().clone()) }
+}
+
+/// 128 random bits that name a stream.
+fn stream_token() -> StreamToken {
+    let mut token = [0; 16];
+    aws_lc_rs::rand::fill(&mut token).expect("the system's random numbers do not run out");
+    StreamToken(token)
+}
+
+/// The address of `addresses` that is of the same family as `like`.
+fn of_family(addresses: &[IpAddr], like: SocketAddr) -> Option<IpAddr> {
+    addresses.iter().find(|address| address.is_ipv4() == like.is_ipv4()).copied()
+}

@@ -1,0 +1,143 @@
+//! The threads that carry traffic: one per core, each with a runtime, an engine and a conductor of its own.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use mesh_common::model::WorkloadUid;
+use tokio::task::LocalSet;
+use tracing::error;
+
+use crate::capture::Listener;
+use crate::proxy::{PodHandle, Proxy, Shared};
+use crate::transport::tunnel::{Counters, Engine, Handle, ListenerId, NewListener, Settings};
+
+/// The threads that carry traffic.
+pub(super) struct Cores {
+    cores: Vec<Core>,
+}
+
+struct Core {
+    handle: Handle<Proxy>,
+    counters: Arc<Counters>,
+    thread: JoinHandle<()>,
+}
+
+impl Cores {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// A thread, its runtime or its epoll cannot be made.
+    pub(super) fn start(count: usize, shared: &Arc<Shared>, settings: Settings) -> io::Result<Self> {
+        let start = |number| Core::start(number, Arc::clone(shared), settings);
+        Ok(Self { cores: (0..count).map(start).collect::<io::Result<_>>()? })
+    }
+
+    /// A pod's listeners belong to every core; the one that accepts keeps the connection.
+    pub(super) fn add_pod(&self, pod: &PodHandle, listeners: &[(ListenerId, Arc<Listener>)]) {
+        for core in &self.cores {
+            let (pod, listeners) = (pod.clone(), listeners.to_vec());
+            core.tell(move |engine| {
+                engine.conductor().add_pod(pod.clone());
+                for (id, listener) in listeners {
+                    let direction = listener.direction();
+                    let new = NewListener { id, socket: listener, pod: pod.clone(), direction };
+                    if let Err(error) = engine.listen(new) {
+                        error!(pod = %pod.uid().0, %error, "a core cannot watch a listener");
+                    }
+                }
+            });
+        }
+    }
+
+    /// Accepts nothing more from these listeners; what is open goes on.
+    pub(super) fn close_listeners(&self, listeners: &[(ListenerId, Arc<Listener>)]) {
+        for core in &self.cores {
+            let ids: Vec<ListenerId> = listeners.iter().map(|(id, _)| *id).collect();
+            core.tell(move |engine| ids.into_iter().for_each(|id| engine.unlisten(id)));
+        }
+    }
+
+    /// A pod is gone: its connections and tunnels end when the cores look again.
+    pub(super) fn remove_pod(&self, uid: &WorkloadUid) {
+        for core in &self.cores {
+            let uid = uid.clone();
+            core.tell(move |engine| engine.conductor().remove_pod(&uid));
+        }
+    }
+
+    /// Policy or pods changed: every open connection is decided again.
+    pub(super) fn recheck(&self) {
+        for core in &self.cores {
+            core.tell(Engine::recheck);
+        }
+    }
+
+    /// What each core's engine counts.
+    pub(super) fn counters(&self) -> Vec<Arc<Counters>> {
+        self.cores.iter().map(|core| Arc::clone(&core.counters)).collect()
+    }
+
+    /// Ways to ask each core something.
+    pub(super) fn handles(&self) -> Vec<Handle<Proxy>> {
+        self.cores.iter().map(|core| core.handle.clone()).collect()
+    }
+
+    /// Open connections now.
+    pub(super) fn connections(&self) -> u64 {
+        self.cores.iter().map(|core| core.counters.connections.read()).sum()
+    }
+
+    /// Takes nothing new; open connections may finish.
+    pub(super) fn drain(&self) {
+        for core in &self.cores {
+            core.tell(Engine::drain);
+        }
+    }
+
+    /// Ends the threads. What is open is reset.
+    pub(super) fn stop(self) {
+        for core in self.cores {
+            core.tell(Engine::stop);
+            if core.thread.join().is_err() {
+                error!("a core's thread panicked");
+            }
+        }
+    }
+}
+
+impl Core {
+    fn start(number: usize, shared: Arc<Shared>, settings: Settings) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (started, start) = channel();
+        let thread = thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+            let outcome = LocalSet::new().block_on(&runtime, carry(number, shared, settings, started));
+            if let Err(error) = outcome {
+                error!(core = number, %error, "a core stopped carrying traffic");
+            }
+        })?;
+        let (handle, counters) = start
+            .recv()
+            .map_err(|_| io::Error::other(format!("core {number} could not make its event loop")))?;
+        Ok(Self { handle, counters, thread })
+    }
+
+    fn tell(&self, message: impl FnOnce(&mut Engine<Proxy>) + Send + 'static) {
+        if !self.handle.send(message) {
+            error!("a core's thread has ended");
+        }
+    }
+}
+
+async fn carry(
+    number: usize,
+    shared: Arc<Shared>,
+    settings: Settings,
+    started: Sender<(Handle<Proxy>, Arc<Counters>)>,
+) -> io::Result<()> {
+    let mut engine = Engine::new(Proxy::new(shared, number), settings)?;
+    // Nobody waits only if the whole agent is ending.
+    let _ = started.send((engine.handle(), engine.counters()));
+    engine.drive().await
+}

@@ -1,0 +1,330 @@
+//! The composition root: builds the parts, passes handles, supervises tasks.
+//!
+//! In: a [`Config`]. Out: an agent that carries traffic until it is told to stop. Order matters only here: the
+//! kernel's side first, because from then on enrolled pods are refused rather than let out; identities before pods;
+//! pods before readiness.
+
+mod agent;
+mod cores;
+mod pods;
+mod uninstall;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::http1;
+use mesh_common::tunnel::Limits;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::field::display;
+use tracing::{info, warn};
+
+pub use self::uninstall::uninstall;
+
+use self::agent::{AgentState, Standing};
+use self::cores::Cores;
+use self::pods::Pods;
+use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
+use crate::args::UnknownPods;
+use crate::config::{Config, HttpConfig, TunnelConfig};
+use crate::control::{Control, ControlError, ControlSettings};
+use crate::identity::{
+    Authority, AuthorityError, AuthoritySettings, Identities, IdentityMetrics, Settings as PeerSettings,
+    system_clock,
+};
+use crate::kernel::{Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
+use crate::proxy::limits::Places;
+use crate::proxy::{ProxyMetrics, Shared};
+use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
+use crate::telemetry::chain::Chain;
+use crate::telemetry::logging::{self, LogFilter, LoggingError};
+use crate::telemetry::registry::Registry;
+use crate::telemetry::traffic::TrafficMetrics;
+use crate::transport::http1::HttpSettings;
+use crate::transport::tunnel::Settings;
+
+/// `notBefore` of a certificate is this much earlier than its issue, for peers whose clocks are late.
+const BACKDATE: Duration = Duration::from_secs(60);
+/// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Refusals of the kernel that are logged per look, at most.
+const REFUSALS: usize = 64;
+
+/// Why the agent does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// No log.
+    #[error("start the log")]
+    Logging(#[from] LoggingError),
+    /// A metric's name is taken or breaks the rule: ours to mend.
+    #[error("register the metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// The kernel's side.
+    #[error("prepare the kernel's side")]
+    Kernel(#[from] KernelError),
+    /// The certificate authority.
+    #[error("open the certificate authority")]
+    Authority(#[from] AuthorityError),
+    /// The objects.
+    #[error("read the objects")]
+    Control(#[from] ControlError),
+    /// The Unix socket of the command line.
+    #[error("open the admin socket")]
+    AdminSocket(#[from] SocketError),
+    /// An address of `--metrics-address` or `--readiness-address`.
+    #[error("listen on {address}, told by {flag}")]
+    Listen {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread, a runtime or a signal handler.
+    #[error("{operation}")]
+    System {
+        /// What was done.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs the agent until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Something it needs is not there; nothing is left half done that a second start would trip over.
+pub fn run(config: &Config) -> Result<(), AppError> {
+    let filter = logging::install(&config.log.filter, config.log.format)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("make the control runtime"))?;
+    LocalSet::new().block_on(&runtime, agent(config, filter))
+}
+
+async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
+    info!(version = env!("CARGO_PKG_VERSION"), node = %config.node.name, "starting");
+    // First what may be taken by another: nothing is touched if it is.
+    let listeners = Listeners::open(config).await?;
+    let registry = Registry::new();
+    let control = Control::new(control_settings(config), &registry)?;
+    let report = KernelReport::probe();
+    info!(%report, "kernel");
+    let kernel = Kernel::load(&kernel_config(config))?;
+    let identities = Arc::new(identities(config, &registry)?);
+    let (access_log, _writer) = access_log(config, &registry)?;
+    let shared = Arc::new(Shared {
+        snapshots: control.snapshots(),
+        identities: Arc::clone(&identities),
+        places: Places::new(&config.limits),
+        traffic: TrafficMetrics::new(config.node.workers, config.admin.max_series),
+        access_log,
+        original_dsts: kernel.original_dsts(),
+        callers: kernel.callers(),
+        metrics: ProxyMetrics::new(&registry)?,
+    });
+    let cores = Cores::start(config.node.workers, &shared, engine_settings(&config.tunnel, &config.http));
+    let cores = cores.map_err(system("start the threads that carry traffic"))?;
+    let standing = Arc::new(Standing::default());
+    let state =
+        AgentState::new(config, &report, &shared, registry, filter, control.problems(), &cores, &standing);
+    listeners.serve(&Arc::new(state));
+    let changed = control.generation();
+    let pods =
+        Pods::new(kernel, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
+    tokio::task::spawn_local(async move { identities.run().await });
+    let mut control = tokio::task::spawn_local(control.run());
+    let pods = tokio::select! {
+        pods = keep_pods(pods, &shared, &standing, changed) => pods?,
+        ended = &mut control => {
+            let ended = ended.map_err(|error| system("read objects")(error.into()))?;
+            return Err(ended.into());
+        }
+    };
+    standing.is_draining();
+    drain(pods, config.limits.drain_timeout).await;
+    Ok(())
+}
+
+/// What admin listens on.
+struct Listeners {
+    metrics: TcpListener,
+    readiness: TcpListener,
+    socket: AdminSocket,
+}
+
+impl Listeners {
+    async fn open(config: &Config) -> Result<Self, AppError> {
+        let listen = async |flag, address| {
+            TcpListener::bind(address).await.map_err(|source| AppError::Listen { flag, address, source })
+        };
+        Ok(Self {
+            metrics: listen("--metrics-address", config.admin.metrics_address).await?,
+            readiness: listen("--readiness-address", config.admin.readiness_address).await?,
+            socket: AdminSocket::listen(&config.admin.socket)?,
+        })
+    }
+
+    fn serve(self, agent: &Arc<AgentState>) {
+        tokio::task::spawn_local(serve_metrics(self.metrics, Arc::clone(agent)));
+        tokio::task::spawn_local(serve_readiness(self.readiness, Arc::clone(agent)));
+        tokio::task::spawn_local(serve_socket(self.socket, Arc::clone(agent)));
+    }
+}
+
+fn access_log(
+    config: &Config,
+    registry: &Registry,
+) -> Result<(AccessLog, Option<AccessLogWriter>), AppError> {
+    if !config.log.access_log {
+        return Ok((AccessLog::off(registry)?, None));
+    }
+    let (log, writer) = AccessLog::start(registry, config.log.format, Box::new(io::stdout()))?;
+    Ok((log, Some(writer)))
+}
+
+/// Makes the node's pods what the objects say, until the agent is told to stop.
+async fn keep_pods(
+    mut pods: Pods,
+    shared: &Shared,
+    standing: &Standing,
+    mut changed: watch::Receiver<Option<u64>>,
+) -> Result<Pods, AppError> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = 0;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminated.recv() => return Ok(pods),
+            _ = interrupted.recv() => return Ok(pods),
+            news = changed.changed() => {
+                if news.is_err() {
+                    return Ok(pods);
+                }
+                failed = sync(&mut pods, shared).await;
+                pods.cores().recheck();
+                standing.is_synced(failed);
+            }
+            _ = look.tick() => {
+                if failed > 0 {
+                    failed = sync(&mut pods, shared).await;
+                    standing.is_synced(failed);
+                }
+                look_after(&mut pods, standing);
+            }
+        }
+    }
+}
+
+async fn sync(pods: &mut Pods, shared: &Shared) -> usize {
+    let snapshot = shared.snapshots.load_full();
+    let synced = pods.sync(&snapshot).await;
+    info!(generation = snapshot.generation(), captured = synced.captured, failed = synced.failed, "synced");
+    synced.failed
+}
+
+/// Attaches again what somebody detached, and says what the kernel refused.
+fn look_after(pods: &mut Pods, standing: &Standing) {
+    let kernel = pods.kernel();
+    let detached = kernel.detached();
+    if !detached.is_empty() {
+        warn!(?detached, "programs were detached; attaching them again");
+        if let Err(error) = kernel.repair() {
+            warn!(error = %Chain(&error), "cannot attach the programs again");
+        }
+    }
+    standing.has_kernel(&kernel.detached(), &kernel.verdicts());
+    for refusal in kernel.refusals(REFUSALS) {
+        let (source, destination) = (refusal.source.map(display), refusal.destination.map(display));
+        info!(src.addr = source, dst.addr = destination, reason = refusal.reason, "refused by the kernel");
+    }
+}
+
+/// Lets open connections finish, bounded, then ends the cores.
+async fn drain(pods: Pods, limit: Duration) {
+    let cores = pods.into_cores();
+    info!(connections = cores.connections(), "draining");
+    cores.drain();
+    let deadline = Instant::now() + limit;
+    let idle = async {
+        while cores.connections() > 0 {
+            sleep_until((Instant::now() + Duration::from_millis(20)).min(deadline)).await;
+        }
+    };
+    if timeout(limit, idle).await.is_err() {
+        info!(connections = cores.connections(), "the rest is reset");
+    }
+    cores.stop();
+}
+
+fn kernel_config(config: &Config) -> KernelConfig {
+    KernelConfig {
+        cgroup_root: config.capture.cgroup_root.clone(),
+        agent_cgroup: config.capture.agent_cgroup.clone(),
+        pin_dir: config.capture.pin_dir.clone(),
+        unknown_pods_pass: config.capture.unknown_pods == UnknownPods::Pass,
+        refused_sockets: RefusedSockets { raw: false, transports: true },
+    }
+}
+
+fn identities(config: &Config, registry: &Registry) -> Result<Identities, AppError> {
+    let settings = AuthoritySettings {
+        trust_dir: config.identity.trust_dir.clone(),
+        trust_domain: config.identity.trust_domain.clone(),
+        lifetime: config.identity.certificate_lifetime,
+        backdate: BACKDATE,
+    };
+    let clock = system_clock();
+    let authority = Arc::new(Authority::open(settings, &clock)?);
+    let metrics = IdentityMetrics::new(registry)?;
+    Ok(Identities::new(authority, PeerSettings::default(), clock, metrics)?)
+}
+
+fn control_settings(config: &Config) -> ControlSettings {
+    ControlSettings {
+        config_dir: config.node.config_dir.clone(),
+        root_namespace: config.node.root_namespace.clone(),
+        cluster_domain: config.node.cluster_domain.clone(),
+        trust_domain: config.identity.trust_domain.clone(),
+    }
+}
+
+fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
+    Settings {
+        tunnel_max_age: tunnel.max_age,
+        tunnel_idle_timeout: tunnel.idle_timeout,
+        tunnels_per_destination: tunnel.per_destination as usize,
+        tunnel: Limits { streams: tunnel.max_streams, window: tunnel.stream_window, ..Limits::default() },
+        connect_timeout: tunnel.connect_timeout,
+        handshake_timeout: tunnel.handshake_timeout,
+        detect_timeout: tunnel.detect_timeout,
+        idle_timeout: tunnel.tcp_idle_timeout,
+        pending_handshakes: tunnel.max_pending_handshakes as usize,
+        http: HttpSettings {
+            limits: http1::Limits {
+                start_line: http.max_request_line,
+                head: http.max_header_bytes,
+                fields: http.max_headers,
+                ..http1::Limits::default()
+            },
+            header_timeout: http.header_timeout,
+            idle_timeout: http.idle_timeout,
+            ..HttpSettings::default()
+        },
+        ..Settings::default()
+    }
+}
+
+fn system(operation: &'static str) -> impl FnOnce(io::Error) -> AppError {
+    move |source| AppError::System { operation, source }
+}

@@ -1,0 +1,239 @@
+//! The six calls, inbound: a connection or a stream to a pod of this node. Here is decided who may do what.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::model::protocol::{self, Sniffed};
+use mesh_common::model::{
+    ConnectionFacts, Direction, Enrolment, NoIdentity, PeerIdentity, Protocol, Workload,
+};
+use mesh_common::policy::{self, DenialReason, Requests};
+use mesh_common::resolve::{self, Destination};
+use mesh_common::route::{self, Choice, Local, Plan};
+use mesh_common::snapshot::Snapshot;
+use mesh_common::tunnel::{Open, StreamKind};
+
+use super::Proxy;
+use super::limits::Place;
+use super::pod::PodHandle;
+use super::record::{Decided, Record, Side, Subject};
+use super::response::Rejection;
+use crate::transport::connect::Dial;
+use crate::transport::http1::HttpCourse;
+use crate::transport::tunnel::{Accepted, Caller, Course, FirstBytes, Inbound, Refusal};
+
+impl Proxy {
+    /// Decides a stream of a peer's tunnel. What OPEN says is a hint: the source address is the tunnel's, only the
+    /// port comes from OPEN, and the dialled address counts only if the tables know this endpoint behind it.
+    pub(super) fn stream(
+        &mut self,
+        pod: &PodHandle,
+        caller: &Caller,
+        open: &Open,
+    ) -> Result<(Record, Course), Refusal> {
+        let place = self.place(pod)?;
+        let snapshot = self.snapshot();
+        let facts = ConnectionFacts {
+            direction: Direction::Inbound,
+            client: SocketAddr::new(caller.peer.ip(), open.source_port),
+            original_dst: caller.local,
+            local: self.called(&snapshot, pod)?,
+            peer: PeerIdentity::Verified(caller.identity.clone()),
+            claimed_dst: Some(open.dialled),
+        };
+        let one_exchange = open.kind == StreamKind::Http1;
+        self.arrived(place, &snapshot, facts, Protocol::Undeclared, one_exchange)
+    }
+
+    /// Decides how a connection to a pod begins. If policy lets in anybody, nothing is waited for: a server may
+    /// speak first. If not, only a tunnel can help, or first bytes.
+    pub(super) fn begin_inbound(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<Inbound<Record>, Refusal> {
+        if accepted.local.ip().is_loopback() {
+            return Err(self.refuse(&Rejection::NotCaptured));
+        }
+        let snapshot = self.snapshot();
+        // An enrolled pod of another node speaks first: a ClientHello of ours.
+        let is_mesh = snapshot
+            .workload_at(accepted.peer.ip())
+            .is_some_and(|caller| caller.enrolment == Enrolment::Enabled);
+        if is_mesh || !self.is_open_to_anybody(&snapshot, pod, accepted)? {
+            return Ok(Inbound::Peek);
+        }
+        let (record, course) = self.plaintext(pod, accepted, Protocol::Undeclared)?;
+        Ok(Inbound::Plaintext(record, course))
+    }
+
+    /// Decides a connection in the clear, now that its first bytes are known.
+    pub(super) fn peeked(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+        first: FirstBytes<'_>,
+    ) -> Result<(Record, Course), Refusal> {
+        let spoken = match first {
+            FirstBytes::Foreign(bytes) => match protocol::sniff(bytes) {
+                Sniffed::Protocol(protocol) => protocol,
+                Sniffed::NeedMore => Protocol::Undeclared,
+            },
+            FirstBytes::Silence => Protocol::Tcp,
+        };
+        self.plaintext(pod, accepted, spoken)
+    }
+
+    /// The called half of a connection between two pods of this agent: the caller's identity needs no proof.
+    pub(super) fn called_here(
+        &mut self,
+        snapshot: &Snapshot,
+        outbound: &ConnectionFacts,
+        local: &Local,
+    ) -> Result<(Side, Dial), Refusal> {
+        let facts = ConnectionFacts {
+            direction: Direction::Inbound,
+            client: outbound.client,
+            original_dst: local.endpoint,
+            local: local.workload.clone(),
+            peer: outbound.peer.clone(),
+            claimed_dst: Some(outbound.original_dst),
+        };
+        self.admit(snapshot, facts, Protocol::Undeclared)
+    }
+
+    fn plaintext(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+        spoken: Protocol,
+    ) -> Result<(Record, Course), Refusal> {
+        let place = self.place(pod)?;
+        let snapshot = self.snapshot();
+        let facts = self.stranger(&snapshot, pod, accepted)?;
+        self.arrived(place, &snapshot, facts, spoken, false)
+    }
+
+    /// What arrived at a pod goes on as bytes, or request by request: if it is an exchange, if the port is declared
+    /// as HTTP, or if policy asks about requests.
+    fn arrived(
+        &mut self,
+        place: Place,
+        snapshot: &Snapshot,
+        facts: ConnectionFacts,
+        spoken: Protocol,
+        one_exchange: bool,
+    ) -> Result<(Record, Course), Refusal> {
+        let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
+        let permit = policy::authorize_connection(snapshot, &facts, &destination);
+        let asks = permit.is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
+        let is_http = one_exchange
+            || destination.protocol == Protocol::Http1
+            || (asks && matches!(destination.protocol, Protocol::Undeclared));
+        if is_http && self.is_admissible(snapshot, &facts, &destination) {
+            let dialled = facts.claimed_dst.unwrap_or(facts.original_dst);
+            let known_client = facts.peer.verified().is_some();
+            let course = HttpCourse { dialled, known_client, one_exchange };
+            return Ok(self.requests_of(place, snapshot, facts, destination, course));
+        }
+        let (side, dial) = self.admit(snapshot, facts, spoken)?;
+        Ok((Record::new(place, None, side), Course::Direct(dial)))
+    }
+
+    /// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
+    fn is_admissible(&self, snapshot: &Snapshot, facts: &ConnectionFacts, destination: &Destination) -> bool {
+        match policy::authorize_connection(snapshot, facts, destination) {
+            Ok(_) => true,
+            Err(denial) => !matches!(
+                denial.reason,
+                DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_)
+            ),
+        }
+    }
+
+    fn is_open_to_anybody(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<bool, Refusal> {
+        let facts = self.stranger(snapshot, pod, accepted)?;
+        let destination = resolve::destination(snapshot, &facts);
+        let permit = policy::authorize_connection(snapshot, &facts, &destination);
+        Ok(permit.is_ok_and(|permit| permit.requests() == Requests::AreCovered))
+    }
+
+    fn stranger(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<ConnectionFacts, Refusal> {
+        Ok(ConnectionFacts {
+            direction: Direction::Inbound,
+            client: accepted.peer,
+            original_dst: accepted.local,
+            local: self.called(snapshot, pod)?,
+            peer: PeerIdentity::None(NoIdentity::Plaintext),
+            claimed_dst: None,
+        })
+    }
+
+    fn called(&self, snapshot: &Snapshot, pod: &PodHandle) -> Result<Arc<Workload>, Refusal> {
+        snapshot.workload(pod.uid()).cloned().ok_or_else(|| self.refuse(&Rejection::PodGone))
+    }
+
+    /// Resolve, authorise, plan: what every inbound connection goes through.
+    fn admit(
+        &mut self,
+        snapshot: &Snapshot,
+        facts: ConnectionFacts,
+        spoken: Protocol,
+    ) -> Result<(Side, Dial), Refusal> {
+        let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
+        let caller = caller_pod(snapshot, &facts);
+        let subject = Subject { facts: &facts, destination: &destination, caller };
+        let decided = self.decide_inbound(snapshot, subject);
+        let (plan, decided) = self.or_reject(decided, subject)?;
+        let dial = match &plan {
+            Plan::Application(application) => {
+                self.dial_application(facts.local.as_ref(), application.address)?
+            }
+            Plan::Tunnel(_) | Plan::Direct(_) | Plan::Local(_) => {
+                return Err(self.refuse(&Rejection::WrongDestination));
+            }
+        };
+        let side = Side::open(&self.traffic, &self.shared.access_log, subject, &decided, &plan);
+        Ok((side, dial))
+    }
+
+    fn decide_inbound(
+        &mut self,
+        snapshot: &Snapshot,
+        subject: Subject<'_>,
+    ) -> Result<(Plan, Decided), Rejection> {
+        let Subject { facts, destination, .. } = subject;
+        let permit = policy::authorize_connection(snapshot, facts, destination).map_err(Rejection::Denied)?;
+        if permit.requests() == Requests::NeedDecision {
+            return Err(Rejection::NotHttp);
+        }
+        let decided = Decided::by(&permit);
+        let choice = Choice { random: self.random.u64(..), load: &self.load, tried: &[] };
+        let plan = route::plan_connection(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
+        Ok((plan, decided))
+    }
+
+    fn dial_application(&self, called: &Workload, address: SocketAddr) -> Result<Dial, Refusal> {
+        let pod = self.pods.get(&called.uid).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
+        Ok(super::dial_own(pod, address))
+    }
+}
+
+/// The caller's pod: the one at its address, if its identity is the one that was proved.
+pub(super) fn caller_pod<'a>(snapshot: &'a Snapshot, facts: &ConnectionFacts) -> Option<&'a Arc<Workload>> {
+    let pod = snapshot.workload_at(facts.client_ip())?;
+    match &facts.peer {
+        PeerIdentity::Verified(identity) => (pod.identity == *identity).then_some(pod),
+        PeerIdentity::None(_) => Some(pod),
+    }
+}

@@ -1,0 +1,147 @@
+//! The six calls, outbound: a connection of an application of this node.
+
+use std::net::SocketAddr;
+
+use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity, Protocol};
+use mesh_common::policy;
+use mesh_common::resolve::{self, Destination, Target};
+use mesh_common::route::{self, Choice, Plan};
+use mesh_common::snapshot::Snapshot;
+use mesh_common::tunnel::{Open, StreamKind};
+
+use super::Proxy;
+use super::load::Unit;
+use super::pod::PodHandle;
+use super::record::{Decided, Record, Side, Subject, reject};
+use super::response::Rejection;
+use crate::transport::http1::HttpCourse;
+use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
+
+impl Proxy {
+    /// Decides a connection that an application of `pod` opened.
+    pub(super) fn outbound(
+        &mut self,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<(Record, Course), Refusal> {
+        let place = self.place(pod)?;
+        let snapshot = self.snapshot();
+        let facts = self.local_facts(&snapshot, pod, accepted)?;
+        let destination = resolve::destination(&snapshot, &facts);
+        if destination.protocol == Protocol::Http1 && !matches!(destination.target, Target::Unknown(_)) {
+            let dialled = facts.original_dst;
+            let course = HttpCourse { dialled, known_client: true, one_exchange: false };
+            return Ok(self.requests_of(place, &snapshot, facts, destination, course));
+        }
+        let decided = self.decide(&snapshot, &facts, &destination, &[]);
+        let (plan, decided) =
+            self.or_reject(decided, Subject { facts: &facts, destination: &destination, caller: None })?;
+        let subject = Subject { facts: &facts, destination: &destination, caller: None };
+        let side = Side::open(&self.traffic, &self.shared.access_log, subject, &decided, &plan);
+        let busy = self.load.add(plan.address(), Unit::Connection);
+        let mut record = Record::new(place, Some(busy), side);
+        let course = self.course(&snapshot, pod, &mut record, plan)?;
+        Ok((record, course))
+    }
+
+    /// Another endpoint for a connection whose endpoint was not there.
+    pub(super) fn elsewhere(&mut self, record: &mut Record) -> Option<Course> {
+        let endpoint = record.endpoint()?;
+        record.give_up(endpoint);
+        let snapshot = self.snapshot();
+        let facts = record.facts().clone();
+        if facts.direction == Direction::Inbound {
+            return None;
+        }
+        let pod = self.pods.get(&facts.local.uid)?.clone();
+        let destination = resolve::destination(&snapshot, &facts);
+        if !matches!(destination.target, Target::Service(_)) {
+            return None;
+        }
+        let tried = record.tried().to_vec();
+        let (plan, _) = self.decide(&snapshot, &facts, &destination, &tried).ok()?;
+        record.set_busy(self.load.add(plan.address(), Unit::Connection));
+        self.course(&snapshot, &pod, record, plan).ok()
+    }
+
+    fn local_facts(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        accepted: &Accepted<'_>,
+    ) -> Result<ConnectionFacts, Refusal> {
+        let original_dst = self.original_dst(pod, accepted);
+        let original_dst = original_dst.ok_or_else(|| self.refuse(&Rejection::NotCaptured))?;
+        let local = snapshot.workload(pod.uid()).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
+        let peer = accepted.peer;
+        // A socket that was bound to an address keeps it; one that was not has loopback here.
+        let own = super::of_family(&local.addresses, original_dst).filter(|_| peer.ip().is_loopback());
+        let ip = own.unwrap_or(peer.ip());
+        Ok(ConnectionFacts {
+            direction: Direction::Outbound,
+            client: SocketAddr::new(ip, peer.port()),
+            original_dst,
+            local: local.clone(),
+            peer: PeerIdentity::Verified(local.identity.clone()),
+            claimed_dst: None,
+        })
+    }
+
+    fn decide(
+        &mut self,
+        snapshot: &Snapshot,
+        facts: &ConnectionFacts,
+        destination: &Destination,
+        tried: &[SocketAddr],
+    ) -> Result<(Plan, Decided), Rejection> {
+        let permit = policy::authorize_connection(snapshot, facts, destination).map_err(Rejection::Denied)?;
+        let decided = Decided::by(&permit);
+        let choice = Choice { random: self.random.u64(..), load: &self.load, tried };
+        let plan = route::plan_connection(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
+        Ok((plan, decided))
+    }
+
+    /// How a plan is carried out.
+    fn course(
+        &mut self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        record: &mut Record,
+        plan: Plan,
+    ) -> Result<Course, Refusal> {
+        let facts = record.facts();
+        match plan {
+            Plan::Tunnel(tunnel) => Ok(Course::Tunnel {
+                key: TunnelKey {
+                    source: pod.uid().clone(),
+                    destination: tunnel.endpoint,
+                    identity: tunnel.expected().clone(),
+                },
+                open: Open {
+                    token: super::stream_token(),
+                    kind: StreamKind::Opaque,
+                    dialled: facts.original_dst,
+                    source_port: facts.client.port(),
+                },
+            }),
+            Plan::Direct(direct) => Ok(Course::Direct(super::dial_from(pod, direct.address))),
+            Plan::Local(local) => {
+                let (called, dial) = self.called_here(snapshot, facts, &local)?;
+                record.add_called(called);
+                Ok(Course::Direct(dial))
+            }
+            Plan::Application(_) => Err(self.refuse(&Rejection::WrongDestination)),
+        }
+    }
+
+    pub(super) fn or_reject<T>(
+        &self,
+        decided: Result<T, Rejection>,
+        subject: Subject<'_>,
+    ) -> Result<T, Refusal> {
+        decided.map_err(|rejection| {
+            reject(&self.traffic, &self.shared.access_log, subject, &rejection);
+            self.refuse(&rejection)
+        })
+    }
+}

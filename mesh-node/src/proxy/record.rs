@@ -1,0 +1,340 @@
+//! What the conductor keeps with a connection: its place, its sides, and what is said of it at its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_common::model::{
+    ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Text, Workload,
+};
+use mesh_common::policy::{Basis, Denial, Permit};
+use mesh_common::resolve::Destination;
+use mesh_common::route::Plan;
+use smallvec::SmallVec;
+
+use super::limits::Place;
+use super::load::BusyGuard;
+use super::response::{Rejection, flags_of};
+use crate::telemetry::access_log::{AccessLog, OpenRecord};
+use crate::telemetry::labels::{RecordedProtocol, Reporter, SecurityPolicy, Verdict};
+use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
+use crate::transport::Outcome;
+
+/// What is kept with a connection, from its decision to its end.
+#[derive(Debug)]
+pub struct Record(Box<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    /// Given back at the end.
+    _place: Place,
+    /// The endpoint that it makes busy.
+    busy: Option<BusyGuard>,
+    what: Carried,
+    /// Endpoints that refused.
+    tried: SmallVec<[SocketAddr; 1]>,
+}
+
+/// What a connection is reported as.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "boxed as a whole; another box would cost every connection of bytes"
+)]
+enum Carried {
+    /// Bytes. One side; two between pods of this agent: the caller's, then the called pod's.
+    Bytes(SmallVec<[Side; 1]>),
+    /// Requests, each with a record of its own.
+    Requests(HttpConnection),
+}
+
+/// A connection whose requests are decided one by one.
+#[derive(Debug)]
+pub(super) struct HttpConnection {
+    pub(super) facts: ConnectionFacts,
+    pub(super) destination: Destination,
+    /// Inbound: the caller's pod, if it is known.
+    pub(super) caller: Option<Arc<Workload>>,
+    /// Of the snapshot that `destination` and `caller` come from.
+    pub(super) generation: u64,
+}
+
+/// What is said of a permit once it is spent.
+#[derive(Clone, Debug)]
+pub(super) struct Decided {
+    pub(super) verdict: Verdict,
+    pub(super) policy: Option<Text>,
+}
+
+/// One reporter's view of a connection.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) facts: ConnectionFacts,
+    /// What its bytes are known to be.
+    pub(super) spoken: Protocol,
+    log: OpenRecord,
+    counted: OpenConnection,
+}
+
+/// What is known of a connection when it is reported.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) facts: &'a ConnectionFacts,
+    pub(super) destination: &'a Destination,
+    /// Inbound: the caller's pod, if the table has one at its address with the identity that it proved.
+    pub(super) caller: Option<&'a Arc<Workload>>,
+}
+
+impl Record {
+    pub(super) fn new(place: Place, busy: Option<BusyGuard>, side: Side) -> Self {
+        Self::carrying(place, busy, Carried::Bytes(SmallVec::from_buf([side])))
+    }
+
+    pub(super) fn of_requests(place: Place, http: HttpConnection) -> Self {
+        Self::carrying(place, None, Carried::Requests(http))
+    }
+
+    fn carrying(place: Place, busy: Option<BusyGuard>, what: Carried) -> Self {
+        Self(Box::new(Kept { _place: place, busy, what, tried: SmallVec::new() }))
+    }
+
+    /// The called pod of this agent reports too.
+    pub(super) fn add_called(&mut self, side: Side) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.push(side);
+        }
+    }
+
+    /// What is known of the connection, from the side that began it: the caller's if its pod is of this agent.
+    pub fn facts(&self) -> &ConnectionFacts {
+        match &self.0.what {
+            Carried::Bytes(sides) => &sides[0].facts,
+            Carried::Requests(http) => &http.facts,
+        }
+    }
+
+    /// The Service that was dialled, if one was.
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match &self.0.what {
+            Carried::Bytes(sides) => sides[0].log.record.service.as_ref(),
+            Carried::Requests(http) => http.destination.service.as_ref().map(|called| &called.service),
+        }
+    }
+
+    /// The other pod: inbound the caller's, outbound the called one, as far as it is known.
+    pub fn other(&self) -> Option<&Arc<Workload>> {
+        match (&self.0.what, self.facts().direction) {
+            (Carried::Bytes(sides), Direction::Inbound) => sides[0].log.record.source.as_ref(),
+            (Carried::Bytes(sides), Direction::Outbound) => sides[0].log.record.destination.as_ref(),
+            (Carried::Requests(http), Direction::Inbound) => http.caller.as_ref(),
+            (Carried::Requests(http), Direction::Outbound) => http.destination.workload(),
+        }
+    }
+
+    /// Policy and rule that let the connection through.
+    pub fn policy(&self) -> Option<&Text> {
+        match &self.0.what {
+            Carried::Bytes(sides) => sides[0].log.record.policy.as_ref(),
+            Carried::Requests(_) => None,
+        }
+    }
+
+    /// What is spoken.
+    pub fn protocol(&self) -> RecordedProtocol {
+        match &self.0.what {
+            Carried::Bytes(sides) => recorded(sides[0].spoken),
+            Carried::Requests(_) => RecordedProtocol::Http1,
+        }
+    }
+
+    /// Every side with what its bytes are known to be.
+    pub(super) fn sides(&self) -> impl Iterator<Item = (&ConnectionFacts, Protocol)> {
+        let (sides, http) = match &self.0.what {
+            Carried::Bytes(sides) => (&sides[..], None),
+            Carried::Requests(http) => (&[][..], Some((&http.facts, Protocol::Http1))),
+        };
+        sides.iter().map(|side| (&side.facts, side.spoken)).chain(http)
+    }
+
+    /// Whom the application of this node is to see, if this connection leads to one.
+    pub(super) fn caller(&self) -> Option<SocketAddr> {
+        match &self.0.what {
+            Carried::Bytes(sides) => {
+                let called = sides.iter().find(|side| side.facts.direction == Direction::Inbound);
+                called.map(|side| side.facts.client)
+            }
+            Carried::Requests(http) => Some(http.facts.client),
+        }
+    }
+
+    pub(super) fn http(&mut self) -> Option<&mut HttpConnection> {
+        match &mut self.0.what {
+            Carried::Bytes(_) => None,
+            Carried::Requests(http) => Some(http),
+        }
+    }
+
+    /// Remembers an endpoint that refused and lets go of it.
+    pub(super) fn give_up(&mut self, endpoint: SocketAddr) {
+        self.0.busy = None;
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.truncate(1);
+        }
+        self.0.tried.push(endpoint);
+    }
+
+    /// The endpoint that is tried now.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.0.busy.as_ref().map(BusyGuard::endpoint)
+    }
+
+    pub(super) fn set_busy(&mut self, busy: BusyGuard) {
+        self.0.busy = Some(busy);
+    }
+
+    pub(super) fn tried(&self) -> &[SocketAddr] {
+        &self.0.tried
+    }
+
+    /// DNS name of the Service that was dialled, if one was.
+    pub(super) fn dialled_host(&self) -> Option<&str> {
+        self.service().map(|service| &*service.host)
+    }
+
+    /// Says on every side how it ended. Requests have said so themselves.
+    pub(super) fn end(mut self, outcome: &Outcome) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            for side in sides {
+                side.end(outcome);
+            }
+        }
+    }
+}
+
+impl Decided {
+    pub(super) fn by(permit: &Permit<'_>) -> Self {
+        let verdict = if permit.findings().is_empty() { Verdict::Allowed } else { Verdict::Audited };
+        let policy = match permit.basis() {
+            Basis::Rule(matched) => Some(format!("{} rules[{}]", matched.policy.name, matched.rule).into()),
+            Basis::Outbound | Basis::Probe | Basis::NoPolicy | Basis::EachRequest => None,
+        };
+        Self { verdict, policy }
+    }
+}
+
+impl Side {
+    /// Begins to report a permitted connection.
+    pub(super) fn open(
+        traffic: &CoreTraffic,
+        log: &AccessLog,
+        subject: Subject<'_>,
+        verdict: &Decided,
+        plan: &Plan,
+    ) -> Self {
+        let mut open = begin(log, subject, Some(plan));
+        open.record.verdict = verdict.verdict;
+        open.record.policy = verdict.policy.clone();
+        let counted = traffic.connection_opened(&parties(subject, Some(plan)));
+        Self { facts: subject.facts.clone(), spoken: subject.destination.protocol, log: open, counted }
+    }
+
+    fn end(&mut self, outcome: &Outcome) {
+        self.counted.carried_to_destination(outcome.to_server);
+        self.counted.carried_to_source(outcome.to_client);
+        self.counted.ended_with(flags_of(outcome.reason));
+        let record = &mut self.log.record;
+        record.bytes_received = outcome.to_server;
+        record.bytes_sent = outcome.to_client;
+        record.reason = outcome.reason.reason();
+    }
+}
+
+/// Reports a connection that was not carried.
+pub(super) fn reject(traffic: &CoreTraffic, log: &AccessLog, subject: Subject<'_>, rejection: &Rejection) {
+    traffic.connection_failed(&parties(subject, None), rejection.flags());
+    let mut open = begin(log, subject, None);
+    open.record.verdict = rejection.verdict();
+    open.record.reason = rejection.reason();
+    if let Rejection::Denied(denial) = rejection {
+        open.record.policy = named(denial);
+        open.record.error = Some(denial.to_string().into());
+    }
+}
+
+/// Policy and rule of a denial, as the access record has them.
+pub(super) fn named(denial: &Denial) -> Option<Text> {
+    let policy = denial.policy.as_ref()?;
+    Some(match denial.rule {
+        Some(rule) => format!("{policy} rules[{rule}]").into(),
+        None => policy.to_string().into(),
+    })
+}
+
+pub(super) fn begin(log: &AccessLog, subject: Subject<'_>, plan: Option<&Plan>) -> OpenRecord {
+    let Subject { facts, destination, caller } = subject;
+    let mut open = log.begin(facts.direction, facts.client, facts.original_dst);
+    let record = &mut open.record;
+    record.protocol = recorded(destination.protocol);
+    record.service = destination.service.as_ref().map(|called| called.service.clone());
+    record.source_identity = facts.peer.verified().map(|identity| identity.principal().clone());
+    match facts.direction {
+        Direction::Outbound => {
+            record.source = Some(facts.local.clone());
+            record.destination = plan.and_then(Plan::workload).or(destination.workload()).cloned();
+            record.destination_identity = expected(plan).map(|identity| identity.principal().clone());
+        }
+        Direction::Inbound => {
+            record.source = caller.cloned();
+            record.destination = Some(facts.local.clone());
+            let proved = matches!(facts.peer, PeerIdentity::Verified(_));
+            record.destination_identity = proved.then(|| facts.local.identity.principal().clone());
+        }
+    }
+    open
+}
+
+/// Whom a plan leads to, where it must prove that.
+fn expected(plan: Option<&Plan>) -> Option<&SpiffeId> {
+    match plan? {
+        Plan::Tunnel(tunnel) => Some(tunnel.expected()),
+        Plan::Local(local) => Some(&local.workload.identity),
+        Plan::Direct(_) | Plan::Application(_) => None,
+    }
+}
+
+pub(super) fn parties<'a>(subject: Subject<'a>, plan: Option<&'a Plan>) -> Parties<'a> {
+    let Subject { facts, destination, caller } = subject;
+    let service = destination.service.as_ref().map(|called| &called.service);
+    match facts.direction {
+        Direction::Outbound => Parties {
+            reporter: Reporter::Source,
+            security: match plan {
+                Some(Plan::Tunnel(_) | Plan::Local(_)) => SecurityPolicy::MutualTls,
+                Some(Plan::Direct(_) | Plan::Application(_)) | None => SecurityPolicy::Unknown,
+            },
+            source: Some(&facts.local),
+            source_identity: facts.peer.verified(),
+            destination: plan.and_then(Plan::workload).or(destination.workload()),
+            service,
+        },
+        Direction::Inbound => Parties {
+            reporter: Reporter::Destination,
+            security: match facts.peer {
+                PeerIdentity::Verified(_) => SecurityPolicy::MutualTls,
+                PeerIdentity::None(_) => SecurityPolicy::None,
+            },
+            source: caller,
+            source_identity: facts.peer.verified(),
+            destination: Some(&facts.local),
+            service,
+        },
+    }
+}
+
+fn recorded(protocol: Protocol) -> RecordedProtocol {
+    match protocol {
+        Protocol::Http1 => RecordedProtocol::Http1,
+        Protocol::Http2 => RecordedProtocol::Http2,
+        Protocol::Grpc => RecordedProtocol::Grpc,
+        Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => RecordedProtocol::Tcp,
+    }
+}

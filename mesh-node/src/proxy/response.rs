@@ -1,0 +1,128 @@
+//! What the parties see of a refusal or a failure: one table for resets, metric flags and words.
+
+use mesh_common::policy::{Denial, DenialReason};
+use mesh_common::resolve::UnknownTarget;
+use mesh_common::route::Unroutable;
+use mesh_common::tunnel::ResetReason;
+
+use super::limits::LimitReached;
+use crate::telemetry::labels::{ResponseFlags, Verdict};
+use crate::transport::{CloseReason, ConnectFailure, TunnelLoss};
+
+/// Why a connection, stream or request was not carried.
+#[derive(Clone, Debug)]
+pub(super) enum Rejection {
+    /// Policy, or nothing is known of what was asked for.
+    Denied(Denial),
+    /// A limit is reached.
+    Limited(LimitReached),
+    /// There is no endpoint.
+    Unroutable(Unroutable),
+    /// The kernel's map has no original destination: nobody was led here, somebody dialled the listener itself.
+    NotCaptured,
+    /// The pod is not captured any more.
+    PodGone,
+    /// A peer's stream names an address that this pod does not answer for.
+    WrongDestination,
+    /// Rules about requests apply, and what comes is not HTTP.
+    NotHttp,
+}
+
+impl Rejection {
+    /// The stable word for logs and metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial.reason.code(),
+            Self::Limited(LimitReached::Node) => "node_connection_limit",
+            Self::Limited(LimitReached::Namespace) => "namespace_connection_limit",
+            Self::Limited(LimitReached::Pod) => "pod_connection_limit",
+            Self::Unroutable(unroutable) => unroutable.code(),
+            Self::NotCaptured => "no_original_destination",
+            Self::PodGone => "pod_gone",
+            Self::WrongDestination => "wrong_destination",
+            Self::NotHttp => "request_rules_need_http",
+        }
+    }
+
+    /// What the metric's label says.
+    pub(super) fn flags(&self) -> ResponseFlags {
+        match self {
+            Self::Denied(Denial { reason: DenialReason::UnknownDestination(_), .. })
+            | Self::Unroutable(_)
+            | Self::NotCaptured
+            | Self::PodGone
+            | Self::WrongDestination => ResponseFlags::NoHealthyUpstream,
+            Self::Denied(_) | Self::NotHttp => ResponseFlags::Denied,
+            Self::Limited(_) => ResponseFlags::UpstreamOverflow,
+        }
+    }
+
+    /// What policy said.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Denied(Denial { reason: DenialReason::UnknownDestination(_), .. })
+            | Self::Limited(_)
+            | Self::NotCaptured
+            | Self::PodGone
+            | Self::WrongDestination => Verdict::Undecided,
+            Self::Denied(_) | Self::NotHttp => Verdict::Denied,
+            Self::Unroutable(_) => Verdict::Allowed,
+        }
+    }
+
+    /// Status and body of the answer to a request. Envoy's and Istio's words, which people search for.
+    pub(super) fn answer(&self) -> (u16, &'static str) {
+        match self.verdict() {
+            Verdict::Denied => (403, "RBAC: access denied"),
+            Verdict::Allowed | Verdict::Audited | Verdict::Undecided => match self {
+                Self::Limited(_) => (503, "upstream connect error: overflow"),
+                _ => (503, "no healthy upstream"),
+            },
+        }
+    }
+
+    /// What a peer is told of its stream.
+    pub(super) fn reset(&self) -> ResetReason {
+        match self {
+            Self::Denied(Denial {
+                reason: DenialReason::UnknownDestination(UnknownTarget::NotLocalAddress),
+                ..
+            })
+            | Self::WrongDestination => ResetReason::WrongDestination,
+            Self::Denied(_) | Self::NotHttp => ResetReason::Denied,
+            Self::Limited(_) => ResetReason::Overloaded,
+            Self::Unroutable(_) | Self::NotCaptured | Self::PodGone => ResetReason::Unreachable,
+        }
+    }
+}
+
+/// What the metric's label says of a connection that was carried.
+pub(super) fn flags_of(reason: CloseReason) -> ResponseFlags {
+    match reason {
+        CloseReason::Completed => ResponseFlags::None,
+        CloseReason::ClientReset => ResponseFlags::DownstreamDisconnect,
+        CloseReason::PeerReset(ResetReason::Denied) | CloseReason::NoLongerPermitted => ResponseFlags::Denied,
+        CloseReason::PeerReset(ResetReason::Overloaded) | CloseReason::Overloaded => {
+            ResponseFlags::UpstreamOverflow
+        }
+        CloseReason::Connect(
+            ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Local,
+        )
+        | CloseReason::TunnelLost(TunnelLoss::Connect(_))
+        | CloseReason::PeerReset(ResetReason::ConnectRefused | ResetReason::Unreachable) => {
+            ResponseFlags::ConnectFailure
+        }
+        CloseReason::Connect(ConnectFailure::TimedOut)
+        | CloseReason::PeerReset(ResetReason::ConnectTimedOut | ResetReason::DeadlineExceeded)
+        | CloseReason::TunnelLost(TunnelLoss::HandshakeTimedOut)
+        | CloseReason::IdleTimedOut => ResponseFlags::UpstreamTimeout,
+        CloseReason::TunnelLost(TunnelLoss::NoCertificate) => ResponseFlags::IdentityError,
+        CloseReason::TunnelLost(TunnelLoss::Handshake) => ResponseFlags::TlsFailure,
+        CloseReason::BadMessage => ResponseFlags::DownstreamProtocolError,
+        CloseReason::ServerReset
+        | CloseReason::PeerReset(_)
+        | CloseReason::TunnelLost(_)
+        | CloseReason::Draining
+        | CloseReason::Internal => ResponseFlags::UpstreamFailure,
+    }
+}
