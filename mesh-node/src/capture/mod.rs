@@ -4,11 +4,14 @@
 //! and sockets that are dialled from there. Never knows Services or policy; never waits.
 
 mod accept;
+mod connections;
 mod listener;
 mod namespace;
+mod pods;
 mod socket;
 
 pub use accept::{AcceptEnd, Accepted, Captured, accept};
 pub use listener::{Family, ListenError, Listener};
 pub use namespace::{Namespace, NamespaceError};
+pub use pods::{CapturedPod, PodChanges, PodError, Pods};
 pub use socket::{DialError, Dialled, bound_socket, connect, dial};

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +64,14 @@ impl Namespace {
     /// Linux 5.14).
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+
+    /// Whether a path still leads to this namespace, and not to a later one of the same name.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (self.file.metadata(), std::fs::metadata(path)) {
+            (Ok(own), Ok(there)) => own.dev() == there.dev() && own.ino() == there.ino(),
+            _ => false,
+        }
     }
 
     /// Makes a TCP socket inside: not blocking, closed on exec.

@@ -6,6 +6,7 @@ mod create;
 mod deliver;
 mod lifecycle;
 mod names;
+mod pods;
 mod probe;
 mod verifier;
 

@@ -5,6 +5,7 @@
 
 mod pods;
 mod relay;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead as _;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
+use mesh_node::capture::Pods;
 use mesh_node::kernel::{Kernel, KernelConfig, KernelReport, RefusedSockets, uninstall};
 use serde_json::{Value, json};
 
@@ -35,6 +37,9 @@ struct Arguments {
     /// Enrolled pods may make RAW sockets
     #[arg(long)]
     allow_raw: bool,
+    /// Be told about whole pods, as the agent is by its configuration: each line names all of them
+    #[arg(long)]
+    by_workload: bool,
     /// Remove what is pinned and say what is left, instead of capturing
     #[arg(long)]
     uninstall: bool,
@@ -48,7 +53,12 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let report = KernelReport::probe();
-    let mut stand = Stand { kernel: Kernel::load(&config(&arguments))?, pods: BTreeMap::new() };
+    let kernel = Kernel::load(&config(&arguments))?;
+    if arguments.by_workload {
+        say(&json!({ "event": "ready", "kernel": report.to_string() }));
+        return workloads::serve(Pods::new(kernel));
+    }
+    let mut stand = Stand { kernel, pods: BTreeMap::new() };
     say(&json!({ "event": "ready", "kernel": report.to_string() }));
     for line in std::io::stdin().lock().lines() {
         let answer = match stand.run(&line?) {
