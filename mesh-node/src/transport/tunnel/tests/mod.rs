@@ -1,5 +1,6 @@
 //! The engine against itself: two of them over loopback, with real TLS and real sockets.
 
+mod hostile;
 pub(in crate::transport) mod world;
 
 use std::io::{ErrorKind, Read, Write};
