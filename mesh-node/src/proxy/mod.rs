@@ -231,12 +231,16 @@ impl Conductor for Proxy {
     }
 
     fn dial(&mut self, record: &Record, dial: &Dial) -> io::Result<OwnedFd> {
-        // Only the daemon's connections to an application have a source: the application's own address.
-        let caller = record.caller().filter(|_| dial.source.is_some());
-        connect::start(dial, |socket| match caller {
-            Some(caller) => self.shared.callers.announce(socket, caller),
-            None => Ok(()),
-        })
+        match (dial.source.map(|source| source.port()), record.caller()) {
+            // To an application, from its own address: it is told who calls.
+            (Some(0), Some(caller)) => {
+                connect::start(dial, |socket| self.shared.callers.announce(socket, caller))
+            }
+            // Out of the mesh, from the caller's own port; from another one if that is taken for this destination.
+            (Some(_), _) => connect::start(dial, |_| Ok(()))
+                .or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }, |_| Ok(()))),
+            (None, _) => connect::start(dial, |_| Ok(())),
+        }
     }
 
     fn next_endpoint(&mut self, record: &mut Record, failure: CloseReason) -> Option<Course> {

@@ -14,6 +14,7 @@ use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
 use super::response::Rejection;
+use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
 
@@ -124,7 +125,10 @@ impl Proxy {
                     source_port: facts.client.port(),
                 },
             }),
-            Plan::Direct(direct) => Ok(Course::Direct(super::dial_from(pod, direct.address))),
+            Plan::Direct(direct) => Ok(Course::Direct(Dial {
+                source: Some(facts.client),
+                ..super::dial_from(pod, direct.address)
+            })),
             Plan::Local(local) => {
                 let (called, dial) = self.called_here(snapshot, facts, &local)?;
                 record.add_called(called);
