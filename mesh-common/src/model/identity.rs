@@ -195,7 +195,15 @@ impl fmt::Display for SpiffeId {
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "SpiffeId({self})")
+        let Parts { trust_domain, namespace, service_account, principal, qualified_account } = &*self.0;
+        formatter
+            .debug_struct("SpiffeId")
+            .field("trust_domain", trust_domain)
+            .field("namespace", namespace)
+            .field("service_account", service_account)
+            .field("principal", principal)
+            .field("qualified_account", qualified_account)
+            .finish()
     }
 }
 
