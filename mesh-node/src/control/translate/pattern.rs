@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh_common::model::SpiffeId;
 use mesh_common::model::policy::Pattern;
+use mesh_common::model::{RequestTarget, SpiffeId};
 
 use super::{Field, FieldError};
 
@@ -86,7 +86,22 @@ pub(super) fn path(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError>
     if text.contains("//") || text.split('/').any(dots) {
         return refuse("matches no path: paths are compared after '//', '/./' and '/../' are resolved");
     }
+    if !occurs_in_a_normal_path(&pattern) {
+        return refuse(
+            "matches no path: paths are compared with letters, digits and '-._~' unescaped, other escapes in upper case",
+        );
+    }
     Ok(pattern)
+}
+
+fn occurs_in_a_normal_path(pattern: &Pattern) -> bool {
+    let path = match pattern {
+        Pattern::Exact(text) => text.to_string(),
+        Pattern::Prefix(start) => format!("{start}x"),
+        Pattern::Suffix(end) => format!("/x{end}"),
+        Pattern::Present => return true,
+    };
+    RequestTarget::parse(path.as_bytes()).is_ok_and(|target| target.path.as_str() == path)
 }
 
 /// `principals`: a SPIFFE id without `spiffe://`. Only an exact one can be checked whole.
@@ -146,5 +161,21 @@ fn split(text: &str) -> (Pattern, &str) {
         (Pattern::Suffix(suffix.into()), suffix)
     } else {
         (Pattern::Exact(text.into()), text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_no_normal_path_has_is_refused() {
+        let field = Field::Root("paths");
+        for text in ["/a%2Fb", "/caf%C3%A9*", "*%20x", "/a;b", "/", "*", "*.html", "/.w*"] {
+            assert!(path(&field, text).is_ok(), "{text}");
+        }
+        for text in ["/%61dmin", "/a%2fb", "/a%2*", "/%252e", "/é", "/a%5Cb", "/..;/a", "*%6Bit"] {
+            assert!(path(&field, text).is_err(), "{text}");
+        }
     }
 }
