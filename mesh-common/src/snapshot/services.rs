@@ -213,7 +213,16 @@ fn derive<'a>(
         hint_zones: SmallVec::new(),
         hint_nodes: SmallVec::new(),
     };
-    target.into_iter().flat_map(|port| pod.addresses.iter().map(move |address| (address, port))).map(endpoint)
+    // A Service has endpoints of its own families (`ipFamilies`), which are those of its cluster IPs.
+    let is_of_family = |address: &&IpAddr| {
+        service.cluster_ips.is_empty()
+            || service.cluster_ips.iter().any(|own| own.is_ipv4() == address.is_ipv4())
+    };
+    let addresses = pod.addresses.iter().filter(is_of_family);
+    target
+        .into_iter()
+        .flat_map(move |port| addresses.clone().map(move |address| (address, port)))
+        .map(endpoint)
 }
 
 fn selector_key(service: &Service) -> Option<(Text, Text, Text)> {

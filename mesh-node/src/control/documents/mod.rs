@@ -107,9 +107,11 @@ impl fmt::Display for Place {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.as_str() {
-            "" => write!(formatter, "{} {}", self.kind, self.name),
-            namespace => write!(formatter, "{} {namespace}/{}", self.kind, self.name),
+        let Self { kind, namespace, name } = self;
+        match (&**namespace, &**name) {
+            (_, "") => formatter.write_str(kind),
+            ("", name) => write!(formatter, "{kind} {name}"),
+            (namespace, name) => write!(formatter, "{kind} {namespace}/{name}"),
         }
     }
 }

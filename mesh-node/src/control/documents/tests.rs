@@ -136,7 +136,7 @@ fn what_is_no_object_is_named() {
     check("just text\n", &["1 not_in_force is not an object with apiVersion and kind"]);
     check("- a\n", &["1 not_in_force is not an object with apiVersion and kind"]);
     check("a: 1\n", &["1 not_in_force kind: is missing, or is not text"]);
-    check("kind: Pod\n", &["1 not_in_force Pod : apiVersion: is missing, or is not text"]);
+    check("kind: Pod\n", &["1 not_in_force Pod: apiVersion: is missing, or is not text"]);
     check(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n",
         &["2 not_read Deployment shop/web: kind: Deployment of apps/v1 is not read"],
@@ -149,7 +149,7 @@ fn what_is_no_object_is_named() {
     );
     check(
         "apiVersion: v1\nkind: Service\nspec: {}\n",
-        &["1 not_in_force Service : metadata.name: is missing"],
+        &["1 not_in_force Service: metadata.name: is missing"],
     );
 }
 

@@ -131,13 +131,19 @@ impl FolderWatch {
 
     async fn wait(&mut self, until: Instant) {
         let sleep = tokio::time::sleep_until(until.into());
-        match &mut self.watch {
+        let event = match &mut self.watch {
             Some(watch) => tokio::select! {
-                event = watch.next() => self.note(event),
-                () = sleep => {}
+                event = watch.next() => event,
+                () = sleep => return,
             },
-            None => sleep.await,
+            None => return sleep.await,
+        };
+        if event.is_none() {
+            // Its thread ended: the next sweep makes another.
+            self.watch = None;
+            self.next_sweep = Instant::now();
         }
+        self.note(event);
     }
 
     /// Takes an event, and all that wait behind it.
@@ -261,11 +267,14 @@ impl FolderWatch {
             }
         }
         self.unsettled = unsettled;
+        if is_all {
+            return;
+        }
+        let needed = if is_mass { MASS_MISSES } else { MISSES };
         for file in missed {
             let Some(known) = self.known.get_mut(&file) else { continue };
             known.misses = known.misses.saturating_add(1);
-            let needed = if is_mass { MASS_MISSES } else { MISSES };
-            if !is_all && known.misses >= needed {
+            if known.misses >= needed {
                 self.pending.gone(file, now);
             }
         }
@@ -281,5 +290,47 @@ impl FolderWatch {
             }
         };
         self.next_sweep = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A watch that knows of files, and one sweep after the other.
+    fn swept(known: usize, found: usize, sweeps: u32) -> (usize, Option<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = FolderWatch::new(folder.path()).unwrap();
+        watch.is_begun = true;
+        let name = |index: usize| -> Text { format!("{index}.yaml").into() };
+        watch.known =
+            (0..known).map(|index| (name(index), Known { stamp: Stamp::default(), misses: 0 })).collect();
+        let now = Instant::now();
+        for _ in 0..sweeps {
+            let files = (0..found).map(|index| (name(index), Stamp::default())).collect();
+            watch.compare(Listing { files, trouble: None }, now);
+        }
+        (watch.pending.take_ready(now + Duration::from_secs(1)).len(), watch.trouble)
+    }
+
+    #[test]
+    fn a_file_that_one_sweep_misses_is_not_given_up() {
+        assert_eq!(swept(20, 19, MISSES - 1), (0, None));
+        assert_eq!(swept(20, 19, MISSES), (1, None));
+    }
+
+    #[test]
+    fn many_files_that_are_missed_at_once_are_held() {
+        let (given_up, trouble) = swept(20, 5, MASS_MISSES - 1);
+        assert_eq!(given_up, 0);
+        assert_eq!(trouble.unwrap(), "misses 15 of 20 files; waiting whether they come back");
+        assert_eq!(swept(20, 5, MASS_MISSES).0, 15);
+    }
+
+    #[test]
+    fn a_folder_that_is_suddenly_empty_gives_up_nothing() {
+        let (given_up, trouble) = swept(3, 0, 1000);
+        assert_eq!(given_up, 0);
+        assert!(trouble.unwrap().starts_with("has no file any more"));
     }
 }
