@@ -1,6 +1,7 @@
 //! Documents that the code writes: flags and metrics.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,19 +19,15 @@ pub enum Mode {
     Check,
 }
 
-/// Writes or checks every generated document.
-pub fn run(mode: Mode) -> Result<()> {
+/// Writes or checks every generated document; `program` is a built `mesh-node`, else cargo builds one.
+pub fn run(mode: Mode, program: Option<&Path>) -> Result<()> {
     let mut stale = Vec::new();
     for (name, word) in DOCUMENTS {
-        let text = process::output(&mut process::cargo(&[
-            "run",
-            "--quiet",
-            "--package",
-            "mesh-node",
-            "--",
-            "reference",
-            word,
-        ]))?;
+        let mut print = match program {
+            Some(program) => process::command(program),
+            None => process::cargo(&["run", "--quiet", "--package", "mesh-node", "--"]),
+        };
+        let text = process::output(print.args(["reference", word]))?;
         let path = workspace::root().join("docs").join(name);
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             continue;

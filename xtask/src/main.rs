@@ -4,6 +4,7 @@
 //! holds a step that only CI can run.
 
 mod bench;
+mod binaries;
 mod build_ebpf;
 mod demo;
 mod deny;
@@ -97,7 +98,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
         }
         Verb::Bench { words } => bench::run(&words)?,
-        Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write })?,
+        Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write }, None)?,
     }
     Ok(ExitCode::SUCCESS)
 }

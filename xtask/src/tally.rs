@@ -43,6 +43,14 @@ impl Tally {
         self.failed += count("failed") + count("ignored");
     }
 
+    /// Counts a test binary that ended without saying what failed, as on a crash or at its deadline.
+    pub fn count_crash(&mut self, counted_before: usize, what: &str) {
+        if self.tests() == counted_before {
+            self.failed += 1;
+            self.failures.push(what.to_owned());
+        }
+    }
+
     /// Counts a step.
     pub fn step(&mut self, name: &str, took: Duration, passed: bool) {
         let verdict = if passed { "passed" } else { "FAILED" };

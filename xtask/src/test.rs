@@ -1,11 +1,12 @@
 //! The suites that CI runs: what each runs, its time, and what passed and failed.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::binaries::Binaries;
 use crate::tally::Tally;
 use crate::{deny, docs, lint, process, setup};
 
@@ -22,6 +23,8 @@ pub enum Suite {
     Advisories,
     /// clippy, warnings denied
     Clippy,
+    /// Builds every program and test, warm for the suites below
+    Build,
     /// Unit and property tests
     Unit,
     /// Documentation builds without warnings
@@ -46,32 +49,15 @@ pub fn run(suites: &[Suite]) -> Result<ExitCode> {
     setup::run(setup::May::Install)?;
     let all = Suite::value_variants();
     let suites = if suites.is_empty() { all } else { suites };
-    let mut tally = Tally::default();
+    let mut run = Run::default();
     for suite in suites {
-        step(*suite, &mut tally);
+        run.step(*suite);
     }
+    let tally = run.tally;
     println!("\n{}", tally.report());
     println!("all of it took {}", seconds(started.elapsed()));
     println!("{}", tally.line());
     Ok(if tally.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn step(suite: Suite, tally: &mut Tally) {
-    let name = suite.to_possible_value().expect("no suite is hidden").get_name().to_string();
-    if let Some(reason) = suite.may_be_skipped().filter(|_| is_skip_allowed(&name)) {
-        println!("\n== {name}: SKIPPED, as MESH_ALLOW_SKIP says: {reason}");
-        tally.skip(&name, reason);
-        return;
-    }
-    println!("\n== {name}");
-    let started = Instant::now();
-    let result = suite.run(tally);
-    let took = started.elapsed();
-    match &result {
-        Ok(()) => println!("== {name}: passed in {}", seconds(took)),
-        Err(error) => println!("== {name}: FAILED in {}: {error:#}", seconds(took)),
-    }
-    tally.step(&name, took, result.is_ok());
 }
 
 fn is_skip_allowed(name: &str) -> bool {
@@ -88,7 +74,7 @@ impl Suite {
         (self == Self::Advisories).then_some("dependencies were NOT checked for known weaknesses")
     }
 
-    fn run(self, tally: &mut Tally) -> Result<()> {
+    fn run(self, run: &mut Run) -> Result<()> {
         match self {
             Self::Format => process::run(&mut process::cargo(&["fmt", "--all", "--check"])),
             Self::Lint => lint::run(),
@@ -102,49 +88,85 @@ impl Suite {
                 "--",
                 "--deny=warnings",
             ])),
-            Self::Unit => {
-                tests(tally, &["mesh-common", "mesh-node", "xtask", "mesh-test-harness", "mesh-test-bench"])
-            }
+            Self::Build => run.build().map(|_| ()),
+            Self::Unit => run.tests(UNIT),
             Self::Doc => process::run(
                 process::cargo(&["doc", "--quiet", "--workspace", "--no-deps"])
                     .env("RUSTDOCFLAGS", "--deny=warnings"),
             ),
-            Self::Docs => docs::run(docs::Mode::Check),
+            Self::Docs => docs::run(docs::Mode::Check, Some(run.build()?.program("mesh-node")?)),
             Self::Fuzz => process::run(&mut process::cargo(&[
                 "check",
                 "--quiet",
                 "--manifest-path",
                 "tests/fuzz/Cargo.toml",
             ])),
-            Self::Ebpf => with_daemon(tally, "mesh-test-ebpf"),
-            Self::E2e => with_daemon(tally, "mesh-test-e2e"),
+            Self::Ebpf => run.tests(&["mesh-test-ebpf"]),
+            Self::E2e => run.tests(&["mesh-test-e2e"]),
         }
     }
 }
 
-/// Runs the tests of a package that starts the daemon: the daemon is built first.
-fn with_daemon(tally: &mut Tally, package: &str) -> Result<()> {
-    process::run(&mut process::cargo(&["build", "--quiet", "--package", "mesh-node"]))?;
-    tests(tally, &[package])
+/// Packages whose tests need nothing.
+const UNIT: &[&str] = &["mesh-common", "mesh-node", "xtask", "mesh-test-harness", "mesh-test-bench"];
+
+/// What the suites share.
+#[derive(Default)]
+struct Run {
+    tally: Tally,
+    /// Built when the first suite asks for it.
+    binaries: Option<Binaries>,
 }
 
-fn tests(tally: &mut Tally, packages: &[&str]) -> Result<()> {
-    let mut command = process::cargo(&["test", "--no-fail-fast"]);
-    for package in packages {
-        command.args(["--package", package]);
+impl Run {
+    fn step(&mut self, suite: Suite) {
+        let name = suite.to_possible_value().expect("no suite is hidden").get_name().to_string();
+        if let Some(reason) = suite.may_be_skipped().filter(|_| is_skip_allowed(&name)) {
+            println!("\n== {name}: SKIPPED, as MESH_ALLOW_SKIP says: {reason}");
+            self.tally.skip(&name, reason);
+            return;
+        }
+        println!("\n== {name}");
+        let started = Instant::now();
+        let result = suite.run(self);
+        let took = started.elapsed();
+        match &result {
+            Ok(()) => println!("== {name}: passed in {}", seconds(took)),
+            Err(error) => println!("== {name}: FAILED in {}: {error:#}", seconds(took)),
+        }
+        self.tally.step(&name, took, result.is_ok());
     }
-    watch(tally, &mut command)
-}
 
-/// Runs `cargo test` and counts what its test binaries say.
-fn watch(tally: &mut Tally, command: &mut Command) -> Result<()> {
-    let before = tally.tests();
-    let succeeded = process::watch(command, |line| tally.read(line))?;
-    if !succeeded {
-        bail!("tests failed");
+    /// Returns what was built; builds it if this is the first suite that asks.
+    fn build(&mut self) -> Result<&Binaries> {
+        let binaries = match self.binaries.take() {
+            Some(binaries) => binaries,
+            None => Binaries::build()?,
+        };
+        Ok(self.binaries.insert(binaries))
     }
-    if tally.tests() == before {
-        bail!("no test ran");
+
+    /// Runs the tests of some packages and counts what their binaries say; all of them, also after one failed.
+    fn tests(&mut self, packages: &[&str]) -> Result<()> {
+        self.build()?;
+        let Self { tally, binaries } = self;
+        let binaries = binaries.as_ref().expect("they were built just now");
+        let before = tally.tests();
+        let mut failed = Vec::new();
+        for test in binaries.of(packages) {
+            let counted = tally.tests();
+            let result = binaries.run(test, |line| tally.read(line));
+            if let Err(error) = result {
+                failed.push(format!("{error:#}"));
+                tally.count_crash(counted, &failed[failed.len() - 1]);
+            }
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("; "));
+        }
+        if tally.tests() == before {
+            bail!("no test ran");
+        }
+        Ok(())
     }
-    Ok(())
 }
