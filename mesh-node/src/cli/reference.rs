@@ -6,6 +6,7 @@ use clap::{Arg, Command, ValueEnum};
 
 use crate::control;
 use crate::identity::IdentityMetrics;
+use crate::proxy::ProxyMetrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::registry::{Description, Registry};
 use crate::telemetry::traffic;
@@ -42,6 +43,7 @@ fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     control::metrics::Metrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     AccessLog::off(registry)?;
+    ProxyMetrics::new(registry)?;
     Ok(())
 }
 
