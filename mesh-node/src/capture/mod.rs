@@ -14,4 +14,4 @@ pub use accept::{AcceptEnd, Accepted, Captured, accept};
 pub use listener::{Family, ListenError, Listener};
 pub use namespace::{Namespace, NamespaceError};
 pub use pods::{CapturedPod, PodChanges, PodError, Pods};
-pub use socket::{DialError, Dialled, bound_socket, connect, dial};
+pub use socket::{DialError, Dialled, bound_socket, connect, dial, dial_application};

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{bind, getsockname, sockopt};
 
 use super::listener::Family;
 use super::namespace::Namespace;
+use crate::kernel::CallerWriter;
 
 /// A socket whose connect has begun.
 #[derive(Debug)]
@@ -45,6 +46,44 @@ pub fn dial(namespace: &Namespace, to: SocketAddr, from: Option<IpAddr>) -> Resu
     };
     let connected = connect(&socket, to).map_err(failed("connect"))?;
     Ok(Dialled { socket, connected })
+}
+
+/// Begins to connect to an application of a pod, from the pod's own address and on behalf of `caller`, whom the
+/// application sees as its peer. From the first packet on; there is nothing to undo.
+///
+/// # Errors
+/// A call fails at once, as with `ECONNREFUSED` where nothing listens.
+pub fn dial_application(
+    namespace: &Namespace,
+    application: SocketAddr,
+    caller: SocketAddr,
+    callers: &CallerWriter,
+) -> Result<Dialled, DialError> {
+    let failed = |operation| move |source: io::Error| DialError { operation, to: application, source };
+    let socket = plain_socket(namespace, application.ip()).map_err(failed("make a socket"))?;
+    leave_port_to_connect(&socket).map_err(failed("configure a socket"))?;
+    bind(&socket, &SocketAddr::new(application.ip(), 0))
+        .map_err(|error| failed("bind a socket")(error.into()))?;
+    callers.announce(&socket, caller).map_err(failed("announce the caller"))?;
+    let connected = connect(&socket, application).map_err(failed("connect"))?;
+    Ok(Dialled { socket, connected })
+}
+
+/// A port taken by bind(2) is taken from every destination; one taken by connect(2) only from its own
+/// (`IP_BIND_ADDRESS_NO_PORT`, since Linux 4.2, for IPv6 too).
+fn leave_port_to_connect(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is the socket's, and the value is read from a live integer of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes a socket inside `namespace`, bound to `from` and a port of the kernel's choice, which is told: so that

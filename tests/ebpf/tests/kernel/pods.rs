@@ -91,7 +91,9 @@ fn a_pod_that_went_while_no_daemon_ran_is_forgotten() -> Result<()> {
 
 /// How many pods come and go, and how many there are at a time.
 const CHURN: usize = 1_000;
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 20;
+/// What capturing one pod may cost; the time on the clock depends on who else wants the cores.
+const CPU_US: u64 = 20_000;
 
 #[test]
 fn a_thousand_pods_leave_nothing_behind_and_are_enrolled_fast() -> Result<()> {
@@ -106,14 +108,14 @@ fn a_thousand_pods_leave_nothing_behind_and_are_enrolled_fast() -> Result<()> {
         slowest_us = slowest_us.max(churn(&mut stand, &prefix, first, AT_ONCE)?);
     }
     let after = held(&mut stand)?;
-    println!("slowest batch: {} us per pod; before {before:?}, after {after:?}", slowest_us);
+    println!("slowest batch: {slowest_us} us of CPU per pod; before {before:?}, after {after:?}");
     assert_eq!(before[..3], after[..3], "descriptors, namespaces, pins");
     assert!(after[3] < before[3] + 1_024, "resident kB grew from {} to {}", before[3], after[3]);
-    assert!(slowest_us < 100_000, "{slowest_us} us for one pod");
+    assert!(slowest_us < CPU_US, "{slowest_us} us of CPU for one pod");
     Ok(())
 }
 
-/// Makes pods, has them captured, deletes them: microseconds per pod.
+/// Makes pods, has them captured, deletes them: microseconds of CPU per pod.
 fn churn(stand: &mut Stand, prefix: &str, first: usize, count: usize) -> Result<u64> {
     let names: Vec<String> = (first..first + count).map(|number| format!("{prefix}-churn{number}")).collect();
     let lines = |verb: &str| names.iter().map(|name| format!("netns {verb} {name}")).collect::<Vec<_>>();
@@ -128,7 +130,7 @@ fn churn(stand: &mut Stand, prefix: &str, first: usize, count: usize) -> Result<
         .collect();
     let changes = stand.tell(&pods.join(" "))?;
     assert_eq!(changes["captured"].as_array().map(Vec::len), Some(count), "{changes}");
-    let took = changes["took_us"].as_u64().context("the time is told")?;
+    let took = changes["cpu_us"].as_u64().context("the time is told")?;
     ip_batch(&lines("delete"))?;
     let gone = stand.tell("")?;
     assert_eq!(gone["stopped"].as_array().map(Vec::len), Some(count), "{gone}");

@@ -1,7 +1,7 @@
 //! Carries captured connections: one thread per listener, two per connection, in the clear.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,9 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use mesh_common::model::Direction;
-use mesh_node::capture::{AcceptEnd, Accepted, Captured, Listener, Namespace, accept, dial};
+use mesh_node::capture::{
+    AcceptEnd, Accepted, Captured, Listener, Namespace, accept, dial, dial_application,
+};
 use mesh_node::kernel::{CallerWriter, OriginalDstReader};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
@@ -81,11 +83,9 @@ impl Relay {
             return Ok(());
         };
         say(&event("inbound", &captured));
-        let to: SocketAddr = captured.original_dst;
-        let socket = mesh_node::capture::bound_socket(&self.namespace, to.ip())?.0;
-        self.callers.announce(&socket, captured.client)?;
-        mesh_node::capture::connect(&socket, to)?;
-        pump(captured.socket, connected(socket)?)
+        let dialled =
+            dial_application(&self.namespace, captured.original_dst, captured.client, &self.callers)?;
+        pump(captured.socket, connected(dialled.socket)?)
     }
 }
 
