@@ -21,6 +21,8 @@ pub fn write_request(
     added: &[Field<'_>],
     out: &mut Vec<u8>,
 ) -> BodyWriter {
+    // What is left out of a head is about as much as what is written besides.
+    out.reserve(head.length + 64);
     out.extend_from_slice(head.method);
     out.push(b' ');
     out.extend_from_slice(head.path.as_str().as_bytes());
@@ -46,6 +48,7 @@ pub fn write_request(
 
 /// Appends `head` as a response. Returns the writer for its body and whether the connection stays open after it.
 pub fn write_response(head: &ResponseHead<'_>, to: ResponseFor, out: &mut Vec<u8>) -> (BodyWriter, bool) {
+    out.reserve(head.length + 64);
     write_status_line(head.status, head.phrase, out);
     write_fields(&head.fields, out);
     if head.status == 101 {
@@ -109,7 +112,6 @@ pub(super) fn write_fields(fields: &[Field<'_>], out: &mut Vec<u8>) {
 }
 
 fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

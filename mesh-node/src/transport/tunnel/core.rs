@@ -27,7 +27,7 @@ const RECORD_ROOM: usize = 2 * (16 * 1024 + 256);
 
 pub(in crate::transport) struct Core {
     pub(in crate::transport) reactor: Reactor,
-    pub(super) timers: Timers,
+    pub(in crate::transport) timers: Timers,
     pub(in crate::transport) settings: Settings,
     pub(in crate::transport) counters: Arc<Counters>,
     started: Instant,

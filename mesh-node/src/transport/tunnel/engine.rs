@@ -187,6 +187,15 @@ impl<C: Conductor> Engine<C> {
         }
         self.do_queued_work();
         self.flush();
+        if self.core.timers.is_crowded() {
+            let Self { detecting, tunnels, connections, core, .. } = self;
+            core.timers.forget(|timed| match timed {
+                Timed::Detecting(key) => detecting.get(key).is_some(),
+                Timed::Tunnel(key) => tunnels.get(key).is_some(),
+                Timed::Connection(key) => connections.get(key).is_some(),
+                Timed::Applications => true,
+            });
+        }
         if full || !self.core.ready.is_empty() {
             return Ok(Next::Again);
         }

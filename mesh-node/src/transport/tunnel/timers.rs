@@ -33,9 +33,20 @@ pub(in crate::transport) enum Timed {
     Applications,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Timers {
+#[derive(Debug)]
+pub(in crate::transport) struct Timers {
     heap: BinaryHeap<Reverse<(Tick, Timed)>>,
+    /// With so many entries those of objects that are gone are looked for.
+    crowded: usize,
+}
+
+/// Fewer entries are never worth looking through.
+const CROWD: usize = 1024;
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), crowded: CROWD }
+    }
 }
 
 impl Timers {
@@ -50,6 +61,24 @@ impl Timers {
             return None;
         }
         self.heap.pop().map(|Reverse((_, timed))| timed)
+    }
+
+    /// Whether it is time to [forget](Self::forget).
+    pub(super) fn is_crowded(&self) -> bool {
+        self.heap.len() >= self.crowded
+    }
+
+    /// Forgets entries of objects that are gone: exchanges end long before their deadlines. Each look drops at
+    /// least half of what was entered since the last one, or the next one comes later.
+    pub(super) fn forget(&mut self, lives: impl Fn(Timed) -> bool) {
+        self.heap.retain(|Reverse((_, timed))| lives(*timed));
+        self.crowded = CROWD.max(2 * self.heap.len());
+    }
+
+    /// Entries, those of objects that are gone included.
+    #[cfg(test)]
+    pub(in crate::transport) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     pub(super) fn next(&self) -> Option<Tick> {
