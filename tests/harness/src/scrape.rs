@@ -77,7 +77,10 @@ impl Metrics {
 
     /// The sum of the samples of a name that have all these labels; 0 without any.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.samples.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|s| s.value).sum()
+        self.samples
+            .iter()
+            .filter(|sample| sample.name == name && sample.has(labels))
+            .fold(0.0, |sum, sample| sum + sample.value)
     }
 }
 

@@ -8,7 +8,7 @@ mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -142,6 +142,14 @@ impl LastPacket {
 }
 
 impl Carried {
+    /// What is left without everything from and to one address.
+    #[must_use]
+    pub fn without(&self, address: IpAddr) -> Self {
+        let mut left = self.clone();
+        left.streams.retain(|stream| stream.flow.from.ip() != address && stream.flow.to.ip() != address);
+        left
+    }
+
     /// How often the plaintext marker was on the wire.
     pub fn markers(&self) -> usize {
         self.count(PLAINTEXT_MARKER.as_bytes())
