@@ -2,6 +2,7 @@
 //!
 //! In: a pod, a kind of server, an address. Out: a guard with the server's events.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -43,6 +44,17 @@ pub struct Accepted {
     pub peer: String,
     /// What `getsockname` says.
     pub local: String,
+}
+
+impl Accepted {
+    /// What `getpeername` says, an IPv4-mapped address as IPv4.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub fn caller(&self) -> Result<SocketAddr> {
+        let peer: SocketAddr = self.peer.parse().with_context(|| format!("read {}", self.peer))?;
+        Ok(SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    }
 }
 
 impl Kind {
