@@ -1,0 +1,124 @@
+//! Opaque TCP: ends, resets, back-pressure and order are carried through from end to end.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use mesh_test_e2e::{ECHO, UNDECLARED, at, pair};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::eventually::PATIENCE;
+use mesh_test_harness::servers::Kind;
+use mesh_test_harness::topology::WIRE;
+
+#[test]
+fn a_half_closed_connection_still_answers() {
+    pair().run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::HalfClose, ECHO)?;
+        let seen = mesh.pod("client").dial(at(ECHO)).send("five!").shutdown().connected()?;
+        assert_eq!(seen.received, format!("5 bytes {PLAINTEXT_MARKER}"));
+        assert_eq!(seen.ended, "eof");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_waits_for_nothing() {
+    for port in [ECHO, UNDECLARED] {
+        pair().run(|mesh| {
+            let _server = mesh.pod("server").serve(Kind::Banner, port)?;
+            let to = mesh.pod("server").at(port);
+            let seen = mesh.pod("client").dial(to).flags(&["--until", "\r\n"]).connected()?;
+            assert_eq!(seen.received, format!("220 {PLAINTEXT_MARKER}\r\n"));
+            assert!(seen.after_ms < 1000.0, "nothing was waited for: {} ms on port {port}", seen.after_ms);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_reset_of_the_server_reaches_the_client() {
+    pair().run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::Reset, ECHO)?;
+        let seen = mesh.pod("client").dial(at(ECHO)).send("x").connected()?;
+        assert_eq!((seen.ended.as_str(), seen.received_bytes), ("reset", 0));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reset_of_the_client_reaches_the_server() {
+    pair().run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").dial(at(ECHO)).send("x").until_bytes(1).flags(&["--abort"]).connected()?;
+        assert_eq!(server.event("closed", 1, PATIENCE)?["ended"], "reset");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_that_nobody_accepts_ends_in_a_reset() {
+    pair().run(|mesh| {
+        let seen = mesh.pod("client").dial(at(ECHO)).send("x").run()?;
+        assert!(matches!(seen.refusal(), Some("reset" | "refused")), "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn bulk_arrives_whole_in_both_directions() {
+    pair().capture_only(WIRE).run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let (block, times) = (PLAINTEXT_MARKER.repeat(40_000), 8);
+        let total = block.len() * times;
+        let flags = ["--repeat", &times.to_string(), "--shutdown"];
+        let seen = mesh.pod("client").dial(at(ECHO)).flags(&flags).send(block).connected()?;
+        assert_eq!((seen.received_bytes, seen.ended.as_str()), (total, "eof"));
+        assert_eq!(server.event("closed", 1, PATIENCE)?["received"], total);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_slow_reader_loses_nothing_and_grows_nobody() {
+    pair().capture_only(WIRE).run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::Http, UNDECLARED)?;
+        let to = mesh.pod("server").at(UNDECLARED);
+        let before = [resident_kib(mesh.a().id())?, resident_kib(mesh.b().id())?];
+        let wanted = 6 << 20;
+        let request = format!("GET /bytes/{wanted} HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n");
+        let flags = ["--slow-ms", "1"];
+        let seen = mesh
+            .pod("client")
+            .dial(to)
+            .flags(&flags)
+            .send(request)
+            .limit(Duration::from_secs(60))
+            .connected()?;
+        assert!(seen.received_bytes > wanted, "{} of {wanted}", seen.received_bytes);
+        let after = [resident_kib(mesh.a().id())?, resident_kib(mesh.b().id())?];
+        for (before, after) in before.into_iter().zip(after) {
+            assert!(after < before + 16 * 1024, "from {before} to {after} KiB");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn many_connections_share_a_tunnel() {
+    pair().run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let held = (0..20).map(|_| mesh.pod("client").hold(at(ECHO))).collect::<Result<Vec<_>>>()?;
+        for held in held {
+            held.finish()?;
+        }
+        let carried = mesh.finish_captures()?;
+        let ports = carried[0].client_hellos().len();
+        assert!(ports <= 8, "20 connections, {ports} handshakes on the interfaces of node A");
+        Ok(())
+    });
+}
+
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
