@@ -240,8 +240,9 @@ impl Mesh {
             .chain(self.outside.iter().copied())
             .collect();
         let mut all = Vec::new();
+        self.captures.iter().try_for_each(Capture::mark)?;
         for capture in std::mem::take(&mut self.captures) {
-            let carried = capture.finish()?;
+            let carried = capture.read()?;
             for stream in &carried.streams {
                 let (from, to) = (stream.flow.from, stream.flow.to);
                 let inside = !excluded.contains(&from.ip()) && !excluded.contains(&to.ip());

@@ -62,22 +62,8 @@ impl Capture {
         let file = site.logs().join(format!("{interface}.pcap"));
         let path = file.display().to_string();
         // -Z root: the folder belongs to root. -B: 16 MiB of kernel buffer, so that no burst is lost.
-        let arguments = [
-            "-i",
-            interface,
-            "-w",
-            &path,
-            "-U",
-            "--immediate-mode",
-            "-s",
-            "0",
-            "-n",
-            "-B",
-            "16384",
-            "-Z",
-            "root",
-            "tcp",
-        ];
+        let arguments =
+            ["-i", interface, "-w", &path, "-U", "-s", "0", "-n", "-B", "16384", "-Z", "root", "tcp"];
         let process = site.host().spawn(&format!("{}-tcpdump", site.name()), "tcpdump", &arguments)?;
         let capture =
             Self { process, file, netns: site.netns().clone(), last: LastPacket::across_the_wire(site) };
@@ -97,7 +83,24 @@ impl Capture {
     /// # Errors
     /// Packets were lost, or the file cannot be read.
     pub fn finish(self) -> Result<Carried> {
-        self.netns.run(|| self.last.send())?;
+        self.mark()?;
+        self.read()
+    }
+
+    /// Sends the packet that is waited for by [`Capture::read`]. Several captures are marked before the first is read,
+    /// because each may take a second to hand over what it heard.
+    ///
+    /// # Errors
+    /// The packet cannot be sent.
+    pub fn mark(&self) -> Result<()> {
+        self.netns.run(|| self.last.send())
+    }
+
+    /// Waits for the mark, stops listening and reads what was heard.
+    ///
+    /// # Errors
+    /// Packets were lost, or the file cannot be read.
+    pub fn read(self) -> Result<Carried> {
         eventually("the last packet is captured", PATIENCE, || self.last.is_in(&self.file).then_some(()))?;
         self.process.signal(Signal::INT)?;
         let ended = self.process.wait(Duration::from_secs(10))?;

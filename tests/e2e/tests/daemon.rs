@@ -1,0 +1,137 @@
+//! The daemon dies, comes back, is started twice, is removed: never the application in the clear.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use mesh_test_e2e::{ECHO, HTTP, at, pair, peer_authentication, server, service};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
+use mesh_test_harness::mesh::Scenario;
+use mesh_test_harness::node::Node;
+use mesh_test_harness::objects::PodSpec;
+use mesh_test_harness::pod::Pod;
+use mesh_test_harness::servers::Kind;
+
+/// Longest time in which a refused connect is still fast.
+const FAST_MS: f64 = 1000.0;
+
+#[test]
+fn without_its_daemon_a_pod_connects_nowhere() {
+    pair().run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.a().kill()?;
+        let before = echo.connections();
+        for to in [at(ECHO), mesh.pod("server").at(ECHO), mesh.pod("server").at_v6(ECHO)] {
+            let dialled = mesh.pod("client").dial(to).send(PLAINTEXT_MARKER).quiet(PATIENCE).run()?;
+            let refusal = dialled.refusal().with_context(|| format!("{to} answered {dialled:?}"))?;
+            assert!(matches!(refusal, "refused" | "not permitted" | "reset"), "{to}: {refusal}");
+            let after_ms = match &dialled {
+                mesh_test_harness::clients::Dialled::Refused { after_ms, .. } => *after_ms,
+                mesh_test_harness::clients::Dialled::Connected(connected) => connected.after_ms,
+            };
+            assert!(after_ms < FAST_MS, "{to}: refused after {after_ms} ms");
+        }
+        assert_eq!(echo.connections(), before);
+        Ok(())
+    });
+}
+
+#[test]
+fn without_its_daemon_nobody_reaches_a_pod() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    let neighbour = PodSpec::new("neighbour").mode("disabled");
+    Scenario::new(vec![PodSpec::new("client"), outsider], vec![server("server"), neighbour])
+        .service(service())
+        .objects("strict", &peer_authentication("STRICT"))
+        .run(|mesh| {
+            let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+            mesh.pod("client").echo(at(ECHO))?;
+            let before = echo.connections();
+            // A second address and the link-local one: addresses that no object names.
+            mesh.pod("server").place().netns().ip(&["address add 10.77.2.200/24 dev eth0".to_owned()])?;
+            let link_local = link_local(mesh.pod("server"))?;
+            mesh.b().kill()?;
+            let (server, second) =
+                (mesh.pod("server"), SocketAddr::new(IpAddr::from([10, 77, 2, 200]), ECHO));
+            for (from, to) in [
+                ("client", server.at(ECHO)),
+                ("outsider", server.at(ECHO)),
+                ("outsider", server.at_v6(ECHO)),
+                ("outsider", second),
+                ("neighbour", second),
+                ("neighbour", server.at(ECHO)),
+            ] {
+                assert_silent(mesh.pod(from), &to.to_string())?;
+            }
+            assert_silent(mesh.pod("neighbour"), &format!("[{link_local}%eth0]:{ECHO}"))?;
+            assert_eq!(echo.connections(), before, "the application saw nobody");
+            Ok(())
+        });
+}
+
+#[test]
+fn addresses_that_no_object_names_are_no_way_in() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    Scenario::new(vec![PodSpec::new("client")], vec![server("server"), outsider])
+        .service(service())
+        .objects("strict", &peer_authentication("STRICT"))
+        .run(|mesh| {
+            let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+            mesh.pod("server").place().netns().ip(&["address add 10.77.2.200/24 dev eth0".to_owned()])?;
+            assert_silent(mesh.pod("outsider"), &format!("10.77.2.200:{ECHO}"))?;
+            let link_local = link_local(mesh.pod("server"))?;
+            assert_silent(mesh.pod("outsider"), &format!("[{link_local}%eth0]:{ECHO}"))?;
+            assert_eq!(echo.connections(), 0, "the application saw nobody");
+            Ok(())
+        });
+}
+
+#[test]
+fn a_new_daemon_takes_over_what_the_old_one_left() {
+    pair().run(|mesh| {
+        let (_echo, _http) =
+            (mesh.pod("server").serve(Kind::Echo, ECHO)?, mesh.pod("server").serve(Kind::Http, HTTP)?);
+        let load = mesh.pod("client").load(at(80), &["--connections", "2", "--every-ms", "5"])?;
+        for node in [0, 1] {
+            let node: &mut Node = if node == 0 { mesh.a() } else { mesh.b() };
+            node.kill()?;
+            let time = node.restart()?;
+            println!("{} ready {} ms after the start", node.name(), time.as_millis());
+            eventually_true("connections work again", PATIENCE, || {
+                mesh.pod("client").echo(at(ECHO)).is_ok()
+            })?;
+        }
+        let loaded = load.finish()?;
+        println!("{loaded:?}");
+        assert!(loaded.answered > 0);
+        Ok(())
+    });
+}
+
+fn assert_silent(pod: &Pod, to: &str) -> Result<()> {
+    let text = pod.output(
+        "curl",
+        &[
+            "-sS",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "2",
+            "--http0.9",
+            &format!("http://{to}/{PLAINTEXT_MARKER}"),
+        ],
+        PATIENCE,
+    )?;
+    assert!(!text.stdout.contains(PLAINTEXT_MARKER), "{} reached {to}", pod.name());
+    Ok(())
+}
+
+/// The pod's own link-local address.
+fn link_local(pod: &Pod) -> Result<String> {
+    let text =
+        pod.output("ip", &["-6", "-br", "address", "show", "dev", "eth0", "scope", "link"], PATIENCE)?.stdout;
+    let address =
+        text.split_whitespace().find(|word| word.starts_with("fe80")).context("a link-local address")?;
+    Ok(address.split('/').next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,143 @@
+//! Enrolment by label, live in both directions, and what is left alone.
+
+use anyhow::Result;
+use mesh_test_e2e::{ECHO, HTTP, at, node, pair, peer_authentication, server, service};
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
+use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::PodSpec;
+use mesh_test_harness::servers::Kind;
+
+#[test]
+fn a_running_pod_joins_and_leaves_by_its_label() {
+    pair().objects("strict", &peer_authentication("STRICT")).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.allow_plaintext("client");
+        let to = mesh.pod("server").at(ECHO);
+        mesh.pod("client").echo(to)?;
+        set_mode(mesh, "client", "disabled")?;
+        eventually_true("the pod that left is refused under STRICT", PATIENCE, || {
+            mesh.pod("client").echo(to).is_err()
+        })?;
+        set_mode(mesh, "client", "enabled")?;
+        eventually_true("the pod that joined is let in", PATIENCE, || mesh.pod("client").echo(to).is_ok())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_enrols_its_pods() {
+    let guest = PodSpec::new("guest").namespace("guests");
+    Scenario::new(vec![guest], vec![server("server")])
+        .service(service())
+        .objects("strict", &peer_authentication("STRICT"))
+        .run(|mesh| {
+            let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+            mesh.allow_plaintext("guest");
+            let to = mesh.pod("server").at(ECHO);
+            mesh.config().write_namespace("guests", None)?;
+            assert!(mesh.pod("guest").echo(to).is_err(), "outside the mesh, refused under STRICT");
+            mesh.config().write_namespace("guests", Some("enabled"))?;
+            eventually_true("the namespace is enrolled", PATIENCE, || mesh.pod("guest").echo(to).is_ok())?;
+            Ok(())
+        });
+}
+
+#[test]
+fn an_old_connection_goes_on_when_its_pod_joins() {
+    let late = PodSpec::new("late").mode("disabled");
+    Scenario::new(vec![late], vec![server("server")]).service(service()).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.allow_plaintext("late");
+        let to = mesh.pod("server").at(ECHO);
+        let held = mesh.pod("late").hold(to)?;
+        set_mode(mesh, "late", "enabled")?;
+        eventually_true("the Service address works, as only the mesh makes it", PATIENCE, || {
+            mesh.pod("late").echo(at(ECHO)).is_ok()
+        })?;
+        held.finish()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_that_is_made_later_is_enrolled() {
+    pair().objects("strict", &peer_authentication("STRICT")).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.add_pod(node(0), PodSpec::new("new"))?;
+        eventually_true("the new pod is let in", PATIENCE, || mesh.pod("new").echo(at(ECHO)).is_ok())?;
+        mesh.remove_pod("new")?;
+        mesh.pod("client").echo(at(ECHO)).map(drop)
+    });
+}
+
+#[test]
+fn a_pod_that_is_not_classified_yet_cannot_connect() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        // As between the kubelet and the first event: the pod is there, its object is not.
+        let folder = mesh.config().clone();
+        mesh.add_pod(node(0), PodSpec::new("early"))?;
+        folder.remove("pod-early")?;
+        eventually_true("the pod is unknown again", PATIENCE, || {
+            mesh.pod("early")
+                .dial(mesh.pod("server").at(ECHO))
+                .send("x")
+                .run()
+                .is_ok_and(|dialled| dialled.refusal() == Some("not permitted"))
+        })?;
+        folder.write_pod(mesh.pod("early"))?;
+        eventually_true("the pod is known", PATIENCE, || mesh.pod("early").echo(at(ECHO)).is_ok())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn loopback_and_own_addresses_are_left_alone() {
+    pair().run(|mesh| {
+        let client = mesh.pod("client");
+        let echo = client.serve(Kind::Echo, ECHO)?;
+        for to in ["127.0.0.1", "[::1]", "0.0.0.0", "[::]"] {
+            client.echo(format!("{to}:{ECHO}").parse()?)?;
+        }
+        for to in [client.at(ECHO), client.at_v6(ECHO)] {
+            let connected = client.echo(to)?;
+            assert_eq!(connected.peer, to.to_string());
+        }
+        assert_eq!(echo.connections(), 6);
+        assert_eq!(mesh.a().records().iter().filter(|record| record["direction"].is_string()).count(), 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn excluded_ports_and_ranges_go_past_the_mesh() {
+    let excluding = PodSpec::new("excluding")
+        .annotation("nodemesh.dev/exclude-outbound-ports", "9000")
+        .annotation("nodemesh.dev/exclude-outbound-cidrs", "10.77.2.11/32");
+    let open = server("open").annotation("nodemesh.dev/exclude-inbound-ports", "9000");
+    Scenario::new(vec![excluding], vec![server("server"), open])
+        .service(service())
+        .objects("strict", &peer_authentication("STRICT"))
+        .run(|mesh| {
+            mesh.allow_plaintext("excluding");
+            let (server, open, client) = (mesh.pod("server"), mesh.pod("open"), mesh.pod("excluding"));
+            let _servers = (
+                server.serve(Kind::Echo, ECHO)?,
+                server.serve(Kind::Echo, HTTP + 1)?,
+                open.serve(Kind::Echo, ECHO)?,
+                open.serve(Kind::Echo, HTTP + 1)?,
+            );
+            assert!(client.echo(server.at(ECHO)).is_err(), "plaintext to a strict server");
+            client.echo(server.at(HTTP + 1))?;
+            client.echo(open.at(ECHO))?;
+            assert!(
+                client.echo(open.at(HTTP + 1)).is_err(),
+                "plaintext to an excluded range, a port that is not"
+            );
+            Ok(())
+        });
+}
+
+fn set_mode(mesh: &mut Mesh, pod: &str, mode: &str) -> Result<()> {
+    mesh.change_pod(pod, |spec| spec.set_label("nodemesh.dev/mode", mode))
+}

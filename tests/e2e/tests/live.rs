@@ -1,0 +1,83 @@
+//! Edits of the folder: in force at once, without a restart, and harmless while they are half written.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mesh_test_e2e::{ECHO, at, from_account, pair, policy};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
+use mesh_test_harness::mesh::Mesh;
+use mesh_test_harness::servers::Kind;
+
+/// What an edit may take until it is in force; the median of several rounds is held to it.
+const BOUND: Duration = Duration::from_millis(100);
+
+#[test]
+fn an_edit_closes_what_it_no_longer_permits_within_its_bound() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let (held, kept) = (mesh.pod("other").hold(at(ECHO))?, mesh.pod("client").hold(at(ECHO))?);
+            let written = unix_millis();
+            mesh.config().write("policy", &policy("not-other", "DENY", &from_account("other")))?;
+            let (how, at_ms) = eventually("the held connection is closed", PATIENCE, || held.broken())?;
+            assert_eq!(how, "reset");
+            times.push(Duration::from_millis(at_ms.saturating_sub(written)));
+            assert!(!echoes(mesh, "other"), "a new connection is refused too");
+            kept.finish()?;
+            mesh.config().remove("policy")?;
+            eventually_true("other may again", PATIENCE, || echoes(mesh, "other"))?;
+        }
+        times.sort();
+        println!("closed after {times:?}");
+        assert!(times[2] <= BOUND, "median of {times:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_bad_object_is_named_and_the_others_stay_in_force() {
+    pair().objects("policy", &policy("not-other", "DENY", &from_account("other"))).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.config().write("bad", &policy("bad", "ALLOW", "- from:\n    - source:\n        principal: [x]\n").replace("app: server", "app: none"))?;
+        mesh.config().write("bomb", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n")?;
+        mesh.config().write("large", &"# much\n".repeat(1_500_000))?;
+        eventually_true("the fault is logged with its file and field", PATIENCE, || {
+            let log = mesh.node("node-b").log();
+            log.contains("bad.yaml") && log.contains("principal")
+        })?;
+        let status = mesh.b().command(&["status"])?.success("mesh-node status")?;
+        assert!(status.contains("bad.yaml"), "{status}");
+        assert!(echoes(mesh, "client"));
+        assert!(!echoes(mesh, "other"));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_edit_loses_no_connection_that_it_still_permits() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let held = mesh.pod("client").hold(at(ECHO))?;
+        let start = Instant::now();
+        let mut number = 0;
+        while start.elapsed() < Duration::from_secs(2) {
+            number += 1;
+            let rules =
+                from_account("other") + &format!("  to:\n    - operation:\n        ports: [\"{number}\"]\n");
+            mesh.config().write("policy", &policy("changing", "DENY", &rules))?;
+        }
+        assert!(held.finish()? > 0);
+        Ok(())
+    });
+}
+
+fn echoes(mesh: &Mesh, pod: &str) -> bool {
+    let dial = mesh.pod(pod).dial(at(ECHO)).send(PLAINTEXT_MARKER).until_bytes(PLAINTEXT_MARKER.len());
+    dial.connected().is_ok_and(|seen| seen.received == PLAINTEXT_MARKER)
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or_default()
+}
