@@ -126,11 +126,6 @@ impl Listener {
                 bound => bound.map_err(|error| failed("bind")(error.into()))?,
             }
             listen(&socket, BACKLOG).map_err(|error| failed("listen on")(error.into()))?;
-            // Accepted sockets inherit it. Inbound ones have the application's own port, and without it an
-            // application that starts again could not bind that port while a tunnel to it is open. Only after
-            // `bind`: the listener's own port stays its own.
-            sockopt::set_socket_reuseaddr(&socket, true)
-                .map_err(|error| failed("configure")(error.into()))?;
             let netns_cookie = namespace.cookie();
             return Ok(Some(Self { socket, direction, family, port, netns_cookie }));
         }

@@ -11,9 +11,9 @@ use mesh_test_harness::{PLAINTEXT_MARKER, eventually};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Echo,
-    Reset,
+    Refused,
 }
-use Answer::{Echo, Reset};
+use Answer::{Echo, Refused};
 
 #[test]
 fn without_a_policy_everybody_may() {
@@ -22,7 +22,7 @@ fn without_a_policy_everybody_may() {
 
 #[test]
 fn an_allow_makes_its_default_deny() {
-    check(pair().objects("policy", &policy("readers", "ALLOW", &from_account("client"))), Echo, Reset);
+    check(pair().objects("policy", &policy("readers", "ALLOW", &from_account("client"))), Echo, Refused);
 }
 
 #[test]
@@ -32,12 +32,12 @@ fn deny_wins_over_allow() {
         policy("everybody", "ALLOW", "- {}\n"),
         policy("not-other", "DENY", &from_account("other"))
     );
-    check(pair().objects("policy", &both), Echo, Reset);
+    check(pair().objects("policy", &both), Echo, Refused);
 }
 
 #[test]
 fn an_allow_without_rules_permits_nothing() {
-    check(pair().objects("policy", &policy("nothing", "ALLOW", "")), Reset, Reset);
+    check(pair().objects("policy", &policy("nothing", "ALLOW", "")), Refused, Refused);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn an_audit_refuses_nothing() {
 #[test]
 fn a_rule_on_a_port_is_about_that_port() {
     let rules = format!("- to:\n    - operation:\n        ports: [\"{UNDECLARED}\"]\n");
-    check(pair().objects("policy", &policy("port", "ALLOW", &rules)), Reset, Reset);
+    check(pair().objects("policy", &policy("port", "ALLOW", &rules)), Refused, Refused);
     let rules = format!("- to:\n    - operation:\n        ports: [\"{ECHO}\"]\n");
     check(pair().objects("policy", &policy("port", "ALLOW", &rules)), Echo, Echo);
 }
@@ -56,7 +56,7 @@ fn a_rule_on_a_port_is_about_that_port() {
 #[test]
 fn address_blocks_match_the_source_pod() {
     let rules = "- from:\n    - source:\n        ipBlocks: [10.77.1.10/32, \"fd77:1::a/128\"]\n";
-    check(pair().objects("policy", &policy("block", "DENY", rules)), Reset, Echo);
+    check(pair().objects("policy", &policy("block", "DENY", rules)), Refused, Echo);
 }
 
 #[test]
@@ -64,28 +64,28 @@ fn a_policy_of_the_root_namespace_is_about_everybody() {
     let root = policy("nobody", "DENY", "- {}\n")
         .replace("namespace: shop", "namespace: nodemesh-system")
         .replace("  selector:\n    matchLabels:\n      app: server\n", "");
-    check(pair().objects("policy", &root), Reset, Reset);
+    check(pair().objects("policy", &root), Refused, Refused);
 }
 
 #[test]
 fn a_policy_that_cannot_be_understood_denies_what_it_might_have_denied() {
     let rules = "- from:\n    - source:\n        ipBlocks: [not-an-address]\n";
-    check(pair().objects("policy", &policy("broken", "DENY", rules)), Reset, Reset);
+    check(pair().objects("policy", &policy("broken", "DENY", rules)), Refused, Refused);
 }
 
 #[test]
 fn an_l7_rule_on_a_port_that_speaks_no_http_fails_closed() {
     let allow = "- to:\n    - operation:\n        methods: [GET]\n";
-    check(pair().objects("policy", &policy("get", "ALLOW", allow)), Reset, Reset);
+    check(pair().objects("policy", &policy("get", "ALLOW", allow)), Refused, Refused);
     let deny = "- to:\n    - operation:\n        methods: [DELETE]\n";
-    check(pair().objects("policy", &policy("delete", "DENY", deny)), Reset, Reset);
+    check(pair().objects("policy", &policy("delete", "DENY", deny)), Refused, Refused);
 }
 
 #[test]
 fn a_denial_names_its_policy_in_log_and_metric() {
     pair().objects("policy", &policy("not-other", "DENY", &from_account("other"))).run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
-        assert_eq!(answer(mesh, "other")?, Reset);
+        assert_eq!(answer(mesh, "other")?, Refused);
         let record = mesh.b().record("the denial", |record| {
             record["direction"] == "inbound"
                 && record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/other"
@@ -115,7 +115,7 @@ fn answer(mesh: &Mesh, pod: &str) -> Result<Answer> {
         let dialled = dial.send(PLAINTEXT_MARKER).until_bytes(PLAINTEXT_MARKER.len()).run()?;
         answers.push(match &dialled {
             Dialled::Connected(connected) if connected.received == PLAINTEXT_MARKER => Echo,
-            _ if dialled.refusal() == Some("reset") => Reset,
+            _ if matches!(dialled.refusal(), Some("reset" | "eof")) => Refused,
             _ => anyhow::bail!("{pod} got {dialled:?} from {to}"),
         });
     }
