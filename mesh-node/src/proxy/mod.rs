@@ -189,6 +189,11 @@ impl Conductor for Proxy {
         })
     }
 
+    fn identified_until(&mut self, certificates: &[CertificateDer<'_>]) -> Option<Instant> {
+        let peer = self.shared.identities.peer(Some(certificates)).ok()?;
+        Some(Instant::now() + left_until(peer.not_after)?)
+    }
+
     fn open_stream(
         &mut self,
         pod: &PodHandle,
@@ -283,11 +288,15 @@ impl Proxy {
 
     /// When a tunnel of this identity must be re-made: at three quarters of what is left of its certificate.
     fn retire_at(&self, local: &SpiffeId) -> Option<Instant> {
-        let not_after = Duration::from_secs(self.shared.identities.not_after(local)?);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let left = not_after.saturating_sub(now);
+        let left = left_until(self.shared.identities.not_after(local)?)?;
         Some(Instant::now() + left.saturating_sub(RETIRE_BEFORE).min(left.mul_f64(0.75)))
     }
+}
+
+/// How long until `not_after`, in seconds since the epoch; nothing if it is over.
+fn left_until(not_after: u64) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(Duration::from_secs(not_after).saturating_sub(now))
 }
 
 /// A connection that leaves a pod as its own do.

@@ -178,6 +178,13 @@ pub trait Conductor: Sized + 'static {
     /// [`Refusal`]: the tunnel ends.
     fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal>;
 
+    /// Until when the peer's certificates say who it is. From then on the tunnel takes no new stream, whatever the
+    /// peer does: an honest client has made another one by then. `None`: for as long as the tunnel lives.
+    fn identified_until(&mut self, certificates: &[CertificateDer<'_>]) -> Option<Instant> {
+        let _ = certificates;
+        None
+    }
+
     /// Decides a stream to `pod`. Nothing that OPEN says is checked yet.
     ///
     /// # Errors

@@ -105,7 +105,7 @@ impl<C: Conductor> Connection<C> {
             }
         };
         match connecting {
-            Some(timed_out) => (self.started.after(core.settings.connect_timeout), timed_out),
+            Some(timed_out) => (self.active.after(core.settings.connect_timeout), timed_out),
             None => (self.active.after(core.settings.idle_timeout), CloseReason::IdleTimedOut),
         }
     }

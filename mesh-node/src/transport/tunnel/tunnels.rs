@@ -244,8 +244,11 @@ impl<C: Conductor> Engine<C> {
         if link.tls.alpn() != Some(ALPN) {
             return Err(TunnelLoss::Handshake);
         }
-        let identity = self.conductor.identify(link.tls.peer_certificates().unwrap_or_default());
-        let identity = identity.map_err(|_| TunnelLoss::Handshake)?;
+        let certificates = link.tls.peer_certificates().unwrap_or_default();
+        let identity = self.conductor.identify(certificates).map_err(|_| TunnelLoss::Handshake)?;
+        if let Some(until) = self.conductor.identified_until(certificates) {
+            link.retire_at = link.retire_at.min(self.core.tick_of(until));
+        }
         if link.key.as_ref().is_some_and(|key| key.identity != identity) {
             return Err(TunnelLoss::Handshake);
         }

@@ -440,6 +440,25 @@ fn an_old_tunnel_takes_no_new_stream_and_ends_with_its_last() {
 }
 
 #[test]
+fn a_tunnel_whose_peer_is_no_longer_believed_takes_no_new_stream() {
+    let world = World::new();
+    let mut script = world.script(Direction::Inbound, application(echo));
+    script.believed = Some(Duration::from_millis(20));
+    let settings = Settings { silence: Duration::from_millis(10), ..Settings::default() };
+    let destination = Side::start(script, Direction::Inbound, settings);
+    let source = world.source(destination.address);
+    let mut old = connect(source.address);
+    ping(&mut old, b"believed");
+    eventually("another tunnel", || {
+        let mut new = connect(source.address);
+        let _ = new.write_all(b"new");
+        let _ = new.read(&mut [0; 3]);
+        (source.counters.tunnels_opened.read() >= 2).then_some(())
+    });
+    ping(&mut old, b"still carried");
+}
+
+#[test]
 fn a_tunnel_without_streams_is_closed_after_a_while() {
     let world = World::new();
     let destination = world.destination(application(echo));

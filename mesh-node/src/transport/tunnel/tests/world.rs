@@ -53,6 +53,8 @@ pub(in crate::transport) struct Script {
     pub(in crate::transport) refuse_streams: Option<ResetReason>,
     pub(in crate::transport) plaintext_at_accept: bool,
     pub(in crate::transport) permitted: bool,
+    /// How long a peer's certificate is believed.
+    pub(in crate::transport) believed: Option<Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -138,6 +140,10 @@ impl Conductor for Script {
     fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
         let peer = self.identities.peer(Some(certificates)).map_err(|_| Refusal(ResetReason::Denied))?;
         Ok(peer.identity)
+    }
+
+    fn identified_until(&mut self, _: &[CertificateDer<'_>]) -> Option<Instant> {
+        self.believed.map(|believed| Instant::now() + believed)
     }
 
     fn open_stream(&mut self, _: &Self::Pod, caller: &Caller, _: &Open) -> Result<(u32, Course), Refusal> {
@@ -293,6 +299,7 @@ impl World {
             refuse_streams: None,
             plaintext_at_accept: false,
             permitted: true,
+            believed: None,
         }
     }
 
