@@ -48,8 +48,6 @@ use crate::telemetry::traffic::TrafficMetrics;
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
 
-/// `notBefore` of a certificate is this much earlier than its issue, for peers whose clocks are late.
-const BACKDATE: Duration = Duration::from_secs(60);
 /// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Refusals of the kernel that are logged per look, at most.
@@ -278,14 +276,8 @@ fn kernel_config(config: &Config) -> KernelConfig {
 }
 
 fn identities(config: &Config, registry: &Registry) -> Result<Identities, AppError> {
-    let settings = AuthoritySettings {
-        trust_dir: config.identity.trust_dir.clone(),
-        trust_domain: config.identity.trust_domain.clone(),
-        lifetime: config.identity.certificate_lifetime,
-        backdate: BACKDATE,
-    };
     let clock = system_clock();
-    let authority = Arc::new(Authority::open(settings, &clock)?);
+    let authority = Arc::new(Authority::open(AuthoritySettings::new(&config.identity), &clock)?);
     let metrics = IdentityMetrics::new(registry)?;
     Ok(Identities::new(authority, PeerSettings::default(), clock, metrics)?)
 }

@@ -114,12 +114,6 @@ impl Listener {
             if family == Family::V6 {
                 sockopt::set_ipv6_v6only(&socket, true).map_err(|error| failed("configure")(error.into()))?;
             }
-            if direction == Direction::Inbound {
-                // Accepted sockets have the application's port, and inherit this: an application that starts anew
-                // may bind its port though tunnels to it are open, as it may with its own connections.
-                sockopt::set_socket_reuseaddr(&socket, true)
-                    .map_err(|error| failed("configure")(error.into()))?;
-            }
             match bind(&socket, &SocketAddr::new(family.loopback(), port)) {
                 Err(Errno::ADDRINUSE | Errno::ACCESS) => continue,
                 Err(error) if is_without_family(&error.into()) => return Ok(None),
