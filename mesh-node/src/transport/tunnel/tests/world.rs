@@ -344,9 +344,13 @@ pub(in crate::transport) fn echo(mut stream: TcpStream) {
     }
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens: bound for as long as the tests run, so that nobody else gets its port.
 pub(in crate::transport) fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 pub(in crate::transport) fn connect(to: SocketAddr) -> TcpStream {
