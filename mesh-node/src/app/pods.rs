@@ -129,7 +129,10 @@ impl Pods {
                 }
             }
         }
-        self.release_unknown();
+        // A pod that cannot be opened now may be one that an agent before captured: it stays held.
+        if synced.failed == 0 {
+            self.release_unknown();
+        }
         self.forget_identities(&wanted);
         let is_captured = |pod: &&KnownPod| matches!(pod.standing, Standing::Captured(_));
         synced.captured = self.known.values().filter(is_captured).count();
