@@ -114,6 +114,10 @@ impl Listener {
             if family == Family::V6 {
                 sockopt::set_ipv6_v6only(&socket, true).map_err(|error| failed("configure")(error.into()))?;
             }
+            // Accepted sockets inherit it. Inbound ones have the application's own port, and without it an
+            // application that starts again could not bind that port while a tunnel to it is open.
+            sockopt::set_socket_reuseaddr(&socket, true)
+                .map_err(|error| failed("configure")(error.into()))?;
             match bind(&socket, &SocketAddr::new(family.loopback(), port)) {
                 Err(Errno::ADDRINUSE | Errno::ACCESS) => continue,
                 Err(error) if is_without_family(&error.into()) => return Ok(None),

@@ -151,8 +151,12 @@ impl<C: Conductor> Engine<C> {
         let epoll = self.core.reactor.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is owned by what tokio gets, which keeps it open and never changes it.
         let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
-        while !self.stopped {
-            match self.turn()? {
+        loop {
+            let next = self.turn()?;
+            if self.stopped {
+                return Ok(());
+            }
+            match next {
                 // Others on this thread have their turn too.
                 Next::Again => tokio::task::yield_now().await,
                 Next::Wait(until) => {
@@ -164,7 +168,6 @@ impl<C: Conductor> Engine<C> {
                 }
             }
         }
-        Ok(())
     }
 
     fn turn_waiting(&mut self, wait: Option<Timespec>) -> io::Result<Next> {
