@@ -1,6 +1,7 @@
 //! The daemon dies, comes back, is started twice, is removed: never the application in the clear.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_test_e2e::{ECHO, HTTP, at, pair, peer_authentication, server, service};
@@ -105,6 +106,67 @@ fn a_new_daemon_takes_over_what_the_old_one_left() {
         let loaded = load.finish()?;
         println!("{loaded:?}");
         assert!(loaded.answered > 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stop_drains() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        let time = mesh.a().stop()?;
+        assert!(time < Duration::from_secs(10), "{time:?}");
+        let dialled = mesh.pod("client").dial(mesh.pod("server").at(ECHO)).send("x").run()?;
+        assert!(dialled.refusal().is_some(), "pinned programs refuse: {dialled:?}");
+        mesh.a().restart()?;
+        mesh.pod("client").echo(at(ECHO)).map(drop)
+    });
+}
+
+#[test]
+fn a_second_daemon_on_the_same_pins_names_the_first() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let holder = mesh.a().id();
+        let site = mesh.topology().site("node-a");
+        let own = ["--metrics-address", "127.0.0.1:25020", "--readiness-address", "127.0.0.1:25021"];
+        let flags = mesh.node("node-a").flags().iter().map(|flag| flag.replace("admin.sock", "second.sock"));
+        let is_address = |flag: &String| flag.contains("-address") || flag.starts_with("127.0.0.1:150");
+        let arguments: Vec<String> = std::iter::once("agent".to_owned())
+            .chain(flags.filter(|flag| !is_address(flag)))
+            .chain(own.map(str::to_owned))
+            .collect();
+        let second =
+            site.host().spawn("second-agent", mesh_test_harness::binary::mesh_node()?, &arguments)?;
+        let ended = second.wait(PATIENCE)?;
+        assert!(!ended.status.success());
+        assert!(ended.stderr.contains(&holder.to_string()), "names {holder}: {}", ended.stderr);
+        mesh.pod("client").echo(at(ECHO)).map(drop)
+    });
+}
+
+#[test]
+fn uninstall_removes_everything_and_looks_again() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.allow_plaintext("client");
+        mesh.a().stop()?;
+        mesh.b().stop()?;
+        for name in ["node-a", "node-b"] {
+            let node = mesh.node(name);
+            let pins = node.pin_dir().display().to_string();
+            let site = mesh.topology().site(name);
+            let arguments = ["uninstall", "--verify", "--pin-dir", &pins];
+            let ended =
+                site.host().spawn("uninstall", mesh_test_harness::binary::mesh_node()?, &arguments)?;
+            ended.wait(PATIENCE)?.success("mesh-node uninstall --verify")?;
+            let left: Vec<_> = std::fs::read_dir(&pins).into_iter().flatten().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        let seen = mesh.pod("client").echo(mesh.pod("server").at(ECHO))?;
+        assert_eq!(seen.peer, mesh.pod("server").at(ECHO).to_string(), "without a mesh, as before it");
         Ok(())
     });
 }
