@@ -202,6 +202,7 @@ impl Proxy {
                 let key = TunnelKey {
                     source: pod.uid().clone(),
                     destination: tunnel.endpoint,
+                    called: tunnel.workload.uid.clone(),
                     identity: tunnel.expected().clone(),
                 };
                 let open = Open {

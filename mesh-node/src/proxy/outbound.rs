@@ -116,6 +116,7 @@ impl Proxy {
                 key: TunnelKey {
                     source: pod.uid().clone(),
                     destination: tunnel.endpoint,
+                    called: tunnel.workload.uid.clone(),
                     identity: tunnel.expected().clone(),
                 },
                 open: Open {

@@ -49,6 +49,8 @@ pub struct TunnelKey {
     pub source: WorkloadUid,
     /// Pod address and original port.
     pub destination: SocketAddr,
+    /// The pod that has the address: one that has it later is reached by a tunnel of its own.
+    pub called: WorkloadUid,
     /// Who must answer there.
     pub identity: SpiffeId,
 }

@@ -66,7 +66,8 @@ impl Judge {
                     dialled: destination,
                     source_port: 4242,
                 };
-                let key = TunnelKey { source, destination, identity: self.expected.clone() };
+                let called = WorkloadUid("pod-b".into());
+                let key = TunnelKey { source, destination, called, identity: self.expected.clone() };
                 RequestCourse { course: Course::Tunnel { key, open }, share: None }
             }
             To::Application(application) => {

@@ -71,6 +71,7 @@ impl Route {
                 key: TunnelKey {
                     source: WorkloadUid("pod-a".into()),
                     destination,
+                    called: WorkloadUid("pod-b".into()),
                     identity: script.expected.clone(),
                 },
                 open: Open {
