@@ -81,9 +81,12 @@ impl Pod {
     /// Kills what runs inside and removes the cgroup and the namespace.
     ///
     /// # Errors
-    /// A process does not die.
+    /// A process does not die, or the interface is gone already.
     pub fn delete(self) -> Result<()> {
-        remove_cgroups(self.place.cgroup())
+        remove_cgroups(self.place.cgroup())?;
+        // As a CNI plugin does. Whoever holds the namespace open would keep the interface alive otherwise, and it
+        // would go on answering for the address.
+        self.place.netns().ip(&["link delete eth0".to_owned()])
     }
 
     /// The program of the harness that serves and dials inside pods.

@@ -165,7 +165,9 @@ impl Site {
             pod.name(),
             self.netns().name()
         )])?;
-        self.netns().ip(&[format!("link set {link} master br0 up")])?;
+        // An address that is used again has another link-layer address now: what the node remembers of the one
+        // before would swallow packets for some seconds.
+        self.netns().ip(&[format!("link set {link} master br0 up"), "neigh flush dev br0".to_owned()])?;
         pod.ip(&[
             "link set eth0 up".to_owned(),
             format!("address add {first}/24 dev eth0"),
