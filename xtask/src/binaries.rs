@@ -20,6 +20,13 @@ pub struct Binary {
     folder: PathBuf,
 }
 
+impl Binary {
+    /// The file.
+    pub fn executable(&self) -> &Path {
+        &self.executable
+    }
+}
+
 /// Everything that was built.
 pub struct Binaries {
     tests: Vec<Binary>,
@@ -60,6 +67,12 @@ impl Binaries {
     /// Returns the test binaries of some packages, in the order of the packages.
     pub fn of<'a>(&'a self, packages: &'a [&str]) -> impl Iterator<Item = &'a Binary> {
         packages.iter().flat_map(|package| self.tests.iter().filter(move |test| test.package == *package))
+    }
+
+    /// Returns one test binary.
+    pub fn test(&self, package: &str, target: &str) -> Result<&Binary> {
+        let found = self.tests.iter().find(|test| test.package == package && test.target == target);
+        found.with_context(|| format!("test {target} of {package} was not built"))
     }
 
     /// Returns where a program is.

@@ -19,6 +19,7 @@ mod sizes;
 mod source;
 mod tally;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //!
 //! In: a reason, a limit and a probe. Out: what the probe found, or an error that names the reason.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,16 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(5);
 
+/// Names how many times longer than its limit a wait may be: an emulated machine is slow.
+const SLOWNESS: &str = "MESH_TEST_SLOWNESS";
+
 /// Looks again and again until `probe` finds something.
 ///
 /// # Errors
 /// Nothing was found within `limit`; the text says what was waited for.
 pub fn eventually<T>(reason: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
+    let limit = limit * slowness();
     loop {
         if let Some(found) = probe() {
             return Ok(found);
@@ -26,7 +31,7 @@ pub fn eventually<T>(reason: &str, limit: Duration, mut probe: impl FnMut() -> O
         if start.elapsed() >= limit {
             bail!("waited {} ms in vain until {reason}", limit.as_millis());
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(INTERVAL * slowness());
     }
 }
 
@@ -38,6 +43,11 @@ pub fn eventually_true(reason: &str, limit: Duration, mut holds: impl FnMut() ->
     let start = Instant::now();
     eventually(reason, limit, || holds().then_some(()))?;
     Ok(start.elapsed())
+}
+
+fn slowness() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR.get_or_init(|| std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1))
 }
 
 #[cfg(test)]

@@ -18,14 +18,19 @@ const SERVICES: &[&str] = &["nginx", "redis-server"];
 /// Installs packages; refreshes the package lists first.
 pub fn install(packages: &[&str]) -> Result<()> {
     let _no_services = NoServices::new()?;
-    let mut update = process::command("apt-get");
-    process::run(update.args(["update", "--quiet"])).context("refresh Debian's package lists")?;
+    refresh()?;
     let mut install = process::command("apt-get");
     install.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
     install.env("DEBIAN_FRONTEND", "noninteractive");
     process::run(&mut install).context("install Debian packages")?;
     disable_services(packages);
     Ok(())
+}
+
+/// Refreshes the package lists.
+pub fn refresh() -> Result<()> {
+    let mut update = process::command("apt-get");
+    process::run(update.args(["update", "--quiet"])).context("refresh Debian's package lists")
 }
 
 /// Keeps new services from starting with the next boot; nothing to do where systemd does not run.

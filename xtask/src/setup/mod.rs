@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 use crate::setup::needs::{NEEDS, Need, Source};
+use crate::vm::kernel;
 
 /// Whether setup may change the machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,9 +65,11 @@ fn check_rust() -> Result<()> {
     Ok(())
 }
 
-/// Debian packages need root and apt; cargo's need neither.
+/// Debian packages need root and apt, unpacking one needs apt; cargo's need neither.
 fn may_install(missing: &[&Need]) -> bool {
-    packages(missing).is_empty() || (is_root() && process::find("apt-get").is_some())
+    let has_apt = process::find("apt-get").is_some();
+    let unpacked = missing.iter().any(|need| need.is_unpacked());
+    (packages(missing).is_empty() || (is_root() && has_apt)) && (!unpacked || has_apt)
 }
 
 fn is_root() -> bool {
@@ -89,6 +92,9 @@ fn refuse(missing: &[&Need]) -> Result<()> {
     for line in missing.iter().filter_map(|need| need.cargo_line()) {
         println!("  {line}");
     }
+    if missing.iter().any(|need| need.is_unpacked()) {
+        println!("  {}", kernel::BY_HAND);
+    }
     if missing.iter().any(|need| need.name == needs::KERNEL_COMPILER) {
         println!("  (instead of Debian's rustc-web: rustup toolchain install nightly --component rust-src)");
     }
@@ -107,6 +113,13 @@ fn install(missing: &[&Need]) -> Result<()> {
     if !packages.is_empty() {
         println!("setup: installing Debian packages {}", packages.join(" "));
         apt::install(&packages)?;
+    }
+    if missing.iter().any(|need| need.is_unpacked()) {
+        println!("setup: unpacking {} from Debian's packages", needs::OLDEST_KERNEL);
+        if packages.is_empty() && is_root() {
+            apt::refresh()?;
+        }
+        kernel::unpack().with_context(|| format!("get {}", needs::OLDEST_KERNEL))?;
     }
     for need in missing {
         if let Source::Cargo { arguments, environment, .. } = need.source {

@@ -4,9 +4,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::process;
+use crate::vm::kernel;
 
 /// Name of the compiler for kernel programs.
 pub const KERNEL_COMPILER: &str = "rustc for bpfel";
+
+/// Name of the kernel that tests boot.
+pub const OLDEST_KERNEL: &str = "Linux 6.1";
 
 /// One thing that must be here.
 pub struct Need {
@@ -27,6 +31,8 @@ enum Present {
     File(&'static str),
     /// Debian's rustc with a core for `bpfel-unknown-none`, or a nightly of rustup with rust-src.
     KernelCompiler,
+    /// An unpacked kernel.
+    OldestKernel,
 }
 
 /// Where it comes from.
@@ -39,6 +45,8 @@ pub enum Source {
         environment: &'static [(&'static str, &'static str)],
         packages: &'static [&'static str],
     },
+    /// A Debian package that is unpacked into the target folder and not installed.
+    OldestKernel,
 }
 
 /// Everything, in the order in which it is reported.
@@ -85,6 +93,20 @@ pub const NEEDS: &[Need] = &[
     debian("nginx", "a web server in a pod", Present::Program("nginx"), &["nginx"]),
     debian("redis-server", "a database in a pod", Present::Program("redis-server"), &["redis-server"]),
     debian("redis-cli", "its client", Present::Program("redis-cli"), &["redis-tools"]),
+    debian(
+        "qemu-system-x86_64",
+        "boots the oldest kernel that is promised",
+        Present::Program("qemu-system-x86_64"),
+        &["qemu-system-x86"],
+    ),
+    debian("busybox", "is that guest's shell", Present::Program("busybox"), &["busybox-static"]),
+    debian("strip", "makes that guest's programs small", Present::Program("strip"), &["binutils"]),
+    Need {
+        name: OLDEST_KERNEL,
+        reason: "the oldest kernel that is promised",
+        present: Present::OldestKernel,
+        source: Source::OldestKernel,
+    },
     debian("curl", "a web client in a pod", Present::Program("curl"), &["curl"]),
     debian("wrk", "measures requests", Present::Program("wrk"), &["wrk"]),
     debian("iperf3", "measures bulk transfer", Present::Program("iperf3"), &["iperf3"]),
@@ -118,6 +140,7 @@ impl Need {
             Present::Program(program) => process::find(program).is_some(),
             Present::Starts(program) => process::find(program).is_some_and(|path| starts(&path)),
             Present::File(path) => Path::new(path).exists(),
+            Present::OldestKernel => kernel::is_present(),
             Present::KernelCompiler => has_debian_kernel_compiler() || has_nightly_with_source(),
         }
     }
@@ -126,7 +149,13 @@ impl Need {
     pub fn packages(&self) -> &'static [&'static str] {
         match self.source {
             Source::Debian(packages) | Source::Cargo { packages, .. } => packages,
+            Source::OldestKernel => &[],
         }
+    }
+
+    /// Returns whether it is a package that is unpacked, which needs apt's lists and no rights.
+    pub fn is_unpacked(&self) -> bool {
+        matches!(self.source, Source::OldestKernel)
     }
 
     /// Returns the line that installs it with cargo, if cargo does.
@@ -171,7 +200,7 @@ mod tests {
     fn what_is_missing_says_how_to_get_it() {
         for need in NEEDS {
             assert!(
-                !need.packages().is_empty() || need.cargo_line().is_some(),
+                !need.packages().is_empty() || need.cargo_line().is_some() || need.is_unpacked(),
                 "{} has no source",
                 need.name
             );
