@@ -29,6 +29,7 @@ pub struct PodSpec {
     probe: Option<u16>,
     addresses: Option<[IpAddr; 2]>,
     ready: bool,
+    terminating: bool,
     uid: String,
 }
 
@@ -45,6 +46,7 @@ impl PodSpec {
             probe: None,
             addresses: None,
             ready: true,
+            terminating: false,
             uid: format!("uid-{name}"),
         }
     }
@@ -121,6 +123,11 @@ impl PodSpec {
         self.ready = ready;
     }
 
+    /// Marks a pod that exists as being deleted.
+    pub fn set_terminating(&mut self, terminating: bool) {
+        self.terminating = terminating;
+    }
+
     /// The name.
     pub fn name(&self) -> &str {
         &self.name
@@ -154,6 +161,10 @@ pub struct ServiceSpec {
     cluster_ips: Vec<IpAddr>,
     selector: BTreeMap<String, String>,
     ports: Vec<(String, u16, u16)>,
+    /// Lines of YAML below `spec`.
+    fields: Vec<String>,
+    /// By the name of the port.
+    node_ports: BTreeMap<String, u16>,
 }
 
 impl ServiceSpec {
@@ -165,6 +176,8 @@ impl ServiceSpec {
             cluster_ips: cluster_ips.to_vec(),
             selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             ports: Vec::new(),
+            fields: Vec::new(),
+            node_ports: BTreeMap::new(),
         }
     }
 
@@ -172,6 +185,20 @@ impl ServiceSpec {
     #[must_use]
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// Adds a field of `spec`, as in `sessionAffinity: ClientIP`.
+    #[must_use]
+    pub fn field(mut self, line: &str) -> Self {
+        self.fields.push(line.to_owned());
+        self
+    }
+
+    /// Has a port open on every node too.
+    #[must_use]
+    pub fn node_port(mut self, name: &str, node_port: u16) -> Self {
+        self.node_ports.insert(name.to_owned(), node_port);
         self
     }
 
@@ -275,8 +302,9 @@ pub fn pod_yaml(pod: &Pod) -> String {
         spec.probe.map(|port| format!("      readinessProbe:\n        tcpSocket:\n          port: {port}\n"));
     let ips: String = pod.addresses().iter().map(|ip| format!("    - ip: \"{ip}\"\n")).collect();
     let ready = if spec.ready { "True" } else { "False" };
+    let deleted = if spec.terminating { "  deletionTimestamp: \"2020-01-01T00:00:00Z\"\n" } else { "" };
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  uid: {}\n{}{}\
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  uid: {}\n{deleted}{}{}\
          spec:\n  nodeName: {}\n  serviceAccountName: {}\n  containers:\n    - name: main\n      image: none\n{ports}{}\
          status:\n  phase: Running\n  podIP: \"{}\"\n  podIPs:\n{ips}  conditions:\n    - type: Ready\n      status: \"{ready}\"\n",
         spec.name,
@@ -303,11 +331,15 @@ fn service_yaml(service: &ServiceSpec) -> String {
         .ports
         .iter()
         .map(|(name, port, target)| {
-            format!("    - name: {name}\n      port: {port}\n      targetPort: {target}\n")
+            let node_port = service.node_ports.get(name).map(|port| format!("      nodePort: {port}\n"));
+            let node_port = node_port.unwrap_or_default();
+            format!("    - name: {name}\n      port: {port}\n      targetPort: {target}\n{node_port}")
         })
         .collect();
+    let kind = if service.node_ports.is_empty() { "" } else { "  type: NodePort\n" };
+    let fields: String = service.fields.iter().map(|line| format!("  {line}\n")).collect();
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\nspec:\n{addresses}{}  ports:\n{ports}",
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\nspec:\n{addresses}{kind}{fields}{}  ports:\n{ports}",
         service.name,
         service.namespace,
         map("selector", 2, &service.selector),
