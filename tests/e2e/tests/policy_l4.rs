@@ -115,7 +115,7 @@ fn answer(mesh: &Mesh, pod: &str) -> Result<Answer> {
         let dialled = dial.send(PLAINTEXT_MARKER).until_bytes(PLAINTEXT_MARKER.len()).run()?;
         answers.push(match &dialled {
             Dialled::Connected(connected) if connected.received == PLAINTEXT_MARKER => Echo,
-            _ if matches!(dialled.refusal(), Some("reset" | "eof")) => Refused,
+            _ if dialled.refusal() == Some("reset") => Refused,
             _ => anyhow::bail!("{pod} got {dialled:?} from {to}"),
         });
     }

@@ -61,20 +61,24 @@ impl Dial {
         let sender = stream.try_clone()?;
         let (repeat, shutdown) = (self.repeat, self.shutdown);
         let sending = thread::spawn(move || send(&sender, &input, repeat, shutdown));
-        let (received, total, ended) = self.receive(&stream)?;
+        let (received, total, mut ended) = self.receive(&stream)?;
+        let after_ms = millis(start);
         if self.abort {
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
-        event(&json!({
-            "event": "connected", "peer": names["peer"], "local": names["local"], "connected_ms": connected_ms,
-            "received": latin1(&received), "received_bytes": total, "ended": ended, "after_ms": millis(start),
-        }));
-        if ended == "eof" || ended == "reset" {
-            let sent = sending.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-            if let Err(error) = sent {
-                event(&json!({ "event": "send failed", "how": how(&error) }));
+        let sent = (ended == "eof" || ended == "reset").then(|| sending.join());
+        if let Some(Ok(Err(error))) = sent {
+            event(&json!({ "event": "send failed", "how": how(&error) }));
+            // A socket tells of a reset once, here the sender; the reader is told of an end then. After an end in
+            // good order the sender would be told of a broken pipe (tcp_reset() of Linux).
+            if error.kind() == io::ErrorKind::ConnectionReset {
+                ended = how(&error);
             }
         }
+        event(&json!({
+            "event": "connected", "peer": names["peer"], "local": names["local"], "connected_ms": connected_ms,
+            "received": latin1(&received), "received_bytes": total, "ended": ended, "after_ms": after_ms,
+        }));
         Ok(())
     }
 
