@@ -1,5 +1,6 @@
 //! Throughput, latency, CPU and memory through two agents, against no mesh and against two Envoys.
 
+mod edits;
 mod envoy;
 mod grpc;
 mod hold;
@@ -114,7 +115,12 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         traffic: args.traffic,
         ways: args.ways,
     };
-    let report = rounds.run(&world)?;
+    let measures_mesh = rounds.ways.contains(&Way::Nodemesh);
+    let mut report = rounds.run(&world)?;
+    drop(world);
+    if measures_mesh {
+        edits::measure(&mut report)?;
+    }
     print!("{}", report.table(baseline));
     if let Some(path) = args.json {
         let text = serde_json::to_string_pretty(&report.json(baseline))?;

@@ -150,8 +150,17 @@ impl Pod {
     /// # Errors
     /// The first echo does not come.
     pub fn hold(&self, to: SocketAddr) -> Result<Held> {
+        self.hold_with(to, &[])
+    }
+
+    /// Like [`Pod::hold`], with more flags of `mesh-test-pod hold`.
+    ///
+    /// # Errors
+    /// The first echo does not come.
+    pub fn hold_with(&self, to: SocketAddr, flags: &[&str]) -> Result<Held> {
         let name = format!("{}-hold", self.name());
-        let (process, stdin) = start(self.place(), &name, &["hold", "--to", &to.to_string()])?;
+        let to = to.to_string();
+        let (process, stdin) = start(self.place(), &name, &[&["hold", "--to", &to], flags].concat())?;
         let held = Held { process, stdin };
         eventually(&format!("{name} holds a connection"), PATIENCE, || held.first("held"))?;
         Ok(held)
