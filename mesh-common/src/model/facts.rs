@@ -64,6 +64,48 @@ pub struct RequestFacts<'a> {
     pub headers: &'a [(&'a [u8], &'a [u8])],
 }
 
+/// A request's facts together with their bytes: for requests that may have to be decided again.
+#[derive(Clone, Debug)]
+pub struct RequestCopy {
+    path: NormalPath<'static>,
+    /// Method, host, then name and value of each field, one after the other.
+    text: Box<[u8]>,
+    /// Where each of them ends in `text`.
+    ends: Box<[usize]>,
+}
+
+impl RequestCopy {
+    /// Copies what is known of a request.
+    pub fn of(request: &RequestFacts<'_>) -> Self {
+        let fields = || request.headers.iter().flat_map(|(name, value)| [*name, *value]);
+        let parts = || [request.method, request.host].into_iter().chain(fields());
+        let mut text = Vec::with_capacity(parts().map(<[u8]>::len).sum());
+        let mut ends = Vec::with_capacity(2 + 2 * request.headers.len());
+        for part in parts() {
+            text.extend_from_slice(part);
+            ends.push(text.len());
+        }
+        Self { path: request.path.to_static(), text: text.into(), ends: ends.into() }
+    }
+
+    /// Shows the facts to `judge`.
+    pub fn show<T>(&self, judge: impl FnOnce(&RequestFacts<'_>) -> T) -> T {
+        let mut start = 0;
+        let mut parts = self.ends.iter().map(|end| {
+            let part = &self.text[start..*end];
+            start = *end;
+            part
+        });
+        let method = parts.next().unwrap_or_default();
+        let host = parts.next().unwrap_or_default();
+        let mut headers: Vec<(&[u8], &[u8])> = Vec::with_capacity(self.ends.len() / 2);
+        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            headers.push((name, value));
+        }
+        judge(&RequestFacts { method, host, path: &self.path, headers: &headers })
+    }
+}
+
 impl PeerIdentity {
     /// The verified identity, if there is one.
     pub fn verified(&self) -> Option<&SpiffeId> {
@@ -78,5 +120,23 @@ impl ConnectionFacts {
     /// The caller's address without its port: what `ipBlocks` match.
     pub fn client_ip(&self) -> IpAddr {
         self.client.ip()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RequestTarget;
+
+    #[test]
+    fn a_copy_shows_what_it_was_made_of() {
+        let target = RequestTarget::parse(b"/a/b;v=1").unwrap();
+        let headers: [(&[u8], &[u8]); 3] = [(b"host", b"api"), (b"x-empty", b""), (b"x-last", b"\xff")];
+        let facts = RequestFacts { method: b"GET", host: b"api", path: &target.path, headers: &headers };
+        let copy = RequestCopy::of(&facts);
+        copy.show(|shown| {
+            assert_eq!((shown.method, shown.host, shown.path), (facts.method, facts.host, facts.path));
+            assert_eq!(shown.headers, facts.headers);
+        });
     }
 }

@@ -130,6 +130,12 @@ impl<'a> NormalPath<'a> {
         &self.text
     }
 
+    /// The same path with its own bytes.
+    #[must_use]
+    pub fn to_static(&self) -> NormalPath<'static> {
+        NormalPath { text: Cow::Owned(self.text.clone().into_owned()), plain: self.plain.clone() }
+    }
+
     /// [`Self::plain`], where it differs by more than a slash at the end.
     pub fn second_reading(&self) -> Option<&str> {
         self.plain.as_deref()

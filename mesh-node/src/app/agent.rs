@@ -201,8 +201,9 @@ impl Agent for AgentState {
         for (number, core) in self.cores.iter().enumerate() {
             let (answer, answered) = oneshot::channel();
             core.send(move |engine| {
-                let shown =
-                    engine.live().map(|live| connection(number, live.record, live.age)).collect::<Vec<_>>();
+                let mut shown: Vec<Connection> =
+                    engine.live().map(|live| connection(number, live.record, live.age)).collect();
+                engine.conductor().each_http2(|record, age| shown.push(connection(number, record, age)));
                 // Nobody listens any more: the question timed out.
                 let _ = answer.send(shown);
             });

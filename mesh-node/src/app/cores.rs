@@ -11,11 +11,13 @@ use tracing::error;
 
 use crate::capture::Listener;
 use crate::proxy::{PodHandle, Proxy, Shared};
+use crate::transport::http2;
 use crate::transport::tunnel::{Counters, Engine, Handle, ListenerId, NewListener, Settings};
 
 /// The threads that carry traffic.
 pub(super) struct Cores {
     cores: Vec<Core>,
+    shared: Arc<Shared>,
 }
 
 struct Core {
@@ -29,9 +31,15 @@ impl Cores {
     ///
     /// # Errors
     /// A thread, its runtime or its epoll cannot be made.
-    pub(super) fn start(count: usize, shared: &Arc<Shared>, settings: Settings) -> io::Result<Self> {
-        let start = |number| Core::start(number, Arc::clone(shared), settings);
-        Ok(Self { cores: (0..count).map(start).collect::<io::Result<_>>()? })
+    pub(super) fn start(
+        count: usize,
+        shared: &Arc<Shared>,
+        settings: Settings,
+        http2: &http2::Settings,
+    ) -> io::Result<Self> {
+        let start = |number| Core::start(number, Arc::clone(shared), settings, http2.clone());
+        let cores = (0..count).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { cores, shared: Arc::clone(shared) })
     }
 
     /// A pod's listeners belong to every core; the one that accepts keeps the connection.
@@ -70,7 +78,10 @@ impl Cores {
     /// Policy or pods changed: every open connection is decided again.
     pub(super) fn recheck(&self) {
         for core in &self.cores {
-            core.tell(Engine::recheck);
+            core.tell(|engine| {
+                engine.recheck();
+                engine.conductor().recheck_http2();
+            });
         }
     }
 
@@ -84,15 +95,18 @@ impl Cores {
         self.cores.iter().map(|core| core.handle.clone()).collect()
     }
 
-    /// Open connections now.
-    pub(super) fn connections(&self) -> u64 {
-        self.cores.iter().map(|core| core.counters.connections.read()).sum()
+    /// Open connections now, over HTTP/2 too.
+    pub(super) fn connections(&self) -> u32 {
+        self.shared.places.used()
     }
 
     /// Takes nothing new; open connections may finish.
     pub(super) fn drain(&self) {
         for core in &self.cores {
-            core.tell(Engine::drain);
+            core.tell(|engine| {
+                engine.drain();
+                engine.conductor().drain_http2();
+            });
         }
     }
 
@@ -108,11 +122,17 @@ impl Cores {
 }
 
 impl Core {
-    fn start(number: usize, shared: Arc<Shared>, settings: Settings) -> io::Result<Self> {
+    fn start(
+        number: usize,
+        shared: Arc<Shared>,
+        settings: Settings,
+        http2: http2::Settings,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (started, start) = channel();
         let thread = thread::Builder::new().name(format!("core-{number}")).spawn(move || {
-            let outcome = LocalSet::new().block_on(&runtime, carry(number, shared, settings, started));
+            let proxy = Proxy::new(shared, number, http2);
+            let outcome = LocalSet::new().block_on(&runtime, carry(proxy, settings, started));
             if let Err(error) = outcome {
                 error!(core = number, %error, "a core stopped carrying traffic");
             }
@@ -131,12 +151,11 @@ impl Core {
 }
 
 async fn carry(
-    number: usize,
-    shared: Arc<Shared>,
+    proxy: Proxy,
     settings: Settings,
     started: Sender<(Handle<Proxy>, Arc<Counters>)>,
 ) -> io::Result<()> {
-    let mut engine = Engine::new(Proxy::new(shared, number), settings)?;
+    let mut engine = Engine::new(proxy, settings)?;
     // Nobody waits only if the whole agent is ending.
     let _ = started.send((engine.handle(), engine.counters()));
     engine.drive().await

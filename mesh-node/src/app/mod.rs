@@ -46,6 +46,7 @@ use crate::telemetry::logging::{self, LogFilter, LoggingError};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
 use crate::transport::http1::HttpSettings;
+use crate::transport::http2;
 use crate::transport::tunnel::Settings;
 
 /// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
@@ -128,7 +129,9 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
         callers: kernel.callers(),
         metrics: ProxyMetrics::new(&registry)?,
     });
-    let cores = Cores::start(config.node.workers, &shared, engine_settings(&config.tunnel, &config.http));
+    let engine = engine_settings(&config.tunnel, &config.http);
+    let http2 = http2::Settings::new(&config.http, &config.tunnel);
+    let cores = Cores::start(config.node.workers, &shared, engine, &http2);
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
     let standing = Arc::new(Standing::default());
     let state =

@@ -4,29 +4,26 @@
 //! instead; at its end one access record and one count for each side that this daemon stands on.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::http1::LocalAnswer;
 use mesh_common::http1::relay::Ending;
-use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{ConnectionFacts, Direction, Protocol, RequestFacts};
+use mesh_common::model::{ConnectionFacts, Protocol, RequestFacts};
 use mesh_common::policy;
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
-use smallvec::SmallVec;
 
-use super::Proxy;
-use super::inbound::caller_pod;
+use super::Core;
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
 use super::pod::PodHandle;
-use super::record::{Decided, HttpConnection, Record, Subject, begin, named, parties};
+use super::record::{HttpConnection, Record, Subject};
+use super::request::{Reported, RequestSide, RequestSides, arrived_here};
 use super::response::{Rejection, flags_of};
-use crate::telemetry::access_log::{OpenRecord, Request};
-use crate::telemetry::labels::{RecordedProtocol, RequestProtocol, ResponseFlags};
-use crate::telemetry::traffic::{RequestOutcome, Requests};
+use super::under_way::UnderWay;
+use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
 use crate::transport::CloseReason;
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::{Course, TunnelKey};
@@ -39,42 +36,46 @@ pub struct Exchange(Box<Kept>);
 struct Kept {
     /// The endpoint that it makes busy.
     busy: BusyGuard,
-    /// One; two between pods of this agent: the caller's, then the called pod's.
-    sides: SmallVec<[RequestSide; 1]>,
-}
-
-/// One reporter's view of a request.
-#[derive(Debug)]
-struct RequestSide {
-    log: OpenRecord,
-    counts: Requests,
+    sides: RequestSides,
+    /// To decide it again, where its destination is decided here.
+    under_way: Option<UnderWay>,
 }
 
 /// A request's way: where it goes, and who reports it besides the side that asked.
 struct Carried {
     course: RequestCourse,
-    called: Option<RequestSide>,
+    called: Option<(RequestSide, ConnectionFacts)>,
 }
 
-impl Proxy {
-    /// A connection whose requests are decided one by one.
+/// How the requests of a connection are told apart.
+pub(super) enum RequestsWay {
+    /// By the engine.
+    Http1(HttpCourse),
+    /// Beside it.
+    Http2,
+}
+
+impl Core {
+    /// A connection whose requests are decided one by one: by the engine, or over HTTP/2 beside it.
     pub(super) fn requests_of(
         &self,
         place: Place,
         snapshot: &Snapshot,
         facts: ConnectionFacts,
         destination: Destination,
-        course: HttpCourse,
+        way: RequestsWay,
     ) -> (Record, Course) {
-        let caller = caller_pod(snapshot, &facts).filter(|_| facts.direction == Direction::Inbound).cloned();
-        let generation = snapshot.generation();
-        let http = HttpConnection { facts, destination, caller, generation };
-        (Record::of_requests(place, http), Course::Http(course))
+        let (spoken, course) = match way {
+            RequestsWay::Http1(course) => (Protocol::Http1, Course::Http(course)),
+            RequestsWay::Http2 => (Protocol::Http2, Course::HandOver),
+        };
+        let http = HttpConnection::new(snapshot, facts, destination, spoken);
+        (Record::of_requests(place, http), course)
     }
 
     /// Decides a request.
     pub(super) fn decide_request(
-        &mut self,
+        &self,
         pod: &PodHandle,
         record: &mut Record,
         request: &RequestFacts<'_>,
@@ -87,14 +88,33 @@ impl Proxy {
         let (plan, decided) = decided.map_err(|rejection| self.answer(subject, request, &rejection))?;
         let side = self.begin_request(subject, &decided, &plan, request);
         let busy = self.load.add(plan.address(), Unit::Request);
-        let carried = self.carry(&snapshot, pod, subject, &plan, request)?;
-        let sides = SmallVec::from_iter([Some(side), carried.called].into_iter().flatten());
-        Ok((Exchange(Box::new(Kept { busy, sides })), carried.course))
+        let Carried { course, called } = match self.carry(&snapshot, pod, subject, &plan, request) {
+            Ok(carried) => carried,
+            Err((answer, rejection)) => {
+                side.ended(&reported_rejection(&rejection));
+                return Err(answer);
+            }
+        };
+        let mut sides = RequestSides::from_buf([side]);
+        let called = called.map(|(side, facts)| {
+            sides.push(side);
+            facts
+        });
+        let under_way = UnderWay::keep(http, called, request);
+        Ok((Exchange(Box::new(Kept { busy, sides, under_way })), course))
+    }
+
+    /// Whether a request under way would be let through now.
+    pub(super) fn request_holds(&self, record: &Record, exchange: &Exchange) -> bool {
+        let Some((under_way, http)) = exchange.0.under_way.as_ref().zip(record.as_http()) else {
+            return true;
+        };
+        under_way.still_permitted(&self.snapshot(), http)
     }
 
     /// Another endpoint for a request whose endpoint was not there.
     pub(super) fn request_elsewhere(
-        &mut self,
+        &self,
         pod: &PodHandle,
         record: &mut Record,
         exchange: &mut Exchange,
@@ -109,91 +129,57 @@ impl Proxy {
         let tried = [exchange.0.busy.endpoint()];
         // Policy has spoken at this side, where it permits what it resolves: only the endpoint is chosen anew.
         let permit = policy::authorize_connection(&snapshot, subject.facts, subject.destination).ok()?;
-        let choice = Choice { random: self.random.u64(..), load: &self.load, tried: &tried };
+        let choice = Choice { random: fastrand::u64(..), load: &self.load, tried: &tried };
         let plan = route::plan_request(&snapshot, permit, &choice).ok()?;
         // Between pods of this agent the called side would have to decide with the request's own facts.
         if matches!(plan, Plan::Local(_)) {
             return None;
         }
         exchange.0.busy = self.load.add(plan.address(), Unit::Request);
+        if let Some(side) = exchange.0.sides.first_mut() {
+            self.redirect_request(side, subject, &plan);
+        }
         Some(self.course_of(pod, subject.facts, &plan))
     }
 
     /// Reports a request that ended.
     pub(super) fn end_request(exchange: Exchange, outcome: &ExchangeOutcome) {
-        let flags = flags_of_exchange(outcome);
-        for mut side in exchange.0.sides {
-            let counted = RequestOutcome {
-                protocol: RequestProtocol::Http,
-                code: outcome.status,
-                grpc_status: None,
-                flags,
-            };
-            side.counts.ended(counted, outcome.duration);
-            let record = &mut side.log.record;
-            record.bytes_received = outcome.bytes.request;
-            record.bytes_sent = outcome.bytes.response;
-            record.reason = reason_of(outcome);
-            if let Some(request) = &mut record.request {
-                request.status = outcome.status;
-            }
+        let reported = Reported {
+            protocol: RecordedProtocol::Http1,
+            code: outcome.status,
+            grpc_status: None,
+            flags: flags_of_exchange(outcome),
+            reason: reason_of(outcome),
+            request_bytes: outcome.bytes.request,
+            response_bytes: outcome.bytes.response,
+            duration: outcome.duration,
+        };
+        for side in exchange.0.sides {
+            side.ended(&reported);
         }
-    }
-
-    /// Reports a request that could not be understood.
-    pub(super) fn report_refused(&self, record: &mut Record, refusal: http1::Refusal) {
-        self.shared.metrics.refused(refusal.reason());
-        let Some(http) = record.http() else { return };
-        let subject = http.subject();
-        self.count(subject, refusal.status(), ResponseFlags::DownstreamProtocolError);
-        let mut open = begin(&self.shared.access_log, subject, None);
-        open.record.protocol = RecordedProtocol::Http1;
-        open.record.reason = refusal.reason();
-        open.record.error = Some(refusal.to_string().into());
-    }
-
-    fn plan_request(
-        &mut self,
-        snapshot: &Snapshot,
-        subject: Subject<'_>,
-        request: &RequestFacts<'_>,
-        tried: &[SocketAddr],
-    ) -> Result<(Plan, Decided), Rejection> {
-        let permit = policy::authorize_request(snapshot, subject.facts, subject.destination, request);
-        let permit = permit.map_err(Rejection::Denied)?;
-        let decided = Decided::by(&permit);
-        let choice = Choice { random: self.random.u64(..), load: &self.load, tried };
-        let plan = route::plan_request(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
-        Ok((plan, decided))
     }
 
     /// Where a plan leads; for a pod of this agent the inbound stages decide too.
     fn carry(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         pod: &PodHandle,
         subject: Subject<'_>,
         plan: &Plan,
         request: &RequestFacts<'_>,
-    ) -> Result<Carried, LocalAnswer<'static>> {
+    ) -> Result<Carried, (LocalAnswer<'static>, Rejection)> {
         let Plan::Local(local) = plan else {
             return Ok(Carried { course: self.course_of(pod, subject.facts, plan), called: None });
         };
-        let facts = ConnectionFacts {
-            direction: Direction::Inbound,
-            client: subject.facts.client,
-            original_dst: local.endpoint,
-            local: Arc::clone(&local.workload),
-            peer: subject.facts.peer.clone(),
-            claimed_dst: Some(subject.facts.original_dst),
-        };
+        let facts = arrived_here(subject.facts, local);
         let destination = resolve::destination(snapshot, &facts).with_detected(Protocol::Http1);
         let caller = Some(&subject.facts.local);
         let called = Subject { facts: &facts, destination: &destination, caller };
         let decided = self.plan_request(snapshot, called, request, &[]);
-        let (plan, decided) = decided.map_err(|rejection| self.answer(called, request, &rejection))?;
+        let (plan, decided) =
+            decided.map_err(|rejection| (self.answer(called, request, &rejection), rejection))?;
         let side = self.begin_request(called, &decided, &plan, request);
-        Ok(Carried { course: self.course_of(pod, &facts, &plan), called: Some(side) })
+        Ok(Carried { course: self.course_of(pod, &facts, &plan), called: Some((side, facts)) })
     }
 
     fn course_of(&self, pod: &PodHandle, facts: &ConnectionFacts, plan: &Plan) -> RequestCourse {
@@ -219,7 +205,8 @@ impl Proxy {
             },
             Plan::Application(_) | Plan::Local(_) => {
                 let address = plan.address();
-                let called = self.pods.get(&facts.local.uid).unwrap_or(pod);
+                let called = self.pod(&facts.local.uid);
+                let called = called.as_ref().unwrap_or(pod);
                 // A port that is not declared as HTTP gets a connection of its own: what it keeps is not known.
                 let is_http = !matches!(protocol_of(plan), Protocol::Tcp | Protocol::Tls);
                 RequestCourse {
@@ -230,22 +217,6 @@ impl Proxy {
         }
     }
 
-    fn begin_request(
-        &self,
-        subject: Subject<'_>,
-        decided: &Decided,
-        plan: &Plan,
-        request: &RequestFacts<'_>,
-    ) -> RequestSide {
-        let mut log = begin(&self.shared.access_log, subject, Some(plan));
-        log.record.protocol = RecordedProtocol::Http1;
-        log.record.verdict = decided.verdict;
-        log.record.policy = decided.policy.clone();
-        log.record.request = Some(Box::new(described(request)));
-        let counts = self.traffic.requests(&parties(subject, Some(plan)));
-        RequestSide { log, counts }
-    }
-
     /// Reports a request that is not carried, and gives its answer.
     fn answer(
         &self,
@@ -254,41 +225,21 @@ impl Proxy {
         rejection: &Rejection,
     ) -> LocalAnswer<'static> {
         let (status, text) = rejection.answer();
-        self.shared.metrics.refused(rejection.reason());
-        self.count(subject, status, rejection.flags());
-        let mut open = begin(&self.shared.access_log, subject, None);
-        open.record.protocol = RecordedProtocol::Http1;
-        open.record.verdict = rejection.verdict();
-        open.record.reason = rejection.reason();
-        open.record.request = Some(Box::new(Request { status, ..described(request) }));
-        if let Rejection::Denied(denial) = rejection {
-            open.record.policy = named(denial);
-            open.record.error = Some(denial.to_string().into());
-        }
+        self.reject_request(subject, rejection, request).ended(&reported_rejection(rejection));
         LocalAnswer { status, text, reason: rejection.reason() }
-    }
-
-    fn count(&self, subject: Subject<'_>, code: u16, flags: ResponseFlags) {
-        let outcome = RequestOutcome { protocol: RequestProtocol::Http, code, grpc_status: None, flags };
-        self.traffic.requests(&parties(subject, None)).ended(outcome, Duration::ZERO);
     }
 }
 
-impl HttpConnection {
-    fn subject(&self) -> Subject<'_> {
-        Subject { facts: &self.facts, destination: &self.destination, caller: self.caller.as_ref() }
-    }
-
-    /// Resolves again if the tables have changed since.
-    fn refresh(&mut self, snapshot: &Snapshot) {
-        if self.generation == snapshot.generation() {
-            return;
-        }
-        self.generation = snapshot.generation();
-        self.destination = resolve::destination(snapshot, &self.facts).with_detected(Protocol::Http1);
-        if self.facts.direction == Direction::Inbound {
-            self.caller = caller_pod(snapshot, &self.facts).cloned();
-        }
+fn reported_rejection(rejection: &Rejection) -> Reported {
+    Reported {
+        protocol: RecordedProtocol::Http1,
+        code: rejection.answer().0,
+        grpc_status: None,
+        flags: rejection.flags(),
+        reason: rejection.reason(),
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
     }
 }
 
@@ -307,16 +258,6 @@ fn protocol_of(plan: &Plan) -> Protocol {
         Plan::Direct(direct) => direct.protocol,
         Plan::Local(local) => local.protocol,
         Plan::Application(application) => application.protocol,
-    }
-}
-
-fn described(request: &RequestFacts<'_>) -> Request {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
-    Request {
-        method: text(request.method),
-        path: request.path.as_str().into(),
-        host: text(request.host),
-        status: 0,
     }
 }
 

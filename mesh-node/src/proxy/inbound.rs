@@ -13,20 +13,33 @@ use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
-use super::Proxy;
+use super::Core;
+use super::http::RequestsWay;
 use super::limits::Place;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject};
+use super::request::arrived_here;
 use super::response::Rejection;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Caller, Course, FirstBytes, Inbound, Refusal};
 
-impl Proxy {
+/// What brought a connection to its pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// A TCP connection in the clear.
+    Socket,
+    /// A stream of a tunnel.
+    Stream,
+    /// A stream that says it carries one HTTP/1.1 exchange.
+    ExchangeStream,
+}
+
+impl Core {
     /// Decides a stream of a peer's tunnel. What OPEN says is a hint: the source address is the tunnel's, only the
     /// port comes from OPEN, and the dialled address counts only if the tables know this endpoint behind it.
     pub(super) fn stream(
-        &mut self,
+        &self,
         pod: &PodHandle,
         caller: &Caller,
         open: &Open,
@@ -41,14 +54,17 @@ impl Proxy {
             peer: PeerIdentity::Verified(caller.identity.clone()),
             claimed_dst: Some(open.dialled),
         };
-        let one_exchange = open.kind == StreamKind::Http1;
-        self.arrived(place, &snapshot, facts, Protocol::Undeclared, one_exchange)
+        let carrier = match open.kind {
+            StreamKind::Http1 => Carrier::ExchangeStream,
+            StreamKind::Opaque => Carrier::Stream,
+        };
+        self.arrived(place, &snapshot, facts, Protocol::Undeclared, carrier)
     }
 
     /// Decides how a connection to a pod begins. If policy lets in anybody, nothing is waited for: a server may
     /// speak first. If not, only a tunnel can help, or first bytes.
     pub(super) fn begin_inbound(
-        &mut self,
+        &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
     ) -> Result<Inbound<Record>, Refusal> {
@@ -69,7 +85,7 @@ impl Proxy {
 
     /// Decides a connection in the clear, now that its first bytes are known.
     pub(super) fn peeked(
-        &mut self,
+        &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
         first: FirstBytes<'_>,
@@ -86,24 +102,16 @@ impl Proxy {
 
     /// The called half of a connection between two pods of this agent: the caller's identity needs no proof.
     pub(super) fn called_here(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         outbound: &ConnectionFacts,
         local: &Local,
     ) -> Result<(Side, Dial), Refusal> {
-        let facts = ConnectionFacts {
-            direction: Direction::Inbound,
-            client: outbound.client,
-            original_dst: local.endpoint,
-            local: local.workload.clone(),
-            peer: outbound.peer.clone(),
-            claimed_dst: Some(outbound.original_dst),
-        };
-        self.admit(snapshot, facts, Protocol::Undeclared)
+        self.admit(snapshot, arrived_here(outbound, local), Protocol::Undeclared)
     }
 
     fn plaintext(
-        &mut self,
+        &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
         spoken: Protocol,
@@ -111,37 +119,51 @@ impl Proxy {
         let place = self.place(pod)?;
         let snapshot = self.snapshot();
         let facts = self.stranger(&snapshot, pod, accepted)?;
-        self.arrived(place, &snapshot, facts, spoken, false)
+        self.arrived(place, &snapshot, facts, spoken, Carrier::Socket)
     }
 
     /// What arrived at a pod goes on as bytes, or request by request: if it is an exchange, if the port is declared
     /// as HTTP, or if policy asks about requests.
     fn arrived(
-        &mut self,
+        &self,
         place: Place,
         snapshot: &Snapshot,
         facts: ConnectionFacts,
         spoken: Protocol,
-        one_exchange: bool,
+        carrier: Carrier,
     ) -> Result<(Record, Course), Refusal> {
         let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
         let permit = policy::authorize_connection(snapshot, &facts, &destination);
         let asks = permit.is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
-        let is_http = one_exchange
-            || destination.protocol == Protocol::Http1
-            || (asks && matches!(destination.protocol, Protocol::Undeclared));
+        let is_http = match (carrier, destination.protocol) {
+            (Carrier::ExchangeStream, _) | (_, Protocol::Http1) => true,
+            // Other agents bring HTTP/2 over `nodemesh/h2`: a stream of bytes stays one.
+            (Carrier::Socket, Protocol::Http2 | Protocol::Grpc) => true,
+            (_, Protocol::Undeclared) => asks,
+            (Carrier::Stream, Protocol::Http2 | Protocol::Grpc) | (_, Protocol::Tcp | Protocol::Tls) => false,
+        };
         if is_http && self.is_admissible(snapshot, &facts, &destination) {
             let dialled = facts.claimed_dst.unwrap_or(facts.original_dst);
             let known_client = facts.peer.verified().is_some();
+            let one_exchange = carrier == Carrier::ExchangeStream;
             let course = HttpCourse { dialled, known_client, one_exchange };
-            return Ok(self.requests_of(place, snapshot, facts, destination, course));
+            let way = match (carrier, destination.protocol) {
+                (Carrier::Socket, Protocol::Http2 | Protocol::Grpc) => RequestsWay::Http2,
+                _ => RequestsWay::Http1(course),
+            };
+            return Ok(self.requests_of(place, snapshot, facts, destination, way));
         }
         let (side, dial) = self.admit(snapshot, facts, spoken)?;
         Ok((Record::new(place, None, side), Course::Direct(dial)))
     }
 
     /// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
-    fn is_admissible(&self, snapshot: &Snapshot, facts: &ConnectionFacts, destination: &Destination) -> bool {
+    pub(super) fn is_admissible(
+        &self,
+        snapshot: &Snapshot,
+        facts: &ConnectionFacts,
+        destination: &Destination,
+    ) -> bool {
         match policy::authorize_connection(snapshot, facts, destination) {
             Ok(_) => true,
             Err(denial) => !matches!(
@@ -185,7 +207,7 @@ impl Proxy {
 
     /// Resolve, authorise, plan: what every inbound connection goes through.
     fn admit(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         facts: ConnectionFacts,
         spoken: Protocol,
@@ -208,7 +230,7 @@ impl Proxy {
     }
 
     fn decide_inbound(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         subject: Subject<'_>,
     ) -> Result<(Plan, Decided), Rejection> {
@@ -218,14 +240,14 @@ impl Proxy {
             return Err(Rejection::NotHttp);
         }
         let decided = Decided::by(&permit);
-        let choice = Choice { random: self.random.u64(..), load: &self.load, tried: &[] };
+        let choice = Choice { random: fastrand::u64(..), load: &self.load, tried: &[] };
         let plan = route::plan_connection(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
         Ok((plan, decided))
     }
 
     fn dial_application(&self, called: &Workload, address: SocketAddr) -> Result<Dial, Refusal> {
-        let pod = self.pods.get(&called.uid).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
-        Ok(super::dial_own(pod, address))
+        let pod = self.pod(&called.uid).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
+        Ok(super::dial_own(&pod, address))
     }
 }
 

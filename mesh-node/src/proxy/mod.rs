@@ -5,19 +5,25 @@
 //! core's thread: it looks up, decides and returns. Does no I/O of its own but two look-ups of the kernel's maps.
 
 mod http;
+mod http2;
 mod inbound;
 pub mod limits;
 mod load;
 mod outbound;
 mod pod;
 mod record;
+mod request;
 mod response;
 mod shared;
+mod under_way;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,6 +42,7 @@ pub use self::pod::PodHandle;
 pub use self::record::Record;
 pub use self::shared::{ProxyMetrics, Shared};
 
+use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
 use self::response::Rejection;
@@ -47,47 +54,65 @@ use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
 };
-use crate::transport::{CloseReason, Outcome, TunnelLoss};
+use crate::transport::{self, CloseReason, Outcome, TunnelLoss};
 
 /// A tunnel is re-made this long before its certificate expires, at least.
 const RETIRE_BEFORE: Duration = Duration::from_secs(1);
 
-/// Decides for one core.
-pub struct Proxy {
+/// Decides for one core. A clone decides for the same one: the engine has one, each HTTP/2 connection another.
+#[derive(Clone)]
+pub struct Proxy(Rc<Core>);
+
+/// What one core decides with. Nothing here is borrowed across a call that could come back.
+pub struct Core {
     shared: Arc<Shared>,
-    snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    snapshots: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     traffic: CoreTraffic,
     load: LoadTable,
-    random: fastrand::Rng,
     /// Captured pods, to dial their applications.
-    pods: HashMap<WorkloadUid, PodHandle>,
+    pods: RefCell<HashMap<WorkloadUid, PodHandle>>,
+    http2: Http2Connections,
+}
+
+impl Deref for Proxy {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.0
+    }
 }
 
 impl Proxy {
     /// The conductor of core `core`, counted from 0.
-    pub fn new(shared: Arc<Shared>, core: usize) -> Self {
-        Self {
-            snapshots: Cache::new(Arc::clone(&shared.snapshots)),
+    pub fn new(shared: Arc<Shared>, core: usize, http2: transport::http2::Settings) -> Self {
+        Self(Rc::new(Core {
+            snapshots: RefCell::new(Cache::new(Arc::clone(&shared.snapshots))),
             traffic: shared.traffic.core(core),
             load: LoadTable::default(),
-            random: fastrand::Rng::new(),
-            pods: HashMap::new(),
+            pods: RefCell::default(),
+            http2: Http2Connections::new(Arc::clone(&shared.identities), http2),
             shared,
-        }
+        }))
     }
+}
 
+impl Core {
     /// A pod is captured from now on.
-    pub fn add_pod(&mut self, pod: PodHandle) {
-        self.pods.insert(pod.uid().clone(), pod);
+    pub fn add_pod(&self, pod: PodHandle) {
+        self.pods.borrow_mut().insert(pod.uid().clone(), pod);
     }
 
     /// A pod is not captured any more.
-    pub fn remove_pod(&mut self, uid: &WorkloadUid) {
-        self.pods.remove(uid);
+    pub fn remove_pod(&self, uid: &WorkloadUid) {
+        self.pods.borrow_mut().remove(uid);
     }
 
-    fn snapshot(&mut self) -> Arc<Snapshot> {
-        Arc::clone(self.snapshots.load())
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshots.borrow_mut().load())
+    }
+
+    fn pod(&self, uid: &WorkloadUid) -> Option<PodHandle> {
+        self.pods.borrow().get(uid).cloned()
     }
 
     fn place(&self, pod: &PodHandle) -> Result<Place, Refusal> {
@@ -143,14 +168,12 @@ impl Conductor for Proxy {
     }
 
     fn accept_h2(&mut self, pod: &PodHandle, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
-        // Until HTTP/2 is carried nobody offers it: closing the socket tells the peer.
-        debug!(pod = %pod.uid().0, %peer, %local, "nodemesh/h2 is not served");
-        drop(socket);
+        self.serve_http2_peer(pod, socket, peer, local);
     }
 
     fn hand_over(&mut self, pod: &PodHandle, record: Record, socket: OwnedFd, peer: SocketAddr) {
-        debug!(pod = %pod.uid().0, %peer, "nothing takes connections over");
-        drop((record, socket));
+        debug_assert_eq!(record.facts().client.port(), peer.port(), "the connection that was decided");
+        self.serve_http2(pod, record, socket);
     }
 
     fn plan_tunnel(
@@ -224,28 +247,21 @@ impl Conductor for Proxy {
     }
 
     fn exchange_ended(&mut self, _: &mut Record, exchange: Exchange, outcome: &ExchangeOutcome) {
-        Self::end_request(exchange, outcome);
+        Core::end_request(exchange, outcome);
     }
 
     fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal) {
-        self.report_refused(record, refusal);
+        if let Some(http) = record.as_http() {
+            self.report_refused(http, refusal);
+        }
     }
 
-    fn request_still_permitted(&mut self, record: &Record, _: &Exchange) -> bool {
-        self.still_permitted(record)
+    fn request_still_permitted(&mut self, record: &Record, exchange: &Exchange) -> bool {
+        self.request_holds(record, exchange)
     }
 
     fn dial(&mut self, record: &Record, dial: &Dial) -> io::Result<OwnedFd> {
-        match (dial.source.map(|source| source.port()), record.caller()) {
-            // To an application, from its own address: it is told who calls.
-            (Some(0), Some(caller)) => {
-                connect::start(dial, |socket| self.shared.callers.announce(socket, caller))
-            }
-            // Out of the mesh, from the caller's own port; from another one if that is taken for this destination.
-            (Some(_), _) => connect::start(dial, |_| Ok(()))
-                .or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }, |_| Ok(()))),
-            (None, _) => connect::start(dial, |_| Ok(())),
-        }
+        self.connect(record.caller(), dial)
     }
 
     fn next_endpoint(&mut self, record: &mut Record, failure: CloseReason) -> Option<Course> {
@@ -279,7 +295,21 @@ impl Conductor for Proxy {
     }
 }
 
-impl Proxy {
+impl Core {
+    /// Begins a TCP connection; an application is told of `caller`.
+    fn connect(&self, caller: Option<SocketAddr>, dial: &Dial) -> io::Result<OwnedFd> {
+        match (dial.source.map(|source| source.port()), caller) {
+            // To an application, from its own address: it is told who calls.
+            (Some(0), Some(caller)) => {
+                connect::start(dial, |socket| self.shared.callers.announce(socket, caller))
+            }
+            // Out of the mesh, from the caller's own port; from another one if that is taken for this destination.
+            (Some(_), _) => connect::start(dial, |_| Ok(()))
+                .or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }, |_| Ok(()))),
+            (None, _) => connect::start(dial, |_| Ok(())),
+        }
+    }
+
     fn without_certificate(&self, error: &crate::identity::Unavailable) -> TunnelLoss {
         self.shared.metrics.refused(TunnelLoss::NoCertificate.reason());
         debug!(%error, "no certificate to speak with");

@@ -9,7 +9,8 @@ use mesh_common::route::{self, Choice, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
-use super::Proxy;
+use super::Core;
+use super::http::RequestsWay;
 use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
@@ -18,10 +19,10 @@ use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
 
-impl Proxy {
+impl Core {
     /// Decides a connection that an application of `pod` opened.
     pub(super) fn outbound(
-        &mut self,
+        &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
     ) -> Result<(Record, Course), Refusal> {
@@ -29,10 +30,15 @@ impl Proxy {
         let snapshot = self.snapshot();
         let facts = self.local_facts(&snapshot, pod, accepted)?;
         let destination = resolve::destination(&snapshot, &facts);
-        if destination.protocol == Protocol::Http1 && !matches!(destination.target, Target::Unknown(_)) {
+        if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
             let dialled = facts.original_dst;
-            let course = HttpCourse { dialled, known_client: true, one_exchange: false };
-            return Ok(self.requests_of(place, &snapshot, facts, destination, course));
+            let way = match destination.protocol {
+                Protocol::Http1 => {
+                    RequestsWay::Http1(HttpCourse { dialled, known_client: true, one_exchange: false })
+                }
+                _ => RequestsWay::Http2,
+            };
+            return Ok(self.requests_of(place, &snapshot, facts, destination, way));
         }
         let decided = self.decide(&snapshot, &facts, &destination, &[]);
         let (plan, decided) =
@@ -46,7 +52,7 @@ impl Proxy {
     }
 
     /// Another endpoint for a connection whose endpoint was not there.
-    pub(super) fn elsewhere(&mut self, record: &mut Record) -> Option<Course> {
+    pub(super) fn elsewhere(&self, record: &mut Record) -> Option<Course> {
         let endpoint = record.endpoint()?;
         record.give_up(endpoint);
         let snapshot = self.snapshot();
@@ -54,7 +60,7 @@ impl Proxy {
         if facts.direction == Direction::Inbound {
             return None;
         }
-        let pod = self.pods.get(&facts.local.uid)?.clone();
+        let pod = self.pod(&facts.local.uid)?;
         let destination = resolve::destination(&snapshot, &facts);
         if !matches!(destination.target, Target::Service(_)) {
             return None;
@@ -89,7 +95,7 @@ impl Proxy {
     }
 
     fn decide(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         facts: &ConnectionFacts,
         destination: &Destination,
@@ -97,14 +103,14 @@ impl Proxy {
     ) -> Result<(Plan, Decided), Rejection> {
         let permit = policy::authorize_connection(snapshot, facts, destination).map_err(Rejection::Denied)?;
         let decided = Decided::by(&permit);
-        let choice = Choice { random: self.random.u64(..), load: &self.load, tried };
+        let choice = Choice { random: fastrand::u64(..), load: &self.load, tried };
         let plan = route::plan_connection(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
         Ok((plan, decided))
     }
 
     /// How a plan is carried out.
     fn course(
-        &mut self,
+        &self,
         snapshot: &Snapshot,
         pod: &PodHandle,
         record: &mut Record,

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::limits::Place;
 use super::load::BusyGuard;
 use super::response::{Rejection, flags_of};
-use crate::telemetry::access_log::{AccessLog, OpenRecord};
+use crate::telemetry::access_log::{AccessLog, OpenRecord, Record as AccessRecord};
 use crate::telemetry::labels::{RecordedProtocol, Reporter, SecurityPolicy, Verdict};
 use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
 use crate::transport::Outcome;
@@ -52,6 +52,8 @@ enum Carried {
 pub(super) struct HttpConnection {
     pub(super) facts: ConnectionFacts,
     pub(super) destination: Destination,
+    /// What its bytes are.
+    pub(super) spoken: Protocol,
     /// Inbound: the caller's pod, if it is known.
     pub(super) caller: Option<Arc<Workload>>,
     /// Of the snapshot that `destination` and `caller` come from.
@@ -142,7 +144,7 @@ impl Record {
     pub fn protocol(&self) -> RecordedProtocol {
         match &self.0.what {
             Carried::Bytes(sides) => recorded(sides[0].spoken),
-            Carried::Requests(_) => RecordedProtocol::Http1,
+            Carried::Requests(http) => recorded(http.spoken),
         }
     }
 
@@ -150,7 +152,7 @@ impl Record {
     pub(super) fn sides(&self) -> impl Iterator<Item = (&ConnectionFacts, Protocol)> {
         let (sides, http) = match &self.0.what {
             Carried::Bytes(sides) => (&sides[..], None),
-            Carried::Requests(http) => (&[][..], Some((&http.facts, Protocol::Http1))),
+            Carried::Requests(http) => (&[][..], Some((&http.facts, http.spoken))),
         };
         sides.iter().map(|side| (&side.facts, side.spoken)).chain(http)
     }
@@ -168,6 +170,13 @@ impl Record {
 
     pub(super) fn http(&mut self) -> Option<&mut HttpConnection> {
         match &mut self.0.what {
+            Carried::Bytes(_) => None,
+            Carried::Requests(http) => Some(http),
+        }
+    }
+
+    pub(super) fn as_http(&self) -> Option<&HttpConnection> {
+        match &self.0.what {
             Carried::Bytes(_) => None,
             Carried::Requests(http) => Some(http),
         }
@@ -277,19 +286,27 @@ pub(super) fn begin(log: &AccessLog, subject: Subject<'_>, plan: Option<&Plan>) 
     record.service = destination.service.as_ref().map(|called| called.service.clone());
     record.source_identity = facts.peer.verified().map(|identity| identity.principal().clone());
     match facts.direction {
+        Direction::Outbound => record.source = Some(facts.local.clone()),
+        Direction::Inbound => record.source = caller.cloned(),
+    }
+    describe_called(record, subject, plan);
+    open
+}
+
+/// Says who is called, as far as that is known.
+pub(super) fn describe_called(record: &mut AccessRecord, subject: Subject<'_>, plan: Option<&Plan>) {
+    let Subject { facts, destination, .. } = subject;
+    match facts.direction {
         Direction::Outbound => {
-            record.source = Some(facts.local.clone());
             record.destination = plan.and_then(Plan::workload).or(destination.workload()).cloned();
             record.destination_identity = expected(plan).map(|identity| identity.principal().clone());
         }
         Direction::Inbound => {
-            record.source = caller.cloned();
             record.destination = Some(facts.local.clone());
             let proved = matches!(facts.peer, PeerIdentity::Verified(_));
             record.destination_identity = proved.then(|| facts.local.identity.principal().clone());
         }
     }
-    open
 }
 
 /// Whom a plan leads to, where it must prove that.
@@ -330,7 +347,7 @@ pub(super) fn parties<'a>(subject: Subject<'a>, plan: Option<&'a Plan>) -> Parti
     }
 }
 
-fn recorded(protocol: Protocol) -> RecordedProtocol {
+pub(super) fn recorded(protocol: Protocol) -> RecordedProtocol {
     match protocol {
         Protocol::Http1 => RecordedProtocol::Http1,
         Protocol::Http2 => RecordedProtocol::Http2,

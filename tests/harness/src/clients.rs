@@ -88,6 +88,30 @@ pub struct Loaded {
     pub longest_gap_ms: f64,
 }
 
+/// A gRPC call that goes on until it is ended.
+#[derive(Debug)]
+pub struct OpenCall {
+    process: Process,
+    stdin: Option<ChildStdin>,
+}
+
+/// How a gRPC call ended.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Called {
+    /// The HTTP status; nothing without a response.
+    pub status: Option<u16>,
+    /// The value of `grpc-status`.
+    pub grpc_status: Option<String>,
+    /// How many messages came back.
+    #[serde(default)]
+    pub rounds: u64,
+    /// `eof`, or what HTTP/2 said.
+    pub ended: String,
+    /// When, in milliseconds since the epoch.
+    #[serde(default)]
+    pub at_ms: u64,
+}
+
 /// An HTTP response as curl saw it.
 #[derive(Clone, Debug)]
 pub struct Response {
@@ -164,6 +188,35 @@ impl Pod {
         let held = Held { process, stdin };
         eventually(&format!("{name} holds a connection"), PATIENCE, || held.first("held"))?;
         Ok(held)
+    }
+
+    /// Calls a gRPC method so many times on one connection.
+    ///
+    /// # Errors
+    /// The client cannot be run, or does not end in time.
+    pub fn call(&self, to: SocketAddr, path: &str, calls: u32) -> Result<Vec<Called>> {
+        let (to, calls) = (to.to_string(), calls.to_string());
+        let arguments = ["call", "--to", &to, "--path", path, "--calls", &calls];
+        let (process, stdin) = start(self.place(), &format!("{}-call", self.name()), &arguments)?;
+        let output = process.wait(PATIENCE)?.success("a call")?;
+        drop(stdin);
+        let called = events(&output, "called").into_iter();
+        called.map(|event| serde_json::from_value(event).context("read the report of a call")).collect()
+    }
+
+    /// Opens a gRPC call with messages both ways.
+    ///
+    /// # Errors
+    /// The first message does not come back.
+    pub fn open_call(&self, to: SocketAddr, path: &str) -> Result<OpenCall> {
+        let name = format!("{}-call", self.name());
+        let to = to.to_string();
+        let (process, stdin) = start(self.place(), &name, &["call", "--to", &to, "--path", path, "--hold"])?;
+        let call = OpenCall { process, stdin };
+        eventually(&format!("{name} has a message back"), PATIENCE, || {
+            events(&call.process.stdout(), "held").pop()
+        })?;
+        Ok(call)
     }
 
     /// Starts HTTP load; `flags` are those of `mesh-test-pod load`.
@@ -312,6 +365,24 @@ impl Held {
             Some(event) => event["rounds"].as_u64().context("rounds is a number"),
             None => bail!("the held connection broke: {output}"),
         }
+    }
+}
+
+impl OpenCall {
+    /// How it ended; nothing while it goes on.
+    pub fn ended(&self) -> Option<Called> {
+        serde_json::from_value(events(&self.process.stdout(), "called").pop()?).ok()
+    }
+
+    /// Ends it in good order.
+    ///
+    /// # Errors
+    /// The client does not end in time.
+    pub fn finish(mut self) -> Result<Called> {
+        drop(self.stdin.take());
+        let output = self.process.wait(PATIENCE)?.success("an open call")?;
+        let event = events(&output, "called").pop().context("the call reports")?;
+        serde_json::from_value(event).context("read the report of a call")
     }
 }
 

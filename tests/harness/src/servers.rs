@@ -27,6 +27,8 @@ pub enum Kind {
     Reset,
     /// HTTP/1.1, reporting every byte.
     Http,
+    /// HTTP/2 without TLS, reporting every request; gRPC is echoed.
+    Http2,
 }
 
 /// A server that listens.
@@ -66,6 +68,7 @@ impl Kind {
             Self::Sink => "sink",
             Self::Reset => "reset",
             Self::Http => "http",
+            Self::Http2 => "http2",
         }
     }
 }

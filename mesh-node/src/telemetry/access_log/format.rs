@@ -42,6 +42,9 @@ fn write_fields(line: &mut Line<'_>, record: &Record) {
         line.text("http.host", Some(&request.host));
         line.text("http.path", Some(&request.path));
         line.number("http.status", format_args!("{}", request.status));
+        if let Some(status) = request.grpc_status {
+            line.number("grpc.status", format_args!("{status}"));
+        }
     }
     line.text("route", record.route.as_deref());
     line.text("policy", record.policy.as_deref());

@@ -105,6 +105,8 @@ pub struct Request {
     pub host: Box<str>,
     /// The response's status code; 0 if there was none.
     pub status: u16,
+    /// gRPC's status, where the response has one.
+    pub grpc_status: Option<u16>,
 }
 
 /// A record of something that goes on; handed over when it is dropped.

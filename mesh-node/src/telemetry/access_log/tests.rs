@@ -72,8 +72,13 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
     for format in [LogFormat::Text, LogFormat::Json] {
         let text = written(format, |log| {
             let connection = begin(log);
-            let request =
-                Request { method: "GET".into(), path: path.into(), host: "api".into(), status: 403 };
+            let request = Request {
+                method: "GET".into(),
+                path: path.into(),
+                host: "api".into(),
+                status: 403,
+                grpc_status: None,
+            };
             drop(connection.begin_request(request));
             std::mem::forget(connection);
         });
@@ -89,7 +94,13 @@ fn a_request_has_its_own_bytes_and_the_connections_parties() {
         let mut connection = begin(log);
         connection.record.bytes_sent = 99;
         connection.record.source_identity = Some("cluster.local/ns/a/sa/b".into());
-        let request = Request { method: "GET".into(), path: "/x".into(), host: "api".into(), status: 200 };
+        let request = Request {
+            method: "GET".into(),
+            path: "/x".into(),
+            host: "api".into(),
+            status: 200,
+            grpc_status: Some(5),
+        };
         drop(connection.begin_request(request));
     });
     let request = text.lines().next().unwrap();

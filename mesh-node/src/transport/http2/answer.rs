@@ -89,8 +89,11 @@ impl OwnAnswer {
 
 /// Whether a request's answers are read as gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
-    let kind = kind.as_bytes();
+    headers.get(CONTENT_TYPE).is_some_and(|kind| is_grpc_type(kind.as_bytes()))
+}
+
+/// Whether a Content-Type is gRPC's.
+pub fn is_grpc_type(kind: &[u8]) -> bool {
     let name = b"application/grpc";
     kind.len() >= name.len()
         && kind[..name.len()].eq_ignore_ascii_case(name)

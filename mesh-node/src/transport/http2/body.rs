@@ -15,6 +15,7 @@ use super::activity::Open;
 use super::answer::grpc_status;
 use super::conductor::{End, Ending, Exchange};
 use super::connect::Sender1;
+use super::cut::Cut;
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
 
@@ -76,6 +77,18 @@ pub(super) struct Record<E: Exchange> {
     grpc_status: Option<u16>,
     ending: Ending,
     held: Held,
+    cut: Cut,
+}
+
+/// Why a response broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// Underneath.
+    #[error("the response broke off")]
+    Upstream(#[from] hyper::Error),
+    /// By policy.
+    #[error("the exchange is no longer permitted")]
+    Cut,
 }
 
 impl RequestBody {
@@ -118,7 +131,7 @@ impl<E: Exchange> AnswerBody<E> {
 }
 
 impl<E: Exchange> Record<E> {
-    pub(super) fn new(exchange: E, request: Rc<Progress>) -> Self {
+    pub(super) fn new(exchange: E, request: Rc<Progress>, cut: Cut) -> Self {
         Self {
             exchange,
             request,
@@ -126,6 +139,7 @@ impl<E: Exchange> Record<E> {
             grpc_status: None,
             ending: Ending::CallerGone,
             held: Held::Nothing,
+            cut,
         }
     }
 
@@ -197,18 +211,22 @@ impl<E: Exchange> Unpin for AnswerBody<E> {}
 
 impl<E: Exchange> Body for AnswerBody<E> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         let incoming = match &mut this.source {
             Source::Own(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Source::Upstream(incoming) => incoming,
         };
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
+        if record.cut.poll(context).is_ready() {
+            record.ending = Ending::Cut;
+            return Poll::Ready(Some(Err(Broken::Cut)));
+        }
         match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
             None => {
                 record.ending = Ending::Complete;
@@ -216,7 +234,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
             }
             Some(Err(error)) => {
                 record.ending = Ending::UpstreamBroke;
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(frame)) => {
                 let frame = sift(frame);

@@ -1,17 +1,20 @@
 //! What the conductor does for HTTP/2: it decides, dials and keeps the record. One value for each connection.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
 use mesh_common::http1::Refusal;
-use mesh_common::model::{RequestFacts, Workload};
+use mesh_common::model::{RequestFacts, SpiffeId, Workload};
 use mesh_common::route::{Local, Plan};
+use tokio::sync::Notify;
 
 use super::answer::OwnAnswer;
 use super::connect::ConnectFailure;
-use crate::capture::{DialError, Dialled};
+use super::cut::Cut;
 
 /// Decides the requests of one connection.
 pub trait Conductor: 'static {
@@ -21,8 +24,9 @@ pub trait Conductor: 'static {
     /// The pod of this node on whose behalf the connection is served: the caller outbound, the called inbound.
     fn pod(&self) -> &Arc<Workload>;
 
-    /// The caller's address; connections to applications are shared by one caller's requests only.
-    fn client(&self) -> IpAddr;
+    /// The caller: its address, and who it proved to be. Connections to applications are shared by one caller's
+    /// requests only.
+    fn client(&self) -> (IpAddr, Option<&SpiffeId>);
 
     /// Fields that the sender may not set, as for `mesh_common::http1`.
     fn strip(&self) -> &[&str];
@@ -30,8 +34,11 @@ pub trait Conductor: 'static {
     /// A request came that has no one meaning; it is answered and counted, never decided.
     fn malformed(&self, refusal: Refusal);
 
-    /// A request came; its record begins.
-    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>) -> Self::Exchange;
+    /// Notified when the caller is to go: it is told so (GOAWAY), and what is open goes on.
+    fn leave(&self) -> &Notify;
+
+    /// A request came; its record begins. Until it ends, `cut` ends it.
+    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>, cut: Cut) -> Self::Exchange;
 
     /// Where the request goes. `tried` holds endpoints that could not be reached just now.
     ///
@@ -55,14 +62,16 @@ pub trait Conductor: 'static {
         request: &RequestFacts<'_>,
     ) -> Result<Plan, OwnAnswer>;
 
-    /// Begins a connection to the plan's address, from the namespace where it must begin.
+    /// Begins a connection to the plan's address, from the namespace where it must begin: a socket that does not
+    /// block and is writable once the connect has ended.
     ///
     /// # Errors
     /// The connect ends at once.
-    fn dial(&self, plan: &Plan) -> Result<Dialled, DialError>;
+    fn dial(&self, plan: &Plan) -> io::Result<OwnedFd>;
 
     /// What to answer when an endpoint could not be reached or did not answer.
-    fn unreachable(&self, failure: &ConnectFailure) -> OwnAnswer {
+    fn unreachable(&self, exchange: &mut Self::Exchange, failure: &ConnectFailure) -> OwnAnswer {
+        let _ = exchange;
         OwnAnswer::unreachable(failure)
     }
 }
@@ -100,6 +109,8 @@ pub enum Ending {
     CallerGone,
     /// The response broke off.
     UpstreamBroke,
+    /// It was cut off ([`Cut`]), answered or not.
+    Cut,
 }
 
 impl Ending {
@@ -110,6 +121,7 @@ impl Ending {
             Self::OwnAnswer => "own_answer",
             Self::CallerGone => "caller_gone",
             Self::UpstreamBroke => "upstream_broke",
+            Self::Cut => "no_longer_permitted",
         }
     }
 }

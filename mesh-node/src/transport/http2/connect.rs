@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream as StdTcpStream;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,7 +19,6 @@ use tokio_rustls::TlsConnector;
 use super::body::RequestBody;
 use super::runtime::client_of;
 use super::settings::Settings;
-use crate::capture::{DialError, Dialled};
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
 
 /// Why an endpoint has no connection for a request, or gave no answer on it.
@@ -27,9 +27,9 @@ pub enum ConnectFailure {
     /// The connect ended without a connection.
     #[error("connect to the endpoint")]
     Connect(#[source] Rc<io::Error>),
-    /// The connect could not begin.
+    /// The connect could not begin, or ended at once.
     #[error("dial the endpoint")]
-    Dial(#[source] Rc<DialError>),
+    Dial(#[source] Rc<io::Error>),
     /// The connect took too long.
     #[error("connect to the endpoint timed out")]
     ConnectTimeout,
@@ -54,8 +54,7 @@ impl ConnectFailure {
     /// The stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Connect(error) if is_refusal(error) => "connect_refused",
-            Self::Dial(error) if is_refusal(&error.source) => "connect_refused",
+            Self::Connect(error) | Self::Dial(error) if is_refusal(error) => "connect_refused",
             Self::Connect(_) | Self::Dial(_) => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::Handshake(failure) => failure.as_str(),
@@ -103,24 +102,22 @@ pub(super) struct Begun<S, W> {
 pub(super) type Work = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// Waits for the connect that was begun.
-pub(super) async fn connected(dialled: Dialled, settings: &Settings) -> Result<TcpStream, ConnectFailure> {
+pub(super) async fn connected(dialled: OwnedFd, settings: &Settings) -> Result<TcpStream, ConnectFailure> {
     let io = |error| ConnectFailure::Connect(Rc::new(error));
-    let stream = TcpStream::from_std(StdTcpStream::from(dialled.socket)).map_err(io)?;
-    if !dialled.connected {
-        timeout(settings.connect_timeout, stream.writable())
-            .await
-            .map_err(|_| ConnectFailure::ConnectTimeout)?
-            .map_err(io)?;
-        if let Some(error) = stream.take_error().map_err(io)? {
-            return Err(io(error));
-        }
+    let stream = TcpStream::from_std(StdTcpStream::from(dialled)).map_err(io)?;
+    timeout(settings.connect_timeout, stream.writable())
+        .await
+        .map_err(|_| ConnectFailure::ConnectTimeout)?
+        .map_err(io)?;
+    match stream.take_error().map_err(io)? {
+        Some(error) => Err(io(error)),
+        None => Ok(stream),
     }
-    Ok(stream)
 }
 
 /// HTTP/2 to the agent of another node.
 pub(super) async fn http2_over_tls(
-    dialled: Dialled,
+    dialled: OwnedFd,
     tls: TlsTo,
     identities: &Identities,
     settings: &Settings,
@@ -145,7 +142,7 @@ pub(super) async fn http2_over_tls(
 
 /// HTTP/2 in the clear.
 pub(super) async fn http2_in_the_clear(
-    dialled: Dialled,
+    dialled: OwnedFd,
     settings: &Settings,
 ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
     http2_over(connected(dialled, settings).await?, settings).await
@@ -153,7 +150,7 @@ pub(super) async fn http2_in_the_clear(
 
 /// HTTP/1.1 in the clear, to an application.
 pub(super) async fn http1_in_the_clear(
-    dialled: Dialled,
+    dialled: OwnedFd,
     settings: &Settings,
 ) -> Result<Begun<Sender1, Work>, ConnectFailure> {
     let stream = connected(dialled, settings).await?;

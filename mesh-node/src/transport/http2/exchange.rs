@@ -1,7 +1,10 @@
 //! One request: into its form, before the conductor, to where its plan says, and the response back.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,8 +19,9 @@ use smallvec::SmallVec;
 use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record, RequestBody};
-use super::conductor::{Conductor, Exchange};
+use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
+use super::cut::Cut;
 use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
@@ -33,6 +37,28 @@ pub(super) struct Shared {
     pub(super) identities: Arc<Identities>,
     pub(super) http2: Rc<Pool>,
     pub(super) http1: Rc<IdlePool>,
+    /// TLS handshakes of callers that are under way.
+    pub(super) handshakes: Cell<usize>,
+}
+
+/// A handshake that is under way.
+pub(super) struct HandshakePlace<'a>(&'a Cell<usize>);
+
+impl Shared {
+    /// A place for one more handshake, if there is one.
+    pub(super) fn handshake_place(&self) -> Option<HandshakePlace<'_>> {
+        if self.handshakes.get() >= self.settings.pending_handshakes {
+            return None;
+        }
+        self.handshakes.set(self.handshakes.get() + 1);
+        Some(HandshakePlace(&self.handshakes))
+    }
+}
+
+impl Drop for HandshakePlace<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
@@ -58,9 +84,15 @@ pub(super) async fn serve<C: Conductor>(
         return Ok(own::<C>(OwnAnswer::malformed(refusal), is_grpc, None, open));
     }
     let (body, progress) = RequestBody::new(incoming);
-    let exchange = facts(&parts, |facts| conductor.begin(facts));
-    let mut record = Record::new(exchange, progress);
-    match answer(&shared, &conductor, (parts, body), &mut record).await {
+    let cut = Cut::default();
+    let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
+    let mut record = Record::new(exchange, progress, cut.clone());
+    let answered = tokio::select! {
+        biased;
+        () = poll_fn(|context| cut.poll(context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
+        answered = answer(&shared, &conductor, (parts, body), &mut record, is_grpc) => answered,
+    };
+    match answered {
         Ok(response) => {
             let (mut head, incoming) = response.into_parts();
             remove_connection_fields(&mut head.headers);
@@ -93,29 +125,30 @@ async fn answer<C: Conductor>(
     conductor: &Rc<C>,
     request: (Parts, RequestBody),
     record: &mut Record<C::Exchange>,
+    is_grpc: bool,
 ) -> Result<Response<Incoming>, OwnAnswer> {
     let mut request = request;
     let mut tried = Tried::new();
+    let mut plan = decide(conductor, &request.0, record, &tried)?;
     loop {
-        let plan = decide(conductor, &request.0, record, &tried)?;
-        if tried.contains(&plan.address()) {
-            return Err(conductor.unreachable(&ConnectFailure::Closed));
-        }
-        match send(shared, conductor, &plan, request, record).await {
-            Ok(response) => return Ok(response),
-            Err(Unsent { request: Some(unsent), failure })
-                if failure.is_before_request() && tried.len() + 1 < MOST_ENDPOINTS =>
-            {
-                tried.push(plan.address());
+        let Unsent { request: unsent, failure } =
+            match send(shared, conductor, (&plan, is_grpc), request, record).await {
+                Ok(response) => return Ok(response),
+                Err(unsent) => unsent,
+            };
+        tried.push(plan.address());
+        let other = match unsent {
+            Some(unsent) if failure.is_before_request() && tried.len() < MOST_ENDPOINTS => {
                 request = unsent;
-                // Only a plan for another endpoint helps; without one, this failure is the answer.
-                match decide(conductor, &request.0, record, &tried) {
-                    Ok(other) if !tried.contains(&other.address()) => {}
-                    _ => return Err(conductor.unreachable(&failure)),
-                }
+                decide(conductor, &request.0, record, &tried)
             }
-            Err(Unsent { failure, .. }) => return Err(conductor.unreachable(&failure)),
-        }
+            _ => return Err(conductor.unreachable(record.exchange(), &failure)),
+        };
+        // Only a plan for another endpoint helps; without one, this failure is the answer.
+        plan = match other {
+            Ok(other) if !tried.contains(&other.address()) => other,
+            _ => return Err(conductor.unreachable(record.exchange(), &failure)),
+        };
     }
 }
 
@@ -135,18 +168,13 @@ fn decide<C: Conductor>(
 async fn send<C: Conductor>(
     shared: &Rc<Shared>,
     conductor: &Rc<C>,
-    plan: &Plan,
+    (plan, is_grpc): (&Plan, bool),
     request: (Parts, RequestBody),
     record: &mut Record<C::Exchange>,
 ) -> Result<Response<Incoming>, Unsent> {
     let pod = conductor.pod();
-    let (caller, expected) = match plan {
-        Plan::Tunnel(tunnel) => (Caller::Pod(pod.uid.clone()), Some(tunnel.expected().clone())),
-        Plan::Direct(_) => (Caller::Pod(pod.uid.clone()), None),
-        Plan::Application(_) | Plan::Local(_) => (Caller::Client(conductor.client()), None),
-    };
-    let key = Key { caller, to: plan.address(), expected };
-    if speaks_http1(plan) {
+    let key = key_of(&**conductor, plan);
+    if !is_grpc && speaks_http1(plan) {
         return send_http1(shared, conductor, plan, key, request, record).await;
     }
     let begin = || match plan {
@@ -157,6 +185,21 @@ async fn send<C: Conductor>(
         _ => Ok(Connecting::Clear(dial(conductor, plan)?)),
     };
     send_http2(shared, &key, begin, request, record).await
+}
+
+/// Which requests share a connection with this one.
+fn key_of<C: Conductor>(conductor: &C, plan: &Plan) -> Key {
+    let pod = || Caller::Pod(conductor.pod().uid.clone());
+    let (caller, expected, service) = match plan {
+        Plan::Tunnel(tunnel) => (pod(), Some(tunnel.expected().clone()), tunnel.sni.clone()),
+        Plan::Direct(_) => (pod(), None, None),
+        Plan::Application(_) | Plan::Local(_) => {
+            let (address, identity) = conductor.client();
+            (Caller::Client(address, identity.cloned()), None, None)
+        }
+    };
+    let called = plan.workload().map(|workload| workload.uid.clone());
+    Key { caller, to: plan.address(), called, expected, service }
 }
 
 async fn send_http2<E: Exchange>(
@@ -248,11 +291,12 @@ async fn connect_http1<C: Conductor>(
     Ok(sender)
 }
 
-fn dial<C: Conductor>(conductor: &Rc<C>, plan: &Plan) -> Result<crate::capture::Dialled, ConnectFailure> {
+fn dial<C: Conductor>(conductor: &Rc<C>, plan: &Plan) -> Result<OwnedFd, ConnectFailure> {
     conductor.dial(plan).map_err(|error| ConnectFailure::Dial(Rc::new(error)))
 }
 
-/// Between agents it is HTTP/2 always; to an application what its port says.
+/// Between agents it is HTTP/2 always; to an application what its port says. (gRPC is HTTP/2 whatever its port is
+/// called.)
 fn speaks_http1(plan: &Plan) -> bool {
     match plan {
         Plan::Tunnel(_) | Plan::Local(_) => false,

@@ -12,6 +12,7 @@ mod answer;
 mod body;
 mod conductor;
 mod connect;
+mod cut;
 mod exchange;
 mod pool;
 mod pool_http1;
@@ -20,9 +21,10 @@ mod runtime;
 mod serve;
 mod settings;
 
-pub use answer::OwnAnswer;
+pub use answer::{OwnAnswer, is_grpc_type};
 pub use conductor::{Conductor, End, Ending, Exchange};
 pub use connect::ConnectFailure;
+pub use cut::Cut;
 pub use serve::{Http2, ServeError};
 pub use settings::Settings;
 

@@ -3,17 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::model::{SpiffeId, WorkloadUid};
+use mesh_common::model::{SpiffeId, Text, WorkloadUid};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
 use super::settings::Settings;
-use crate::capture::Dialled;
 use crate::identity::Identities;
 
 /// How often a request asks for a connection again when new ones close at once.
@@ -24,8 +24,12 @@ const MOST_TRIES: usize = 3;
 pub(super) struct Key {
     pub(super) caller: Caller,
     pub(super) to: SocketAddr,
+    /// The pod that has the address: one that has it later is reached by another connection.
+    pub(super) called: Option<WorkloadUid>,
     /// The identity that the other side proved; `None` in the clear.
     pub(super) expected: Option<SpiffeId>,
+    /// The name of the Service that was dialled, which the other agent is told once per connection.
+    pub(super) service: Option<Text>,
 }
 
 /// Whose requests.
@@ -33,14 +37,14 @@ pub(super) struct Key {
 pub(super) enum Caller {
     /// A pod of this node, out of whose namespace the connection goes.
     Pod(WorkloadUid),
-    /// Whoever has this address, which the application sees.
-    Client(IpAddr),
+    /// Whoever has this address, which the application sees, and who it proved to be.
+    Client(IpAddr, Option<SpiffeId>),
 }
 
 /// A connect that the conductor began, and what comes after it.
 pub(super) enum Connecting {
-    Tls(Dialled, TlsTo),
-    Clear(Dialled),
+    Tls(OwnedFd, TlsTo),
+    Clear(OwnedFd),
 }
 
 /// A place on a connection for one request.

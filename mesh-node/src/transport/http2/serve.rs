@@ -1,18 +1,21 @@
 //! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
 
+use std::cell::Cell;
+use std::future::pending;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_common::model::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::Activity;
@@ -46,6 +49,12 @@ pub enum ServeError {
     /// TLS took too long.
     #[error("accepting TLS timed out")]
     HandshakeTimeout,
+    /// Too many others are at it (`--max-pending-handshakes`).
+    #[error("too many TLS handshakes are under way")]
+    TooManyHandshakes,
+    /// The caller is not served.
+    #[error("the caller is not served")]
+    NotServed,
     /// The caller broke HTTP, or its connection broke.
     #[error("serve HTTP/2")]
     Http(#[source] hyper::Error),
@@ -59,6 +68,8 @@ impl ServeError {
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Handshake(failure) => failure.as_str(),
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::TooManyHandshakes => "too_many_handshakes",
+            Self::NotServed => "not_served",
             Self::Http(_) => "http2_error",
         }
     }
@@ -70,26 +81,24 @@ impl Http2 {
         let settings = Rc::new(settings);
         let http2 = Pool::new(settings.clone(), identities.clone());
         let http1 = IdlePool::new(settings.clone());
-        Self { shared: Rc::new(Shared { settings, identities, http2, http1 }) }
+        let handshakes = Cell::new(0);
+        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes }) }
     }
 
-    /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. When `drain` ends, the
-    /// caller is told to go away (GOAWAY) and what is open goes on; dropping the future ends all at once.
+    /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. Dropping the future ends
+    /// all at once; see [`Conductor::leave`] for the gentle way.
     ///
     /// # Errors
     /// [`ServeError`] if the connection ended before its time.
-    pub async fn serve<C: Conductor>(
-        &self,
-        socket: OwnedFd,
-        conductor: C,
-        drain: impl Future<Output = ()>,
-    ) -> Result<(), ServeError> {
+    pub async fn serve<C: Conductor>(&self, socket: OwnedFd, conductor: Rc<C>) -> Result<(), ServeError> {
         let stream = stream_of(socket).map_err(ServeError::Socket)?;
-        self.serve_stream(stream, Rc::new(conductor), drain).await
+        self.serve_stream(stream, conductor, None).await
     }
 
     /// Accepts our TLS as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
-    /// verified and before a byte of what it says is read.
+    /// verified and before a byte of what it says is read; it gets the name of the Service that the caller says it
+    /// dialled (SNI), and returns `None` for a caller that is not served at all. When the caller's certificate ends,
+    /// it is told to go.
     ///
     /// # Errors
     /// [`ServeError`] if TLS did not come about, or the connection ended before its time.
@@ -97,12 +106,12 @@ impl Http2 {
         &self,
         socket: OwnedFd,
         local: &SpiffeId,
-        begin: impl FnOnce(Peer) -> C,
-        drain: impl Future<Output = ()>,
+        begin: impl FnOnce(Peer, Option<&str>) -> Option<Rc<C>>,
     ) -> Result<(), ServeError> {
         let Shared { settings, identities, .. } = &*self.shared;
         let config = identities.server(local, Alpn::H2).map_err(ServeError::NoIdentity)?;
         let stream = stream_of(socket).map_err(ServeError::Socket)?;
+        let place = self.shared.handshake_place().ok_or(ServeError::TooManyHandshakes)?;
         let stream = timeout(settings.handshake_timeout, TlsAcceptor::from(config).accept(stream))
             .await
             .map_err(|_| ServeError::HandshakeTimeout)?
@@ -115,7 +124,10 @@ impl Http2 {
         if session.alpn_protocol() != Some(Alpn::H2.as_bytes()) {
             return Err(ServeError::Handshake(HandshakeFailure::Incompatible));
         }
-        self.serve_stream(stream, Rc::new(begin(peer)), drain).await
+        drop(place);
+        let valid = identities.time_left(peer.not_after);
+        let conductor = begin(peer, session.server_name()).ok_or(ServeError::NotServed)?;
+        self.serve_stream(stream, conductor, Some(valid)).await
     }
 
     /// HTTP/2 connections to endpoints that take requests now.
@@ -127,7 +139,7 @@ impl Http2 {
         &self,
         stream: S,
         conductor: Rc<C>,
-        drain: impl Future<Output = ()>,
+        valid: Option<Duration>,
     ) -> Result<(), ServeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -140,13 +152,20 @@ impl Http2 {
         });
         let settings = &self.shared.settings;
         let mut connection = pin!(server_of(settings).serve_connection(TokioIo::new(stream), service));
-        let mut drain = pin!(drain);
+        let mut over = pin!(async {
+            match valid {
+                Some(valid) => sleep(valid).await,
+                None => pending().await,
+            }
+        });
         let mut idle = pin!(activity.idle(settings.idle_timeout));
         let mut is_draining = false;
         loop {
             tokio::select! {
                 result = connection.as_mut() => return result.map_err(ServeError::Http),
-                () = drain.as_mut(), if !is_draining => {
+                () = async { tokio::select! { () = conductor.leave().notified() => {} () = over.as_mut() => {} } },
+                    if !is_draining =>
+                {
                     is_draining = true;
                     connection.as_mut().graceful_shutdown();
                 }

@@ -231,3 +231,24 @@ fn more_streams_than_one_connection_takes_open_another_up_to_the_bound() {
         assert_eq!(world.source.connections(), 3);
     });
 }
+
+#[test]
+fn a_stream_that_is_cut_breaks_off_and_its_neighbour_goes_on() {
+    on_one_core(async {
+        let world = World::start(Protocol::Grpc).await;
+        let caller = world.caller().await;
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        let request = grpc("/e/S", "").map(|_| channel_body(receive));
+        let mut body = caller.0.clone().send_request(request).await.unwrap().into_body();
+        send.send(bytes::Bytes::from_static(b"one")).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+
+        // The second to begin was the destination's.
+        world.cuts.borrow()[1].now();
+
+        assert!(body.frame().await.unwrap().is_err(), "no end that looks like a whole answer");
+        assert_eq!(caller.ask(grpc("/e/U", "x")).await.unwrap().trailer("grpc-status"), Some("0"));
+        let at_destination = world.recorded(Some("spiffe://cluster.local/ns/shop/sa/web"));
+        assert_eq!(at_destination[0].end.ending, Ending::Cut);
+    });
+}

@@ -27,18 +27,17 @@ use mesh_common::policy;
 use mesh_common::resolve;
 use mesh_common::route::{self, Choice, Load, Local, Plan};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use smallvec::smallvec;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use crate::capture::{self, DialError, Dialled};
 use crate::identity::{self, Authority, AuthoritySettings, Identities, IdentityMetrics, Peer, system_clock};
 use crate::telemetry::registry::Registry;
+use crate::transport::connect::{self, Dial};
 use crate::transport::http2::runtime::{OnThisCore, server_of};
-use crate::transport::http2::{Conductor, End, Ending, Exchange, Http2, OwnAnswer, Settings};
+use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, Http2, OwnAnswer, Settings};
 
 pub(super) const SERVICE: &str = "10.96.0.10:80";
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -59,6 +58,8 @@ pub(super) struct World {
     pub(super) records: RefCell<Vec<Recorded>>,
     pub(super) malformed: RefCell<Vec<Refusal>>,
     pub(super) application: Cell<SocketAddr>,
+    /// How to end each request that began, at either agent.
+    pub(super) cuts: RefCell<Vec<Cut>>,
     /// Dials to applications and to agents.
     pub(super) dials: Cell<usize>,
     pub(super) source: Http2,
@@ -183,6 +184,7 @@ impl World {
             snapshot: RefCell::new(Rc::new(snapshot)),
             records: RefCell::default(),
             malformed: RefCell::default(),
+            cuts: RefCell::default(),
             application: Cell::new(application),
             dials: Cell::new(0),
             source: Http2::new(identities.clone(), settings.clone()),
@@ -214,19 +216,19 @@ impl World {
                 let original_dst = socket.local_addr().unwrap();
                 let (world, leave) = (self.clone(), leave.clone());
                 tokio::task::spawn_local(async move {
-                    let begin = |peer: Peer| Deciding {
-                        facts: ConnectionFacts {
+                    let begin = |peer: Peer, service: Option<&str>| {
+                        assert_eq!(service, Some("api.shop.svc.cluster.local"));
+                        let facts = ConnectionFacts {
                             direction: Direction::Inbound,
                             client,
                             original_dst,
                             local: pod("api", "api", "b", "127.0.0.2"),
                             peer: PeerIdentity::Verified(peer.identity),
                             claimed_dst: None,
-                        },
-                        world: world.clone(),
+                        };
+                        Some(Rc::new(Deciding { facts, leave, world: world.clone() }))
                     };
-                    let served =
-                        world.destination.serve_tls(fd(socket), &id(account), begin, leave.notified()).await;
+                    let served = world.destination.serve_tls(fd(socket), &id(account), begin).await;
                     drop(served);
                 });
             }
@@ -247,10 +249,10 @@ impl World {
             local,
             claimed_dst: None,
         };
-        let deciding = Deciding { facts, world: self.clone() };
+        let deciding = Rc::new(Deciding { facts, leave: Rc::default(), world: self.clone() });
         let source = self.source.clone();
         tokio::task::spawn_local(async move {
-            let _ = source.serve(fd(captured), deciding, std::future::pending()).await;
+            let _ = source.serve(fd(captured), deciding).await;
         });
         stream
     }
@@ -347,6 +349,7 @@ impl Seen {
 /// The conductor of one connection, with the real stages.
 pub(super) struct Deciding {
     pub(super) facts: ConnectionFacts,
+    pub(super) leave: Rc<Notify>,
     pub(super) world: Rc<World>,
 }
 
@@ -400,8 +403,12 @@ impl Conductor for Deciding {
         &self.facts.local
     }
 
-    fn client(&self) -> IpAddr {
-        self.facts.client_ip()
+    fn client(&self) -> (IpAddr, Option<&SpiffeId>) {
+        (self.facts.client_ip(), self.facts.peer.verified())
+    }
+
+    fn leave(&self) -> &Notify {
+        &self.leave
     }
 
     fn strip(&self) -> &[&str] {
@@ -412,7 +419,8 @@ impl Conductor for Deciding {
         self.world.malformed.borrow_mut().push(refusal);
     }
 
-    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>) -> Record {
+    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>, cut: Cut) -> Record {
+        self.world.cuts.borrow_mut().push(cut);
         let caller = match self.facts.direction {
             Direction::Inbound => self.facts.peer.verified().map(ToString::to_string),
             Direction::Outbound => None,
@@ -441,18 +449,13 @@ impl Conductor for Deciding {
         self.plan(&facts, request, &[])
     }
 
-    fn dial(&self, plan: &Plan) -> Result<Dialled, DialError> {
+    fn dial(&self, plan: &Plan) -> io::Result<OwnedFd> {
         self.world.dials.set(self.world.dials.get() + 1);
         let to = match plan {
             Plan::Application(_) => self.world.application.get(),
             plan => plan.address(),
         };
-        let failed = |source| DialError { operation: "connect", to, source };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-            .map_err(|error| failed(error.into()))?;
-        let connected = capture::connect(&socket, to).map_err(failed)?;
-        Ok(Dialled { socket, connected })
+        connect::start(&Dial { destination: to, source: None, netns: None }, |_| Ok(()))
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 mod dial;
 mod hold;
 mod http;
+mod http2;
 mod load;
 mod report;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
     Hold(hold::Hold),
     /// Sends HTTP requests until standard input ends and counts what became of them
     Load(load::Load),
+    /// Calls a gRPC method over HTTP/2 without TLS and reports how each call ended
+    Call(http2::Call),
     /// Makes one socket of each kind that might get past a mesh
     Sockets(sockets::Sockets),
     /// Takes the ports of loopback and dials: is anything delivered to them?
@@ -47,6 +50,7 @@ fn main() -> Result<()> {
         Command::Dial(dial) => dial.run(),
         Command::Hold(hold) => hold.run(),
         Command::Load(load) => load.run(),
+        Command::Call(call) => call.run(),
         Command::Sockets(sockets) => sockets.run(),
         Command::Squat(squat) => squat.run(),
         Command::Reap { run } => mesh_test_harness::run::reap(&run, std::io::stdin()),

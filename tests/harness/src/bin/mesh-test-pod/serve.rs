@@ -12,6 +12,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::http;
+use crate::http2;
 use crate::report::{addresses, event, how};
 
 /// Flags of `serve`.
@@ -45,6 +46,8 @@ enum What {
     Reset,
     /// HTTP/1.1
     Http,
+    /// HTTP/2 without TLS, and gRPC echoes
+    Http2,
 }
 
 impl Serve {
@@ -82,6 +85,7 @@ impl Serve {
             What::Sink => self.count(&stream),
             What::Reset => reset(&stream),
             What::Http => http::serve(number, &stream),
+            What::Http2 => http2::serve(number, &stream),
         };
         let (received, ended) = match result {
             Ok(received) => (received, "eof".to_owned()),

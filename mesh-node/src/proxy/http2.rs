@@ -1,0 +1,433 @@
+//! HTTP/2 and gRPC: the last three calls for each request of a connection that is served beside the engine.
+//!
+//! In: a captured connection to a port declared so, or one of another agent with our ALPN. Out: what
+//! [`transport::http2`](crate::transport::http2) is to do with each request. The connections of a core are kept
+//! here, so that they can be listed, decided again and told to go, as the engine does with its own.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use mesh_common::http1::{FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
+use mesh_common::model::{
+    ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
+};
+use mesh_common::policy;
+use mesh_common::resolve;
+use mesh_common::route::{Local, Plan};
+use mesh_common::snapshot::Snapshot;
+use slab::Slab;
+use tokio::sync::Notify;
+use tracing::debug;
+
+use super::limits::Place;
+use super::load::{BusyGuard, Unit};
+use super::pod::PodHandle;
+use super::record::{HttpConnection, Record, Subject};
+use super::request::{Reported, RequestSides, arrived_here};
+use super::response::Rejection;
+use super::under_way::UnderWay;
+use super::{Core, Proxy, dial_from, dial_own};
+use crate::identity::{Identities, Peer};
+use crate::telemetry::chain::Chain;
+use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
+use crate::transport::connect;
+use crate::transport::http2::{
+    ConnectFailure, Cut, End, Ending, Exchange, Http2, OwnAnswer, ServeError, Settings, is_grpc_type,
+};
+
+/// The HTTP/2 connections of one core.
+pub(super) struct Http2Connections {
+    server: Http2,
+    open: RefCell<Slab<Weak<Http2Connection>>>,
+}
+
+/// One connection.
+pub(super) struct Http2Connection {
+    proxy: Proxy,
+    /// Its place among the core's connections.
+    key: usize,
+    pod: PodHandle,
+    local: Arc<Workload>,
+    client: IpAddr,
+    identity: Option<SpiffeId>,
+    record: RefCell<Record>,
+    exchanges: RefCell<Slab<Open>>,
+    leave: Notify,
+    began: Instant,
+}
+
+/// A request that is not over.
+struct Open {
+    under_way: Option<UnderWay>,
+    cut: Cut,
+}
+
+/// What is kept with a request, from its head to its end.
+pub(super) struct Http2Exchange {
+    connection: Rc<Http2Connection>,
+    /// Its place among the connection's exchanges.
+    key: usize,
+    began: Instant,
+    is_grpc: bool,
+    status: u16,
+    /// The endpoint that it makes busy.
+    busy: Option<BusyGuard>,
+    sides: RequestSides,
+    /// Why it was answered by us.
+    answered: Option<(ResponseFlags, &'static str)>,
+}
+
+impl Http2Connections {
+    pub(super) fn new(identities: Arc<Identities>, settings: Settings) -> Self {
+        Self { server: Http2::new(identities, settings), open: RefCell::default() }
+    }
+
+    fn connections(&self) -> Vec<Rc<Http2Connection>> {
+        self.open.borrow().iter().filter_map(|(_, connection)| connection.upgrade()).collect()
+    }
+}
+
+impl Proxy {
+    /// Serves a connection that was decided and whose bytes are HTTP/2.
+    pub(super) fn serve_http2(&self, pod: &PodHandle, record: Record, socket: OwnedFd) {
+        let connection = Http2Connection::enter(self.clone(), pod.clone(), record);
+        let proxy = self.clone();
+        tokio::task::spawn_local(async move {
+            let served = proxy.http2.server.serve(socket, connection.clone()).await;
+            proxy.http2_ended(&connection.pod, served);
+        });
+    }
+
+    /// Serves a connection of another agent, or of whoever shows a certificate and speaks HTTP/2 to `pod`.
+    pub(super) fn serve_http2_peer(
+        &self,
+        pod: &PodHandle,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) {
+        let admitted = self.snapshot().workload(pod.uid()).cloned().ok_or(Rejection::PodGone);
+        let admitted =
+            admitted.and_then(|called| Ok((called, pod.places().take().map_err(Rejection::Limited)?)));
+        let (called, place) = match admitted {
+            Ok(admitted) => admitted,
+            Err(rejection) => {
+                self.shared.metrics.refused(rejection.reason());
+                return connect::reset_on_close(&socket);
+            }
+        };
+        let (proxy, pod) = (self.clone(), pod.clone());
+        tokio::task::spawn_local(async move {
+            let identity = called.identity.clone();
+            let begin = |caller: Peer, service: Option<&str>| {
+                let facts = ConnectionFacts {
+                    direction: Direction::Inbound,
+                    client: peer,
+                    original_dst: local,
+                    local: called,
+                    peer: PeerIdentity::Verified(caller.identity),
+                    claimed_dst: None,
+                };
+                proxy.http2_arrived(&pod, place, facts, service)
+            };
+            let served = proxy.http2.server.serve_tls(socket, &identity, begin).await;
+            proxy.http2_ended(&pod, served);
+        });
+    }
+
+    fn http2_arrived(
+        &self,
+        pod: &PodHandle,
+        place: Place,
+        facts: ConnectionFacts,
+        service: Option<&str>,
+    ) -> Option<Rc<Http2Connection>> {
+        let snapshot = self.snapshot();
+        let facts = ConnectionFacts { claimed_dst: claimed(&snapshot, &facts, service), ..facts };
+        let destination = resolve::destination(&snapshot, &facts).with_detected(Protocol::Http2);
+        if !self.is_admissible(&snapshot, &facts, &destination) {
+            return None;
+        }
+        let http = HttpConnection::new(&snapshot, facts, destination, Protocol::Http2);
+        Some(Http2Connection::enter(self.clone(), pod.clone(), Record::of_requests(place, http)))
+    }
+
+    fn http2_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
+        let Err(error) = served else { return };
+        self.shared.metrics.tunnel_lost(error.reason());
+        debug!(pod = %pod.uid().0, reason = error.reason(), error = %Chain(&error), "HTTP/2 connection lost");
+    }
+
+    /// What is known of each open connection, and since when it is.
+    pub fn each_http2(&self, mut see: impl FnMut(&Record, Duration)) {
+        for connection in self.http2.connections() {
+            see(&connection.record.borrow(), connection.began.elapsed());
+        }
+    }
+
+    /// Decides again what is open. For when the tables have changed.
+    pub fn recheck_http2(&self) {
+        let snapshot = self.snapshot();
+        for connection in self.http2.connections() {
+            connection.recheck(&snapshot);
+        }
+    }
+
+    /// Every caller is told to go; what is open goes on.
+    pub fn drain_http2(&self) {
+        self.http2.connections().iter().for_each(|connection| connection.leave.notify_one());
+    }
+}
+
+impl Http2Connection {
+    fn enter(proxy: Proxy, pod: PodHandle, record: Record) -> Rc<Self> {
+        let facts = record.facts().clone();
+        let open = &proxy.0.clone().http2.open;
+        let mut open = open.borrow_mut();
+        let entry = open.vacant_entry();
+        let connection = Rc::new(Self {
+            proxy,
+            key: entry.key(),
+            pod,
+            local: facts.local,
+            client: facts.client.ip(),
+            identity: facts.peer.verified().cloned(),
+            record: RefCell::new(record),
+            exchanges: RefCell::default(),
+            leave: Notify::new(),
+            began: Instant::now(),
+        });
+        entry.insert(Rc::downgrade(&connection));
+        connection
+    }
+
+    fn recheck(&self, snapshot: &Snapshot) {
+        let record = self.record.borrow();
+        let holds = record.sides().all(|(facts, spoken)| policy::recheck(snapshot, facts, spoken).is_ok());
+        if !holds {
+            self.leave.notify_one();
+        }
+        let http = record.as_http().expect("it has requests");
+        for (_, open) in self.exchanges.borrow().iter() {
+            let goes_on = open.under_way.as_ref().is_none_or(|kept| kept.still_permitted(snapshot, http));
+            if !(holds && goes_on) {
+                open.cut.now();
+            }
+        }
+    }
+}
+
+impl Drop for Http2Connection {
+    fn drop(&mut self) {
+        self.proxy.http2.open.borrow_mut().remove(self.key);
+    }
+}
+
+impl crate::transport::http2::Conductor for Http2Connection {
+    type Exchange = Http2Exchange;
+
+    fn pod(&self) -> &Arc<Workload> {
+        &self.local
+    }
+
+    fn client(&self) -> (IpAddr, Option<&SpiffeId>) {
+        (self.client, self.identity.as_ref())
+    }
+
+    fn strip(&self) -> &[&str] {
+        if self.identity.is_some() { IDENTITY_FIELDS } else { FORWARDING_FIELDS }
+    }
+
+    fn malformed(&self, refusal: Refusal) {
+        let record = self.record.borrow();
+        self.proxy.report_refused(record.as_http().expect("it has requests"), refusal);
+    }
+
+    fn leave(&self) -> &Notify {
+        &self.leave
+    }
+
+    fn begin(self: &Rc<Self>, request: &RequestFacts<'_>, cut: Cut) -> Http2Exchange {
+        let kind = request.headers.iter().find(|(name, _)| *name == b"content-type");
+        Http2Exchange {
+            connection: self.clone(),
+            key: self.exchanges.borrow_mut().insert(Open { under_way: None, cut }),
+            began: Instant::now(),
+            is_grpc: kind.is_some_and(|(_, kind)| is_grpc_type(kind)),
+            status: 0,
+            busy: None,
+            sides: RequestSides::new(),
+            answered: None,
+        }
+    }
+
+    fn decide(
+        &self,
+        exchange: &mut Http2Exchange,
+        request: &RequestFacts<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Plan, OwnAnswer> {
+        let snapshot = self.proxy.snapshot();
+        let mut record = self.record.borrow_mut();
+        let http = record.http().expect("it has requests");
+        http.refresh(&snapshot);
+        let subject = http.subject();
+        let core = &*self.proxy;
+        let (plan, decided) = match core.plan_request(&snapshot, subject, request, tried) {
+            Ok(planned) => planned,
+            Err(rejection) if exchange.sides.is_empty() => {
+                return Err(exchange.reject(core, subject, &rejection, request));
+            }
+            // It was permitted once and is reported already.
+            Err(rejection) => return Err(exchange.answer(&rejection)),
+        };
+        exchange.busy = Some(core.load.add(plan.address(), Unit::Request));
+        match exchange.sides.first_mut() {
+            Some(side) => core.redirect_request(side, subject, &plan),
+            None => exchange.sides.push(core.begin_request(subject, &decided, &plan, request)),
+        }
+        if !matches!(plan, Plan::Local(_)) {
+            self.keep(exchange, UnderWay::keep(http, None, request));
+        }
+        Ok(plan)
+    }
+
+    fn arrive(
+        &self,
+        exchange: &mut Http2Exchange,
+        local: &Local,
+        request: &RequestFacts<'_>,
+    ) -> Result<Plan, OwnAnswer> {
+        let snapshot = self.proxy.snapshot();
+        let record = self.record.borrow();
+        let http = record.as_http().expect("it has requests");
+        let facts = arrived_here(&http.facts, local);
+        let destination = resolve::destination(&snapshot, &facts).with_detected(http.spoken);
+        let called = Subject { facts: &facts, destination: &destination, caller: Some(&http.facts.local) };
+        let core = &*self.proxy;
+        let (plan, decided) = match core.plan_request(&snapshot, called, request, &[]) {
+            Ok(planned) => planned,
+            Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
+        };
+        exchange.sides.truncate(1);
+        exchange.sides.push(core.begin_request(called, &decided, &plan, request));
+        self.keep(exchange, UnderWay::keep(http, Some(facts), request));
+        Ok(plan)
+    }
+
+    fn dial(&self, plan: &Plan) -> io::Result<OwnedFd> {
+        let dial = match plan {
+            Plan::Tunnel(tunnel) => dial_from(&self.pod, tunnel.endpoint),
+            Plan::Direct(direct) => dial_from(&self.pod, direct.address),
+            Plan::Application(application) => {
+                let called = self.proxy.pod(&application.workload.uid);
+                let called = called.ok_or_else(|| io::Error::other("the pod is not captured any more"))?;
+                dial_own(&called, application.address)
+            }
+            Plan::Local(_) => {
+                return Err(io::Error::other("a pod of this agent is reached by its application"));
+            }
+        };
+        let client = self.record.borrow().facts().client;
+        self.proxy.connect(Some(client), &dial)
+    }
+
+    fn unreachable(&self, exchange: &mut Http2Exchange, failure: &ConnectFailure) -> OwnAnswer {
+        let answer = OwnAnswer::unreachable(failure);
+        exchange.answered = Some((flags_of_failure(failure), answer.reason));
+        answer
+    }
+}
+
+impl Http2Connection {
+    fn keep(&self, exchange: &Http2Exchange, under_way: Option<UnderWay>) {
+        if let Some(open) = self.exchanges.borrow_mut().get_mut(exchange.key) {
+            open.under_way = under_way;
+        }
+    }
+}
+
+impl Http2Exchange {
+    fn reject(
+        &mut self,
+        core: &Core,
+        subject: Subject<'_>,
+        rejection: &Rejection,
+        request: &RequestFacts<'_>,
+    ) -> OwnAnswer {
+        self.sides.push(core.reject_request(subject, rejection, request));
+        self.answer(rejection)
+    }
+
+    fn answer(&mut self, rejection: &Rejection) -> OwnAnswer {
+        self.answered = Some((rejection.flags(), rejection.reason()));
+        match rejection.verdict() {
+            Verdict::Denied => OwnAnswer::denied(rejection.reason()),
+            Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
+                OwnAnswer::unavailable(rejection.reason())
+            }
+        }
+    }
+}
+
+impl Exchange for Http2Exchange {
+    fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    fn ended(&mut self, end: &End) {
+        self.busy = None;
+        let (flags, reason) = match (end.ending, self.answered) {
+            (Ending::OwnAnswer, Some(answered)) => answered,
+            (Ending::Complete, _) => (ResponseFlags::None, "completed"),
+            (Ending::CallerGone, _) => (ResponseFlags::DownstreamDisconnect, end.ending.as_str()),
+            (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
+            (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
+        };
+        let reported = Reported {
+            protocol: if self.is_grpc { RecordedProtocol::Grpc } else { RecordedProtocol::Http2 },
+            code: self.status,
+            grpc_status: end.grpc_status,
+            flags,
+            reason,
+            request_bytes: end.request_bytes,
+            response_bytes: end.response_bytes,
+            duration: self.began.elapsed(),
+        };
+        for side in self.sides.drain(..) {
+            side.ended(&reported);
+        }
+    }
+}
+
+impl Drop for Http2Exchange {
+    fn drop(&mut self) {
+        self.connection.exchanges.borrow_mut().remove(self.key);
+    }
+}
+
+/// The Service address that stands for the name in SNI: one of those that have the endpoint, else nothing. A hint for
+/// metrics and for which of several declarations of the port holds.
+fn claimed(snapshot: &Snapshot, facts: &ConnectionFacts, service: Option<&str>) -> Option<SocketAddr> {
+    let name = service?;
+    let membership =
+        snapshot.memberships(facts.original_dst).iter().find(|member| *member.service.host == *name)?;
+    let address = membership.service.cluster_ips.first()?;
+    Some(SocketAddr::new(*address, membership.port().port))
+}
+
+fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
+    match failure {
+        ConnectFailure::Connect(_) | ConnectFailure::Dial(_) => ResponseFlags::ConnectFailure,
+        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout => ResponseFlags::UpstreamTimeout,
+        ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
+        ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
+        ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
+    }
+}

@@ -1,0 +1,207 @@
+//! One request, however its connection is carried: authorise, plan, and report for each side that this daemon stands
+//! on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::http1;
+use mesh_common::model::{ConnectionFacts, Direction, Protocol, RequestFacts};
+use mesh_common::policy;
+use mesh_common::resolve::{self, Destination};
+use mesh_common::route::{self, Choice, Local, Plan};
+use mesh_common::snapshot::Snapshot;
+use smallvec::SmallVec;
+
+use super::Core;
+use super::inbound::caller_pod;
+use super::record::{Decided, HttpConnection, Subject, begin, describe_called, named, parties, recorded};
+use super::response::Rejection;
+use crate::telemetry::access_log::{OpenRecord, Request};
+use crate::telemetry::labels::{RecordedProtocol, RequestProtocol, ResponseFlags};
+use crate::telemetry::traffic::{RequestOutcome, Requests};
+
+/// The reporters of a request: one; two between pods of this agent, the caller's, then the called pod's.
+pub(super) type RequestSides = SmallVec<[RequestSide; 1]>;
+
+/// One reporter's view of a request.
+#[derive(Debug)]
+pub(super) struct RequestSide {
+    log: OpenRecord,
+    counts: Requests,
+}
+
+/// How a request ended, for its reporters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reported {
+    pub(super) protocol: RecordedProtocol,
+    /// The status that the caller was given; 0 if none.
+    pub(super) code: u16,
+    pub(super) grpc_status: Option<u16>,
+    pub(super) flags: ResponseFlags,
+    pub(super) reason: &'static str,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) duration: Duration,
+}
+
+impl Core {
+    /// Authorises a request and says where it goes.
+    pub(super) fn plan_request(
+        &self,
+        snapshot: &Snapshot,
+        subject: Subject<'_>,
+        request: &RequestFacts<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<(Plan, Decided), Rejection> {
+        let permit = policy::authorize_request(snapshot, subject.facts, subject.destination, request);
+        let permit = permit.map_err(Rejection::Denied)?;
+        let decided = Decided::by(&permit);
+        let choice = Choice { random: fastrand::u64(..), load: &self.load, tried };
+        let plan = route::plan_request(snapshot, permit, &choice).map_err(Rejection::Unroutable)?;
+        Ok((plan, decided))
+    }
+
+    /// Begins the report of a permitted request.
+    pub(super) fn begin_request(
+        &self,
+        subject: Subject<'_>,
+        decided: &Decided,
+        plan: &Plan,
+        request: &RequestFacts<'_>,
+    ) -> RequestSide {
+        let mut side = self.side_of(subject, Some(plan), request);
+        side.log.record.verdict = decided.verdict;
+        side.log.record.policy = decided.policy.clone();
+        side
+    }
+
+    /// Begins the report of a request that is not carried.
+    pub(super) fn reject_request(
+        &self,
+        subject: Subject<'_>,
+        rejection: &Rejection,
+        request: &RequestFacts<'_>,
+    ) -> RequestSide {
+        self.shared.metrics.refused(rejection.reason());
+        let mut side = self.side_of(subject, None, request);
+        let record = &mut side.log.record;
+        record.verdict = rejection.verdict();
+        if let Rejection::Denied(denial) = rejection {
+            record.policy = named(denial);
+            record.error = Some(denial.to_string().into());
+        }
+        side
+    }
+
+    /// A permitted request goes to another endpoint than was thought at first.
+    pub(super) fn redirect_request(&self, side: &mut RequestSide, subject: Subject<'_>, plan: &Plan) {
+        describe_called(&mut side.log.record, subject, Some(plan));
+        side.counts = self.traffic.requests(&parties(subject, Some(plan)));
+    }
+
+    /// Reports a request that could not be understood.
+    pub(super) fn report_refused(&self, http: &HttpConnection, refusal: http1::Refusal) {
+        self.shared.metrics.refused(refusal.reason());
+        let subject = http.subject();
+        let mut log = begin(&self.shared.access_log, subject, None);
+        log.record.error = Some(refusal.to_string().into());
+        let side = RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) };
+        side.ended(&Reported {
+            protocol: recorded(http.spoken),
+            code: refusal.status(),
+            grpc_status: None,
+            flags: ResponseFlags::DownstreamProtocolError,
+            reason: refusal.reason(),
+            request_bytes: 0,
+            response_bytes: 0,
+            duration: Duration::ZERO,
+        });
+    }
+
+    fn side_of(&self, subject: Subject<'_>, plan: Option<&Plan>, request: &RequestFacts<'_>) -> RequestSide {
+        let mut log = begin(&self.shared.access_log, subject, plan);
+        log.record.request = Some(Box::new(described(request)));
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)) }
+    }
+}
+
+impl RequestSide {
+    /// Reports the end.
+    pub(super) fn ended(mut self, reported: &Reported) {
+        let protocol = match reported.protocol {
+            RecordedProtocol::Grpc => RequestProtocol::Grpc,
+            _ => RequestProtocol::Http,
+        };
+        let Reported { code, flags, .. } = *reported;
+        let grpc_status = reported.grpc_status.map(known_grpc_status);
+        let counted = RequestOutcome { protocol, code, grpc_status, flags };
+        self.counts.ended(counted, reported.duration);
+        let record = &mut self.log.record;
+        record.protocol = reported.protocol;
+        record.reason = reported.reason;
+        record.bytes_received = reported.request_bytes;
+        record.bytes_sent = reported.response_bytes;
+        if let Some(request) = &mut record.request {
+            request.status = code;
+            request.grpc_status = reported.grpc_status;
+        }
+    }
+}
+
+impl HttpConnection {
+    /// A connection of requests, of which this is spoken.
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        facts: ConnectionFacts,
+        destination: Destination,
+        spoken: Protocol,
+    ) -> Self {
+        let caller = caller_pod(snapshot, &facts).filter(|_| facts.direction == Direction::Inbound).cloned();
+        Self { facts, destination, spoken, caller, generation: snapshot.generation() }
+    }
+
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject { facts: &self.facts, destination: &self.destination, caller: self.caller.as_ref() }
+    }
+
+    /// Resolves again if the tables have changed since.
+    pub(super) fn refresh(&mut self, snapshot: &Snapshot) {
+        if self.generation == snapshot.generation() {
+            return;
+        }
+        self.generation = snapshot.generation();
+        self.destination = resolve::destination(snapshot, &self.facts).with_detected(self.spoken);
+        if self.facts.direction == Direction::Inbound {
+            self.caller = caller_pod(snapshot, &self.facts).cloned();
+        }
+    }
+}
+
+/// What the called pod's side knows of a connection between two pods of this agent.
+pub(super) fn arrived_here(outbound: &ConnectionFacts, local: &Local) -> ConnectionFacts {
+    ConnectionFacts {
+        direction: Direction::Inbound,
+        client: outbound.client,
+        original_dst: local.endpoint,
+        local: Arc::clone(&local.workload),
+        peer: outbound.peer.clone(),
+        claimed_dst: Some(outbound.original_dst),
+    }
+}
+
+/// A status that is none of gRPC's counts as its UNKNOWN, as its libraries read it.
+fn known_grpc_status(status: u16) -> u8 {
+    u8::try_from(status).ok().filter(|status| *status <= 16).unwrap_or(2)
+}
+
+fn described(request: &RequestFacts<'_>) -> Request {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
+    Request {
+        method: text(request.method),
+        path: request.path.as_str().into(),
+        host: text(request.host),
+        status: 0,
+        grpc_status: None,
+    }
+}

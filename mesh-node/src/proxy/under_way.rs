@@ -1,0 +1,34 @@
+//! A request that is not over, kept so that it can be decided again when policy changes.
+
+use mesh_common::model::{ConnectionFacts, Direction, RequestCopy, RequestFacts};
+use mesh_common::snapshot::Snapshot;
+use mesh_common::{policy, resolve};
+
+use super::record::HttpConnection;
+
+/// A request that policy of this agent let through.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    request: RequestCopy,
+    /// Between pods of this agent: what the called side knows.
+    called: Option<Box<ConnectionFacts>>,
+}
+
+impl UnderWay {
+    /// Keeps a request if its destination is decided here: inbound, or `called` on this agent.
+    pub(super) fn keep(
+        http: &HttpConnection,
+        called: Option<ConnectionFacts>,
+        request: &RequestFacts<'_>,
+    ) -> Option<Self> {
+        let is_ours = http.facts.direction == Direction::Inbound || called.is_some();
+        is_ours.then(|| Self { request: RequestCopy::of(request), called: called.map(Box::new) })
+    }
+
+    /// Whether it would be let through now.
+    pub(super) fn still_permitted(&self, snapshot: &Snapshot, http: &HttpConnection) -> bool {
+        let facts = self.called.as_deref().unwrap_or(&http.facts);
+        let destination = resolve::destination(snapshot, facts).with_detected(http.spoken);
+        self.request.show(|request| policy::authorize_request(snapshot, facts, &destination, request).is_ok())
+    }
+}
