@@ -116,6 +116,9 @@ pub fn authorize_connection<'a>(
 
 /// Decides whether a request may proceed, on a connection that was permitted.
 ///
+/// Whoever says that it is a request: on a port that is declared not to speak HTTP, rules about requests fail closed
+/// here too.
+///
 /// # Errors
 /// A [`Denial`] that names the policy and the rule, or says what is not known.
 pub fn authorize_request<'a>(
@@ -124,7 +127,11 @@ pub fn authorize_request<'a>(
     destination: &'a Destination,
     request: &RequestFacts<'_>,
 ) -> Result<Permit<'a>, Denial> {
-    authorize(snapshot, facts, destination, Layer7::Request(request))
+    let layer7 = match destination.protocol {
+        Protocol::Tcp | Protocol::Tls => Layer7::Opaque,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Request(request),
+    };
+    authorize(snapshot, facts, destination, layer7)
 }
 
 /// Decides again about an established connection, on a newer snapshot.

@@ -143,7 +143,7 @@ pub enum NoStream {
     Exhausted,
 }
 
-/// What a stream has counted, from its start: what a resumed stream will compare (`docs/wire.md` section 9).
+/// What a stream has counted, from its start: what a resumed stream will compare (`docs/wire.md` section 10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
     /// Bytes handed to the wire.

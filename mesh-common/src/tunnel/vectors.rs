@@ -1,4 +1,4 @@
-//! The vectors of `docs/wire.md` section 10, read out of the document.
+//! The vectors of `docs/wire.md` section 11, read out of the document.
 
 use super::frame::{Frame, StreamId, frames};
 use super::open::{Open, StreamKind, StreamToken};

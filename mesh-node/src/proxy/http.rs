@@ -24,9 +24,9 @@ use super::request::{Reported, RequestSide, RequestSides, arrived_here};
 use super::response::{Rejection, flags_of};
 use super::under_way::UnderWay;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
-use crate::transport::CloseReason;
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::{Course, TunnelKey};
+use crate::transport::{CloseReason, Planned};
 
 /// What is kept with a request, from its decision to its end.
 #[derive(Debug)]
@@ -183,6 +183,7 @@ impl Core {
     }
 
     fn course_of(&self, pod: &PodHandle, facts: &ConnectionFacts, plan: &Plan) -> RequestCourse {
+        let planned = Planned::from(plan);
         match plan {
             Plan::Tunnel(tunnel) => {
                 let key = TunnelKey {
@@ -197,10 +198,10 @@ impl Core {
                     dialled: facts.original_dst,
                     source_port: facts.client.port(),
                 };
-                RequestCourse { course: Course::Tunnel { key, open }, share: None }
+                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None }
             }
             Plan::Direct(direct) => RequestCourse {
-                course: Course::Direct(super::dial_from(pod, direct.address)),
+                course: Course::Direct { dial: super::dial_from(pod, direct.address), planned },
                 share: Some(scope(facts, direct.address)),
             },
             Plan::Application(_) | Plan::Local(_) => {
@@ -210,7 +211,7 @@ impl Core {
                 // A port that is not declared as HTTP gets a connection of its own: what it keeps is not known.
                 let is_http = !matches!(protocol_of(plan), Protocol::Tcp | Protocol::Tls);
                 RequestCourse {
-                    course: Course::Direct(super::dial_own(called, address)),
+                    course: Course::Direct { dial: super::dial_own(called, address), planned },
                     share: is_http.then(|| scope(facts, address)),
                 }
             }

@@ -25,6 +25,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::inbound::is_worth_reading;
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
 use super::pod::PodHandle;
@@ -151,7 +152,7 @@ impl Proxy {
         let snapshot = self.snapshot();
         let facts = ConnectionFacts { claimed_dst: claimed(&snapshot, &facts, service), ..facts };
         let destination = resolve::destination(&snapshot, &facts).with_detected(Protocol::Http2);
-        if !self.is_admissible(&snapshot, &facts, &destination) {
+        if !is_worth_reading(&policy::authorize_connection(&snapshot, &facts, &destination)) {
             return None;
         }
         let http = HttpConnection::new(&snapshot, facts, destination, Protocol::Http2);

@@ -7,7 +7,7 @@ use mesh_common::model::protocol::{self, Sniffed};
 use mesh_common::model::{
     ConnectionFacts, Direction, Enrolment, NoIdentity, PeerIdentity, Protocol, Workload,
 };
-use mesh_common::policy::{self, DenialReason, Requests};
+use mesh_common::policy::{self, Denial, DenialReason, Permit, Requests};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -20,6 +20,7 @@ use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject};
 use super::request::arrived_here;
 use super::response::Rejection;
+use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Caller, Course, FirstBytes, Inbound, Refusal};
@@ -106,8 +107,11 @@ impl Core {
         snapshot: &Snapshot,
         outbound: &ConnectionFacts,
         local: &Local,
-    ) -> Result<(Side, Dial), Refusal> {
-        self.admit(snapshot, arrived_here(outbound, local), Protocol::Undeclared)
+    ) -> Result<(Side, Course), Refusal> {
+        let facts = arrived_here(outbound, local);
+        let destination = resolve::destination(snapshot, &facts);
+        let verdict = policy::authorize_connection(snapshot, &facts, &destination);
+        self.admit(snapshot, &facts, &destination, verdict)
     }
 
     fn plaintext(
@@ -133,8 +137,8 @@ impl Core {
         carrier: Carrier,
     ) -> Result<(Record, Course), Refusal> {
         let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
-        let permit = policy::authorize_connection(snapshot, &facts, &destination);
-        let asks = permit.is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
+        let verdict = policy::authorize_connection(snapshot, &facts, &destination);
+        let asks = verdict.as_ref().is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
         let is_http = match (carrier, destination.protocol) {
             (Carrier::ExchangeStream, _) | (_, Protocol::Http1) => true,
             // Other agents bring HTTP/2 over `nodemesh/h2`: a stream of bytes stays one.
@@ -142,35 +146,20 @@ impl Core {
             (_, Protocol::Undeclared) => asks,
             (Carrier::Stream, Protocol::Http2 | Protocol::Grpc) | (_, Protocol::Tcp | Protocol::Tls) => false,
         };
-        if is_http && self.is_admissible(snapshot, &facts, &destination) {
-            let dialled = facts.claimed_dst.unwrap_or(facts.original_dst);
-            let known_client = facts.peer.verified().is_some();
-            let one_exchange = carrier == Carrier::ExchangeStream;
-            let course = HttpCourse { dialled, known_client, one_exchange };
-            let way = match (carrier, destination.protocol) {
-                (Carrier::Socket, Protocol::Http2 | Protocol::Grpc) => RequestsWay::Http2,
-                _ => RequestsWay::Http1(course),
-            };
-            return Ok(self.requests_of(place, snapshot, facts, destination, way));
+        if !is_http || !is_worth_reading(&verdict) {
+            let (side, course) = self.admit(snapshot, &facts, &destination, verdict)?;
+            return Ok((Record::new(place, None, side), course));
         }
-        let (side, dial) = self.admit(snapshot, facts, spoken)?;
-        Ok((Record::new(place, None, side), Course::Direct(dial)))
-    }
-
-    /// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
-    pub(super) fn is_admissible(
-        &self,
-        snapshot: &Snapshot,
-        facts: &ConnectionFacts,
-        destination: &Destination,
-    ) -> bool {
-        match policy::authorize_connection(snapshot, facts, destination) {
-            Ok(_) => true,
-            Err(denial) => !matches!(
-                denial.reason,
-                DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_)
-            ),
-        }
+        drop(verdict);
+        let way = match (carrier, destination.protocol) {
+            (Carrier::Socket, Protocol::Http2 | Protocol::Grpc) => RequestsWay::Http2,
+            _ => RequestsWay::Http1(HttpCourse {
+                dialled: facts.claimed_dst.unwrap_or(facts.original_dst),
+                known_client: facts.peer.verified().is_some(),
+                one_exchange: carrier == Carrier::ExchangeStream,
+            }),
+        };
+        Ok(self.requests_of(place, snapshot, facts, destination, way))
     }
 
     fn is_open_to_anybody(
@@ -205,18 +194,16 @@ impl Core {
         snapshot.workload(pod.uid()).cloned().ok_or_else(|| self.refuse(&Rejection::PodGone))
     }
 
-    /// Resolve, authorise, plan: what every inbound connection goes through.
-    fn admit(
-        &self,
-        snapshot: &Snapshot,
-        facts: ConnectionFacts,
-        spoken: Protocol,
-    ) -> Result<(Side, Dial), Refusal> {
-        let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
-        let caller = caller_pod(snapshot, &facts);
-        let subject = Subject { facts: &facts, destination: &destination, caller };
-        let decided = self.decide_inbound(snapshot, subject);
-        let (plan, decided) = self.or_reject(decided, subject)?;
+    /// Plans what policy said of an inbound connection, and begins its report.
+    fn admit<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        facts: &'a ConnectionFacts,
+        destination: &'a Destination,
+        verdict: Result<Permit<'a>, Denial>,
+    ) -> Result<(Side, Course), Refusal> {
+        let subject = Subject { facts, destination, caller: caller_pod(snapshot, facts) };
+        let (plan, decided) = self.or_reject(self.plan_inbound(snapshot, verdict), subject)?;
         let dial = match &plan {
             Plan::Application(application) => {
                 self.dial_application(facts.local.as_ref(), application.address)?
@@ -226,16 +213,15 @@ impl Core {
             }
         };
         let side = Side::open(&self.traffic, &self.shared.access_log, subject, &decided, &plan);
-        Ok((side, dial))
+        Ok((side, Course::Direct { dial, planned: Planned::from(&plan) }))
     }
 
-    fn decide_inbound(
-        &self,
-        snapshot: &Snapshot,
-        subject: Subject<'_>,
+    fn plan_inbound<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        verdict: Result<Permit<'a>, Denial>,
     ) -> Result<(Plan, Decided), Rejection> {
-        let Subject { facts, destination, .. } = subject;
-        let permit = policy::authorize_connection(snapshot, facts, destination).map_err(Rejection::Denied)?;
+        let permit = verdict.map_err(Rejection::Denied)?;
         if permit.requests() == Requests::NeedDecision {
             return Err(Rejection::NotHttp);
         }
@@ -249,6 +235,13 @@ impl Core {
         let pod = self.pod(&called.uid).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
         Ok(super::dial_own(&pod, address))
     }
+}
+
+/// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
+pub(super) fn is_worth_reading(verdict: &Result<Permit<'_>, Denial>) -> bool {
+    !verdict.as_ref().is_err_and(|denial| {
+        matches!(denial.reason, DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_))
+    })
 }
 
 /// The caller's pod: the one at its address, if its identity is the one that was proved.

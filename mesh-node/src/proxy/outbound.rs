@@ -15,6 +15,7 @@ use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
 use super::response::Rejection;
+use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
@@ -117,6 +118,7 @@ impl Core {
         plan: Plan,
     ) -> Result<Course, Refusal> {
         let facts = record.facts();
+        let planned = Planned::from(&plan);
         match plan {
             Plan::Tunnel(tunnel) => Ok(Course::Tunnel {
                 key: TunnelKey {
@@ -131,15 +133,16 @@ impl Core {
                     dialled: facts.original_dst,
                     source_port: facts.client.port(),
                 },
+                planned,
             }),
-            Plan::Direct(direct) => Ok(Course::Direct(Dial {
-                source: Some(facts.client),
-                ..super::dial_from(pod, direct.address)
-            })),
+            Plan::Direct(direct) => Ok(Course::Direct {
+                dial: Dial { source: Some(facts.client), ..super::dial_from(pod, direct.address) },
+                planned,
+            }),
             Plan::Local(local) => {
-                let (called, dial) = self.called_here(snapshot, facts, &local)?;
+                let (called, course) = self.called_here(snapshot, facts, &local)?;
                 record.add_called(called);
-                Ok(Course::Direct(dial))
+                Ok(course)
             }
             Plan::Application(_) => Err(self.refuse(&Rejection::WrongDestination)),
         }

@@ -9,7 +9,9 @@ pub mod connect;
 pub mod http1;
 pub mod http2;
 pub mod outcome;
+mod planned;
 pub mod splice;
 pub mod tunnel;
 
 pub use outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};
+pub use planned::Planned;

@@ -148,7 +148,8 @@ impl Peer {
     pub fn connect(from: &Pod, to: SocketAddr, credentials: Option<&Credentials>) -> Result<Self> {
         let tcp = from.place().netns().run(|| Ok(TcpStream::connect_timeout(&to, LIMIT)?))?;
         tcp.set_read_timeout(Some(LIMIT))?;
-        let connection = ClientConnection::new(Arc::new(config(credentials)?), ServerName::from(to.ip()))?;
+        let connection =
+            ClientConnection::new(Arc::new(client_config(credentials, ALPN)?), ServerName::from(to.ip()))?;
         let mut stream = StreamOwned::new(connection, tcp);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).context("handshake")?;
@@ -243,7 +244,7 @@ fn read_frames(received: &[u8], wanted: StreamId) -> Answer {
     answer
 }
 
-fn config(credentials: Option<&Credentials>) -> Result<ClientConfig> {
+pub(crate) fn client_config(credentials: Option<&Credentials>, alpn: &[u8]) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -256,7 +257,7 @@ fn config(credentials: Option<&Credentials>) -> Result<ClientConfig> {
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     Ok(config)
 }
 

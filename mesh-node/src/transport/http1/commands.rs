@@ -52,7 +52,7 @@ impl<C: Conductor> Engine<C> {
         http.finish_upstream = false;
         http.since = self.core.now;
         match &planned.course.course {
-            Course::Direct(dial) => {
+            Course::Direct { dial, .. } => {
                 let share = planned.course.share.clone();
                 let pooled = share.as_ref().filter(|_| !fresh);
                 if let Some(pooled) = pooled.and_then(|scope| self.applications.take(scope, key)) {
@@ -77,7 +77,7 @@ impl<C: Conductor> Engine<C> {
                     }
                 }
             }
-            Course::Tunnel { key: tunnel, open } => {
+            Course::Tunnel { key: tunnel, open, .. } => {
                 let (tunnel, open) = (tunnel.clone(), *open);
                 match self.tunnel_for_connection(key, &tunnel) {
                     Ok(tunnel) => {

@@ -31,8 +31,8 @@ impl<C: Conductor> Engine<C> {
     /// Sets a connection on its course.
     pub(in crate::transport) fn begin(&mut self, pod: C::Pod, record: C::Record, near: Near, course: Course) {
         match course {
-            Course::Tunnel { key, open } => self.begin_tunnel(pod, record, near, key, open),
-            Course::Direct(dial) => match self.conductor.dial(&record, &dial) {
+            Course::Tunnel { key, open, .. } => self.begin_tunnel(pod, record, near, key, open),
+            Course::Direct { dial, .. } => match self.conductor.dial(&record, &dial) {
                 Ok(server) => self.begin_joined(pod, record, near, server),
                 Err(error) => {
                     let reason = CloseReason::Connect(connect::failure_of(&error));
@@ -105,7 +105,7 @@ impl<C: Conductor> Engine<C> {
         course: Course,
     ) -> Result<(), ResetReason> {
         let dial = match course {
-            Course::Direct(dial) => dial,
+            Course::Direct { dial, .. } => dial,
             Course::Http(http) => {
                 self.begin_http_stream(tunnel, stream, (pod, record), http);
                 return Ok(());

@@ -16,6 +16,7 @@ use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 
+use crate::transport::Planned;
 use crate::transport::connect::{self, Dial};
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, RequestCourse};
 use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
@@ -77,9 +78,16 @@ pub enum Course {
         key: TunnelKey,
         /// What OPEN says.
         open: Open,
+        /// That it is permitted.
+        planned: Planned,
     },
     /// Over a TCP connection of its own, as it is: to an application of this node, or out of the mesh.
-    Direct(Dial),
+    Direct {
+        /// How to make it.
+        dial: Dial,
+        /// That it is permitted.
+        planned: Planned,
+    },
     /// Request by request: each is decided by [`Conductor::request`]. Not for requests.
     Http(HttpCourse),
     /// By somebody else on this core: [`Conductor::hand_over`] gets the socket. Not for streams.

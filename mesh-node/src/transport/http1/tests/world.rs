@@ -12,6 +12,7 @@ use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use rustls_pki_types::CertificateDer;
 
 use crate::identity::{Alpn, Identities, server_name};
+use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::tests::world::World;
@@ -57,6 +58,7 @@ pub(super) enum To {
 impl Judge {
     fn course(&mut self, to: To) -> RequestCourse {
         self.token = self.token.wrapping_add(1);
+        let planned = Planned::for_test();
         match to {
             To::Tunnel(destination) => {
                 let source = WorkloadUid("pod-a".into());
@@ -68,7 +70,7 @@ impl Judge {
                 };
                 let called = WorkloadUid("pod-b".into());
                 let key = TunnelKey { source, destination, called, identity: self.expected.clone() };
-                RequestCourse { course: Course::Tunnel { key, open }, share: None }
+                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None }
             }
             To::Application(application) => {
                 let share = PoolScope {
@@ -78,7 +80,7 @@ impl Judge {
                     application,
                 };
                 let dial = Dial { destination: application, source: None, netns: None };
-                RequestCourse { course: Course::Direct(dial), share: Some(share) }
+                RequestCourse { course: Course::Direct { dial, planned }, share: Some(share) }
             }
         }
     }
@@ -98,8 +100,11 @@ impl Conductor for Judge {
         if self.opaque
             && let To::Tunnel(_) = self.to
         {
-            let Course::Tunnel { key, open } = self.course(self.to).course else { unreachable!() };
-            return Ok(((), Course::Tunnel { key, open: Open { kind: StreamKind::Opaque, ..open } }));
+            let Course::Tunnel { key, open, planned } = self.course(self.to).course else { unreachable!() };
+            return Ok((
+                (),
+                Course::Tunnel { key, open: Open { kind: StreamKind::Opaque, ..open }, planned },
+            ));
         }
         Ok(((), self.http(false)))
     }

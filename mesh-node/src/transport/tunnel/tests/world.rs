@@ -17,6 +17,7 @@ use crate::identity::{
     Alpn, Authority, AuthoritySettings, Identities, IdentityMetrics, Settings as IdentitySettings,
     server_name, system_clock,
 };
+use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
@@ -80,8 +81,12 @@ impl Route {
                     dialled: destination,
                     source_port: 4242,
                 },
+                planned: Planned::for_test(),
             },
-            Self::Direct(destination) => Course::Direct(Dial { destination, source: None, netns: None }),
+            Self::Direct(destination) => Course::Direct {
+                dial: Dial { destination, source: None, netns: None },
+                planned: Planned::for_test(),
+            },
             Self::HandOver => Course::HandOver,
         }
     }
