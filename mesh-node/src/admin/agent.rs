@@ -52,6 +52,8 @@ pub struct Overview {
     pub workers: usize,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
+    /// TCP connections that captured pods had before, and that go on outside the mesh.
+    pub connections_outside: usize,
     /// Objects that are not in force as they are written.
     pub problems: Vec<Problem>,
 }

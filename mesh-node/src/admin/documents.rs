@@ -37,6 +37,8 @@ pub struct Status {
     pub certificates: usize,
     /// Open connections.
     pub connections: usize,
+    /// TCP connections that enrolled pods had before they were captured: they go on outside the mesh until they end.
+    pub connections_outside: usize,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
     /// Objects that are not in force as they are written.

@@ -92,6 +92,7 @@ async fn status(agent: &impl Agent) -> Status {
         certificates_usable: certificates.iter().filter(|certificate| certificate.usable).count(),
         certificates: certificates.len(),
         connections: agent.connections().await.len(),
+        connections_outside: overview.connections_outside,
         node: overview.node,
         kernel: overview.kernel,
         problems: overview.problems,

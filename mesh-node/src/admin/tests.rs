@@ -27,6 +27,7 @@ impl Agent for Idle {
             node: "a".to_owned(),
             started: SystemTime::now(),
             workers: 2,
+            connections_outside: 0,
             kernel: vec![Capability {
                 name: "sk_lookup".to_owned(),
                 present: true,

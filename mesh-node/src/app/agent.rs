@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::cores::Cores;
 use crate::admin::documents::{Capability, Check, Connection, Problem as ShownProblem};
 use crate::admin::{Agent, Overview, capabilities};
+use crate::capture::CaptureMetrics;
 use crate::config::Config;
 use crate::control::documents::Problem;
 use crate::identity::CertificateSummary;
@@ -27,7 +28,7 @@ use crate::transport::tunnel::{Counters, Handle};
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// How the agent stands, as far as the control thread finds out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Standing {
     synced: AtomicBool,
     draining: AtomicBool,
@@ -35,6 +36,7 @@ pub(super) struct Standing {
     unmet: ArcSwap<Vec<String>>,
     verdicts: ArcSwap<Vec<VerdictCount>>,
     detached: ArcSwap<Vec<&'static str>>,
+    capture: CaptureMetrics,
 }
 
 /// What admin may ask for.
@@ -53,6 +55,21 @@ pub(super) struct AgentState {
 }
 
 impl Standing {
+    pub(super) fn new(capture: CaptureMetrics) -> Self {
+        Self {
+            synced: AtomicBool::default(),
+            draining: AtomicBool::default(),
+            unmet: ArcSwap::default(),
+            verdicts: ArcSwap::default(),
+            detached: ArcSwap::default(),
+            capture,
+        }
+    }
+
+    pub(super) fn has_outside(&self, connections: usize) {
+        self.capture.connections_outside.set(i64::try_from(connections).unwrap_or(i64::MAX));
+    }
+
     pub(super) fn is_synced(&self, failed: usize) {
         let unmet = match failed {
             0 => Vec::new(),
@@ -154,6 +171,8 @@ impl Agent for AgentState {
             started: self.started,
             workers: self.workers,
             kernel: self.kernel.clone(),
+            connections_outside: usize::try_from(self.standing.capture.connections_outside.get())
+                .unwrap_or_default(),
             problems: self.problems.load().iter().map(shown).collect(),
         }
     }

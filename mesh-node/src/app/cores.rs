@@ -43,13 +43,13 @@ impl Cores {
     }
 
     /// A pod's listeners belong to every core; the one that accepts keeps the connection.
-    pub(super) fn add_pod(&self, pod: &PodHandle, listeners: &[(ListenerId, Arc<Listener>)]) {
+    pub(super) fn add_pod(&self, pod: &PodHandle, listeners: &[Arc<Listener>]) {
         for core in &self.cores {
             let (pod, listeners) = (pod.clone(), listeners.to_vec());
             core.tell(move |engine| {
                 engine.conductor().add_pod(pod.clone());
-                for (id, listener) in listeners {
-                    let direction = listener.direction();
+                for listener in listeners {
+                    let (id, direction) = (ListenerId(listener.id()), listener.direction());
                     let new = NewListener { id, socket: listener, pod: pod.clone(), direction };
                     if let Err(error) = engine.listen(new) {
                         error!(pod = %pod.uid().0, %error, "a core cannot watch a listener");
@@ -60,9 +60,9 @@ impl Cores {
     }
 
     /// Accepts nothing more from these listeners; what is open goes on.
-    pub(super) fn close_listeners(&self, listeners: &[(ListenerId, Arc<Listener>)]) {
+    pub(super) fn close_listeners(&self, listeners: &[Arc<Listener>]) {
         for core in &self.cores {
-            let ids: Vec<ListenerId> = listeners.iter().map(|(id, _)| *id).collect();
+            let ids: Vec<ListenerId> = listeners.iter().map(|listener| ListenerId(listener.id())).collect();
             core.tell(move |engine| ids.into_iter().for_each(|id| engine.unlisten(id)));
         }
     }

@@ -31,6 +31,7 @@ use self::cores::Cores;
 use self::pods::Pods;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
+use crate::capture::CaptureMetrics;
 use crate::config::{Config, HttpConfig, TunnelConfig};
 use crate::control::{Control, ControlError, ControlSettings};
 use crate::identity::{
@@ -51,6 +52,8 @@ use crate::transport::tunnel::Settings;
 
 /// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Connections outside the mesh that are looked at again per look, at most about: 2 us each.
+const OUTSIDE: usize = 4096;
 /// Refusals of the kernel that are logged per look, at most.
 const REFUSALS: usize = 64;
 
@@ -133,7 +136,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let http2 = http2::Settings::new(&config.http, &config.tunnel);
     let cores = Cores::start(config.node.workers, &shared, engine, &http2);
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
-    let standing = Arc::new(Standing::default());
+    let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
     let state =
         AgentState::new(config, &report, &shared, registry, filter, control.problems(), &cores, &standing);
     listeners.serve(&Arc::new(state));
@@ -215,6 +218,7 @@ async fn keep_pods(
                 failed = sync(&mut pods, shared).await;
                 pods.cores().recheck();
                 standing.is_synced(failed);
+                standing.has_outside(pods.connections_outside());
             }
             _ = look.tick() => {
                 if failed > 0 {
@@ -222,6 +226,10 @@ async fn keep_pods(
                     standing.is_synced(failed);
                 }
                 look_after(&mut pods, standing);
+                if pods.connections_outside() > 0 {
+                    pods.look_outside(OUTSIDE);
+                    standing.has_outside(pods.connections_outside());
+                }
             }
         }
     }

@@ -1,10 +1,9 @@
-//! Accepting on a pod's listener: whose connection it is and what the application asked for.
+//! Accepting on a pod's listener.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use mesh_common::model::Direction;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with, getsockname, sockopt};
 
@@ -17,19 +16,6 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// This end; on an inbound listener the address that the caller dialled.
     pub local: SocketAddr,
-}
-
-/// A connection and what it was meant to be.
-#[derive(Debug)]
-pub struct Captured {
-    /// Not blocking, closed on exec, TCP_NODELAY.
-    pub socket: OwnedFd,
-    /// Whose connection it is: of the pod, or to the pod.
-    pub direction: Direction,
-    /// The caller as the called would see it without a mesh.
-    pub client: SocketAddr,
-    /// What the application dialled.
-    pub original_dst: SocketAddr,
 }
 
 /// Why `accept` gave nothing.
@@ -58,26 +44,6 @@ pub fn accept(listener: impl AsFd) -> Result<Accepted, AcceptEnd> {
     let local = SocketAddr::try_from(local).map_err(|_| AcceptEnd::Gone)?;
     sockopt::set_tcp_nodelay(&socket, true).map_err(|_| AcceptEnd::Gone)?;
     Ok(Accepted { socket, peer: canonical(peer), local: canonical(local) })
-}
-
-impl Accepted {
-    /// What an outbound connection was meant to be, once the kernel's map has told the destination. `own` is the
-    /// pod's address of the destination's family, which the connection would have come from.
-    pub fn outbound(self, original_dst: SocketAddr, own: Option<IpAddr>) -> Captured {
-        // A socket that was bound to an address keeps it; one that was not has loopback here.
-        let ip = if self.peer.ip().is_loopback() { own.unwrap_or(self.peer.ip()) } else { self.peer.ip() };
-        let client = SocketAddr::new(ip, self.peer.port());
-        Captured { socket: self.socket, direction: Direction::Outbound, client, original_dst }
-    }
-
-    /// What an inbound connection was meant to be. `None`: it was dialled at the listener itself, not led there.
-    pub fn inbound(self) -> Option<Captured> {
-        if self.local.ip().is_loopback() {
-            return None;
-        }
-        let Self { socket, peer, local } = self;
-        Some(Captured { socket, direction: Direction::Inbound, client: peer, original_dst: local })
-    }
 }
 
 impl AcceptEnd {

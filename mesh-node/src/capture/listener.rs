@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_common::model::Direction;
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ pub enum Family {
 /// A listening socket inside a pod's namespace.
 #[derive(Debug)]
 pub struct Listener {
+    /// Never given to another listener of this process.
+    id: u64,
     socket: OwnedFd,
     direction: Direction,
     family: Family,
@@ -125,9 +128,14 @@ impl Listener {
             }
             listen(&socket, BACKLOG).map_err(|error| failed("listen on")(error.into()))?;
             let netns_cookie = namespace.cookie();
-            return Ok(Some(Self { socket, direction, family, port, netns_cookie }));
+            return Ok(Some(Self { id: next_id(), socket, direction, family, port, netns_cookie }));
         }
         Err(ListenError::NoPort { family, ephemeral })
+    }
+
+    /// Its name in this process.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Whose connections arrive here: the pod's own, or those to the pod.
@@ -155,6 +163,11 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn next_id() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 /// `EAFNOSUPPORT`: no IPv6 in the kernel; `EADDRNOTAVAIL`: switched off in the namespace.

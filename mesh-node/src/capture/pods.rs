@@ -1,56 +1,62 @@
 //! The pods of this node, kept captured: from what is known now to namespaces, listeners and the kernel's maps.
 //!
-//! In: the workloads of this node, whenever they change. Out: [`CapturedPod`]s that came, and pods that went. A pod
-//! that cannot be captured stays held, its connections refused, and is tried again at the next call.
+//! In: the workloads of this node, whenever they change. Out: [`CapturedPod`]s that are ready to be captured, and pods
+//! that went. A pod that cannot be captured stays held, its connections refused, and is tried again at the next call.
+//!
+//! ```text
+//! sync(): every new pod is held, with listeners that nothing is led to yet
+//!   -> whoever serves the listeners makes ready
+//!   -> capture(): connections are led there
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use mesh_common::model::{Direction, Enrolment, Workload, WorkloadUid};
+use tracing::{debug, warn};
 
-use super::connections::established;
+use super::connections::Outside;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use crate::kernel::{Kernel, KernelError, PodFacts, PodListeners};
+use crate::telemetry::chain::Chain;
 
 /// A pod whose connections come to this daemon. The cores share it; its listeners close with the last of them.
 #[derive(Debug)]
 pub struct CapturedPod {
-    /// Which pod.
-    pub workload: WorkloadUid,
+    /// Which pod, as it was known when its listeners were opened.
+    pub workload: Arc<Workload>,
     /// Where its sockets are, and where the daemon dials from on its behalf.
     pub namespace: Namespace,
     /// One per direction and family that the namespace has.
-    pub listeners: Vec<Listener>,
-    /// TCP connections that were open before: they go on outside the mesh.
-    pub connections_outside: usize,
+    pub listeners: Vec<Arc<Listener>>,
 }
 
 /// What a call changed.
 #[derive(Debug, Default)]
 pub struct PodChanges {
-    /// Captured now: the cores take their listeners in.
-    pub captured: Vec<Arc<CapturedPod>>,
-    /// Captured before, and not any more: the cores let them go.
+    /// Held, with listeners: to be captured as soon as somebody accepts on them.
+    pub opened: Vec<Arc<CapturedPod>>,
+    /// Listeners that nothing is led to any more: to be let go.
     pub stopped: Vec<Arc<CapturedPod>>,
+    /// Pods that are gone.
+    pub gone: Vec<Arc<Workload>>,
     /// Not as they should be; each is closed, and tried again at the next call.
-    pub failed: Vec<(WorkloadUid, PodError)>,
+    pub failed: Vec<(Arc<Workload>, PodError)>,
 }
 
 /// Why a pod is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// Nothing says where the pod is.
-    #[error("the pod has no annotation nodemesh.dev/netns: its network namespace is not known")]
+    #[error(
+        "the pod is enrolled and its network namespace is not told; set the annotation nodemesh.dev/netns"
+    )]
     NoNamespace,
     /// The namespace cannot be entered.
     #[error("enter the pod's network namespace")]
     Namespace(#[from] NamespaceError),
-    /// The namespace cannot be looked at.
-    #[error("look at the pod's network namespace")]
-    Look(#[source] io::Error),
     /// A listener cannot be made.
     #[error("listen inside the pod")]
     Listen(#[from] ListenError),
@@ -63,30 +69,31 @@ pub enum PodError {
 pub struct Pods {
     kernel: Kernel,
     known: BTreeMap<WorkloadUid, Known>,
-    /// Whether pods of an agent before this one were compared with what is wanted.
-    took_over: bool,
 }
 
 struct Known {
+    workload: Arc<Workload>,
     namespace: Namespace,
-    facts: PodFacts,
     state: State,
 }
 
 enum State {
     Held,
-    Captured(Arc<CapturedPod>),
+    /// Held, with listeners.
+    Open(Arc<CapturedPod>),
+    Captured(Arc<CapturedPod>, Outside),
     Passed,
 }
 
 impl Pods {
-    /// No pods yet, but those that an agent before left in the kernel: they are held until the first [`sync`](Self::sync).
+    /// No pods yet, but those that an agent before left in the kernel: they are held until the first
+    /// [`sync`](Self::sync) that finds every pod.
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, known: BTreeMap::new(), took_over: false }
+        Self { kernel, known: BTreeMap::new() }
     }
 
     /// Makes the kernel's side what these workloads of this node ask for. Pods of the host's own network are left
-    /// out; of two pods that claim one address, the later one in the order of the call has it.
+    /// out; of two pods that claim one address, the one that comes later has it.
     pub fn sync<'a>(&mut self, workloads: impl IntoIterator<Item = &'a Arc<Workload>>) -> PodChanges {
         let mut changes = PodChanges::default();
         let wanted: BTreeMap<&WorkloadUid, &Arc<Workload>> = workloads
@@ -95,28 +102,62 @@ impl Pods {
             .map(|workload| (&workload.uid, workload))
             .collect();
         // Those that went first: their addresses may be those of pods that came.
-        let gone: Vec<WorkloadUid> =
-            self.known.keys().filter(|uid| !wanted.contains_key(uid)).cloned().collect();
-        for uid in gone {
-            self.forget(&uid, &mut changes);
-        }
-        for (uid, workload) in wanted {
+        self.forget_gone(&wanted, &mut changes);
+        for workload in wanted.into_values() {
             if let Err(error) = self.place(workload, &mut changes) {
-                changes.failed.push((uid.clone(), error));
+                changes.failed.push((Arc::clone(workload), error));
             }
         }
-        if !self.took_over {
-            self.forget_earlier(&mut changes);
+        // A pod that could not be opened may be one of an agent before: it stays held.
+        if changes.failed.is_empty() {
+            self.release_unknown();
         }
         changes
     }
 
-    /// Pods that are captured now.
-    pub fn captured(&self) -> impl Iterator<Item = &Arc<CapturedPod>> {
-        self.known.values().filter_map(|known| match &known.state {
-            State::Captured(pod) => Some(pod),
-            State::Held | State::Passed => None,
-        })
+    /// Leads the connections of an opened pod to its listeners: how many it had before, which go on outside the mesh.
+    ///
+    /// # Errors
+    /// A map is full: the pod is held, and opened again at the next [`sync`](Self::sync). Its listeners are to be let
+    /// go.
+    pub fn capture(&mut self, pod: &Arc<CapturedPod>) -> Result<usize, PodError> {
+        let Some(known) = self.known.get_mut(&pod.workload.uid) else { return Ok(0) };
+        known.state = State::Held;
+        let facts = PodFacts::of(&known.workload);
+        // Before the listeners dial from there themselves. Nothing depends on this count but what people are told.
+        let outside = Outside::find(&known.namespace, &facts).unwrap_or_else(|error| {
+            warn!(pod = %known.workload.name, %error, "cannot count connections outside the mesh");
+            Outside::default()
+        });
+        self.kernel.capture(known.namespace.cookie(), &facts, &sockets(&pod.listeners))?;
+        let count = outside.count();
+        known.state = State::Captured(Arc::clone(pod), outside);
+        Ok(count)
+    }
+
+    /// How many pods are captured now.
+    pub fn captured(&self) -> usize {
+        self.known.values().filter(|known| matches!(known.state, State::Captured(..))).count()
+    }
+
+    /// How many connections of captured pods go on outside the mesh, as far as is known.
+    pub fn connections_outside(&self) -> usize {
+        self.known.values().map(Known::connections_outside).sum()
+    }
+
+    /// Looks at up to about `limit` connections outside the mesh again, so that they are counted no longer than they
+    /// last.
+    pub fn look_outside(&mut self, limit: usize) {
+        let having: Vec<&mut Known> =
+            self.known.values_mut().filter(|known| known.connections_outside() > 0).collect();
+        let each = (limit / having.len().max(1)).max(1);
+        for Known { workload, namespace, state } in having {
+            if let State::Captured(_, outside) = state
+                && let Err(error) = outside.look_again(namespace, each)
+            {
+                debug!(pod = %workload.name, %error, "cannot look at connections outside the mesh");
+            }
+        }
     }
 
     /// The kernel's side.
@@ -125,124 +166,139 @@ impl Pods {
     }
 
     /// Brings one pod where it should be.
-    fn place(&mut self, workload: &Workload, changes: &mut PodChanges) -> Result<(), PodError> {
-        let path = workload.netns.as_ref().ok_or(PodError::NoNamespace)?;
-        if self.known.get(&workload.uid).is_some_and(|known| !known.namespace.is_at(path)) {
-            // Another pod of the same name.
-            self.forget(&workload.uid, changes);
-        }
-        let facts = PodFacts::of(workload);
-        let known = match self.known.remove(&workload.uid) {
+    fn place(&mut self, workload: &Arc<Workload>, changes: &mut PodChanges) -> Result<(), PodError> {
+        let mut known = match self.known.remove(&workload.uid) {
             Some(known) => known,
-            None => Known { namespace: Namespace::open(path)?, facts: facts.clone(), state: State::Held },
+            None => match &workload.netns {
+                Some(path) => Known::new(Arc::clone(workload), Namespace::open(path)?),
+                None if workload.enrolment == Enrolment::Disabled => return Ok(()),
+                None => return Err(PodError::NoNamespace),
+            },
         };
-        let placed = match workload.enrolment {
-            Enrolment::Enabled => self.capture(workload, facts, known, changes),
-            Enrolment::Disabled => self.pass(facts, known, changes),
+        let outcome = match workload.enrolment {
+            Enrolment::Enabled => known.open(&mut self.kernel, workload, changes),
+            Enrolment::Disabled => known.pass(&mut self.kernel, workload, changes),
         };
-        let (known, outcome) = placed;
         self.known.insert(workload.uid.clone(), known);
         outcome
     }
 
-    fn capture(
-        &mut self,
-        workload: &Workload,
-        facts: PodFacts,
-        mut known: Known,
-        changes: &mut PodChanges,
-    ) -> (Known, Result<(), PodError>) {
-        if let State::Captured(pod) = &known.state {
-            if known.facts == facts {
-                return (known, Ok(()));
-            }
-            let outcome = self.kernel.capture(known.namespace.cookie(), &facts, &sockets(&pod.listeners));
-            if outcome.is_ok() {
-                known.facts = facts;
-            }
-            return (known, outcome.map_err(PodError::from));
-        }
-        match self.begin(workload, &facts, &known.namespace) {
-            Ok(pod) => {
-                changes.captured.push(Arc::clone(&pod));
-                known.facts = facts;
-                known.state = State::Captured(pod);
-                (known, Ok(()))
-            }
-            Err(error) => {
-                known.state = State::Held;
-                (known, Err(error))
-            }
-        }
-    }
-
-    /// Holds a pod, then captures it: nothing passes in between.
-    fn begin(
-        &mut self,
-        workload: &Workload,
-        facts: &PodFacts,
-        namespace: &Namespace,
-    ) -> Result<Arc<CapturedPod>, PodError> {
-        let cookie = namespace.cookie();
-        self.kernel.hold(cookie, namespace.as_fd(), facts)?;
-        let mut listeners = Vec::new();
-        for direction in [Direction::Outbound, Direction::Inbound] {
-            for family in [Family::V4, Family::V6] {
-                listeners.extend(Listener::open(namespace, direction, family)?);
-            }
-        }
-        let connections_outside = namespace.run(established).map_err(PodError::Look)?;
-        self.kernel.capture(cookie, facts, &sockets(&listeners))?;
-        let (workload, namespace) = (workload.uid.clone(), namespace.clone());
-        Ok(Arc::new(CapturedPod { workload, namespace, listeners, connections_outside }))
-    }
-
-    fn pass(
-        &mut self,
-        facts: PodFacts,
-        mut known: Known,
-        changes: &mut PodChanges,
-    ) -> (Known, Result<(), PodError>) {
-        if matches!(known.state, State::Passed) && known.facts == facts {
-            return (known, Ok(()));
-        }
-        let outcome = self.kernel.pass(known.namespace.cookie(), &facts);
-        if outcome.is_ok() {
-            known.facts = facts;
-            if let State::Captured(pod) = std::mem::replace(&mut known.state, State::Passed) {
-                changes.stopped.push(pod);
-            }
-        }
-        (known, outcome.map_err(PodError::from))
-    }
-
-    fn forget(&mut self, uid: &WorkloadUid, changes: &mut PodChanges) {
-        let Some(known) = self.known.remove(uid) else {
-            return;
+    /// Pods that are wanted no more, and those whose path leads to another namespace: another pod of the same name.
+    fn forget_gone(&mut self, wanted: &BTreeMap<&WorkloadUid, &Arc<Workload>>, changes: &mut PodChanges) {
+        let is_there = |uid: &WorkloadUid, known: &Known| {
+            let path = wanted.get(uid).and_then(|workload| workload.netns.as_deref());
+            path.is_some_and(|path| known.namespace.is_at(path))
         };
-        if let Err(error) = self.kernel.release(known.namespace.cookie()) {
-            changes.failed.push((uid.clone(), error.into()));
-        }
-        if let State::Captured(pod) = known.state {
-            changes.stopped.push(pod);
+        let gone: Vec<WorkloadUid> = self
+            .known
+            .iter()
+            .filter(|(uid, known)| !is_there(uid, known))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for known in gone.iter().filter_map(|uid| self.known.remove(uid)).collect::<Vec<_>>() {
+            if let Err(error) = self.kernel.release(known.namespace.cookie()) {
+                changes.failed.push((Arc::clone(&known.workload), error.into()));
+            }
+            changes.stopped.extend(known.state.pod());
+            changes.gone.push(known.workload);
         }
     }
 
-    /// Pods that went while no agent ran.
-    fn forget_earlier(&mut self, changes: &mut PodChanges) {
-        // A pod that could not be opened may be one of them: it stays held.
-        if !changes.failed.is_empty() {
-            return;
-        }
+    /// Pods that went while no agent ran, and those that could not be released when they went.
+    fn release_unknown(&mut self) {
         let live: BTreeSet<u64> = self.known.values().map(|known| known.namespace.cookie()).collect();
-        self.took_over = self.kernel.retain(&live).is_ok();
+        if let Err(error) = self.kernel.retain(&live) {
+            warn!(error = %Chain(&error), "cannot release pods that are gone; trying again at the next change");
+        }
     }
 }
 
-fn sockets(listeners: &[Listener]) -> PodListeners<'_> {
+impl Known {
+    fn new(workload: Arc<Workload>, namespace: Namespace) -> Self {
+        Self { workload, namespace, state: State::Held }
+    }
+
+    /// Holds a pod and opens its listeners: nothing passes from here until it is captured.
+    fn open(
+        &mut self,
+        kernel: &mut Kernel,
+        workload: &Arc<Workload>,
+        changes: &mut PodChanges,
+    ) -> Result<(), PodError> {
+        let (facts, cookie) = (PodFacts::of(workload), self.namespace.cookie());
+        let changed = facts != PodFacts::of(&self.workload);
+        match &self.state {
+            State::Captured(pod, _) if changed => kernel.capture(cookie, &facts, &sockets(&pod.listeners))?,
+            State::Captured(..) => {}
+            State::Open(pod) => {
+                kernel.hold(cookie, self.namespace.as_fd(), &facts)?;
+                changes.opened.push(Arc::clone(pod));
+            }
+            State::Held | State::Passed => {
+                self.state = State::Held;
+                kernel.hold(cookie, self.namespace.as_fd(), &facts)?;
+                let pod = CapturedPod {
+                    workload: Arc::clone(workload),
+                    namespace: self.namespace.clone(),
+                    listeners: listeners(&self.namespace)?,
+                };
+                let pod = Arc::new(pod);
+                changes.opened.push(Arc::clone(&pod));
+                self.state = State::Open(pod);
+            }
+        }
+        self.workload = Arc::clone(workload);
+        Ok(())
+    }
+
+    /// Leaves a pod alone. What was captured goes on.
+    fn pass(
+        &mut self,
+        kernel: &mut Kernel,
+        workload: &Arc<Workload>,
+        changes: &mut PodChanges,
+    ) -> Result<(), PodError> {
+        let facts = PodFacts::of(workload);
+        if !matches!(self.state, State::Passed) || facts != PodFacts::of(&self.workload) {
+            kernel.pass(self.namespace.cookie(), &facts)?;
+            changes.stopped.extend(std::mem::replace(&mut self.state, State::Passed).pod());
+        }
+        self.workload = Arc::clone(workload);
+        Ok(())
+    }
+
+    fn connections_outside(&self) -> usize {
+        match &self.state {
+            State::Captured(_, outside) => outside.count(),
+            State::Held | State::Open(_) | State::Passed => 0,
+        }
+    }
+}
+
+impl State {
+    fn pod(self) -> Option<Arc<CapturedPod>> {
+        match self {
+            Self::Open(pod) | Self::Captured(pod, _) => Some(pod),
+            Self::Held | Self::Passed => None,
+        }
+    }
+}
+
+fn listeners(namespace: &Namespace) -> Result<Vec<Arc<Listener>>, ListenError> {
+    let mut listeners = Vec::with_capacity(4);
+    for direction in [Direction::Outbound, Direction::Inbound] {
+        for family in [Family::V4, Family::V6] {
+            listeners.extend(Listener::open(namespace, direction, family)?.map(Arc::new));
+        }
+    }
+    Ok(listeners)
+}
+
+fn sockets(listeners: &[Arc<Listener>]) -> PodListeners<'_> {
     let of = |direction, family| {
-        let wanted = |listener: &&Listener| listener.direction() == direction && listener.family() == family;
-        listeners.iter().find(wanted).map(Listener::as_fd)
+        let mut listeners = listeners.iter();
+        let found = listeners.find(|socket| socket.direction() == direction && socket.family() == family);
+        found.map(|socket| socket.as_fd())
     };
     PodListeners {
         outbound_v4: of(Direction::Outbound, Family::V4),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::{Arg, Command, ValueEnum};
 
+use crate::capture::CaptureMetrics;
 use crate::control;
 use crate::identity::IdentityMetrics;
 use crate::proxy::ProxyMetrics;
@@ -41,6 +42,7 @@ pub fn write(document: Document, root: &Command) -> Result<String, prometheus::E
 /// Registers what every module counts, as the agent does.
 fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     control::metrics::Metrics::new(registry)?;
+    CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     AccessLog::off(registry)?;
     ProxyMetrics::new(registry)?;

@@ -36,7 +36,7 @@ pub fn status(status: &Status) -> String {
                 status.workloads, status.services, status.policies, status.generation
             ),
         ),
-        ("carries", format!("{} enrolled pods, {} open connections", status.enrolled, status.connections)),
+        ("carries", carries(status)),
         ("identities", format!("{} of {} usable", status.certificates_usable, status.certificates)),
     ] {
         text += &format!("{:<12}{value}\n", format!("{name}:"));
@@ -49,6 +49,14 @@ pub fn status(status: &Status) -> String {
         text += &format!("\n{}", kernel.draw(""));
     }
     text + "\n" + &problems(&status.problems)
+}
+
+fn carries(status: &Status) -> String {
+    let outside = match status.connections_outside {
+        0 => String::new(),
+        count => format!(", and {count} from before capture that go on outside the mesh until they end"),
+    };
+    format!("{} enrolled pods, {} open connections{outside}", status.enrolled, status.connections)
 }
 
 fn problems(problems: &[Problem]) -> String {

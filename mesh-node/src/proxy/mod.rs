@@ -46,6 +46,7 @@ use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
 use self::response::Rejection;
+use crate::capture::dial_application;
 use crate::identity::{Alpn, HandshakeFailure, server_name};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
@@ -300,13 +301,14 @@ impl Core {
     fn connect(&self, caller: Option<SocketAddr>, dial: &Dial) -> io::Result<OwnedFd> {
         match (dial.source.map(|source| source.port()), caller) {
             // To an application, from its own address: it is told who calls.
-            (Some(0), Some(caller)) => {
-                connect::start(dial, |socket| self.shared.callers.announce(socket, caller))
+            (Some(0), Some(caller)) if let Some(netns) = &dial.netns => {
+                dial_application(netns, dial.destination, caller, &self.shared.callers)
             }
             // Out of the mesh, from the caller's own port; from another one if that is taken for this destination.
-            (Some(_), _) => connect::start(dial, |_| Ok(()))
-                .or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }, |_| Ok(()))),
-            (None, _) => connect::start(dial, |_| Ok(())),
+            (Some(_), _) => {
+                connect::start(dial).or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }))
+            }
+            (None, _) => connect::start(dial),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,11 +27,11 @@ pub struct Dial {
     pub netns: Option<Namespace>,
 }
 
-/// Makes the socket, lets `prepare` see it, and begins the connect.
+/// Makes the socket and begins the connect.
 ///
 /// # Errors
 /// What the kernel says at once; most failures come later, by [`finished`].
-pub fn start(dial: &Dial, prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<OwnedFd> {
+pub fn start(dial: &Dial) -> io::Result<OwnedFd> {
     let family = match dial.destination {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -47,7 +47,6 @@ pub fn start(dial: &Dial, prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>
     if let Some(source) = dial.source {
         rustix::net::bind(&socket, &source)?;
     }
-    prepare(socket.as_fd())?;
     match rustix::net::connect(&socket, &dial.destination) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),

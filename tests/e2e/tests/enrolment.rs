@@ -7,6 +7,9 @@ use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::servers::Kind;
 
+/// Connections of captured pods that go on outside the mesh.
+const OUTSIDE: &str = "nodemesh_capture_connections_outside";
+
 #[test]
 fn a_running_pod_joins_and_leaves_by_its_label() {
     pair().objects("strict", &peer_authentication("STRICT")).run(|mesh| {
@@ -43,17 +46,40 @@ fn a_namespace_enrols_its_pods() {
 }
 
 #[test]
-fn an_old_connection_goes_on_when_its_pod_joins() {
+fn an_old_connection_goes_on_when_its_pod_joins_and_is_counted_until_it_ends() {
     let late = PodSpec::new("late").mode("disabled");
     Scenario::new(vec![late], vec![server("server")]).service(service()).run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         mesh.allow_plaintext("late");
         let to = mesh.pod("server").at(ECHO);
         let held = mesh.pod("late").hold(to)?;
+        mesh.a().metric(OUTSIDE, &[], |count| count == 0.0)?;
         set_mode(mesh, "late", "enabled")?;
         eventually_true("the Service address works, as only the mesh makes it", PATIENCE, || {
             mesh.pod("late").echo(at(ECHO)).is_ok()
         })?;
+        mesh.a().metric(OUTSIDE, &[], |count| count == 1.0)?;
+        let status = mesh.a().command(&["status"])?.success("mesh-node status")?;
+        assert!(status.contains("1 from before capture"), "{status}");
+        held.finish()?;
+        mesh.a().metric(OUTSIDE, &[], |count| count == 0.0)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_was_captured_goes_on_when_its_pod_leaves() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.allow_plaintext("client");
+        let (to, held) = (mesh.pod("server").at(ECHO), mesh.pod("client").hold(at(ECHO))?);
+        set_mode(mesh, "client", "disabled")?;
+        eventually_true("new connections go past the mesh", PATIENCE, || {
+            let captured = connections(mesh);
+            mesh.pod("client").echo(to).is_ok() && connections(mesh) == captured
+        })?;
+        // Several rounds of its own after the pod left.
+        mesh.pod("client").hold(to)?.finish()?;
         held.finish()?;
         Ok(())
     });
@@ -136,6 +162,12 @@ fn excluded_ports_and_ranges_go_past_the_mesh() {
             );
             Ok(())
         });
+}
+
+/// Connections that the agent of node A captured so far.
+fn connections(mesh: &mut Mesh) -> u64 {
+    let opened = mesh.a().metrics().map(|metrics| metrics.sum("istio_tcp_connections_opened_total", &[]));
+    opened.unwrap_or_default() as u64
 }
 
 fn set_mode(mesh: &mut Mesh, pod: &str, mode: &str) -> Result<()> {

@@ -88,6 +88,14 @@ impl Stand {
         }
     }
 
+    /// Tells it of every pod there is, each as `NAME:MODE:PATH:ADDRESS`; nothing carries their connections.
+    ///
+    /// # Errors
+    /// It fails; the text says why.
+    pub fn all(&mut self, pods: &str) -> Result<Value> {
+        self.tell(&format!("all {pods}"))
+    }
+
     /// Has a pod held: known as enrolled, not captured yet. `extra` may name exclusions and probes.
     ///
     /// # Errors

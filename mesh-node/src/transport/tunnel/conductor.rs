@@ -249,7 +249,7 @@ pub trait Conductor: Sized + 'static {
     /// What the kernel says.
     fn dial(&mut self, record: &Self::Record, dial: &Dial) -> io::Result<OwnedFd> {
         let _ = record;
-        connect::start(dial, |_| Ok(()))
+        connect::start(dial)
     }
 
     /// Asked once for a connection whose endpoint was not there, before any byte reached an application: another

@@ -75,7 +75,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn make_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, plan: TunnelPlan) -> Result<Key, TunnelLoss> {
-        let socket = connect::start(&plan.dial, |_| Ok(()));
+        let socket = connect::start(&plan.dial);
         let socket = socket.map_err(|error| TunnelLoss::Connect(connect::failure_of(&error)))?;
         let tls = Tls::client(plan.tls, plan.name).map_err(|_| TunnelLoss::NoCertificate)?;
         let settings = &self.core.settings;

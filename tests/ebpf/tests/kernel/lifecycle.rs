@@ -88,7 +88,7 @@ fn a_new_daemon_takes_over_and_forgets_pods_that_went() -> Result<()> {
     client.echo(web.at(8080))?;
     second.kill()?;
     let mut third = stand(&topology, 0, &["--unknown-pods-pass"])?;
-    third.tell("retain")?;
+    third.tell("sync")?;
     assert_eq!(third.tell("namespaces")?, 0, "a pod that is not enrolled any more is forgotten");
     client.echo(web.at(8080))?;
     assert!(third.events("outbound").is_empty());

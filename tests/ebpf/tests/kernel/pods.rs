@@ -19,23 +19,25 @@ fn named(pod: &Pod, mode: &str) -> String {
 #[test]
 fn a_pod_is_captured_passed_and_forgotten_as_its_object_says() -> Result<()> {
     let topology = two_pods()?;
-    let mut stand = stand(&topology, 0, &["--by-workload"])?;
+    let mut stand = stand(&topology, 0, &[])?;
     let (client, web) = (topology.pod("client"), topology.pod("web"));
     let _server = web.serve(Kind::Echo, 8080)?;
-    let passed = stand.tell(&named(client, "disabled"))?;
+    let passed = stand.all(&named(client, "disabled"))?;
     assert_eq!(passed["failed"], json!([]), "{passed}");
     let open = client.hold(web.at(8080))?;
-    let captured = stand.tell(&named(client, "enabled"))?;
+    let captured = stand.all(&named(client, "enabled"))?;
     assert_eq!(captured["captured"], json!(["client"]));
     assert_eq!(captured["outside"], 1, "the connection that was open is counted");
+    assert_eq!(stand.tell("outside")?, 1, "as long as it lasts");
     open.finish()?;
-    let again = stand.tell(&named(client, "enabled"))?;
+    assert_eq!(stand.tell("outside")?, 0, "and no longer");
+    let again = stand.all(&named(client, "enabled"))?;
     assert_eq!((&again["captured"], &again["stopped"]), (&json!([]), &json!([])), "nothing changed");
-    let passed = stand.tell(&named(client, "disabled"))?;
+    let passed = stand.all(&named(client, "disabled"))?;
     assert_eq!(passed["stopped"], json!(["client"]));
     client.echo(web.at(8080))?;
-    stand.tell(&named(client, "enabled"))?;
-    assert_eq!(stand.tell("")?["stopped"], json!(["client"]));
+    stand.all(&named(client, "enabled"))?;
+    assert_eq!(stand.all("")?["stopped"], json!(["client"]));
     assert_eq!(stand.tell("held")?["namespaces"], 0);
     Ok(())
 }
@@ -43,16 +45,16 @@ fn a_pod_is_captured_passed_and_forgotten_as_its_object_says() -> Result<()> {
 #[test]
 fn a_pod_of_the_same_name_in_another_namespace_is_another_pod() -> Result<()> {
     let mut topology = two_pods()?;
-    let mut stand = stand(&topology, 0, &["--by-workload"])?;
+    let mut stand = stand(&topology, 0, &[])?;
     let line = named(topology.pod("client"), "enabled");
-    stand.tell(&line)?;
+    stand.all(&line)?;
     let old = topology.remove_pod("client");
     let (name, spec) = (old.place().netns().name().to_owned(), old.spec().clone().at(old.addresses()));
     // The name lives as long as the last who holds the namespace.
     old.delete()?;
     topology.add_pod("node-a", spec)?;
     assert_eq!(topology.pod("client").place().netns().name(), name);
-    let changes = stand.tell(&line)?;
+    let changes = stand.all(&line)?;
     assert_eq!((&changes["captured"], &changes["stopped"]), (&json!(["client"]), &json!(["client"])));
     assert_eq!(stand.tell("held")?["namespaces"], 1);
     Ok(())
@@ -61,9 +63,9 @@ fn a_pod_of_the_same_name_in_another_namespace_is_another_pod() -> Result<()> {
 #[test]
 fn a_pod_without_a_namespace_is_reported_and_the_others_are_captured() -> Result<()> {
     let topology = two_pods()?;
-    let mut stand = stand(&topology, 0, &["--by-workload"])?;
+    let mut stand = stand(&topology, 0, &[])?;
     let client = topology.pod("client");
-    let changes = stand.tell(&format!(
+    let changes = stand.all(&format!(
         "ghost:enabled:/run/netns/no-such-namespace:10.77.1.99 {}",
         named(client, "enabled")
     ))?;
@@ -77,14 +79,14 @@ fn a_pod_that_went_while_no_daemon_ran_is_forgotten() -> Result<()> {
     let topology = two_pods()?;
     let (client, web) = (topology.pod("client"), topology.pod("web"));
     let _server = web.serve(Kind::Echo, 8080)?;
-    let mut first = stand(&topology, 0, &["--by-workload"])?;
-    first.tell(&named(client, "enabled"))?;
+    let mut first = stand(&topology, 0, &[])?;
+    first.all(&named(client, "enabled"))?;
     first.kill()?;
-    let mut second = stand(&topology, 0, &["--by-workload"])?;
+    let mut second = stand(&topology, 0, &[])?;
     assert_eq!(second.tell("held")?["namespaces"], 1);
     let outcome = client.dial(web.at(8080)).run()?;
     assert!(matches!(&outcome, Dialled::Refused { how, .. } if how == "not permitted"), "{outcome:?}");
-    second.tell("")?;
+    second.all("")?;
     assert_eq!(second.tell("held")?["namespaces"], 0);
     Ok(())
 }
@@ -99,7 +101,7 @@ const CPU_US: u64 = 100_000;
 #[test]
 fn a_thousand_pods_leave_nothing_behind_and_are_enrolled_fast() -> Result<()> {
     let topology = two_pods()?;
-    let mut stand = stand(&topology, 0, &["--by-workload"])?;
+    let mut stand = stand(&topology, 0, &[])?;
     let prefix = topology.run().name().to_owned();
     // Once round before counting, for what is allocated once.
     churn(&mut stand, &prefix, 0, AT_ONCE)?;
@@ -129,11 +131,11 @@ fn churn(stand: &mut Stand, prefix: &str, first: usize, count: usize) -> Result<
             format!("{name}:enabled:{}:10.78.{}.{}", path.display(), index / 200, index % 200 + 1)
         })
         .collect();
-    let changes = stand.tell(&pods.join(" "))?;
+    let changes = stand.all(&pods.join(" "))?;
     assert_eq!(changes["captured"].as_array().map(Vec::len), Some(count), "{changes}");
     let took = changes["cpu_us"].as_u64().context("the time is told")?;
     ip_batch(&lines("delete"))?;
-    let gone = stand.tell("")?;
+    let gone = stand.all("")?;
     assert_eq!(gone["stopped"].as_array().map(Vec::len), Some(count), "{gone}");
     Ok(took / count as u64)
 }

@@ -455,7 +455,7 @@ impl Conductor for Deciding {
             Plan::Application(_) => self.world.application.get(),
             plan => plan.address(),
         };
-        connect::start(&Dial { destination: to, source: None, netns: None }, |_| Ok(()))
+        connect::start(&Dial { destination: to, source: None, netns: None })
     }
 }
 

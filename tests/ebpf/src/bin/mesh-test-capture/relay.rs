@@ -1,7 +1,7 @@
 //! Carries captured connections: one thread per listener, two per connection, in the clear.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,9 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use mesh_common::model::Direction;
-use mesh_node::capture::{
-    AcceptEnd, Accepted, Captured, Listener, Namespace, accept, dial, dial_application,
-};
+use mesh_node::capture::{AcceptEnd, Accepted, CapturedPod, Listener, accept, dial_application};
 use mesh_node::kernel::{CallerWriter, OriginalDstReader};
+use mesh_node::transport::connect::{self, Dial};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use serde_json::json;
@@ -22,17 +21,44 @@ use crate::say;
 /// How often a listener looks whether it is to stop.
 const STOP_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
-pub(crate) struct Relay {
-    pub namespace: Namespace,
-    pub listener: Arc<Listener>,
-    pub addresses: Vec<IpAddr>,
-    pub original_dsts: OriginalDstReader,
-    pub callers: CallerWriter,
-    pub stopped: Arc<AtomicBool>,
+/// Serves the listeners of one pod until it is dropped.
+pub(crate) struct Relays {
+    stopped: Arc<AtomicBool>,
 }
 
-pub(crate) fn start(relay: Relay) {
-    thread::spawn(move || relay.run());
+struct Relay {
+    pod: Arc<CapturedPod>,
+    listener: Arc<Listener>,
+    original_dsts: OriginalDstReader,
+    callers: CallerWriter,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Relays {
+    pub(crate) fn start(
+        pod: &Arc<CapturedPod>,
+        original_dsts: &OriginalDstReader,
+        callers: &CallerWriter,
+    ) -> Self {
+        let stopped = Arc::<AtomicBool>::default();
+        for listener in &pod.listeners {
+            let relay = Relay {
+                pod: Arc::clone(pod),
+                listener: Arc::clone(listener),
+                original_dsts: original_dsts.clone(),
+                callers: callers.clone(),
+                stopped: Arc::clone(&stopped),
+            };
+            thread::spawn(move || relay.run());
+        }
+        Self { stopped }
+    }
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Relay {
@@ -70,29 +96,30 @@ impl Relay {
             say(&json!({ "event": "stray", "client": accepted.peer.to_string() }));
             return Ok(());
         };
-        let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == original_dst.is_ipv4());
-        let captured = accepted.outbound(original_dst, own);
-        say(&event("outbound", &captured));
-        let dialled = dial(&self.namespace, original_dst, None)?;
-        pump(captured.socket, connected(dialled.socket)?)
+        // A socket that was bound to an address keeps it; one that was not has loopback here.
+        let mut own = self.pod.workload.addresses.iter().copied();
+        let own = own.find(|own| own.is_ipv4() == original_dst.is_ipv4());
+        let ip = own.filter(|_| accepted.peer.ip().is_loopback()).unwrap_or(accepted.peer.ip());
+        say(&event("outbound", SocketAddr::new(ip, accepted.peer.port()), original_dst));
+        let netns = Some(self.pod.namespace.clone());
+        let dialled = connect::start(&Dial { destination: original_dst, source: None, netns })?;
+        pump(accepted.socket, connected(dialled)?)
     }
 
     fn inbound(&self, accepted: Accepted) -> Result<()> {
-        let Some(captured) = accepted.inbound() else {
+        let Accepted { socket, peer, local } = accepted;
+        if local.ip().is_loopback() {
             say(&json!({ "event": "stray", "client": "inbound" }));
             return Ok(());
-        };
-        say(&event("inbound", &captured));
-        let dialled =
-            dial_application(&self.namespace, captured.original_dst, captured.client, &self.callers)?;
-        pump(captured.socket, connected(dialled.socket)?)
+        }
+        say(&event("inbound", peer, local));
+        let dialled = dial_application(&self.pod.namespace, local, peer, &self.callers)?;
+        pump(socket, connected(dialled)?)
     }
 }
 
-fn event(kind: &str, captured: &Captured) -> serde_json::Value {
-    json!({
-        "event": kind, "client": captured.client.to_string(), "original_dst": captured.original_dst.to_string(),
-    })
+fn event(kind: &str, client: SocketAddr, original_dst: SocketAddr) -> serde_json::Value {
+    json!({ "event": kind, "client": client.to_string(), "original_dst": original_dst.to_string() })
 }
 
 /// Waits until a connect has ended.
