@@ -26,7 +26,7 @@ pub trait Agent: Send + Sync + 'static {
     fn log_filter(&self) -> &LogFilter;
 
     /// Every metric, as Prometheus text.
-    fn metrics(&self) -> String;
+    fn metrics(&self) -> impl Future<Output = String> + Send;
 
     /// What keeps the agent from being ready, for people; nothing if it is. Proved by effect where it can be.
     fn unmet(&self) -> impl Future<Output = Vec<String>> + Send;

@@ -25,10 +25,10 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 
 /// Answers on the metrics' address. `/stats/prometheus` is what Istio's scrape configurations ask for.
-pub fn metrics(agent: &impl Agent, method: &Method, path: &str) -> Answer {
+pub async fn metrics(agent: &impl Agent, method: &Method, path: &str) -> Answer {
     match (method, path) {
         (&Method::GET, "/metrics" | "/stats/prometheus") => {
-            answer(StatusCode::OK, METRICS_TYPE, agent.metrics())
+            answer(StatusCode::OK, METRICS_TYPE, agent.metrics().await)
         }
         _ => not_found(path),
     }

@@ -36,7 +36,7 @@ pub async fn serve_metrics<A: Agent>(listener: TcpListener, agent: Arc<A>) {
     let accept = async || listener.accept().await.map(|(stream, _)| stream);
     serve(accept, move |request: Request<Incoming>| {
         let agent = Arc::clone(&agent);
-        async move { routes::metrics(&*agent, request.method(), request.uri().path()) }
+        async move { routes::metrics(&*agent, request.method(), request.uri().path()).await }
     })
     .await;
 }

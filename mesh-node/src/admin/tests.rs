@@ -52,7 +52,7 @@ impl Agent for Idle {
         &self.filter
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "nodemesh_things_total 1\n".to_owned()
     }
 
@@ -108,10 +108,11 @@ async fn an_agent_that_waits_for_nothing_is_ready() {
 async fn metrics_are_where_prometheus_and_istio_look() {
     let (_log, agent) = idle(&[]);
     for path in ["/metrics", "/stats/prometheus"] {
-        let (status, text) = body(routes::metrics(&agent, &Method::GET, path)).await;
+        let (status, text) = body(routes::metrics(&agent, &Method::GET, path).await).await;
         assert_eq!((status, &*text), (StatusCode::OK, &b"nodemesh_things_total 1\n"[..]));
     }
-    assert_eq!(routes::metrics(&agent, &Method::POST, "/metrics").status(), StatusCode::NOT_FOUND);
+    let answer = routes::metrics(&agent, &Method::POST, "/metrics").await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

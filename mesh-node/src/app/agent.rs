@@ -1,6 +1,5 @@
 //! The running agent, as admin sees it.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -9,7 +8,7 @@ use arc_swap::ArcSwap;
 use mesh_common::model::{Direction, Workload};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::cores::Cores;
 use crate::admin::documents::{Capability, Check, Connection, Problem as ShownProblem};
@@ -18,11 +17,11 @@ use crate::capture::CaptureMetrics;
 use crate::config::Config;
 use crate::control::documents::Problem;
 use crate::identity::CertificateSummary;
-use crate::kernel::{KernelReport, VerdictCount};
+use crate::kernel::KernelReport;
 use crate::proxy::{Proxy, Record, Shared};
 use crate::telemetry::logging::LogFilter;
 use crate::telemetry::registry::Registry;
-use crate::transport::tunnel::{Counters, Handle};
+use crate::transport::tunnel::{Engine, Handle};
 
 /// How long a core may take to tell of its connections: it turns thousands of times in this.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -34,7 +33,6 @@ pub(super) struct Standing {
     draining: AtomicBool,
     /// What keeps it from being ready.
     unmet: ArcSwap<Vec<String>>,
-    verdicts: ArcSwap<Vec<VerdictCount>>,
     detached: ArcSwap<Vec<&'static str>>,
     capture: CaptureMetrics,
 }
@@ -50,7 +48,6 @@ pub(super) struct AgentState {
     filter: LogFilter,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     cores: Vec<Handle<Proxy>>,
-    counters: Vec<Arc<Counters>>,
     standing: Arc<Standing>,
 }
 
@@ -60,7 +57,6 @@ impl Standing {
             synced: AtomicBool::default(),
             draining: AtomicBool::default(),
             unmet: ArcSwap::default(),
-            verdicts: ArcSwap::default(),
             detached: ArcSwap::default(),
             capture,
         }
@@ -83,9 +79,8 @@ impl Standing {
         self.draining.store(true, Ordering::Release);
     }
 
-    pub(super) fn has_kernel(&self, detached: &[&'static str], verdicts: &[VerdictCount]) {
-        self.detached.store(Arc::new(detached.to_vec()));
-        self.verdicts.store(Arc::new(verdicts.to_vec()));
+    pub(super) fn has_detached(&self, programs: &[&'static str]) {
+        self.detached.store(Arc::new(programs.to_vec()));
     }
 
     fn unmet(&self) -> Vec<String> {
@@ -123,41 +118,32 @@ impl AgentState {
             filter,
             problems,
             cores: cores.handles(),
-            counters: cores.counters(),
             standing: Arc::clone(standing),
-        }
-    }
-
-    /// What each core's engine counts, summed, and what the kernel programs count.
-    fn write_own(&self, text: &mut String) {
-        let mut totals: Vec<(&'static str, u64)> = Vec::new();
-        for counters in &self.counters {
-            for (name, value) in counters.all() {
-                match totals.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, total)) => *total += value,
-                    None => totals.push((name, value)),
-                }
-            }
-        }
-        push(text, "nodemesh_transport_events", "Events and levels of the engines, summed over the cores.");
-        for (name, value) in totals {
-            let _ = writeln!(text, "nodemesh_transport_events{{event=\"{name}\"}} {value}");
-        }
-        push(
-            text,
-            "nodemesh_kernel_verdicts",
-            "Verdicts of the kernel programs, counted when they are reached.",
-        );
-        for counted in self.standing.verdicts.load().iter() {
-            let reason = counted.verdict.reason();
-            let _ = writeln!(text, "nodemesh_kernel_verdicts{{reason=\"{reason}\"}} {}", counted.count);
         }
     }
 }
 
-fn push(text: &mut String, name: &str, help: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+impl AgentState {
+    /// Asks every core something, all at once; nothing from one that does not answer in time.
+    async fn ask_each<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine<Proxy>) -> T + Clone + Send + 'static,
+    ) -> Vec<Option<T>> {
+        let ask = |core: &Handle<Proxy>| {
+            let (answer, answered) = oneshot::channel();
+            let question = question.clone();
+            // Nobody listens any more: the question timed out.
+            core.send(move |engine| drop(answer.send(question(engine))));
+            answered
+        };
+        let asked: Vec<_> = self.cores.iter().map(ask).collect();
+        let deadline = Instant::now() + ANSWER;
+        let mut answers = Vec::with_capacity(asked.len());
+        for answered in asked {
+            answers.push(timeout_at(deadline, answered).await.ok().and_then(Result::ok));
+        }
+        answers
+    }
 }
 
 impl Agent for AgentState {
@@ -185,10 +171,11 @@ impl Agent for AgentState {
         &self.filter
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
+        // Long connections are counted while they last: up to this moment.
+        self.ask_each(Engine::report).await;
         let mut text = self.registry.render().unwrap_or_else(|error| format!("# {error}\n"));
         self.shared.traffic.render(&mut text);
-        self.write_own(&mut text);
         text
     }
 
@@ -197,18 +184,9 @@ impl Agent for AgentState {
     }
 
     async fn stuck(&self) -> Vec<String> {
-        let answers = self.cores.iter().enumerate().map(|(number, core)| async move {
-            let (answer, answered) = oneshot::channel();
-            // Nobody listens any more: the question timed out.
-            let asked = core.send(move |_| answer.send(()).unwrap_or_default());
-            let lives = asked && timeout(ANSWER, answered).await.is_ok_and(|answer| answer.is_ok());
-            (!lives).then(|| format!("core {number} does not answer"))
-        });
-        let mut stuck = Vec::new();
-        for answer in answers {
-            stuck.extend(answer.await);
-        }
-        stuck
+        let answers = self.ask_each(|_| ()).await.into_iter().enumerate();
+        let stuck = answers.filter(|(_, answer)| answer.is_none());
+        stuck.map(|(number, _)| format!("core {number} does not answer")).collect()
     }
 
     async fn checks(&self) -> Vec<Check> {
@@ -216,25 +194,21 @@ impl Agent for AgentState {
     }
 
     async fn connections(&self) -> Vec<Connection> {
-        let mut all = Vec::new();
-        for (number, core) in self.cores.iter().enumerate() {
-            let (answer, answered) = oneshot::channel();
-            core.send(move |engine| {
-                let mut shown: Vec<Connection> =
-                    engine.live().map(|live| connection(number, live.record, live.age)).collect();
-                engine.conductor().each_http2(|record, age| shown.push(connection(number, record, age)));
-                // Nobody listens any more: the question timed out.
-                let _ = answer.send(shown);
-            });
-            if let Ok(Ok(connections)) = timeout(ANSWER, answered).await {
-                all.extend(connections);
-            }
-        }
-        all
+        let shown = self.ask_each(|engine| {
+            let mut shown: Vec<Connection> =
+                engine.live().map(|live| connection(live.record, live.age)).collect();
+            engine.conductor().each_http2(|record, age| shown.push(connection(record, age)));
+            shown
+        });
+        let with_core = |(core, connections): (usize, Option<Vec<Connection>>)| {
+            connections.into_iter().flatten().map(move |connection| Connection { core, ..connection })
+        };
+        shown.await.into_iter().enumerate().flat_map(with_core).collect()
     }
 }
 
-fn connection(core: usize, record: &Record, age: Duration) -> Connection {
+/// A connection, but for its core.
+fn connection(record: &Record, age: Duration) -> Connection {
     let facts = record.facts();
     let name = |workload: &Arc<Workload>| workload.name.to_string();
     let (source, destination) = match facts.direction {
@@ -242,7 +216,7 @@ fn connection(core: usize, record: &Record, age: Duration) -> Connection {
         Direction::Outbound => (Some(name(&facts.local)), record.other().map(name)),
     };
     Connection {
-        core,
+        core: 0,
         direction: match facts.direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",

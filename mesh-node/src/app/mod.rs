@@ -38,7 +38,7 @@ use crate::identity::{
     Authority, AuthorityError, AuthoritySettings, Identities, IdentityMetrics, Settings as PeerSettings,
     system_clock,
 };
-use crate::kernel::{Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
+use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::proxy::limits::Places;
 use crate::proxy::{ProxyMetrics, Shared};
 use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
@@ -48,7 +48,7 @@ use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
 use crate::transport::http1::HttpSettings;
 use crate::transport::http2;
-use crate::transport::tunnel::Settings;
+use crate::transport::tunnel::{self, Settings};
 
 /// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -120,6 +120,8 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let report = KernelReport::probe();
     info!(%report, "kernel");
     let kernel = Kernel::load(&kernel_config(config))?;
+    let verdicts = kernel.verdict_reader();
+    kernel::register_metrics(&registry, move || verdicts.counts())?;
     let identities = Arc::new(identities(config, &registry)?);
     let (access_log, _writer) = access_log(config, &registry)?;
     let shared = Arc::new(Shared {
@@ -136,6 +138,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let http2 = http2::Settings::new(&config.http, &config.tunnel);
     let cores = Cores::start(config.node.workers, &shared, engine, &http2);
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
+    tunnel::register_metrics(&registry, cores.counters())?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
     let state =
         AgentState::new(config, &report, &shared, registry, filter, control.problems(), &cores, &standing);
@@ -252,7 +255,7 @@ fn look_after(pods: &mut Pods, standing: &Standing) {
             warn!(error = %Chain(&error), "cannot attach the programs again");
         }
     }
-    standing.has_kernel(&kernel.detached(), &kernel.verdicts());
+    standing.has_detached(&kernel.detached());
     for refusal in kernel.refusals(REFUSALS) {
         let (source, destination) = (refusal.source.map(display), refusal.destination.map(display));
         info!(src.addr = source, dst.addr = destination, reason = refusal.reason, "refused by the kernel");

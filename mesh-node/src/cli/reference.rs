@@ -7,10 +7,12 @@ use clap::{Arg, Command, ValueEnum};
 use crate::capture::CaptureMetrics;
 use crate::control;
 use crate::identity::IdentityMetrics;
+use crate::kernel;
 use crate::proxy::ProxyMetrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::registry::{Description, Registry};
 use crate::telemetry::traffic;
+use crate::transport::tunnel;
 
 /// Heads every document.
 const NOTE: &str = "<!-- Written by `cargo xtask docs` from the code: change it there. -->\n\n";
@@ -41,9 +43,11 @@ pub fn write(document: Document, root: &Command) -> Result<String, prometheus::E
 
 /// Registers what every module counts, as the agent does.
 fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
+    kernel::register_metrics(registry, Vec::new)?;
     control::metrics::Metrics::new(registry)?;
     CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;
+    tunnel::register_metrics(registry, Vec::new())?;
     AccessLog::off(registry)?;
     ProxyMetrics::new(registry)?;
     Ok(())

@@ -36,7 +36,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use mesh_common::abi::addr::IpKey;
 use mesh_common::abi::capture::OutboundListenerKey;
 
@@ -47,7 +47,7 @@ pub use self::desired::{PodFacts, PodState, RefusedSockets};
 pub use self::events::Refusal;
 pub use self::handles::{CallerWriter, OriginalDstReader};
 pub use self::load::{LoadError, OBJECT, ProgramCost};
-pub use self::metrics::VerdictCount;
+pub use self::metrics::{VerdictCount, VerdictReader, register_metrics};
 pub use self::pins::PinError;
 pub use self::probe::{Feature, KernelReport};
 pub use self::uninstall::{UninstallError, Uninstalled, uninstall};
@@ -119,7 +119,7 @@ pub struct PodListeners<'a> {
 pub struct Kernel {
     programs: Programs,
     maps: Maps,
-    counters: PerCpuArray<MapData, u64>,
+    verdicts: VerdictReader,
     events: RingBuf<MapData>,
     original_dsts: OriginalDstReader,
     callers: CallerWriter,
@@ -161,7 +161,7 @@ impl Kernel {
         let mut kernel = Self {
             programs,
             maps,
-            counters: readers.counters,
+            verdicts: VerdictReader::new(readers.counters),
             events: readers.events,
             original_dsts: readers.original_dsts,
             callers: readers.callers,
@@ -269,9 +269,14 @@ impl Kernel {
         self.callers.clone()
     }
 
+    /// The handle that tells how often each verdict was reached.
+    pub fn verdict_reader(&self) -> VerdictReader {
+        self.verdicts.clone()
+    }
+
     /// How often each verdict was reached.
     pub fn verdicts(&self) -> Vec<VerdictCount> {
-        metrics::counts(&self.counters)
+        self.verdicts.counts()
     }
 
     /// Refusals since the last call, at most `limit`. To be called every second or so.

@@ -270,6 +270,10 @@ impl Conductor for Proxy {
         self.elsewhere(record)
     }
 
+    fn carried(&mut self, record: &mut Record, to_server: u64, to_client: u64) {
+        record.carried(to_server, to_client);
+    }
+
     fn closed(&mut self, record: Record, outcome: &Outcome) {
         record.end(outcome);
     }

@@ -209,6 +209,13 @@ impl Record {
         self.service().map(|service| &*service.host)
     }
 
+    /// Counts on every side what was carried since this was said last. Requests are not counted in bytes.
+    pub(super) fn carried(&mut self, to_server: u64, to_client: u64) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.iter_mut().for_each(|side| side.carried(to_server, to_client));
+        }
+    }
+
     /// Says on every side how it ended. Requests have said so themselves.
     pub(super) fn end(mut self, outcome: &Outcome) {
         if let Carried::Bytes(sides) = &mut self.0.what {
@@ -246,14 +253,19 @@ impl Side {
         Self { facts: subject.facts.clone(), spoken: subject.destination.protocol, log: open, counted }
     }
 
-    fn end(&mut self, outcome: &Outcome) {
-        self.counted.carried_to_destination(outcome.to_server);
-        self.counted.carried_to_source(outcome.to_client);
-        self.counted.ended_with(flags_of(outcome.reason));
+    /// Counts what is new. What the log will say serves as the memory of what was counted.
+    fn carried(&mut self, to_server: u64, to_client: u64) {
         let record = &mut self.log.record;
-        record.bytes_received = outcome.to_server;
-        record.bytes_sent = outcome.to_client;
-        record.reason = outcome.reason.reason();
+        self.counted.carried_to_destination(to_server.saturating_sub(record.bytes_received));
+        self.counted.carried_to_source(to_client.saturating_sub(record.bytes_sent));
+        record.bytes_received = to_server;
+        record.bytes_sent = to_client;
+    }
+
+    fn end(&mut self, outcome: &Outcome) {
+        self.carried(outcome.to_server, outcome.to_client);
+        self.counted.ended_with(flags_of(outcome.reason));
+        self.log.record.reason = outcome.reason.reason();
     }
 }
 

@@ -4,5 +4,6 @@ pub mod access_log;
 pub mod chain;
 pub mod labels;
 pub mod logging;
+pub mod readout;
 pub mod registry;
 pub mod traffic;

@@ -71,6 +71,44 @@ fn connections_and_their_bytes_are_counted_by_both_reporters() {
 }
 
 #[test]
+fn a_long_connection_shows_its_bytes_while_it_is_open() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let held = mesh.pod("client").hold(at(ECHO))?;
+        let (sent, received) = ("istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total");
+        for node in ["node-a", "node-b"] {
+            for name in [sent, received] {
+                let first = mesh.node(node).metric(name, &[], |bytes| bytes > 0.0)?;
+                mesh.node(node).metric(name, &[], |bytes| bytes > first)?;
+            }
+            mesh.node(node).metric("istio_tcp_connections_closed_total", &[], |closed| closed == 0.0)?;
+        }
+        let bytes = held.finish()? as f64 * PLAINTEXT_MARKER.len() as f64;
+        for node in ["node-a", "node-b"] {
+            mesh.node(node).metric("istio_tcp_connections_closed_total", &[], |closed| closed == 1.0)?;
+            for name in [sent, received] {
+                mesh.node(node).metric(name, &[], |total| total == bytes)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_daemon_counts_what_kernel_and_engines_did() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        let captured = [("reason", "captured")];
+        mesh.node("node-a").metric("nodemesh_kernel_verdicts_total", &captured, |count| count == 1.0)?;
+        let accepted = [("event", "streams_accepted")];
+        mesh.node("node-b").metric("nodemesh_transport_events_total", &accepted, |count| count == 1.0)?;
+        mesh.node("node-b").metric("nodemesh_transport_tunnels", &[], |count| count == 1.0)?;
+        Ok(())
+    });
+}
+
+#[test]
 fn every_connection_has_one_record_on_each_side() {
     pair().run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;

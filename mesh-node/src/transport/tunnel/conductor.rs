@@ -256,6 +256,12 @@ pub trait Conductor: Sized + 'static {
     /// course, or `None`.
     fn next_endpoint(&mut self, record: &mut Self::Record, failure: CloseReason) -> Option<Course>;
 
+    /// Told now and then what an open connection has carried so far, in both directions: numbers that only grow, and
+    /// that [`closed`](Self::closed) tells again.
+    fn carried(&mut self, record: &mut Self::Record, to_server: u64, to_client: u64) {
+        let _ = (record, to_server, to_client);
+    }
+
     /// Told once for every record that was given, when the connection is over.
     fn closed(&mut self, record: Self::Record, outcome: &Outcome);
 

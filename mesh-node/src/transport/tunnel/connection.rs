@@ -88,6 +88,14 @@ impl<C: Conductor> Connection<C> {
         }
     }
 
+    /// Bytes of the application that connected, and of the other one, as far as they were passed on.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        match &self.kind {
+            Kind::Joined(joined) => joined.moved(),
+            Kind::Pump(_) | Kind::Http(_) => (self.to_server, self.to_client),
+        }
+    }
+
     /// Puts it into the queue, once.
     pub(in crate::transport) fn queue(&mut self, own: Key, core: &mut Core) {
         if !self.queued {
@@ -200,25 +208,18 @@ impl<C: Conductor> Engine<C> {
     /// Ends a connection: its sockets, its stream, its record.
     pub(in crate::transport) fn end(&mut self, key: Key, reason: CloseReason) {
         let Some(connection) = self.connections.remove(key) else { return };
-        let Connection { mut record, kind, started, to_server, to_client, .. } = connection;
-        let (to_server, to_client) = match kind {
+        let (to_server, to_client) = connection.moved();
+        let Connection { mut record, kind, started, .. } = connection;
+        match kind {
             Kind::Pump(pump) => {
                 if let Some((tunnel, stream)) = pump.stream() {
                     self.give_stream_up(tunnel, stream, reason.as_reset());
                 }
                 close(pump.socket, reason);
-                (to_server, to_client)
             }
-            Kind::Joined(joined) => {
-                let moved = joined.moved();
-                joined.sockets().for_each(|socket| close(socket, reason));
-                moved
-            }
-            Kind::Http(mut http) => {
-                self.http_end(&mut http, &mut record, reason);
-                (to_server, to_client)
-            }
-        };
+            Kind::Joined(joined) => joined.sockets().for_each(|socket| close(socket, reason)),
+            Kind::Http(mut http) => self.http_end(&mut http, &mut record, reason),
+        }
         self.core.counters.connections.subtract(1);
         let duration = started.until(self.core.now);
         self.conductor.closed(record, &Outcome { to_server, to_client, duration, reason });

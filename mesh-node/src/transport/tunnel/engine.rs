@@ -241,13 +241,24 @@ impl<C: Conductor> Engine<C> {
 
     /// Every connection of this core.
     pub fn live(&self) -> impl Iterator<Item = LiveConnection<'_, C>> {
-        self.connections.iter().map(|(key, connection)| LiveConnection {
-            id: ConnectionId(key.to_bits()),
-            record: &connection.record,
-            age: connection.started.until(self.core.now),
-            to_server: connection.to_server,
-            to_client: connection.to_client,
+        self.connections.iter().map(|(key, connection)| {
+            let (to_server, to_client) = connection.moved();
+            LiveConnection {
+                id: ConnectionId(key.to_bits()),
+                record: &connection.record,
+                age: connection.started.until(self.core.now),
+                to_server,
+                to_client,
+            }
         })
+    }
+
+    /// Tells the conductor what every open connection has carried so far. For when somebody reads the counts.
+    pub fn report(&mut self) {
+        for connection in self.connections.values_mut() {
+            let (to_server, to_client) = connection.moved();
+            self.conductor.carried(&mut connection.record, to_server, to_client);
+        }
     }
 
     /// Resets one connection. Returns whether it lived.

@@ -53,7 +53,7 @@ pub use conductor::{
     Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
 };
 pub use connection::ConnectionId;
-pub use counters::{Counter, Counters};
+pub use counters::{Counter, Counters, register_metrics};
 pub use engine::{Engine, LiveConnection, Next};
 pub use mailbox::{Handle, Message};
 pub use settings::Settings;

@@ -72,6 +72,10 @@ impl<T> Slots<T> {
             .map(|(index, (generation, value))| (Key { index: index as u32, generation: *generation }, value))
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slab.iter_mut().map(|(_, (_, value))| value)
+    }
+
     /// The keys of now, to go through while entries come and go.
     pub(super) fn keys(&self) -> Vec<Key> {
         self.iter().map(|(key, _)| key).collect()
