@@ -1,8 +1,9 @@
 //! The access log: one record per connection or request, on every path, written off the data path.
 //!
 //! A record is filled while its subject lives and handed over when it is dropped, so that no path can forget it.
-//! Handing over takes no lock, no text and no system call: the writer's thread looks by itself every so often.
-//! The queue is bounded: what finds no place is dropped and counted.
+//! Handing over takes no lock, no text and no system call while the writer is awake, and it stays awake as long as
+//! records come. The first record after a pause wakes it. The queue is bounded: what finds no place is dropped and
+//! counted.
 
 mod format;
 
@@ -24,7 +25,7 @@ use crate::args::LogFormat;
 /// Records that may wait for the writer: a tenth of a second at 80,000 requests per second.
 const QUEUE: usize = 8192;
 
-/// How often the writer looks. Waking it for each record would cost the data path a system call.
+/// How often the writer looks while records come. Waking it for each one would cost the data path a system call.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Text gathered for one write.
@@ -40,14 +41,18 @@ pub struct AccessLog(&'static Intake);
 #[derive(Debug)]
 struct Intake {
     /// None: nobody wants records.
-    queue: Option<SyncSender<Record>>,
+    queue: Option<SyncSender<Handed>>,
     dropped: IntCounter,
 }
+
+/// What is handed over: a record, or nothing but the wish that the writer looks whether it is to stop.
+type Handed = Option<Record>;
 
 /// The thread that writes records. Dropped, it writes what is left and ends.
 #[derive(Debug)]
 pub struct AccessLogWriter {
     thread: Option<JoinHandle<()>>,
+    queue: SyncSender<Handed>,
     is_stopping: Arc<AtomicBool>,
 }
 
@@ -136,7 +141,8 @@ impl AccessLog {
             .name("access-log".to_owned())
             .spawn(move || write_records(&records, format, output, &written, &stop))
             .map_err(|error| prometheus::Error::Msg(format!("start the access log's thread: {error}")))?;
-        Ok((Self::new(Some(queue), dropped), AccessLogWriter { thread: Some(thread), is_stopping }))
+        let writer = AccessLogWriter { thread: Some(thread), queue: queue.clone(), is_stopping };
+        Ok((Self::new(Some(queue), dropped), writer))
     }
 
     /// Returns a log that nobody reads.
@@ -147,7 +153,7 @@ impl AccessLog {
         Ok(Self::new(None, counters(registry)?.1))
     }
 
-    fn new(queue: Option<SyncSender<Record>>, dropped: IntCounter) -> Self {
+    fn new(queue: Option<SyncSender<Handed>>, dropped: IntCounter) -> Self {
         Self(Box::leak(Box::new(Intake { queue, dropped })))
     }
 
@@ -225,7 +231,7 @@ impl Drop for OpenRecord {
             request: self.record.request.take(),
             ..self.record
         };
-        if queue.try_send(record).is_err() {
+        if queue.try_send(Some(record)).is_err() {
             self.log.0.dropped.inc();
         }
     }
@@ -235,6 +241,8 @@ impl Drop for AccessLogWriter {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
+            // Refused if the queue is full, and then the writer is awake.
+            let _ = self.queue.try_send(None);
             thread.thread().unpark();
             if thread.join().is_err() {
                 tracing::error!("the access log's thread panicked");
@@ -256,28 +264,41 @@ fn counters(registry: &Registry) -> Result<(IntCounter, IntCounter), prometheus:
 }
 
 fn write_records(
-    records: &Receiver<Record>,
+    records: &Receiver<Handed>,
     format: LogFormat,
     output: Box<dyn Write + Send>,
     written: &IntCounter,
     is_stopping: &AtomicBool,
 ) {
     let mut batch = Batch { text: Vec::with_capacity(BATCH), output, is_broken: false };
-    loop {
-        // Read first: what was handed over before the stop is still written.
-        let is_last = is_stopping.load(Ordering::Acquire);
-        for record in records.try_iter() {
-            format::write(&mut batch.text, &record, format);
-            written.inc();
-            if batch.text.len() >= BATCH {
-                batch.flush();
+    let write = |batch: &mut Batch, record: &Record| {
+        format::write(&mut batch.text, record, format);
+        written.inc();
+        if batch.text.len() >= BATCH {
+            batch.flush();
+        }
+    };
+    // Whoever hands over the first record after a pause wakes this thread.
+    while let Ok(first) = records.recv() {
+        let mut had_some = true;
+        first.iter().for_each(|record| write(&mut batch, record));
+        while had_some {
+            // Read first: what was handed over before the stop is still written.
+            let is_last = is_stopping.load(Ordering::Acquire);
+            had_some = false;
+            for record in records.try_iter().flatten() {
+                had_some = true;
+                write(&mut batch, &record);
+            }
+            had_some |= !batch.text.is_empty();
+            batch.flush();
+            if is_last {
+                return;
+            }
+            if had_some {
+                thread::park_timeout(LOOK_EVERY);
             }
         }
-        batch.flush();
-        if is_last {
-            return;
-        }
-        thread::park_timeout(LOOK_EVERY);
     }
 }
 
