@@ -60,11 +60,15 @@ impl Balance {
     }
 }
 
-/// `sessionAffinity: ClientIP`: the endpoint with the highest hash of client and endpoint. A client keeps its
-/// endpoint as long as it is eligible, whichever agent asks, and without anything to remember.
-pub(super) fn by_client<'a>(eligible: &Eligible<'a>, client: IpAddr) -> Option<&'a Endpoint> {
+/// `sessionAffinity: ClientIP`: the endpoint with the highest hash of client and endpoint (rendezvous hashing). A
+/// client keeps its endpoint as long as it is eligible, whichever others come and go and whichever agent asks. Nothing
+/// is remembered, so there is nothing that `timeoutSeconds` could forget.
+pub(super) fn by_client<'a>(
+    eligible: impl Iterator<Item = &'a Endpoint>,
+    client: IpAddr,
+) -> Option<&'a Endpoint> {
     let hasher = FixedState::with_seed(0);
-    eligible.iter().max_by_key(|endpoint| hasher.hash_one((client, endpoint.address, endpoint.port)))
+    eligible.max_by_key(|endpoint| hasher.hash_one((client, endpoint.address, endpoint.port)))
 }
 
 fn address(endpoint: &Endpoint) -> SocketAddr {

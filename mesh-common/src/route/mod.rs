@@ -110,7 +110,7 @@ fn to_service<'a>(
     let family = permit.destination().address.ip();
     let eligible = Eligible::new(snapshot, port, &facts.local.node, family, choice.tried)?;
     let chosen = match port.service().client_ip_affinity {
-        Some(_) => balance::by_client(&eligible, facts.client_ip()),
+        Some(_) => balance::by_client(eligible.iter(), facts.client_ip()),
         None => balance.choose(&eligible, choice),
     };
     let way = |endpoint| plan::to_endpoint(snapshot, &facts.local, endpoint);

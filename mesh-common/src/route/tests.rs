@@ -258,6 +258,32 @@ fn a_client_keeps_its_endpoint_while_it_is_eligible() {
 }
 
 #[test]
+fn a_client_changes_its_endpoint_only_for_one_that_came_or_went() {
+    let endpoint = |last: u8| Endpoint {
+        address: [10, 0, 1, last].into(),
+        port: 8080,
+        workload: None,
+        state: EndpointState::Ready,
+        node: "".into(),
+        zone: "".into(),
+        hint_zones: Default::default(),
+        hint_nodes: Default::default(),
+    };
+    let few: Vec<Endpoint> = (1..=4).map(endpoint).collect();
+    let more: Vec<Endpoint> = (1..=5).rev().map(endpoint).collect();
+    let mut moved = 0;
+    for client in 0..=255_u8 {
+        let chosen = |among: &[Endpoint]| {
+            balance::by_client(among.iter(), [10, 0, 0, client].into()).map(|endpoint| endpoint.address)
+        };
+        let (before, after) = (chosen(&few), chosen(&more));
+        assert!(after == before || after == Some(more[0].address), "{before:?} became {after:?}");
+        moved += u32::from(after != before);
+    }
+    assert!((26..=76).contains(&moved), "{moved} of 256 clients moved to one of five endpoints");
+}
+
+#[test]
 fn only_endpoints_of_the_dialled_family_are_offered() {
     let mut tables = tables(|service| service.cluster_ips.push(ip("fd96::10")));
     assert_eq!(dial(&mut tables, "[fd96::10]:80"), Err(Unroutable::NoEndpoints));
