@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use mesh_common::model::TrustDomain;
 
 /// Flags of `mesh-node agent`.
@@ -48,6 +49,9 @@ pub(crate) struct NodeArgs {
     /// Domain of the cluster, as in NAME.NAMESPACE.svc.DOMAIN
     #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
+    /// Ranges of pods and cluster IPs, besides those of Node objects: an unknown address inside is refused, never sent in the clear
+    #[arg(long, env = "NODEMESH_MESH_CIDRS", value_name = "CIDR,...", value_delimiter = ',')]
+    pub(crate) mesh_cidrs: Vec<IpNet>,
     /// Cores that carry traffic, one thread each [default: all that this process may use]
     #[arg(long, env = "NODEMESH_WORKERS", value_name = "COUNT")]
     pub(crate) workers: Option<NonZeroUsize>,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh_common::model::{Text, TrustDomain};
 
 use crate::args::{AgentArgs, LogFormat, Switch, UnknownPods};
@@ -40,6 +41,8 @@ pub struct NodeConfig {
     pub root_namespace: Text,
     /// As in `NAME.NAMESPACE.svc.DOMAIN`.
     pub cluster_domain: Text,
+    /// Ranges of pods and cluster IPs besides those of Nodes.
+    pub mesh_cidrs: Vec<IpNet>,
     /// Threads that carry traffic; at least 1.
     pub workers: usize,
 }
@@ -166,6 +169,7 @@ impl From<AgentArgs> for Config {
                 config_dir: node.config_dir,
                 root_namespace: node.root_namespace.into(),
                 cluster_domain: node.cluster_domain.into(),
+                mesh_cidrs: node.mesh_cidrs,
                 workers: node.workers.map_or_else(available_cores, Into::into),
             },
             capture: CaptureConfig {

@@ -301,6 +301,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         config_dir: config.node.config_dir.clone(),
         root_namespace: config.node.root_namespace.clone(),
         cluster_domain: config.node.cluster_domain.clone(),
+        mesh_cidrs: config.node.mesh_cidrs.clone(),
         trust_domain: config.identity.trust_domain.clone(),
     }
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::watch;
@@ -52,6 +53,8 @@ pub struct ControlSettings {
     pub trust_domain: TrustDomain,
     /// As in `NAME.NAMESPACE.svc.DOMAIN`.
     pub cluster_domain: Text,
+    /// Ranges of pods and cluster IPs besides those of Nodes.
+    pub mesh_cidrs: Vec<IpNet>,
 }
 
 /// Why there is no reconciler.
@@ -113,9 +116,9 @@ impl Control {
     /// # Errors
     /// If the folder cannot be read, or the metrics are registered already.
     pub fn new(settings: ControlSettings, registry: &Registry) -> Result<Self, ControlError> {
-        let ControlSettings { config_dir, root_namespace, trust_domain, cluster_domain } = settings;
-        let mesh =
-            Arc::new(MeshSettings { root_namespace, trust_domain, cluster_domain, mesh_cidrs: Vec::new() });
+        let ControlSettings { config_dir, root_namespace, trust_domain, cluster_domain, mesh_cidrs } =
+            settings;
+        let mesh = Arc::new(MeshSettings { root_namespace, trust_domain, cluster_domain, mesh_cidrs });
         let folder = FolderWatch::new(&config_dir)
             .map_err(|source| ControlError::Folder { folder: config_dir.clone(), source })?;
         Ok(Self {

@@ -100,7 +100,13 @@ fn with_folder<F: Future<Output = ()>>(files: &[(&str, &str)], test: impl FnOnce
 
 fn settings(folder: &Path) -> ControlSettings {
     let MeshSettings { root_namespace, trust_domain, cluster_domain, .. } = MeshSettings::default();
-    ControlSettings { config_dir: folder.to_owned(), root_namespace, trust_domain, cluster_domain }
+    ControlSettings {
+        config_dir: folder.to_owned(),
+        root_namespace,
+        trust_domain,
+        cluster_domain,
+        mesh_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+    }
 }
 
 #[test]
@@ -118,6 +124,23 @@ fn the_first_snapshot_has_the_whole_folder() {
     ];
     with_folder(&files, |folder| async move {
         assert!(folder.has_pod("a") && folder.has_pod("b") && !folder.has_pod("c"));
+    });
+}
+
+#[test]
+fn ranges_of_nodes_and_of_the_settings_are_inside_the_mesh() {
+    let node =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\nspec: {podCIDRs: [10.0.0.0/24, fd00::/64]}\n";
+    with_folder(&[("a.yaml", node)], |folder| async move {
+        let is_inside =
+            |folder: &Folder, address: &str| folder.snapshot().is_inside(address.parse().unwrap());
+        for inside in ["10.0.0.9", "fd00::9", "10.96.7.7"] {
+            assert!(is_inside(&folder, inside), "{inside}");
+        }
+        assert!(!is_inside(&folder, "10.0.1.9"));
+        fs::remove_file(folder.path("a.yaml")).unwrap();
+        folder.eventually("the node's range is outside", || !is_inside(&folder, "10.0.0.9")).await;
+        assert!(is_inside(&folder, "10.96.7.7"));
     });
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use mesh_test_e2e::{ECHO, HTTP, at, pair, server, service};
+use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::PodSpec;
@@ -12,6 +13,27 @@ use mesh_test_harness::servers::Kind;
 fn two_servers() -> Scenario {
     Scenario::new(vec![PodSpec::new("client")], vec![server("server-1"), server("server-2")])
         .service(service())
+}
+
+#[test]
+fn an_unknown_address_inside_the_mesh_is_refused_and_never_dialled_in_the_clear() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-b}\nspec: {podCIDRs: [10.77.2.0/24]}\n";
+    pair().objects("nodes", node).flags(&["--mesh-cidrs", "fd77:2::/64"]).run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.config().remove("pod-server")?;
+        eventually_true("no agent knows the pod", PATIENCE, || {
+            ["node-a", "node-b"].into_iter().all(|node| {
+                let dump = mesh.node(node).command(&["dump", "workloads"]);
+                dump.and_then(|dump| dump.success("dump")).is_ok_and(|text| !text.contains(" server "))
+            })
+        })?;
+        for to in [mesh.pod("server").at(ECHO), mesh.pod("server").at_v6(ECHO)] {
+            let dialled = mesh.pod("client").dial(to).send(PLAINTEXT_MARKER).run()?;
+            assert!(dialled.refusal().is_some(), "{to}: {dialled:?}");
+        }
+        assert_eq!(echo.connections(), 0);
+        Ok(())
+    });
 }
 
 #[test]
