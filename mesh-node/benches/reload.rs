@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::model::MeshSettings;
+use mesh_common::model::{MeshSettings, Text};
 use mesh_common::snapshot::Snapshot;
 use mesh_node::control::documents::Reader;
 use mesh_node::control::reconciler::Reconciler;
@@ -31,7 +31,7 @@ fn main() {
     let bytes: usize = files.iter().map(String::len).sum();
     let started = Instant::now();
     for (file, text) in files.iter().enumerate() {
-        world.store.put(&name(file), text);
+        world.put(&name(file), text);
     }
     let snapshot = world.publish();
     println!(
@@ -48,6 +48,11 @@ fn main() {
 }
 
 impl World {
+    fn put(&mut self, file: &Text, text: &str) {
+        let text = self.store.read(file, text);
+        self.store.put(file, text);
+    }
+
     fn publish(&mut self) -> Snapshot {
         let changes = self.store.changes();
         self.reconciler.apply(changes);
@@ -62,7 +67,7 @@ fn report(what: &str, world: &mut World, change: impl Fn(u32) -> (String, String
             let (file, text) = change(round);
             let before = world.publish().generation();
             let started = Instant::now();
-            world.store.put(&file.as_str().into(), &text);
+            world.put(&file.as_str().into(), &text);
             let snapshot = world.publish();
             let took = started.elapsed();
             assert_eq!(snapshot.generation(), before + 1, "the change is in the snapshot");
@@ -74,7 +79,7 @@ fn report(what: &str, world: &mut World, change: impl Fn(u32) -> (String, String
     println!("{what}: min {min:?}, median {median:?}, max {max:?}");
 }
 
-fn name(file: usize) -> mesh_common::model::Text {
+fn name(file: usize) -> Text {
     format!("{file:03}.yaml").into()
 }
 

@@ -7,6 +7,7 @@
 
 pub mod documents;
 pub mod generate;
+mod grace;
 pub mod metrics;
 pub mod object;
 pub mod reconciler;
@@ -28,9 +29,11 @@ use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 use tracing::{debug, info, warn};
 
 use self::documents::{Complaint, Place, Problem, Reader};
+use self::grace::Grace;
 use self::metrics::Metrics;
 use self::object::Kind;
 use self::reconciler::Reconciler;
@@ -99,6 +102,7 @@ pub struct Control {
 #[derive(Debug)]
 struct Desk {
     store: Store,
+    grace: Grace,
     reconciler: Reconciler,
 }
 
@@ -126,6 +130,7 @@ impl Control {
             folder_name: config_dir.to_string_lossy().as_ref().into(),
             desk: Desk {
                 store: Store::new(Reader::new(Arc::clone(&mesh))),
+                grace: Grace::default(),
                 reconciler: Reconciler::new(mesh),
             },
             metrics: Metrics::new(registry).map_err(ControlError::Metrics)?,
@@ -154,7 +159,10 @@ impl Control {
     pub async fn run(self) -> ControlError {
         let Self { mut folder, folder_name, mut desk, metrics, snapshots, problems, generation } = self;
         loop {
-            let readings = folder.next().await;
+            let readings = match desk.grace.next_deadline() {
+                Some(deadline) => timeout_at(deadline.into(), folder.next()).await.unwrap_or_default(),
+                None => folder.next().await,
+            };
             let started = Instant::now();
             let files = readings.len();
             let trouble = folder.trouble().map(|reason| folder_problem(&folder_name, reason));
@@ -194,12 +202,24 @@ impl Control {
 
 impl Desk {
     fn apply(&mut self, readings: Vec<Reading>, trouble: Option<Problem>) -> Applied {
+        let now = Instant::now();
         for Reading { file, content } in readings {
             match content {
-                Content::Text(text) => self.store.put(&file, &text),
+                Content::Text(text) => {
+                    let text = self.store.read(&file, &text);
+                    if self.store.would_deny(&file, &text) {
+                        self.grace.hold(file, text, now);
+                        continue;
+                    }
+                    self.store.put(&file, text);
+                }
                 Content::Refused(reason) => self.store.refuse(&file, reason),
                 Content::Gone => self.store.remove(&file),
             }
+            self.grace.forget(&file);
+        }
+        for (file, text) in self.grace.take_due(now) {
+            self.store.put(&file, text);
         }
         let changes = self.store.changes();
         let count = changes.len();

@@ -321,6 +321,25 @@ fn a_good_policy_edited_into_a_bad_one_denies() {
 }
 
 #[test]
+fn a_policy_that_was_closed_half_written_is_given_a_second() {
+    with_folder(&[("a.yaml", ALLOW_GET), ("b.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
+        let wrong = ALLOW_GET.replace("methods", "method");
+        folder.write("a.yaml", &wrong);
+        let written = Instant::now();
+        folder.eventually("the policy denies", || !folder.problems().is_empty()).await;
+        assert!(written.elapsed() >= Duration::from_secs(1), "{:?}", written.elapsed());
+        assert!(folder.problems()[0].starts_with("denies"), "{:?}", folder.problems());
+        folder.write("a.yaml", ALLOW_GET);
+        folder.eventually("the policy is good again", || folder.problems().is_empty()).await;
+        let generation = folder.snapshot().generation();
+        folder.write("a.yaml", &wrong);
+        folder.write("a.yaml", ALLOW_GET);
+        folder.settle().await;
+        assert_eq!(folder.snapshot().generation(), generation + 1, "only the marker is new");
+    });
+}
+
+#[test]
 fn text_that_is_no_yaml_leaves_in_force_what_its_file_said() {
     let text = format!("{}---\n{ALLOW_GET}---\n{}", pod("a", "10.0.0.1"), pod("b", "10.0.0.2"));
     with_folder(&[("a.yaml", &text)], |folder| async move {

@@ -43,6 +43,12 @@ struct File {
     lingering: BTreeMap<ObjectKey, usize>,
 }
 
+/// What a file says, read and not yet taken.
+#[derive(Debug, Default)]
+pub struct FileText {
+    documents: Vec<Placed>,
+}
+
 /// A document where it stands.
 #[derive(Clone, Debug)]
 struct Placed {
@@ -65,10 +71,41 @@ impl Store {
         }
     }
 
-    /// Takes what a file says now. Documents whose text did not change are not read again.
-    pub fn put(&mut self, file: &Text, text: &str) {
+    /// Reads what a file says now. Documents whose text did not change are not read again.
+    pub fn read(&self, file: &str, text: &str) -> FileText {
+        let known: HashMap<u64, &Arc<Document>> = self
+            .files
+            .get(file)
+            .into_iter()
+            .flat_map(|before| &before.documents)
+            .map(|placed| (placed.hash, &placed.document))
+            .collect();
+        let read = |chunk: documents::Chunk<'_>| {
+            let hash = self.hasher.hash_one(chunk.text);
+            let document = match known.get(&hash) {
+                Some(document) => Arc::clone(document),
+                None => Arc::new(self.reader.document(chunk.text)),
+            };
+            Placed { line: chunk.line, hash, document }
+        };
+        FileText { documents: documents::documents(text).into_iter().map(read).collect() }
+    }
+
+    /// Whether a policy of a file would deny for want of being understood, where none does now. Not of a new file.
+    pub fn would_deny(&self, file: &str, text: &FileText) -> bool {
+        let denies = |documents: &[Placed]| {
+            let mut complaints = documents.iter().flat_map(|placed| &placed.document.complaints);
+            complaints.any(|complaint| complaint.effect == Effect::Denies)
+        };
+        self.has_objects(file)
+            && self.files.get(file).is_some_and(|before| !denies(&before.documents))
+            && denies(&text.documents)
+    }
+
+    /// Takes what a file says now.
+    pub fn put(&mut self, file: &Text, text: FileText) {
         let mut before = self.files.remove(file).unwrap_or_default();
-        let documents = self.read(&before, text);
+        let FileText { documents } = text;
         let first_unreadable = documents.iter().position(|placed| !placed.document.is_readable);
         let mut lingering = BTreeMap::new();
         if let Some(index) = first_unreadable {
@@ -181,20 +218,6 @@ impl Store {
             problems.push(and_more(left_out));
         }
         problems
-    }
-
-    fn read(&self, before: &File, text: &str) -> Vec<Placed> {
-        let known: HashMap<u64, &Arc<Document>> =
-            before.documents.iter().map(|placed| (placed.hash, &placed.document)).collect();
-        let read = |chunk: documents::Chunk<'_>| {
-            let hash = self.hasher.hash_one(chunk.text);
-            let document = match known.get(&hash) {
-                Some(document) => Arc::clone(document),
-                None => Arc::new(self.reader.document(chunk.text)),
-            };
-            Placed { line: chunk.line, hash, document }
-        };
-        documents::documents(text).into_iter().map(read).collect()
     }
 
     fn replace(&mut self, place: &Place, old: Option<&Arc<Document>>, new: Option<&Arc<Document>>) {

@@ -23,7 +23,10 @@ impl World {
 
     fn write(&mut self, file: &str, text: Option<&str>) {
         match text {
-            Some(text) => self.store.put(&file.into(), text),
+            Some(text) => {
+                let text = self.store.read(file, text);
+                self.store.put(&file.into(), text);
+            }
             None => self.store.remove(file),
         }
         let changes = self.store.changes();
@@ -100,7 +103,9 @@ fn an_unchanged_document_is_not_read_again() {
     world.write("a.yaml", Some(&format!("{}---\n{}", pod("a"), pod("b"))));
     let before: Vec<_> =
         world.store.files["a.yaml"].documents.iter().map(|placed| Arc::clone(&placed.document)).collect();
-    world.store.put(&"a.yaml".into(), &format!("# more\n{}---\n{}---\n{}", pod("a"), pod("b"), pod("c")));
+    let text = format!("# more\n{}---\n{}---\n{}", pod("a"), pod("b"), pod("c"));
+    let text = world.store.read("a.yaml", &text);
+    world.store.put(&"a.yaml".into(), text);
     let after = &world.store.files["a.yaml"].documents;
     assert!(Arc::ptr_eq(&before[1], &after[1].document));
     assert_eq!(world.store.changes().len(), 1, "the new pod is the one change");
@@ -143,6 +148,27 @@ fn a_policy_that_is_no_yaml_denies_until_it_is_mended() {
     world.write("a.yaml", Some(&format!("{head}spec: [\n")));
     assert!(!fault(&mut world), "what was in force stays");
     assert_eq!(world.store.problems()[0].complaint.effect, Effect::LastGoodKept);
+}
+
+#[test]
+fn only_a_file_that_was_good_would_deny_for_the_first_time() {
+    let mut world = World::new();
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec: {spec}\n"
+        )
+    };
+    let (good, wrong, broken) = (policy("{}"), policy("{rule: []}"), policy("["));
+    let would_deny =
+        |world: &World, text: &str| world.store.would_deny("a.yaml", &world.store.read("a.yaml", text));
+    assert!(!would_deny(&world, &wrong), "nothing is kept of a new file");
+    world.write("a.yaml", Some(&good));
+    assert!(would_deny(&world, &wrong));
+    assert!(would_deny(&world, &broken));
+    assert!(!would_deny(&world, &policy("{action: DENY}")));
+    assert!(!would_deny(&world, "kind: ["), "what is no policy denies nothing");
+    world.write("a.yaml", Some(&wrong));
+    assert!(!would_deny(&world, &broken), "it denies already");
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! PURE. A moment for files that were good and now would deny: whoever writes them may not have finished.
+//!
+//! In: what a file says now. Out: whether it is put off, and until when. Time is an argument.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use mesh_common::model::Text;
+
+use super::store::FileText;
+
+/// How long a writer who closed a file half-way may take to write the rest.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Files whose new text is put off; their last one is in force.
+#[derive(Debug, Default)]
+pub(super) struct Grace {
+    held: BTreeMap<Text, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    text: FileText,
+    until: Instant,
+}
+
+impl Grace {
+    /// Puts a text off. One that takes the place of another is put off no longer than that one was.
+    pub(super) fn hold(&mut self, file: Text, text: FileText, now: Instant) {
+        let until = self.held.get(&file).map_or(now + GRACE, |held| held.until);
+        self.held.insert(file, Held { text, until });
+    }
+
+    /// Something newer is known of a file.
+    pub(super) fn forget(&mut self, file: &str) {
+        self.held.remove(file);
+    }
+
+    /// Takes the texts that were put off for long enough.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Text, FileText)> {
+        let due = self.held.extract_if(.., |_, held| now >= held.until);
+        due.map(|(file, held)| (file, held.text)).collect()
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_put_off_no_longer_for_being_written_again() {
+        let (mut grace, start) = (Grace::default(), Instant::now());
+        grace.hold("a.yaml".into(), FileText::default(), start);
+        grace.hold("a.yaml".into(), FileText::default(), start + GRACE / 2);
+        assert_eq!(grace.next_deadline(), Some(start + GRACE));
+        assert!(grace.take_due(start + GRACE / 2).is_empty());
+        assert_eq!(grace.take_due(start + GRACE).len(), 1);
+        assert_eq!(grace.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_file_that_was_mended_is_not_put_off() {
+        let (mut grace, start) = (Grace::default(), Instant::now());
+        grace.hold("a.yaml".into(), FileText::default(), start);
+        grace.forget("a.yaml");
+        assert!(grace.take_due(start + GRACE).is_empty());
+    }
+}
