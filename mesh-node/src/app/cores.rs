@@ -85,6 +85,16 @@ impl Cores {
         }
     }
 
+    /// The trust bundle changed: every peer is looked at again.
+    pub(super) fn recheck_peers(&self) {
+        for core in &self.cores {
+            core.tell(|engine| {
+                engine.recheck_peers();
+                engine.conductor().recheck_http2_peers();
+            });
+        }
+    }
+
     /// What each core's engine counts.
     pub(super) fn counters(&self) -> Vec<Arc<Counters>> {
         self.cores.iter().map(|core| Arc::clone(&core.counters)).collect()

@@ -209,6 +209,7 @@ async fn keep_pods(
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = 0;
+    let mut trusted = shared.identities.generation();
     loop {
         tokio::select! {
             biased;
@@ -232,6 +233,10 @@ async fn keep_pods(
                 if pods.connections_outside() > 0 {
                     pods.look_outside(OUTSIDE);
                     standing.has_outside(pods.connections_outside());
+                }
+                let generation = shared.identities.generation();
+                if std::mem::replace(&mut trusted, generation) != generation {
+                    pods.cores().recheck_peers();
                 }
             }
         }

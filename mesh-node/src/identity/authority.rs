@@ -121,7 +121,7 @@ pub trait CertificateAuthority: Send + Sync {
         now: u64,
     ) -> Signing<'a>;
 
-    /// The roots to trust, as they are now.
+    /// The roots to trust and what they have revoked, as it is now.
     ///
     /// # Errors
     /// [`AuthorityError`] if they cannot be read; the ones before stay in force.
@@ -217,7 +217,10 @@ impl CertificateAuthority for Authority {
         let path = &self.settings.trust_dir;
         let roots = trust_dir::roots(path)
             .map_err(|source| AuthorityError::TrustDir { path: path.clone(), source })?;
+        let revoked = trust_dir::revocation_lists(path)
+            .map_err(|source| AuthorityError::TrustDir { path: path.clone(), source })?;
         TrustBundle::new(self.settings.trust_domain.clone(), roots)
+            .and_then(|bundle| bundle.without(revoked))
             .map_err(|source| AuthorityError::Roots { path: path.clone(), source })
     }
 }

@@ -155,6 +155,14 @@ impl Identities {
         peer_of(chain.unwrap_or_default())
     }
 
+    /// Whether a peer that was verified before is still vouched for, now that the trust bundle has changed.
+    ///
+    /// # Errors
+    /// [`Reason`] for which its connection must end; it is counted.
+    pub fn still_trusted(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
+        self.rules.still_holds(chain).inspect_err(|reason| self.rules.metrics.refused(*reason))
+    }
+
     /// The last valid second of `local`'s certificate, UTC since the epoch: a tunnel is re-made before.
     pub fn not_after(&self, local: &SpiffeId) -> Option<u64> {
         Some(self.store.entry(local)?.slot.usable()?.life.not_after)

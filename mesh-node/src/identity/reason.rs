@@ -67,6 +67,12 @@ pub enum Reason {
     /// The id is of another trust domain than the roots are for.
     #[error("the identity is of another trust domain")]
     OtherTrustDomain,
+    /// Its authority has revoked it, or an authority between it and the root.
+    #[error("the certificate is revoked")]
+    Revoked,
+    /// A revocation list of its authority is there and cannot be relied on.
+    #[error("a revocation list of the chain's authority does not verify")]
+    RevocationUnknown,
     /// A good identity, but not the one that the workload table gives for the address dialled.
     #[error("the identity is not the expected one")]
     OtherIdentity,
@@ -97,7 +103,7 @@ pub enum HandshakeFailure {
 
 impl Reason {
     /// Every reason, in the order of their labels.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::ChainTooLong,
         Self::ChainTooLarge,
         Self::NoCertificate,
@@ -118,6 +124,8 @@ impl Reason {
         Self::SeveralUriSans,
         Self::NotSpiffe,
         Self::OtherTrustDomain,
+        Self::Revoked,
+        Self::RevocationUnknown,
         Self::OtherIdentity,
     ];
 
@@ -144,6 +152,8 @@ impl Reason {
             Self::SeveralUriSans => "several_uri_sans",
             Self::NotSpiffe => "not_spiffe",
             Self::OtherTrustDomain => "other_trust_domain",
+            Self::Revoked => "revoked",
+            Self::RevocationUnknown => "revocation_unknown",
             Self::OtherIdentity => "other_identity",
         }
     }

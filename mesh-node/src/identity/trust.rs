@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use mesh_common::model::TrustDomain;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
-use webpki::anchor_from_trusted_cert;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
+use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The roots that vouch for one trust domain.
@@ -20,6 +20,10 @@ pub struct TrustBundle {
     anchors: Vec<TrustAnchor<'static>>,
     /// First and last valid second of each root, in the order of `roots`.
     validity: Vec<(u64, u64)>,
+    /// As they came, to tell whether they changed.
+    revocation_lists: Vec<CertificateRevocationListDer<'static>>,
+    /// In the order of `revocation_lists`.
+    revoked: Vec<CertRevocationList<'static>>,
 }
 
 /// A root certificate cannot be one.
@@ -36,6 +40,15 @@ pub enum RootError {
     NotAuthority {
         /// Its place in the bundle, from 0.
         index: usize,
+    },
+    /// A revocation list that cannot be read: version 2 with a next update, and no delta (RFC 5280 section 5).
+    #[error("revocation list {index} is none that is understood: {source}")]
+    RevocationList {
+        /// Its place in the file, from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        source: webpki::Error,
     },
     /// Nobody could ever be verified.
     #[error("the bundle has no root")]
@@ -81,7 +94,27 @@ impl TrustBundle {
             anchors.push(anchor.to_owned());
             validity.push(seconds_of(&certificate));
         }
-        Ok(Self { trust_domain, roots, anchors, validity })
+        let (revocation_lists, revoked) = (Vec::new(), Vec::new());
+        Ok(Self { trust_domain, roots, anchors, validity, revocation_lists, revoked })
+    }
+
+    /// The same bundle without what these lists revoke.
+    ///
+    /// # Errors
+    /// [`RootError::RevocationList`] for the first list that is none.
+    pub fn without(
+        mut self,
+        mut lists: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Result<Self, RootError> {
+        lists.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        let read = |(index, list): (usize, &CertificateRevocationListDer<'_>)| {
+            OwnedCertRevocationList::from_der(list)
+                .map(CertRevocationList::from)
+                .map_err(|source| RootError::RevocationList { index, source })
+        };
+        self.revoked = lists.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        self.revocation_lists = lists;
+        Ok(self)
     }
 
     /// The trust domain that the roots vouch for.
@@ -92,6 +125,17 @@ impl TrustBundle {
     /// The roots, sorted, each once.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// What the authorities have revoked.
+    pub(super) fn revoked(&self) -> &[CertRevocationList<'static>] {
+        &self.revoked
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.roots == other.roots
+            && self.trust_domain == other.trust_domain
+            && self.revocation_lists == other.revocation_lists
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
@@ -119,7 +163,7 @@ impl Trust {
     /// Takes a bundle over; says whether it differs from the one before. One task writes.
     pub(super) fn replace(&self, bundle: TrustBundle) -> bool {
         let before = self.current.load();
-        if before.bundle.roots == bundle.roots && before.bundle.trust_domain == bundle.trust_domain {
+        if before.bundle.is_same(&bundle) {
             return false;
         }
         let generation = before.generation + 1;

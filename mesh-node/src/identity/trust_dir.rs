@@ -5,6 +5,7 @@
 //! | `tls.key` | the signing key, PEM, mode 0600 |
 //! | `tls.crt` | the signing certificate, then those above it if it is not a root |
 //! | `ca.crt` | optional: more roots to trust, to stage a change of root or to stand above `tls.crt` |
+//! | `crl.pem` | optional: revocation lists of these authorities (RFC 5280 section 5), whose entries are refused |
 //! | `.lock` | held while the first three are made |
 //!
 //! What the folder lacks is made at first start; what is there is never replaced.
@@ -21,7 +22,7 @@ use rcgen::{
 };
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -38,6 +39,7 @@ const ROOT_BACKDATE: u64 = 3600;
 const KEY: &str = "tls.key";
 const CERTIFICATE: &str = "tls.crt";
 const ROOTS: &str = "ca.crt";
+const REVOKED: &str = "crl.pem";
 const LOCK: &str = ".lock";
 
 /// What signing needs.
@@ -179,6 +181,22 @@ pub(super) fn roots(directory: &Path) -> Result<Vec<CertificateDer<'static>>, Tr
         roots.extend(certificates(&extra)?);
     }
     Ok(roots)
+}
+
+/// The revocation lists of `crl.pem`; none if there is no such file.
+pub(super) fn revocation_lists(
+    directory: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustDirError> {
+    let path = directory.join(REVOKED);
+    if path.symlink_metadata().is_err() {
+        return Ok(Vec::new());
+    }
+    let (text, _) = read_file(&path)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    match lists {
+        Ok(lists) if !lists.is_empty() => Ok(lists),
+        _ => Err(TrustDirError::Encoding { path, expected: "revocation lists" }),
+    }
 }
 
 fn read(directory: &Path, trust_domain: &TrustDomain) -> Result<Material, TrustDirError> {

@@ -13,7 +13,10 @@ use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, ExtendedKeyUsageValidator, KeyPurposeIdIter,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_SIG_ED25519};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -90,6 +93,15 @@ impl Rules {
         Ok(Peer { identity, not_after: seconds_of(&certificate).1 })
     }
 
+    /// Whether a chain that was verified once is still vouched for: by roots that are still trusted, and revoked by
+    /// none. That its time may be over since does not matter.
+    pub(super) fn still_holds(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Reason::NoCertificate)?;
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| Reason::BadEncoding)?;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds_of(&certificate).1));
+        verify_path(&self.trust.load().bundle, leaf, intermediates, at)
+    }
+
     fn refuse(&self, reason: Reason) -> rustls::Error {
         self.metrics.refused(reason);
         reason.into_tls()
@@ -148,6 +160,15 @@ fn verify_path(
 ) -> Result<(), Reason> {
     let end_entity = EndEntityCert::try_from(leaf).map_err(|error| reason_of(&error))?;
     let check = |path: &VerifiedPath<'_>| check_issuers(bundle, path, time);
+    let lists: Vec<&CertRevocationList<'_>> = bundle.revoked().iter().collect();
+    // An authority without a list revokes nobody, and what an old list revokes stays revoked.
+    let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+        options
+            .with_depth(RevocationCheckDepth::Chain)
+            .with_status_policy(UnknownStatusPolicy::Allow)
+            .with_expiration_policy(ExpirationPolicy::Ignore)
+            .build()
+    });
     end_entity
         .verify_for_usage(
             signature_algorithms().all,
@@ -155,7 +176,7 @@ fn verify_path(
             intermediates,
             time,
             BothUsages,
-            None,
+            revocation,
             Some(&check),
         )
         .map(drop)
@@ -252,6 +273,11 @@ fn reason_of(error: &webpki::Error) -> Reason {
         Error::CertExpired { .. } => Reason::Expired,
         Error::CertNotValidYet { .. } => Reason::NotValidYet,
         Error::UnknownIssuer => Reason::UnknownIssuer,
+        Error::CertRevoked => Reason::Revoked,
+        Error::InvalidCrlSignatureForPublicKey
+        | Error::UnsupportedCrlSignatureAlgorithmContext(_)
+        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_)
+        | Error::IssuerNotCrlSigner => Reason::RevocationUnknown,
         Error::CaUsedAsEndEntity => Reason::LeafIsAuthority,
         Error::EndEntityUsedAsCa => Reason::IssuerNotAuthority,
         Error::PathLenConstraintViolated => Reason::PathTooLong,

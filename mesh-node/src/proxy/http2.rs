@@ -180,6 +180,11 @@ impl Proxy {
         }
     }
 
+    /// Ends the connections of peers that nobody vouches for any more.
+    pub fn recheck_http2_peers(&self) {
+        self.http2.server.recheck_peers();
+    }
+
     /// Every caller is told to go; what is open goes on.
     pub fn drain_http2(&self) {
         self.http2.connections().iter().for_each(|connection| connection.leave.notify_one());

@@ -295,6 +295,10 @@ impl Conductor for Proxy {
         })
     }
 
+    fn peer_still_trusted(&mut self, certificates: &[CertificateDer<'_>]) -> bool {
+        self.shared.identities.still_trusted(certificates).is_ok()
+    }
+
     fn tunnel_still_wanted(&mut self, pod: &PodHandle, _: &SpiffeId) -> bool {
         self.snapshot().workload(pod.uid()).is_some()
     }

@@ -117,7 +117,7 @@ pub(super) fn flags_of(reason: CloseReason) -> ResponseFlags {
         | CloseReason::TunnelLost(TunnelLoss::HandshakeTimedOut)
         | CloseReason::IdleTimedOut => ResponseFlags::UpstreamTimeout,
         CloseReason::TunnelLost(TunnelLoss::NoCertificate) => ResponseFlags::IdentityError,
-        CloseReason::TunnelLost(TunnelLoss::Handshake) => ResponseFlags::TlsFailure,
+        CloseReason::TunnelLost(TunnelLoss::Handshake | TunnelLoss::NotTrusted) => ResponseFlags::TlsFailure,
         CloseReason::BadMessage => ResponseFlags::DownstreamProtocolError,
         CloseReason::ServerReset
         | CloseReason::PeerReset(_)

@@ -15,8 +15,9 @@ use mesh_common::tunnel::frame::kind;
 use mesh_common::tunnel::{ALPN, Frame, HEADER, Open, StreamId, StreamKind, StreamToken, frames};
 use mesh_test_harness::pod::Pod;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -89,12 +90,31 @@ impl Answer {
 /// # Errors
 /// The trust folder cannot be read.
 pub fn signed_by_the_mesh(trust_dir: &Path, unusual: &Unusual) -> Result<Credentials> {
-    let read = |name: &str| {
-        fs::read_to_string(trust_dir.join(name)).with_context(|| format!("read {name} of the trust folder"))
-    };
-    let key = KeyPair::from_pem(&read("tls.key")?).context("read the authority's key")?;
-    let issuer = Issuer::from_ca_cert_pem(&read("tls.crt")?, key).context("read the authority")?;
+    let issuer = authority(trust_dir)?;
     sign(unusual, |params, key| params.signed_by(key, &issuer))
+}
+
+/// A revocation list of the mesh's own authority with one serial number, as PEM.
+///
+/// # Errors
+/// The trust folder cannot be read.
+pub fn revocation_list(trust_dir: &Path, serial: &[u8]) -> Result<String> {
+    let now = OffsetDateTime::now_utc();
+    let revoked = RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + time::Duration::hours(1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![revoked],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(params.signed_by(&authority(trust_dir)?)?.pem()?)
 }
 
 /// Makes a certificate that another authority signed, which has the same name.
@@ -116,6 +136,14 @@ pub fn signed_by_another(unusual: &Unusual) -> Result<Credentials> {
 /// No key can be made.
 pub fn signed_by_itself(unusual: &Unusual) -> Result<Credentials> {
     sign(unusual, |params, key| params.self_signed(key))
+}
+
+fn authority(trust_dir: &Path) -> Result<Issuer<'static, KeyPair>> {
+    let read = |name: &str| {
+        fs::read_to_string(trust_dir.join(name)).with_context(|| format!("read {name} of the trust folder"))
+    };
+    let key = KeyPair::from_pem(&read("tls.key")?).context("read the authority's key")?;
+    Issuer::from_ca_cert_pem(&read("tls.crt")?, key).context("read the authority")
 }
 
 fn sign(

@@ -3,5 +3,6 @@
 mod authority;
 mod handshake;
 mod renewal;
+mod revocation;
 mod rig;
 mod svid;

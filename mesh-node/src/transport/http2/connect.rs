@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::peers::Peers;
 use super::runtime::client_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
@@ -119,7 +120,7 @@ pub(super) async fn connected(dialled: OwnedFd, settings: &Settings) -> Result<T
 pub(super) async fn http2_over_tls(
     dialled: OwnedFd,
     tls: TlsTo,
-    identities: &Identities,
+    (identities, peers): (&Identities, &Rc<Peers>),
     settings: &Settings,
 ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
     let stream = connected(dialled, settings).await?;
@@ -136,8 +137,15 @@ pub(super) async fn http2_over_tls(
     let peer = identities
         .peer(session.peer_certificates())
         .map_err(|reason| ConnectFailure::Handshake(HandshakeFailure::PeerRefused(reason)))?;
-    let begun = http2_over(stream, settings).await?;
-    Ok(Begun { peer: Some(peer), ..begun })
+    let watched = peers.watch(session.peer_certificates());
+    let Begun { sender, work, .. } = http2_over(stream, settings).await?;
+    let work: Work = Box::pin(async move {
+        tokio::select! {
+            () = work => {}
+            () = watched.distrusted() => {}
+        }
+    });
+    Ok(Begun { sender, work, peer: Some(peer) })
 }
 
 /// HTTP/2 in the clear.

@@ -22,6 +22,7 @@ use super::body::{AnswerBody, Application, Held, Record, RequestBody};
 use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::Cut;
+use super::peers::Peers;
 use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) identities: Arc<Identities>,
     pub(super) http2: Rc<Pool>,
     pub(super) http1: Rc<IdlePool>,
+    /// Who is at the other ends of our TLS.
+    pub(super) peers: Rc<Peers>,
     /// TLS handshakes of callers that are under way.
     pub(super) handshakes: Cell<usize>,
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
+use super::peers::Peers;
 use super::settings::Settings;
 use crate::identity::Identities;
 
@@ -62,6 +63,7 @@ pub(super) struct Pool {
     endpoints: RefCell<HashMap<Key, Rc<Endpoint>>>,
     settings: Rc<Settings>,
     identities: Arc<Identities>,
+    peers: Rc<Peers>,
 }
 
 #[derive(Default)]
@@ -88,8 +90,8 @@ struct Load {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Rc<Settings>, identities: Arc<Identities>) -> Rc<Self> {
-        Rc::new(Self { endpoints: RefCell::default(), settings, identities })
+    pub(super) fn new(settings: Rc<Settings>, identities: Arc<Identities>, peers: Rc<Peers>) -> Rc<Self> {
+        Rc::new(Self { endpoints: RefCell::default(), settings, identities, peers })
     }
 
     /// A place for one request, on a connection that is open or that `begin` begins.
@@ -149,7 +151,7 @@ impl Pool {
         // A task of its own: the request that began it may be cancelled, others wait for it too.
         tokio::task::spawn_local(async move {
             let generation = pool.identities.generation();
-            let begun = connecting.run(&pool.identities, &pool.settings).await;
+            let begun = connecting.run(&pool).await;
             endpoint.connecting.take();
             match begun {
                 Err(failure) => {
@@ -215,14 +217,12 @@ impl Pool {
 }
 
 impl Connecting {
-    async fn run(
-        self,
-        identities: &Identities,
-        settings: &Settings,
-    ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+    async fn run(self, pool: &Pool) -> Result<Begun<Sender2, Work>, ConnectFailure> {
         match self {
-            Self::Tls(dialled, tls) => http2_over_tls(dialled, tls, identities, settings).await,
-            Self::Clear(dialled) => http2_in_the_clear(dialled, settings).await,
+            Self::Tls(dialled, tls) => {
+                http2_over_tls(dialled, tls, (&pool.identities, &pool.peers), &pool.settings).await
+            }
+            Self::Clear(dialled) => http2_in_the_clear(dialled, &pool.settings).await,
         }
     }
 }

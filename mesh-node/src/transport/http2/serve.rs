@@ -22,11 +22,13 @@ use super::activity::Activity;
 use super::conductor::Conductor;
 use super::connect::failure_of;
 use super::exchange::{self, Shared};
+use super::peers::Peers;
 use super::pool::Pool;
 use super::pool_http1::IdlePool;
 use super::runtime::server_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
+use crate::transport::TunnelLoss;
 
 /// HTTP/2 of one core. A clone shares its connections.
 #[derive(Clone)]
@@ -52,6 +54,9 @@ pub enum ServeError {
     /// Too many others are at it (`--max-pending-handshakes`).
     #[error("too many TLS handshakes are under way")]
     TooManyHandshakes,
+    /// The trust bundle changed, and nobody vouches for the caller any more.
+    #[error("the caller is no longer trusted")]
+    NotTrusted,
     /// The caller is not served.
     #[error("the caller is not served")]
     NotServed,
@@ -69,6 +74,7 @@ impl ServeError {
             Self::Handshake(failure) => failure.as_str(),
             Self::HandshakeTimeout => "handshake_timeout",
             Self::TooManyHandshakes => "too_many_handshakes",
+            Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
             Self::Http(_) => "http2_error",
         }
@@ -79,10 +85,11 @@ impl Http2 {
     /// HTTP/2 for the core that runs this.
     pub fn new(identities: Arc<Identities>, settings: Settings) -> Self {
         let settings = Rc::new(settings);
-        let http2 = Pool::new(settings.clone(), identities.clone());
+        let peers = Rc::<Peers>::default();
+        let http2 = Pool::new(settings.clone(), identities.clone(), peers.clone());
         let http1 = IdlePool::new(settings.clone());
         let handshakes = Cell::new(0);
-        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes }) }
+        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes, peers }) }
     }
 
     /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. Dropping the future ends
@@ -127,7 +134,16 @@ impl Http2 {
         drop(place);
         let valid = identities.time_left(peer.not_after);
         let conductor = begin(peer, session.server_name()).ok_or(ServeError::NotServed)?;
-        self.serve_stream(stream, conductor, Some(valid)).await
+        let peer = self.shared.peers.watch(session.peer_certificates());
+        tokio::select! {
+            served = self.serve_stream(stream, conductor, Some(valid)) => served,
+            () = peer.distrusted() => Err(ServeError::NotTrusted),
+        }
+    }
+
+    /// Ends the connections of peers that nobody vouches for any more. For when the trust bundle has changed.
+    pub fn recheck_peers(&self) {
+        self.shared.peers.recheck(&self.shared.identities);
     }
 
     /// HTTP/2 connections to endpoints that take requests now.

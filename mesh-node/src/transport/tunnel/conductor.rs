@@ -272,6 +272,12 @@ pub trait Conductor: Sized + 'static {
     /// Asked for every connection when the engine is told to look again: whether it is still permitted.
     fn still_permitted(&mut self, record: &Self::Record) -> bool;
 
+    /// Asked for every tunnel when the trust bundle has changed: whether the peer is still vouched for.
+    fn peer_still_trusted(&mut self, certificates: &[CertificateDer<'_>]) -> bool {
+        let _ = certificates;
+        true
+    }
+
     /// Asked for every tunnel when the engine is told to look again: whether its pod and the peer's identity still
     /// stand.
     fn tunnel_still_wanted(&mut self, pod: &Self::Pod, peer: &SpiffeId) -> bool {

@@ -301,6 +301,19 @@ impl<C: Conductor> Engine<C> {
         self.flush();
     }
 
+    /// Asks the conductor about the peer of every tunnel, and ends the tunnels of those that it trusts no more. For
+    /// when the trust bundle has changed.
+    pub fn recheck_peers(&mut self) {
+        for key in self.tunnels.keys() {
+            let Some(link) = self.tunnels.get(key).filter(|link| link.identity.is_some()) else { continue };
+            let certificates = link.tls.peer_certificates().unwrap_or_default();
+            if !self.conductor.peer_still_trusted(certificates) {
+                self.lose(key, TunnelLoss::NotTrusted, None);
+            }
+        }
+        self.flush();
+    }
+
     /// Accepts nothing more: listeners are let go, tunnels say GOAWAY. What is open goes on; see
     /// [`is_drained`](Self::is_drained).
     pub fn drain(&mut self) {
