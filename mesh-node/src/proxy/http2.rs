@@ -41,6 +41,7 @@ use crate::transport::connect;
 use crate::transport::http2::{
     ConnectFailure, Cut, End, Ending, Exchange, Http2, OwnAnswer, ServeError, Settings, is_grpc_type,
 };
+use crate::transport::tasks;
 
 /// The HTTP/2 connections of one core.
 pub(super) struct Http2Connections {
@@ -99,7 +100,7 @@ impl Proxy {
     pub(super) fn serve_http2(&self, pod: &PodHandle, record: Record, socket: OwnedFd) {
         let connection = Http2Connection::enter(self.clone(), pod.clone(), record);
         let proxy = self.clone();
-        tokio::task::spawn_local(async move {
+        tasks::spawn(async move {
             let served = proxy.http2.server.serve(socket, connection.clone()).await;
             proxy.http2_ended(&connection.pod, served);
         });
@@ -124,7 +125,7 @@ impl Proxy {
             }
         };
         let (proxy, pod) = (self.clone(), pod.clone());
-        tokio::task::spawn_local(async move {
+        tasks::spawn(async move {
             let identity = called.identity.clone();
             let begin = |caller: Peer, service: Option<&str>| {
                 let facts = ConnectionFacts {

@@ -13,7 +13,7 @@ use mesh_common::route::Load;
 
 /// Open connections and requests by endpoint. A clone is the same table.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LoadTable(Rc<RefCell<HashMap<SocketAddr, Busy>>>);
+pub(super) struct LoadTable(Rc<RefCell<HashMap<SocketAddr, Busy, foldhash::fast::RandomState>>>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Busy {

@@ -11,6 +11,7 @@ pub mod http2;
 pub mod outcome;
 mod planned;
 pub mod splice;
+pub mod tasks;
 pub mod tunnel;
 
 pub use outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};

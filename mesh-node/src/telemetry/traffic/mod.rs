@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use mesh_common::model::{Service, SpiffeId, Workload};
 
 use self::cells::{ConnectionCells, RequestCells};
@@ -90,7 +91,7 @@ pub struct CoreTraffic {
 struct Core {
     shared: Arc<Shared>,
     number: usize,
-    resolved: RefCell<HashMap<Key, Rc<Resolved>>>,
+    resolved: RefCell<HashMap<Key, Rc<Resolved>, RandomState>>,
     seen_evictions: Cell<u64>,
 }
 
@@ -99,8 +100,8 @@ struct Resolved {
     names: Names,
     /// Keeps the addresses in the key from being used again.
     _kept: Kept,
-    connections: RefCell<HashMap<ResponseFlags, Arc<ConnectionCells>>>,
-    requests: RefCell<HashMap<RequestOutcome, Arc<RequestCells>>>,
+    connections: RefCell<HashMap<ResponseFlags, Arc<ConnectionCells>, RandomState>>,
+    requests: RefCell<HashMap<RequestOutcome, Arc<RequestCells>, RandomState>>,
 }
 
 /// A connection that was counted as opened, and will be as closed when this is dropped.

@@ -20,7 +20,7 @@ pub(in crate::transport) struct Application {
 pub(in crate::transport) struct Applications {
     slots: Slots<Application>,
     /// Those that wait, the one that was used last at the end.
-    pool: HashMap<PoolScope, Vec<Key>>,
+    pool: HashMap<PoolScope, Vec<Key>, foldhash::fast::RandomState>,
     waiting: usize,
     /// When the one that waited longest is looked at.
     pub(super) scheduled: Tick,
@@ -35,7 +35,7 @@ pub(super) struct Room {
 
 impl Default for Applications {
     fn default() -> Self {
-        Self { slots: Slots::new(), pool: HashMap::new(), waiting: 0, scheduled: NEVER }
+        Self { slots: Slots::new(), pool: HashMap::default(), waiting: 0, scheduled: NEVER }
     }
 }
 

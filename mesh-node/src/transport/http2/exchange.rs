@@ -28,6 +28,7 @@ use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
 use super::settings::Settings;
 use crate::identity::Identities;
+use crate::transport::tasks;
 
 /// How many endpoints a request may find unreachable: the first, and one elsewhere.
 const MOST_ENDPOINTS: usize = 2;
@@ -288,7 +289,7 @@ async fn connect_http1<C: Conductor>(
     plan: &Plan,
 ) -> Result<super::connect::Sender1, ConnectFailure> {
     let begun = http1_in_the_clear(dial(conductor, plan)?, &shared.settings).await?;
-    tokio::task::spawn_local(begun.work);
+    tasks::spawn(begun.work);
     let mut sender = begun.sender;
     sender.ready().await.map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
     Ok(sender)

@@ -16,6 +16,7 @@ use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_c
 use super::peers::Peers;
 use super::settings::Settings;
 use crate::identity::Identities;
+use crate::transport::tasks;
 
 /// How often a request asks for a connection again when new ones close at once.
 const MOST_TRIES: usize = 3;
@@ -149,7 +150,7 @@ impl Pool {
         *endpoint.connecting.borrow_mut() = Some(outcome.clone());
         let (pool, key, endpoint) = (self.clone(), key.clone(), endpoint.clone());
         // A task of its own: the request that began it may be cancelled, others wait for it too.
-        tokio::task::spawn_local(async move {
+        tasks::spawn(async move {
             let generation = pool.identities.generation();
             let begun = connecting.run(&pool).await;
             endpoint.connecting.take();

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connect::Sender1;
 use super::pool::Key;
 use super::settings::Settings;
+use crate::transport::tasks;
 
 /// Idle connections.
 pub(super) struct IdlePool {
@@ -62,7 +63,7 @@ impl IdlePool {
             return;
         }
         let pool = self.clone();
-        tokio::task::spawn_local(async move {
+        tasks::spawn(async move {
             let period = pool.settings.idle_timeout;
             while !pool.idle.borrow().is_empty() {
                 sleep(period / 2).await;

@@ -8,6 +8,7 @@ use hyper::server::conn::http2 as server;
 use hyper_util::rt::TokioTimer;
 
 use super::settings::Settings;
+use crate::transport::tasks;
 
 /// Runs hyper's tasks on this thread; nothing needs to be `Send`.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
+        tasks::spawn(async move {
             future.await;
         });
     }

@@ -25,6 +25,7 @@ use super::streams::Deliveries;
 use super::timers::Timed;
 use crate::transport::http1::Applications;
 use crate::transport::outcome::{CloseReason, TunnelLoss};
+use crate::transport::tasks;
 
 /// When to take the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Engine<C: Conductor> {
     pub(in crate::transport) connections: Slots<Connection<C>>,
     pub(in crate::transport) applications: Applications,
     /// Tunnels of this side that take new streams.
-    pub(super) pool: HashMap<TunnelKey, SmallVec<[Key; 2]>>,
+    pub(super) pool: HashMap<TunnelKey, SmallVec<[Key; 2]>, foldhash::fast::RandomState>,
     pub(super) deliveries: Deliveries,
     mailbox: Mailbox<C>,
     /// Held to be let go when descriptors are used up.
@@ -88,7 +89,7 @@ impl<C: Conductor> Engine<C> {
             tunnels: Slots::new(),
             connections: Slots::new(),
             applications: Applications::default(),
-            pool: HashMap::new(),
+            pool: HashMap::default(),
             deliveries: Deliveries::default(),
             mailbox,
             spare: spare(),
@@ -127,21 +128,15 @@ impl<C: Conductor> Engine<C> {
     pub fn run(&mut self) -> io::Result<()> {
         let mut next = Next::Again;
         while !self.stopped {
-            let wait = match next {
-                Next::Again => Some(Duration::ZERO),
-                Next::Wait(until) => until.map(|at| at.saturating_duration_since(Instant::now())),
-            };
-            // Rounded up: a wait that ends just before its deadline would only be followed by another.
-            let wait = wait.map(|wait| Timespec {
-                tv_sec: wait.as_secs().cast_signed(),
-                tv_nsec: wait.subsec_nanos().into(),
-            });
-            next = self.turn_waiting(wait)?;
+            next = self.turn_after(next)?;
         }
         Ok(())
     }
 
     /// Takes turns on a tokio runtime of this thread until [`stop`](Self::stop).
+    ///
+    /// As long as nobody else works on the thread it waits by itself: a wake-up through the runtime costs another
+    /// epoll, each time.
     ///
     /// Not cancel safe in the middle of nothing: a turn is never split, so dropping it is.
     ///
@@ -151,10 +146,11 @@ impl<C: Conductor> Engine<C> {
         let epoll = self.core.reactor.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is owned by what tokio gets, which keeps it open and never changes it.
         let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
-        loop {
-            let next = self.turn()?;
-            if self.stopped {
-                return Ok(());
+        let mut next = Next::Again;
+        while !self.stopped {
+            if !tasks::are_any() {
+                next = self.turn_after(next)?;
+                continue;
             }
             match next {
                 // Others on this thread have their turn too.
@@ -167,7 +163,21 @@ impl<C: Conductor> Engine<C> {
                     }
                 }
             }
+            next = self.turn()?;
         }
+        Ok(())
+    }
+
+    /// Waits for the next turn on this thread, and takes it.
+    fn turn_after(&mut self, before: Next) -> io::Result<Next> {
+        let wait = match before {
+            Next::Again => Some(Duration::ZERO),
+            Next::Wait(until) => until.map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        self.turn_waiting(wait.map(|wait| Timespec {
+            tv_sec: wait.as_secs().cast_signed(),
+            tv_nsec: wait.subsec_nanos().into(),
+        }))
     }
 
     fn turn_waiting(&mut self, wait: Option<Timespec>) -> io::Result<Next> {

@@ -165,9 +165,7 @@ impl Pump {
         let mut sent = 0;
         // Tried also while the connect is under way: over loopback it is done by now, and nothing waits.
         if self.pending.is_empty() && (self.writable || !self.connected) {
-            let slices: SmallVec<[IoSlice<'_>; 16]> =
-                pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            match rustix::io::writev(&self.socket, &slices) {
+            match send(&self.socket, pieces) {
                 Ok(length) => {
                     sent = length;
                     self.connected = true;
@@ -289,6 +287,8 @@ impl<C: Conductor> Engine<C> {
                 break;
             }
             let most = READ.min(usize::try_from(link.session.sendable(stream)).unwrap_or(READ));
+            // One record's worth is one slice to read into: all that a connection needs that is not bulk.
+            let most = if pump.bulk { most } else { most.min(MAX_PAYLOAD) };
             let most = if link.blocked { most.min(LIGHT) } else { most };
             if most == 0 {
                 break;
@@ -344,6 +344,15 @@ impl Pump {
             self.replay = None;
         }
     }
+}
+
+/// Most messages are one piece, and for that send(2) is the shorter way through the kernel.
+fn send(socket: &OwnedFd, pieces: &[&[u8]]) -> rustix::io::Result<usize> {
+    if let [piece] = pieces {
+        return rustix::net::send(socket, piece, SendFlags::NOSIGNAL);
+    }
+    let slices: SmallVec<[IoSlice<'_>; 16]> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    rustix::io::writev(socket, &slices)
 }
 
 fn receive(

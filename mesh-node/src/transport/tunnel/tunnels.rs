@@ -162,7 +162,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn wake(&mut self, connection: Key) {
-        // Only opaque connections wait like this, and they have one stream.
+        // The list has connections, and each knows which of its streams waits.
         self.stream_event(connection, mesh_common::tunnel::StreamId(0), StreamEvent::Writable);
     }
 
