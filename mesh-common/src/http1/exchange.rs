@@ -27,6 +27,8 @@ pub struct Exchange {
     client_stays: bool,
     /// Likewise for the upstream connection.
     upstream_stays: bool,
+    /// The client said that this request is its last one.
+    is_last: bool,
     /// Body bytes that went up, and down.
     bytes: BodyBytes,
 }
@@ -72,6 +74,7 @@ impl Exchange {
             status: 0,
             client_stays: keep_alive,
             upstream_stays: true,
+            is_last: !head.keep_alive,
             bytes: BodyBytes::default(),
         }
     }
@@ -196,6 +199,11 @@ impl Exchange {
     pub fn end_client(&mut self) {
         self.client.keep_alive = false;
         self.client_stays = false;
+    }
+
+    /// Whether the client itself said that nothing follows this request.
+    pub fn is_last(&self) -> bool {
+        self.is_last
     }
 
     /// Whether the whole request was taken. An offer to upgrade is complete, but may go on as an opaque stream.

@@ -45,6 +45,9 @@ pub fn start(dial: &Dial) -> io::Result<OwnedFd> {
     };
     sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(source) = dial.source {
+        if source.port() == 0 {
+            choose_port_late(&socket)?;
+        }
         rustix::net::bind(&socket, &source)?;
     }
     match rustix::net::connect(&socket, &dial.destination) {
@@ -102,6 +105,12 @@ fn failure(error: Errno) -> ConnectFailure {
 /// What the kernel says.
 pub fn limit_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes.cast_signed())
+}
+
+/// Has the port chosen by connect, not by bind: it then only has to be free towards this destination. Chosen by bind
+/// it would be taken for all, and those of closed connections for a minute more.
+fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
 /// For what rustix has no call for.

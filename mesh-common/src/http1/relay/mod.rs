@@ -75,7 +75,9 @@ pub enum Release {
 /// How a client's connection ends, after what is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// The client has nothing under way.
+    /// The client has said itself that nothing follows: close at once.
+    Done,
+    /// The client has nothing under way, but may not know that it is to be closed: half-close, then wait for it.
     Finish,
     /// The client may still be sending: half-close, then read and drop for a while, or it loses the answer.
     Linger,

@@ -37,6 +37,11 @@ impl Outgoing {
         self.forget_sent();
     }
 
+    /// Makes room for what is about to be appended bit by bit.
+    pub fn expect(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Bytes kept, sent or not.
     pub(super) fn kept(&self) -> usize {
         self.bytes.len()

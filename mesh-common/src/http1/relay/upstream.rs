@@ -158,6 +158,7 @@ impl<P> Relay<P> {
             (false, _) => Release::Abort,
         };
         let stays = active.exchange.client_stays() && self.kind == ClientKind::Connection;
+        let is_last = active.exchange.is_last() && self.held_client.is_empty();
         let ending = if complete { Ending::Complete } else { Ending::Early };
         let summary = Summary { status: active.exchange.status(), bytes: active.exchange.bytes(), ending };
         self.end_exchange(summary, release, commands);
@@ -165,8 +166,14 @@ impl<P> Relay<P> {
             self.phase = Phase::Head(HeadScan::default());
             self.take_client(&[], court, commands);
         } else {
-            let close = if complete { Close::Finish } else { Close::Linger };
-            self.finish_client(close, commands);
+            self.finish_client(
+                match (complete, is_last) {
+                    (true, true) => Close::Done,
+                    (true, false) => Close::Finish,
+                    (false, _) => Close::Linger,
+                },
+                commands,
+            );
         }
     }
 

@@ -284,7 +284,7 @@ fn interim_responses_are_not_for_1_0() {
     bench.client("GET /1 HTTP/1.0\r\nHost: a\r\n\r\n").acquire(false);
     bench.upstream(&format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}"));
     assert_eq!(bench.down, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
-    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Finish)));
+    assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Done)));
 }
 
 #[test]
@@ -435,6 +435,17 @@ fn a_client_that_only_ended_its_side_gets_its_answer() {
     bench.took(&[]).upstream(OK);
     bench.took(&[REUSE, finished("/1", 200, 2, Ending::Complete), Command::CloseClient(Close::Finish)]);
     assert!(bench.down.ends_with("ok") && bench.down.contains("connection: close"), "{}", bench.down);
+}
+
+#[test]
+fn a_client_that_said_so_is_closed_at_once() {
+    const LAST: &str = "GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for (sent, close) in [(LAST.to_owned(), Close::Done), (format!("{LAST}GET /2"), Close::Finish)] {
+        let mut bench = Bench::connection();
+        bench.client(&sent).acquire(false).upstream(OK);
+        assert!(bench.down.contains("connection: close"), "{}", bench.down);
+        assert_eq!(bench.commands.last(), Some(&Command::CloseClient(close)), "{sent:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use mesh_common::http1::relay::{Close, Command, Commands, Release, Summary, Wait
 use mesh_common::tunnel::{ResetReason, StreamId, StreamToken};
 
 use super::applications::Room;
-use super::connection::{Client, Expected, Http, Planned, StreamEnd, Upstream};
+use super::connection::{Client, Expected, Http, Plan, Planned, StreamEnd, Upstream};
 use super::socket::Socket;
 use super::{ExchangeOutcome, failure};
 use crate::transport::connect;
@@ -18,13 +18,13 @@ const DENIED: LocalAnswer<'static> =
 
 impl<C: Conductor> Engine<C> {
     /// Carries out commands in their order.
-    pub(super) fn http_obey(&mut self, key: Key, commands: Commands<Planned<C::Exchange>>) {
+    pub(super) fn http_obey(&mut self, key: Key, commands: Commands<Plan<C::Exchange>>) {
         for command in commands {
             match command {
                 Command::Acquire { fresh } => self.http_acquire(key, fresh),
                 Command::Reroute(_) => self.http_reroute(key),
                 Command::Release(how) => self.http_release(key, how),
-                Command::Finished(planned, summary) => self.http_finished(key, planned, summary),
+                Command::Finished(planned, summary) => self.http_finished(key, *planned, summary),
                 Command::Refused(refusal) => {
                     if let Some(Connection { record, .. }) = self.connections.get_mut(key) {
                         self.conductor.request_refused(record, refusal);
@@ -231,7 +231,8 @@ impl<C: Conductor> Engine<C> {
                 let reason = http.client_lost.unwrap_or(CloseReason::ServerReset);
                 self.end(key, reason);
             }
-            Some(Close::Finish | Close::Linger) => {
+            Some(Close::Done) if !http.client_may_send() => self.end(key, CloseReason::Completed),
+            Some(Close::Done | Close::Finish | Close::Linger) => {
                 match &mut http.client {
                     Client::Stream(end) => end.finish(&mut self.tunnels, &mut self.core),
                     Client::Socket(socket) if !ended => socket.finish(),

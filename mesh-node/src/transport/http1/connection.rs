@@ -18,7 +18,7 @@ use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
 pub(in crate::transport) struct Http<X> {
     pub(super) client: Client,
     pub(super) upstream: Upstream,
-    pub(super) relay: Relay<Planned<X>>,
+    pub(super) relay: Relay<Plan<X>>,
     dialled: Authority<'static>,
     strip: StripList<'static>,
     /// What it waits for, and since when.
@@ -39,6 +39,9 @@ pub(in crate::transport) struct Http<X> {
     /// What ended the upstream of the present exchange.
     pub(super) failure: Option<CloseReason>,
 }
+
+/// Boxed: the relay hands it on in commands, which would else be moved by the kilobyte.
+pub(in crate::transport) type Plan<X> = Box<Planned<X>>;
 
 /// What is kept with the exchange under way.
 pub(in crate::transport) struct Planned<X> {
@@ -145,6 +148,14 @@ impl<X> Http<X> {
         }
     }
 
+    /// Whether the client may have sent something that was not read: closing its socket would then be a reset.
+    pub(super) fn client_may_send(&self) -> bool {
+        match &self.client {
+            Client::Socket(socket) => socket.is_readable(),
+            Client::Stream(_) => true,
+        }
+    }
+
     /// Notes what epoll said of the client's socket.
     pub(in crate::transport) fn note(&mut self, ready: Ready) {
         if let Client::Socket(socket) = &mut self.client {
@@ -191,15 +202,17 @@ impl<X> Http<X> {
     pub(super) fn ask<C: Conductor<Exchange = X>>(
         &mut self,
         bench: Bench<'_, C>,
-        act: impl FnOnce(&mut Relay<Planned<X>>, &mut Court<'_, Planned<X>>) -> Commands<Planned<X>>,
-    ) -> Commands<Planned<X>> {
+        act: impl FnOnce(&mut Relay<Plan<X>>, &mut Court<'_, Plan<X>>) -> Commands<Plan<X>>,
+    ) -> Commands<Plan<X>> {
         let Self { relay, dialled, strip, .. } = self;
         let Bench { conductor, pod, record, limits, now } = bench;
         let rules = ReadRules { limits, strip: *strip };
         let mut judge = |head: &RequestHead<'_>| {
             let decided = head.facts(dialled, |facts| conductor.request(pod, record, facts));
             match decided {
-                Ok((exchange, course)) => Verdict::Forward(Planned { exchange, course, started: now }),
+                Ok((exchange, course)) => {
+                    Verdict::Forward(Box::new(Planned { exchange, course, started: now }))
+                }
                 Err(answer) => Verdict::Answer(answer),
             }
         };

@@ -60,6 +60,19 @@ impl<X> Http<X> {
         matches!(&self.client, Client::Stream(end) if end.stream == stream)
     }
 
+    /// Every stream of the connection.
+    pub(super) fn stream_ends(&mut self) -> impl Iterator<Item = &mut StreamEnd> {
+        let client = match &mut self.client {
+            Client::Stream(end) => Some(end),
+            Client::Socket(_) => None,
+        };
+        let upstream = match &mut self.upstream {
+            Upstream::Stream(end) => Some(end),
+            Upstream::None | Upstream::Expected(_) | Upstream::Application(_) => None,
+        };
+        client.into_iter().chain(upstream)
+    }
+
     /// The end that this stream is, if it is one. A connection has streams only on one of its sides: at the source
     /// the client is a socket, at the destination the upstream is.
     pub(super) fn stream_end(&mut self, stream: StreamId) -> Option<&mut StreamEnd> {

@@ -3,14 +3,14 @@
 use mesh_common::http1::relay::{Commands, Waiting};
 use mesh_common::tunnel::StreamId;
 
-use super::connection::{Bench, Client, Http, Planned, Upstream};
+use super::connection::{Bench, Client, Http, Plan, Upstream};
 use super::settings::ROUNDS;
 use super::socket::{Received, Unsent};
 use crate::transport::outcome::CloseReason;
 use crate::transport::tunnel::{Conductor, Connection, Engine, Key, Kind, Ready, StreamEvent};
 
 /// The commands of one step; `None` if nothing moved.
-type Step<C> = Option<Commands<Planned<<C as Conductor>::Exchange>>>;
+type Step<C> = Option<Commands<Plan<<C as Conductor>::Exchange>>>;
 
 impl<C: Conductor> Engine<C> {
     /// Does what the client, the upstream and their room allow.
@@ -32,6 +32,12 @@ impl<C: Conductor> Engine<C> {
 
     /// Bytes of one of its streams have arrived.
     pub(in crate::transport) fn http_deliver(&mut self, key: Key, stream: StreamId, pieces: &[&[u8]]) {
+        let _ = self.http_step(key, |http, _| {
+            let from_client = http.is_client(stream);
+            let out = if from_client { http.relay.to_upstream() } else { http.relay.to_client() };
+            out.expect(pieces.iter().map(|piece| piece.len()).sum());
+            None
+        });
         for piece in pieces {
             let commands = self.http_step(key, |http, bench| {
                 let from_client = http.is_client(stream);
@@ -54,8 +60,9 @@ impl<C: Conductor> Engine<C> {
     pub(in crate::transport) fn http_event(&mut self, key: Key, stream: StreamId, event: StreamEvent) {
         match event {
             StreamEvent::Writable => {
+                // Told by a tunnel that takes more, which knows the connection and not its stream, or by credit.
                 let _ = self.http_step(key, |http, _| {
-                    http.stream_end(stream)?.waits = false;
+                    http.stream_ends().for_each(|end| end.waits = false);
                     None
                 });
             }
