@@ -174,6 +174,7 @@ impl Kernel {
         kernel.take_over()?;
         attach::cgroup_programs(&kernel.programs, &kernel.cgroups, &kernel.pins)?;
         kernel.pins.remove_other_versions()?;
+        sys::give_memory_back();
         Ok(kernel)
     }
 

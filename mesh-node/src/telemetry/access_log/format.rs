@@ -83,32 +83,38 @@ impl Line<'_> {
 
     fn name(&mut self, name: &str) {
         let is_first = std::mem::replace(&mut self.is_first, false);
-        match self.format {
-            LogFormat::Json => {
-                if !is_first {
-                    self.text.push(b',');
-                }
-                self.push(format_args!("\"{name}\":"));
-            }
-            LogFormat::Text => {
-                if !is_first {
-                    self.text.push(b' ');
-                }
-                self.push(format_args!("{name}="));
-            }
+        let (between, quote, after) = match self.format {
+            LogFormat::Json => (",", "\"", ":"),
+            LogFormat::Text => (" ", "", "="),
+        };
+        if !is_first {
+            self.put(between);
         }
+        [quote, name, quote, after].into_iter().for_each(|part| self.put(part));
     }
 
     /// Text of ours: nothing in it needs escaping.
     fn bare_text(&mut self, name: &str, value: &str) {
-        self.number_or_quoted(name, format_args!("{value}"));
+        self.bare_parts(name, &[value]);
+    }
+
+    fn bare_parts(&mut self, name: &str, parts: &[&str]) {
+        self.name(name);
+        self.quote();
+        parts.iter().for_each(|part| self.put(part));
+        self.quote();
     }
 
     fn number_or_quoted(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
         self.name(name);
-        match self.format {
-            LogFormat::Json => self.push(format_args!("\"{value}\"")),
-            LogFormat::Text => self.push(value),
+        self.quote();
+        self.push(value);
+        self.quote();
+    }
+
+    fn quote(&mut self) {
+        if self.format == LogFormat::Json {
+            self.text.push(b'"');
         }
     }
 
@@ -129,7 +135,7 @@ impl Line<'_> {
 
     fn identity(&mut self, name: &str, principal: Option<&str>) {
         if let Some(principal) = principal {
-            self.number_or_quoted(name, format_args!("spiffe://{principal}"));
+            self.bare_parts(name, &["spiffe://", principal]);
         }
     }
 
@@ -145,6 +151,11 @@ impl Line<'_> {
             return;
         }
         serde_json::to_writer(&mut *self.text, value).expect("text is written to memory");
+    }
+
+    /// Most of a record are names and words: put as they are they cost a tenth of what formatting does.
+    fn put(&mut self, part: &str) {
+        self.text.extend_from_slice(part.as_bytes());
     }
 
     fn push(&mut self, arguments: std::fmt::Arguments<'_>) {
