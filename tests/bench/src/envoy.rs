@@ -127,7 +127,7 @@ fn filters(level: Level, allowed: Option<&str>) -> Vec<Value> {
     if level == Level::Tcp {
         let proxy = json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "tcp", "cluster": "out"}});
+            "stat_prefix": "tcp", "cluster": "out", "access_log": [access_log()]}});
         let kind = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
         let rbac = allowed.map(|principal| {
             json!({"name": "envoy.filters.network.rbac", "typed_config": {

@@ -18,6 +18,19 @@ pub fn busy_seconds() -> Result<f64> {
     Ok(busy as f64 / clock_ticks_per_second() as f64)
 }
 
+/// CPU seconds that a process used, in user space and in the kernel.
+///
+/// # Errors
+/// The process is gone.
+pub fn process_seconds(process: u32) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // proc(5): the name, in parentheses, may hold anything; utime and stime are the 12th and 13th field after it.
+    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+    Ok(ticks.sum::<u64>() as f64 / clock_ticks_per_second() as f64)
+}
+
 /// Resident memory of a process in MB (10^6 bytes).
 ///
 /// # Errors
@@ -28,4 +41,17 @@ pub fn resident_megabytes(process: u32) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has VmRSS")?;
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
     Ok(kilobytes * 1024.0 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_computes_uses_cpu() {
+        let own = std::process::id();
+        let before = process_seconds(own).unwrap();
+        while process_seconds(own).unwrap() <= before {}
+        assert!(busy_seconds().unwrap() > 0.0);
+    }
 }

@@ -2,6 +2,8 @@
 
 mod edits;
 mod envoy;
+mod figures;
+mod goals;
 mod grpc;
 mod hold;
 mod load;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 
 use crate::rounds::Rounds;
 use crate::world::{Traffic, Way, World};
@@ -116,14 +119,16 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
         ways: args.ways,
     };
     let measures_mesh = rounds.ways.contains(&Way::Nodemesh);
-    let mut report = rounds.run(&world)?;
+    let mut report = rounds.run(&world).inspect_err(|_| eprintln!("{}", world.excuses()))?;
     drop(world);
     if measures_mesh {
         edits::measure(&mut report)?;
     }
-    print!("{}", report.table(baseline));
+    let outcomes = goals::outcomes(&report);
+    print!("{}\n{}", report.table(baseline), goals::table(&outcomes));
     if let Some(path) = args.json {
-        let text = serde_json::to_string_pretty(&report.json(baseline))?;
+        let all = json!({"figures": report.json(baseline), "goals": goals::json(&outcomes)});
+        let text = serde_json::to_string_pretty(&all)?;
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())

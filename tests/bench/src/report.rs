@@ -57,10 +57,18 @@ pub struct Series {
     rounds: Vec<f64>,
 }
 
-/// All figures: by kind of traffic and name of the figure, then by path.
+/// All figures, in the order in which they were first measured.
 #[derive(Debug, Default)]
 pub struct Report {
-    figures: BTreeMap<(String, String), BTreeMap<String, Series>>,
+    figures: Vec<Figure>,
+}
+
+/// One figure of one kind of traffic, by path.
+#[derive(Debug)]
+struct Figure {
+    kind: String,
+    name: String,
+    paths: BTreeMap<String, Series>,
 }
 
 /// Median, least and most.
@@ -87,8 +95,28 @@ impl Spread {
 impl Report {
     /// Adds the next round's value.
     pub fn add(&mut self, kind: &str, figure: &str, path: &str, value: f64) {
-        let key = (kind.to_owned(), figure.to_owned());
-        self.figures.entry(key).or_default().entry(path.to_owned()).or_default().rounds.push(value);
+        let known = self.figures.iter().position(|known| known.kind == kind && known.name == figure);
+        let at = known.unwrap_or_else(|| {
+            let paths = BTreeMap::new();
+            self.figures.push(Figure { kind: kind.to_owned(), name: figure.to_owned(), paths });
+            self.figures.len() - 1
+        });
+        self.figures[at].paths.entry(path.to_owned()).or_default().rounds.push(value);
+    }
+
+    /// What the rounds gave for one path.
+    pub fn spread(&self, kind: &str, figure: &str, path: &str) -> Option<Spread> {
+        Spread::of(&self.paths(kind, figure)?.get(path)?.rounds)
+    }
+
+    /// The same over another path's value of the same round.
+    pub fn ratio(&self, kind: &str, figure: &str, path: &str, baseline: &str) -> Option<Spread> {
+        ratios(self.paths(kind, figure)?, path, baseline)
+    }
+
+    fn paths(&self, kind: &str, figure: &str) -> Option<&BTreeMap<String, Series>> {
+        let found = self.figures.iter().find(|known| known.kind == kind && known.name == figure);
+        Some(&found?.paths)
     }
 
     /// A line per figure and path: the figure itself, and its ratio to `baseline` of the same rounds.
@@ -101,11 +129,14 @@ impl Report {
             "median [min .. max]",
             format!("ratio to {baseline}")
         );
-        for ((kind, figure), paths) in &self.figures {
+        let mut figures: Vec<&Figure> = self.figures.iter().collect();
+        // Stable: within one kind the order stays.
+        figures.sort_by_key(|figure| &figure.kind);
+        for Figure { kind, name, paths } in figures {
             for (path, series) in paths {
                 let spread = Spread::of(&series.rounds).map_or_else(|| "-".to_owned(), print);
                 let ratio = ratios(paths, path, baseline).map_or_else(|| "-".to_owned(), print);
-                let _ = writeln!(text, "{kind:<8} {figure:<28} {path:<10} {spread:>34} {ratio:>28}");
+                let _ = writeln!(text, "{kind:<8} {name:<28} {path:<10} {spread:>34} {ratio:>28}");
             }
         }
         text
@@ -116,11 +147,11 @@ impl Report {
         let rows: Vec<Value> = self
             .figures
             .iter()
-            .flat_map(|((kind, figure), paths)| {
+            .flat_map(|Figure { kind, name, paths }| {
                 paths.iter().map(move |(path, series)| {
                     let ratio = ratios(paths, path, baseline)
                         .map(|spread| json!({"median": spread.median, "min": spread.min, "max": spread.max}));
-                    json!({"traffic": kind, "figure": figure, "path": path, "rounds": series.rounds,
+                    json!({"traffic": kind, "figure": name, "path": path, "rounds": series.rounds,
                            "ratio": ratio, "baseline": baseline})
                 })
             })
@@ -137,7 +168,8 @@ fn ratios(paths: &BTreeMap<String, Series>, path: &str, baseline: &str) -> Optio
     Spread::of(&ratios)
 }
 
-fn print(spread: Spread) -> String {
+/// Median, least and most, for a table.
+pub fn print(spread: Spread) -> String {
     let digits = if spread.median >= 100.0 { 0 } else { 2 };
     format!("{:.digits$} [{:.digits$} .. {:.digits$}]", spread.median, spread.min, spread.max)
 }

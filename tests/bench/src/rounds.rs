@@ -1,14 +1,15 @@
 //! The rounds: every figure of every way, interleaved, so that a slow minute hits all of them.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::process::Process;
 
+use crate::figures;
 use crate::load::read_wrk;
-use crate::machine::{busy_seconds, resident_megabytes};
+use crate::machine::{busy_seconds, process_seconds, resident_megabytes};
 use crate::report::{Report, Requests};
 use crate::world::{Traffic, Way, World};
 
@@ -34,40 +35,59 @@ impl Rounds {
     /// A load fails: a figure with failed requests is none.
     pub fn run(&self, world: &World) -> Result<Report> {
         let mut report = Report::default();
+        // Before any load: what a load leaves in an allocator would hide what connections cost.
         self.memory_idle(world, &mut report)?;
+        self.memory_held(world, &mut report)?;
+        let started = Instant::now();
+        let (mut done, all) = (0, self.count * self.traffic.len() * self.ways.len());
         for round in 1..=self.count {
             for &traffic in &self.traffic {
                 for &way in &self.ways {
-                    eprintln!("round {round} of {}: {} {}", self.count, traffic.name(), way.name());
+                    let left = match done {
+                        0 => String::new(),
+                        done => {
+                            let each = started.elapsed().as_secs_f64() / done as f64;
+                            format!(", {:.0} s left", each * (all - done) as f64)
+                        }
+                    };
+                    eprintln!("round {round} of {}: {} {}{left}", self.count, traffic.name(), way.name());
                     self.measure(world, way, traffic, &mut report)
                         .with_context(|| format!("measure {} {}", traffic.name(), way.name()))?;
+                    done += 1;
                 }
             }
         }
-        self.memory_held(world, &mut report)?;
         Ok(report)
     }
 
     fn measure(&self, world: &World, way: Way, traffic: Traffic, report: &mut Report) -> Result<()> {
         let mut add = |figure: &str, value| report.add(traffic.name(), figure, way.name(), value);
         let one = self.requests(world, way, traffic, 1)?;
-        add("p50 us at 1", one.p50_us);
-        add("p99 us at 1", one.p99_us);
-        for connections in [32, 256] {
-            let before = busy_seconds()?;
+        add(figures::P50_AT_1, one.p50_us);
+        add(figures::P99_AT_1, one.p99_us);
+        for (connections, rate, cpu, of_proxies) in [
+            (32, figures::RATE_AT_32, figures::CPU_AT_32, figures::PROXIES_AT_32),
+            (256, figures::RATE_AT_256, figures::CPU_AT_256, figures::PROXIES_AT_256),
+        ] {
+            let proxies = world.proxies(way, traffic);
+            let before = (busy_seconds()?, proxies.map(used).transpose()?);
             let many = self.requests(world, way, traffic, connections)?;
-            add(&format!("requests/s at {connections}"), many.per_second);
-            let busy = busy_seconds()? - before;
-            let requests = many.per_second * self.seconds as f64;
-            add(&format!("CPU s per 100k at {connections}"), busy / requests * 1e5);
+            let after = (busy_seconds()?, proxies.map(used).transpose()?);
+            let hundred_thousands = many.per_second * self.seconds as f64 / 1e5;
+            add(rate, many.per_second);
+            add(cpu, (after.0 - before.0) / hundred_thousands);
+            if let (Some(before), Some(after)) = (before.1, after.1) {
+                add(of_proxies, (after - before) / hundred_thousands);
+            }
         }
         if traffic != Traffic::Grpc {
             let closing = self.wrk(world, way, traffic, 16, "/ok", &["-H", "Connection: close"])?;
-            add("new connections/s", read_wrk(&closing)?.per_second);
+            add(figures::NEW_CONNECTIONS, read_wrk(&closing)?.per_second);
             let bulk = self.wrk(world, way, traffic, 1, "/big", &[])?;
-            add("bulk Gbit/s", read_wrk(&bulk)?.per_second * f64::from(8 << 23) / 1e9);
+            add(figures::BULK, read_wrk(&bulk)?.per_second * f64::from(8 << 23) / 1e9);
             let beside = self.beside_bulk(world, way, traffic)?;
-            add("p50 us at 1 beside bulk", beside.p50_us);
+            add(figures::P50_BESIDE_BULK, beside.p50_us);
+            add(figures::BESIDE_BULK_TO_QUIET, beside.p50_us / one.p50_us);
         }
         Ok(())
     }
@@ -124,7 +144,7 @@ impl Rounds {
         for &traffic in &self.traffic {
             for &way in &self.ways {
                 if let Some(proxies) = world.proxies(way, traffic) {
-                    report.add(traffic.name(), "MB idle, mean of two", way.name(), resident(proxies)?);
+                    report.add(traffic.name(), figures::MEMORY_IDLE, way.name(), resident(proxies)?);
                 }
             }
         }
@@ -139,10 +159,10 @@ impl Rounds {
                 let held = self.hold(world, way, traffic)?;
                 let during = resident(proxies)?;
                 drop(held);
-                let mut add = |figure: String, value| report.add(traffic.name(), &figure, way.name(), value);
-                add(format!("MB with {} idle connections", self.idle_connections), during);
+                let mut add = |figure, value| report.add(traffic.name(), figure, way.name(), value);
+                add(figures::MEMORY_HELD, during);
                 let each = (during - before) * 1e3 / self.idle_connections as f64;
-                add("kB per idle connection".to_owned(), each.max(0.0));
+                add(figures::MEMORY_EACH, each.max(0.0));
             }
         }
         Ok(())
@@ -164,8 +184,14 @@ impl Rounds {
     }
 }
 
+/// Megabytes of memory of a proxy, mean of the two.
 fn resident(proxies: [u32; 2]) -> Result<f64> {
     Ok((resident_megabytes(proxies[0])? + resident_megabytes(proxies[1])?) / 2.0)
+}
+
+/// CPU seconds of both proxies.
+fn used(proxies: [u32; 2]) -> Result<f64> {
+    Ok(process_seconds(proxies[0])? + process_seconds(proxies[1])?)
 }
 
 fn finish(load: Process, seconds: u64) -> Result<String> {

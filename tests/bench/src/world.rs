@@ -39,7 +39,9 @@ spec:
   action: ALLOW
   rules:
     - from: [{source: {principals: [cluster.local/ns/shop/sa/client-mesh]}}]
-      to: [{operation: {ports: [\"8081\"]}}, {operation: {ports: [\"8080\", \"50051\"], methods: [GET, POST], paths: [/*]}}]
+      to: [{operation: {ports: [\"8081\"]}}]
+    - from: [{source: {principals: [cluster.local/ns/shop/sa/client-mesh]}}]
+      to: [{operation: {ports: [\"8080\", \"50051\"], methods: [GET, POST], paths: [/*]}}]
 ";
 
 /// The kinds of traffic that are measured.
@@ -134,7 +136,7 @@ impl World {
         mesh.config().write_service(&service)?;
         mesh.config().write("policy", POLICY)?;
         if ways.contains(&Way::Nodemesh) {
-            mesh.start_agents(flags)?;
+            mesh.start_agents_discarding_records(flags)?;
         }
         let mut world = Self { processes: Vec::new(), envoys: Vec::new(), mesh };
         for pod in ["server", "server-mesh"] {
@@ -167,6 +169,19 @@ impl World {
             Way::Nodemesh => Some(["node-a", "node-b"].map(|node| self.mesh.node(node).id())),
             Way::Envoy => self.envoys.iter().find(|(kind, _)| *kind == traffic).map(|(_, ids)| *ids),
         }
+    }
+
+    /// What the agents say of a load that failed: the end of their logs, and what they refused.
+    pub fn excuses(&self) -> String {
+        let mut text = String::new();
+        for node in self.mesh.nodes() {
+            text.push_str(&format!("{}:\n{}", node.name(), node.tail(10)));
+            let metrics = node.metrics().unwrap_or_default();
+            for sample in metrics.samples().iter().filter(|sample| sample.name.contains("refus")) {
+                text.push_str(&format!("{} {:?} {}\n", sample.name, sample.labels, sample.value));
+            }
+        }
+        text
     }
 
     fn serve(&mut self, name: &str, traffic: &[Traffic]) -> Result<()> {
@@ -230,19 +245,21 @@ fn listens(pod: &Pod, port: u16) -> Result<()> {
     })
 }
 
-/// Writes nginx's configuration and its files: `/ok` of 3 bytes, `/big` of 8 MiB.
+/// Writes nginx's configuration: `/ok` of 3 bytes, for which it opens no file, and `/big` of 8 MiB. The less the server
+/// costs, the more of what is measured is the way to it.
 fn nginx(folder: &Path) -> Result<PathBuf> {
     let files = folder.join("files");
     fs::create_dir_all(&files).context("make nginx's folder")?;
-    fs::write(files.join("ok"), "ok\n").context("write /ok")?;
     fs::write(files.join("big"), vec![b'b'; 8 << 20]).context("write /big")?;
     let text = format!(
         "daemon off; worker_processes 1; user root; error_log stderr; pid {0}/pid;\n\
          events {{ worker_connections 16384; }}\n\
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; tcp_nodelay on;\n\
+         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; sendfile on; sendfile_max_chunk 128k;\n\
+         tcp_nodelay on;\n\
          client_body_temp_path {0}/body; proxy_temp_path {0}/proxy; fastcgi_temp_path {0}/fastcgi;\n\
          uwsgi_temp_path {0}/uwsgi; scgi_temp_path {0}/scgi;\n\
-         server {{ listen {HTTP} backlog=4096; listen {OPAQUE} backlog=4096; root {0}/files; }} }}\n",
+         server {{ listen {HTTP} backlog=4096; listen {OPAQUE} backlog=4096; root {0}/files;\n\
+         open_file_cache max=16; location = /ok {{ return 200 \"ok\\n\"; }} }} }}\n",
         folder.display()
     );
     let path = folder.join("nginx.conf");

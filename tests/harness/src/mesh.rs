@@ -141,8 +141,21 @@ impl Mesh {
     /// # Errors
     /// One of them does not become ready.
     pub fn start_agents(&mut self, flags: &[String]) -> Result<()> {
+        self.start_prepared(flags, |_| {})
+    }
+
+    /// The same with agents whose access records nobody keeps.
+    ///
+    /// # Errors
+    /// One of them does not become ready.
+    pub fn start_agents_discarding_records(&mut self, flags: &[String]) -> Result<()> {
+        self.start_prepared(flags, Node::discard_records)
+    }
+
+    fn start_prepared(&mut self, flags: &[String], prepare: impl Fn(&mut Node)) -> Result<()> {
         for site in self.topology.sites() {
             let mut node = Node::prepare(&self.topology, site, &self.folders, flags);
+            prepare(&mut node);
             node.spawn()?;
             self.nodes.push(node);
         }
@@ -177,6 +190,11 @@ impl Mesh {
     /// The agent of node B.
     pub fn b(&mut self) -> &mut Node {
         &mut self.nodes[1]
+    }
+
+    /// The agents that were started.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// An agent by the name of its node.

@@ -32,6 +32,8 @@ pub struct Node {
     flags: Vec<String>,
     admin_socket: PathBuf,
     pin_dir: PathBuf,
+    /// Nobody reads its access records.
+    discards_records: bool,
     /// Nothing between a kill and a restart.
     process: Option<Process>,
     /// What earlier processes of this node said: `(stdout, stderr)`.
@@ -73,9 +75,15 @@ impl Node {
             flags: all,
             admin_socket,
             pin_dir,
+            discards_records: false,
             process: None,
             earlier: Vec::new(),
         }
+    }
+
+    /// Has the access records written, but kept by nobody: for as many as a bench makes.
+    pub fn discard_records(&mut self) {
+        self.discards_records = true;
     }
 
     /// The node's name.
@@ -130,7 +138,9 @@ impl Node {
         let mut arguments = vec!["agent".to_owned()];
         arguments.extend(self.flags.iter().cloned());
         let name = format!("agent-{}", self.name);
-        self.process = Some(self.host.spawn(&name, binary::mesh_node()?, &arguments)?);
+        let host = self.host.clone();
+        let place = if self.discards_records { host.discarding_stdout() } else { host };
+        self.process = Some(place.spawn(&name, binary::mesh_node()?, &arguments)?);
         Ok(())
     }
 

@@ -27,6 +27,7 @@ pub struct Place {
     netns: Namespace,
     cgroup: PathBuf,
     logs: PathBuf,
+    discards_stdout: bool,
 }
 
 /// A running process. Killed on drop.
@@ -58,7 +59,7 @@ impl Place {
         for folder in [&cgroup, &logs] {
             fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         }
-        Ok(Self { netns, cgroup, logs })
+        Ok(Self { netns, cgroup, logs, discards_stdout: false })
     }
 
     /// The same network namespace from another cgroup.
@@ -67,6 +68,13 @@ impl Place {
     /// The cgroup cannot be made.
     pub fn with_cgroup(&self, cgroup: PathBuf) -> Result<Self> {
         Self::new(self.netns.clone(), cgroup, self.logs.clone())
+    }
+
+    /// The same place, where nobody keeps what processes write to standard output.
+    #[must_use]
+    pub fn discarding_stdout(mut self) -> Self {
+        self.discards_stdout = true;
+        self
     }
 
     /// The network namespace.
@@ -130,8 +138,11 @@ impl Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = program.as_ref();
         let stem = format!("{name}.{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let (stdout, stderr) =
-            (self.logs.join(format!("{stem}.stdout")), self.logs.join(format!("{stem}.stderr")));
+        let stdout = match self.discards_stdout {
+            true => PathBuf::from("/dev/null"),
+            false => self.logs.join(format!("{stem}.stdout")),
+        };
+        let stderr = self.logs.join(format!("{stem}.stderr"));
         let mut command = self.command(program)?;
         prepare(&mut command);
         command.stdout(create(&stdout)?).stderr(create(&stderr)?);

@@ -1,0 +1,153 @@
+//! What is to be reached, and whether it was.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::figures;
+use crate::report::{Report, Spread, print};
+use crate::world::{Traffic, Way};
+
+/// Something to be reached by the median of the rounds.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    traffic: Traffic,
+    figure: &'static str,
+    measure: Measure,
+    wanted: Wanted,
+}
+
+/// Of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    /// Of Nodemesh's figure over Envoy's in the same round.
+    RatioToEnvoy,
+    /// Of Nodemesh's figure itself.
+    Own,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A goal and what was measured.
+#[derive(Debug)]
+pub struct Outcome {
+    goal: Goal,
+    measured: Spread,
+}
+
+const fn ratio(traffic: Traffic, figure: &'static str, wanted: Wanted) -> Goal {
+    Goal { traffic, figure, measure: Measure::RatioToEnvoy, wanted }
+}
+
+const fn own(traffic: Traffic, figure: &'static str, wanted: Wanted) -> Goal {
+    Goal { traffic, figure, measure: Measure::Own, wanted }
+}
+
+const GOALS: &[Goal] = &[
+    ratio(Traffic::L4, figures::RATE_AT_32, Wanted::AtLeast(1.7)),
+    ratio(Traffic::L4, figures::P50_AT_1, Wanted::AtMost(0.9)),
+    ratio(Traffic::L4, figures::NEW_CONNECTIONS, Wanted::AtLeast(3.0)),
+    ratio(Traffic::L4, figures::BULK, Wanted::AtLeast(1.1)),
+    ratio(Traffic::L4, figures::MEMORY_IDLE, Wanted::AtMost(0.3)),
+    ratio(Traffic::L4, figures::MEMORY_HELD, Wanted::AtMost(0.3)),
+    own(Traffic::L4, figures::BESIDE_BULK_TO_QUIET, Wanted::AtMost(5.0)),
+    ratio(Traffic::Http1, figures::RATE_AT_32, Wanted::AtLeast(3.5)),
+    ratio(Traffic::Http1, figures::P50_AT_1, Wanted::AtMost(0.4)),
+    ratio(Traffic::Http1, figures::NEW_CONNECTIONS, Wanted::AtLeast(1.5)),
+    ratio(Traffic::Http1, figures::BULK, Wanted::AtLeast(1.0)),
+    ratio(Traffic::Http1, figures::MEMORY_IDLE, Wanted::AtMost(0.3)),
+    ratio(Traffic::Http1, figures::MEMORY_HELD, Wanted::AtMost(0.3)),
+    own(Traffic::Http1, figures::BESIDE_BULK_TO_QUIET, Wanted::AtMost(5.0)),
+    ratio(Traffic::Grpc, figures::RATE_AT_32, Wanted::AtLeast(1.5)),
+    ratio(Traffic::Grpc, figures::P50_AT_1, Wanted::AtMost(0.7)),
+];
+
+/// Compares every goal that was measured.
+pub fn outcomes(report: &Report) -> Vec<Outcome> {
+    let measured = |goal: &Goal| {
+        let (kind, mesh) = (goal.traffic.name(), Way::Nodemesh.name());
+        match goal.measure {
+            Measure::RatioToEnvoy => report.ratio(kind, goal.figure, mesh, Way::Envoy.name()),
+            Measure::Own => report.spread(kind, goal.figure, mesh),
+        }
+    };
+    GOALS.iter().filter_map(|goal| Some(Outcome { goal: *goal, measured: measured(goal)? })).collect()
+}
+
+/// A line per goal, and one that says how many were reached.
+pub fn table(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        let Goal { traffic, figure, measure, wanted } = outcome.goal;
+        let what = match measure {
+            Measure::RatioToEnvoy => format!("{figure}, to envoy"),
+            Measure::Own => figure.to_owned(),
+        };
+        let verdict = if outcome.is_reached() { "reached" } else { "MISSED" };
+        let (wanted, measured) = (wanted.to_string(), print(outcome.measured));
+        let _ = writeln!(text, "{:<8} {what:<42} {wanted:>8} {measured:>28}  {verdict}", traffic.name());
+    }
+    let missed = outcomes.iter().filter(|outcome| !outcome.is_reached());
+    let missed: Vec<String> =
+        missed.map(|outcome| format!("{} {}", outcome.goal.traffic.name(), outcome.goal.figure)).collect();
+    let reached = outcomes.len() - missed.len();
+    let _ = write!(text, "{reached} of {} goals reached", outcomes.len());
+    match missed.is_empty() {
+        true => text.push('\n'),
+        false => text.push_str(&format!("; missed: {}\n", missed.join(", "))),
+    }
+    text
+}
+
+/// The same as JSON.
+pub fn json(outcomes: &[Outcome]) -> Value {
+    let row = |outcome: &Outcome| {
+        let Goal { traffic, figure, measure, wanted } = outcome.goal;
+        let Spread { median, min, max } = outcome.measured;
+        json!({"traffic": traffic.name(), "figure": figure, "is_ratio": measure == Measure::RatioToEnvoy,
+               "wanted": wanted.to_string(), "median": median, "min": min, "max": max,
+               "reached": outcome.is_reached()})
+    };
+    outcomes.iter().map(row).collect()
+}
+
+impl Outcome {
+    fn is_reached(&self) -> bool {
+        match self.goal.wanted {
+            Wanted::AtLeast(least) => self.measured.median >= least,
+            Wanted::AtMost(most) => self.measured.median <= most,
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(formatter, ">= {least:.1}"),
+            Self::AtMost(most) => write!(formatter, "<= {most:.1}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_judged_by_the_median_of_the_ratios() {
+        let mut report = Report::default();
+        for (mesh, envoy) in [(17.0, 10.0), (34.0, 10.0), (10.0, 10.0)] {
+            report.add("l4", figures::RATE_AT_32, "nodemesh", mesh);
+            report.add("l4", figures::RATE_AT_32, "envoy", envoy);
+        }
+        report.add("l4", figures::BESIDE_BULK_TO_QUIET, "nodemesh", 6.0);
+        let outcomes = outcomes(&report);
+        let reached: Vec<bool> = outcomes.iter().map(Outcome::is_reached).collect();
+        assert_eq!(reached, [true, false]);
+        assert!(table(&outcomes).ends_with("1 of 2 goals reached; missed: l4 p50 beside bulk / quiet\n"));
+    }
+}

@@ -1,0 +1,118 @@
+//! What one decision costs: runs criterion over the pure stages and reads what it found.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::process;
+
+/// What is measured: resolution with 10,000 Services, a connection and a request with 10,000 rules.
+const WHICH: &str = "^(resolve|decide)";
+/// Deciding a connection takes at most this long.
+const GOAL: &str = "decide a connection";
+const GOAL_NANOSECONDS: f64 = 2_000.0;
+
+/// One decision, median of criterion's samples.
+pub struct Decision {
+    name: String,
+    nanoseconds: f64,
+}
+
+/// Builds what [`measure`] runs.
+pub fn build() -> Result<()> {
+    process::run(&mut process::cargo(&["bench", "--quiet", "--package", "mesh-common", "--no-run"]))
+}
+
+/// Measures; `target` is the folder that cargo builds into.
+pub fn measure(target: &Path) -> Result<Vec<Decision>> {
+    let words = ["bench", "--quiet", "--package", "mesh-common", "--bench", "decide", "--"];
+    let short = ["--quiet", "--noplot", "--warm-up-time", "0.5", "--measurement-time", "1", WHICH];
+    let folder = target.join("criterion");
+    // What an earlier run left would pass for this one's.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    let mut criterion = process::cargo(&[&words[..], &short[..]].concat());
+    process::output(criterion.env("CRITERION_HOME", &folder))?;
+    let mut found = Vec::new();
+    read(&folder, &mut found)?;
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// A line per decision.
+pub fn table(decisions: &[Decision]) -> String {
+    decisions
+        .iter()
+        .map(|decision| {
+            let verdict = match decision.is_reached() {
+                Some(true) => "reached",
+                Some(false) => "MISSED",
+                None => "",
+            };
+            format!("{:<88} {:>8.0} ns  {verdict}\n", decision.name, decision.nanoseconds)
+        })
+        .collect()
+}
+
+/// The same as JSON.
+pub fn json(decisions: &[Decision]) -> Value {
+    let row = |decision: &Decision| json!({"name": decision.name, "nanoseconds": decision.nanoseconds});
+    decisions.iter().map(row).collect()
+}
+
+/// Those that took longer than they may, and how many have a limit.
+pub fn missed(decisions: &[Decision]) -> (Vec<String>, usize) {
+    let limited = decisions.iter().filter_map(|decision| Some((decision, decision.is_reached()?)));
+    let missed = limited.clone().filter(|(_, reached)| !reached);
+    (missed.map(|(decision, _)| decision.name.clone()).collect(), limited.count())
+}
+
+impl Decision {
+    /// Whether it is quick enough; `None` if it has no limit.
+    fn is_reached(&self) -> Option<bool> {
+        self.name.starts_with(GOAL).then_some(self.nanoseconds <= GOAL_NANOSECONDS)
+    }
+}
+
+/// Reads every result below `folder`: criterion keeps one in a folder `new` per measurement.
+fn read(folder: &Path, found: &mut Vec<Decision>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let path = entry.path();
+        if entry.file_name() != "new" {
+            read(&path, found)?;
+            continue;
+        }
+        let (named, estimated) =
+            (json_of(&path.join("benchmark.json"))?, json_of(&path.join("estimates.json"))?);
+        let name = named["full_id"].as_str().context("criterion names what it measured")?.to_owned();
+        let nanoseconds = estimated["median"]["point_estimate"].as_f64();
+        found.push(Decision { name, nanoseconds: nanoseconds.context("criterion estimated a median")? });
+    }
+    Ok(())
+}
+
+fn json_of(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_connections_have_a_limit() {
+        let decision = |name: &str, nanoseconds| Decision { name: name.to_owned(), nanoseconds };
+        let decisions = [
+            decision("decide a connection, 10,000 Services/outbound", 2_000.0),
+            decision("decide a connection, 10,000 Services/inbound", 2_001.0),
+            decision("decide a request, 10,000 rules/Unindexed", 9_000.0),
+        ];
+        let inbound = "decide a connection, 10,000 Services/inbound".to_owned();
+        assert_eq!(missed(&decisions), (vec![inbound], 2));
+    }
+}
