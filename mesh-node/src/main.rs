@@ -1,11 +1,13 @@
 //! The `mesh-node` binary.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use mesh_node::app;
 use mesh_node::args::{AgentArgs, UninstallArgs};
+use mesh_node::capture::trial_connect;
 use mesh_node::cli::reference::Document;
 use mesh_node::cli::{self, reference};
 use mesh_node::telemetry::chain::Chain;
@@ -32,6 +34,12 @@ enum Command {
     Log(cli::LogLevelArgs),
     /// Remove every program, map and link that an agent left; enrolled pods are outside the mesh from then on
     Uninstall(UninstallArgs),
+    /// Connect once and say whether that worked: what an agent starts in the pods' cgroup to try itself out
+    #[command(hide = true)]
+    TrialConnect {
+        /// Where to
+        address: SocketAddr,
+    },
     /// Write a reference document from the code
     #[command(hide = true)]
     Reference {
@@ -61,6 +69,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
         Command::Uninstall(args) => app::uninstall(&args)?,
+        Command::TrialConnect { address } => {
+            trial_connect(address)?;
+            ExitCode::SUCCESS
+        }
         Command::Reference { document } => {
             print!("{}", reference::write(document, &CommandLine::command())?);
             ExitCode::SUCCESS

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_common::model::{Direction, Workload};
 use mesh_common::snapshot::Snapshot;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cores::Cores;
+use super::proof::{self, Proof};
 use crate::admin::documents::{Capability, Check, Connection, Problem as ShownProblem};
 use crate::admin::{Agent, Overview, capabilities};
 use crate::capture::CaptureMetrics;
@@ -26,6 +27,12 @@ use crate::transport::tunnel::{Engine, Handle};
 /// How long a core may take to tell of its connections: it turns thousands of times in this.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How long trials of capture may take that somebody asked for.
+const TRIAL: Duration = Duration::from_secs(5);
+
+/// Asks the task that keeps the pods for what it can prove.
+pub(super) type Question = oneshot::Sender<Vec<Check>>;
+
 /// How the agent stands, as far as the control thread finds out.
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -34,6 +41,8 @@ pub(super) struct Standing {
     /// What keeps it from being ready.
     unmet: ArcSwap<Vec<String>>,
     detached: ArcSwap<Vec<&'static str>>,
+    /// What the last trial of capture showed.
+    proof: ArcSwapOption<Proof>,
     capture: CaptureMetrics,
 }
 
@@ -49,6 +58,7 @@ pub(super) struct AgentState {
     problems: Arc<ArcSwap<Vec<Problem>>>,
     cores: Vec<Handle<Proxy>>,
     standing: Arc<Standing>,
+    asked: mpsc::Sender<Question>,
 }
 
 impl Standing {
@@ -58,6 +68,7 @@ impl Standing {
             draining: AtomicBool::default(),
             unmet: ArcSwap::default(),
             detached: ArcSwap::default(),
+            proof: ArcSwapOption::default(),
             capture,
         }
     }
@@ -83,6 +94,19 @@ impl Standing {
         self.detached.store(Arc::new(programs.to_vec()));
     }
 
+    /// Takes what a trial showed.
+    pub(super) fn has_proof(&self, proof: Proof) {
+        self.proof.store(Some(Arc::new(proof)));
+    }
+
+    pub(super) fn proof(&self) -> Option<Arc<Proof>> {
+        self.proof.load_full()
+    }
+
+    pub(super) fn is_proved(&self) -> bool {
+        self.proof.load().as_ref().is_some_and(|proof| proof.holds())
+    }
+
     fn unmet(&self) -> Vec<String> {
         if self.draining.load(Ordering::Acquire) {
             return vec!["the agent is stopping".to_owned()];
@@ -92,7 +116,11 @@ impl Standing {
         }
         let detached = self.detached.load();
         let detached = detached.iter().map(|program| format!("the kernel program {program} is not attached"));
-        self.unmet.load().iter().cloned().chain(detached).collect()
+        let proof = match &*self.proof.load() {
+            Some(proof) => proof.unmet(),
+            None => vec!["capture has not been tried out yet".to_owned()],
+        };
+        self.unmet.load().iter().cloned().chain(detached).chain(proof).collect()
     }
 }
 
@@ -107,6 +135,7 @@ impl AgentState {
         problems: Arc<ArcSwap<Vec<Problem>>>,
         cores: &Cores,
         standing: &Arc<Standing>,
+        asked: mpsc::Sender<Question>,
     ) -> Self {
         Self {
             node: config.node.name.to_string(),
@@ -119,6 +148,7 @@ impl AgentState {
             problems,
             cores: cores.handles(),
             standing: Arc::clone(standing),
+            asked,
         }
     }
 }
@@ -190,7 +220,14 @@ impl Agent for AgentState {
     }
 
     async fn checks(&self) -> Vec<Check> {
-        Vec::new()
+        let (answer, answered) = oneshot::channel();
+        let asked = self.asked.send(answer).await.is_ok();
+        let mut checks = match timeout(TRIAL, answered).await {
+            Ok(Ok(checks)) if asked => checks,
+            _ => vec![proof::stopping()],
+        };
+        checks.push(proof::cores(self.cores.len(), &self.stuck().await));
+        checks
     }
 
     async fn connections(&self) -> Vec<Connection> {

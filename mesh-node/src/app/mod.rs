@@ -6,7 +6,9 @@
 
 mod agent;
 mod cores;
+mod keeper;
 mod pods;
+mod proof;
 mod uninstall;
 
 use std::io;
@@ -17,17 +19,16 @@ use std::time::Duration;
 use mesh_common::http1;
 use mesh_common::tunnel::Limits;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tracing::field::display;
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::info;
 
 pub use self::uninstall::uninstall;
 
 use self::agent::{AgentState, Standing};
 use self::cores::Cores;
+use self::keeper::Keeper;
 use self::pods::Pods;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
@@ -42,7 +43,6 @@ use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, Refus
 use crate::proxy::limits::Places;
 use crate::proxy::{ProxyMetrics, Shared};
 use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
-use crate::telemetry::chain::Chain;
 use crate::telemetry::logging::{self, LogFilter, LoggingError};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
@@ -50,12 +50,8 @@ use crate::transport::http1::HttpSettings;
 use crate::transport::http2;
 use crate::transport::tunnel::{self, Settings};
 
-/// How often pods that failed, hooks that were detached and refusals of the kernel are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Connections outside the mesh that are looked at again per look, at most about: 2 us each.
-const OUTSIDE: usize = 4096;
-/// Refusals of the kernel that are logged per look, at most.
-const REFUSALS: usize = 64;
+/// Questions of the command line that wait for the task that keeps the pods.
+const QUESTIONS: usize = 8;
 
 /// Why the agent does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -140,16 +136,20 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
     tunnel::register_metrics(&registry, cores.counters())?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
+    let problems = control.problems();
+    let (asked, questions) = mpsc::channel(QUESTIONS);
     let state =
-        AgentState::new(config, &report, &shared, registry, filter, control.problems(), &cores, &standing);
+        AgentState::new(config, &report, &shared, registry, filter, problems, &cores, &standing, asked);
     listeners.serve(&Arc::new(state));
     let changed = control.generation();
     let pods =
         Pods::new(kernel, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
     tokio::task::spawn_local(async move { identities.run().await });
+    let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
+    let keeper = keeper.map_err(system("watch the pins of the programs"))?;
     let mut control = tokio::task::spawn_local(control.run());
     let pods = tokio::select! {
-        pods = keep_pods(pods, &shared, &standing, changed) => pods?,
+        pods = keeper.run(changed, questions) => pods?,
         ended = &mut control => {
             let ended = ended.map_err(|error| system("read objects")(error.into()))?;
             return Err(ended.into());
@@ -195,76 +195,6 @@ fn access_log(
     }
     let (log, writer) = AccessLog::start(registry, config.log.format, Box::new(io::stdout()))?;
     Ok((log, Some(writer)))
-}
-
-/// Makes the node's pods what the objects say, until the agent is told to stop.
-async fn keep_pods(
-    mut pods: Pods,
-    shared: &Shared,
-    standing: &Standing,
-    mut changed: watch::Receiver<Option<u64>>,
-) -> Result<Pods, AppError> {
-    let mut terminated = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
-    let mut look = interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failed = 0;
-    let mut trusted = shared.identities.generation();
-    loop {
-        tokio::select! {
-            biased;
-            _ = terminated.recv() => return Ok(pods),
-            _ = interrupted.recv() => return Ok(pods),
-            news = changed.changed() => {
-                if news.is_err() {
-                    return Ok(pods);
-                }
-                failed = sync(&mut pods, shared).await;
-                pods.cores().recheck();
-                standing.is_synced(failed);
-                standing.has_outside(pods.connections_outside());
-            }
-            _ = look.tick() => {
-                if failed > 0 {
-                    failed = sync(&mut pods, shared).await;
-                    standing.is_synced(failed);
-                }
-                look_after(&mut pods, standing);
-                if pods.connections_outside() > 0 {
-                    pods.look_outside(OUTSIDE);
-                    standing.has_outside(pods.connections_outside());
-                }
-                let generation = shared.identities.generation();
-                if std::mem::replace(&mut trusted, generation) != generation {
-                    pods.cores().recheck_peers();
-                }
-            }
-        }
-    }
-}
-
-async fn sync(pods: &mut Pods, shared: &Shared) -> usize {
-    let snapshot = shared.snapshots.load_full();
-    let synced = pods.sync(&snapshot).await;
-    info!(generation = snapshot.generation(), captured = synced.captured, failed = synced.failed, "synced");
-    synced.failed
-}
-
-/// Attaches again what somebody detached, and says what the kernel refused.
-fn look_after(pods: &mut Pods, standing: &Standing) {
-    let kernel = pods.kernel();
-    let detached = kernel.detached();
-    if !detached.is_empty() {
-        warn!(?detached, "programs were detached; attaching them again");
-        if let Err(error) = kernel.repair() {
-            warn!(error = %Chain(&error), "cannot attach the programs again");
-        }
-    }
-    standing.has_detached(&kernel.detached());
-    for refusal in kernel.refusals(REFUSALS) {
-        let (source, destination) = (refusal.source.map(display), refusal.destination.map(display));
-        info!(src.addr = source, dst.addr = destination, reason = refusal.reason, "refused by the kernel");
-    }
 }
 
 /// Lets open connections finish, bounded, then ends the cores.

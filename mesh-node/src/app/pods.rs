@@ -5,14 +5,16 @@
 //! again; it holds up no other.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use mesh_common::model::{Enrolment, Text, Workload, WorkloadUid};
 use mesh_common::snapshot::Snapshot;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::cores::Cores;
-use crate::capture::{self, CapturedPod, PodChanges, PodError};
+use crate::capture::{self, CapturedPod, PodChanges, PodError, TrialError};
 use crate::identity::{Identities, IssueError};
 use crate::kernel::Kernel;
 use crate::proxy::{PodHandle, Shared};
@@ -77,6 +79,23 @@ impl Pods {
     /// Looks at up to about `limit` of them again.
     pub(super) fn look_outside(&mut self, limit: usize) {
         self.pods.look_outside(limit);
+    }
+
+    /// Pods that are captured now.
+    pub(super) fn captured(&self) -> usize {
+        self.pods.captured()
+    }
+
+    /// Tries out whether connections are captured, out of a pod and into one.
+    pub(super) async fn try_capture(
+        &mut self,
+        cgroup_root: &Path,
+    ) -> Result<(Result<(), TrialError>, Result<(), TrialError>), TrialError> {
+        let trial = Arc::new(self.pods.begin_trial(cgroup_root)?);
+        let tried = Arc::clone(&trial);
+        let results = spawn_blocking(move || (tried.outbound(), tried.inbound())).await;
+        self.pods.end_trial(&trial)?;
+        results.map_err(|error| TrialError::Make(error.into()))
     }
 
     /// Makes the node's pods what the snapshot says.

@@ -10,6 +10,7 @@ mod metrics;
 mod namespace;
 mod pods;
 mod socket;
+mod trial;
 
 pub use accept::{AcceptEnd, Accepted, accept};
 pub use listener::{Family, ListenError, Listener};
@@ -17,3 +18,4 @@ pub use metrics::CaptureMetrics;
 pub use namespace::{Namespace, NamespaceError};
 pub use pods::{CapturedPod, PodChanges, PodError, Pods};
 pub use socket::dial_application;
+pub use trial::{Trial, TrialError, trial_connect};

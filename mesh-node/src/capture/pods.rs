@@ -294,7 +294,8 @@ fn listeners(namespace: &Namespace) -> Result<Vec<Arc<Listener>>, ListenError> {
     Ok(listeners)
 }
 
-fn sockets(listeners: &[Arc<Listener>]) -> PodListeners<'_> {
+/// The listeners of one namespace, as the kernel's side takes them.
+pub(super) fn sockets(listeners: &[Arc<Listener>]) -> PodListeners<'_> {
     let of = |direction, family| {
         let mut listeners = listeners.iter();
         let found = listeners.find(|socket| socket.direction() == direction && socket.family() == family);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_common::model::SpiffeId;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
@@ -78,6 +78,8 @@ pub struct Identities {
     clock: Clock,
     /// Told when an identity was added, so that [`run`](Self::run) plans its renewal.
     changed: Notify,
+    /// The generation of the trust bundle, for those who must look at peers again.
+    trusted: watch::Sender<u64>,
 }
 
 impl Identities {
@@ -94,7 +96,8 @@ impl Identities {
         let trust = Trust::new(authority.bundle()?);
         metrics.generation.set(1);
         let rules = Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics });
-        Ok(Self { store: Store::default(), rules, authority, clock, changed: Notify::new() })
+        let trusted = watch::Sender::new(rules.trust.load().generation);
+        Ok(Self { store: Store::default(), rules, authority, clock, changed: Notify::new(), trusted })
     }
 
     /// Makes sure that `identity` has a certificate, now and from now on.
@@ -177,6 +180,11 @@ impl Identities {
     /// root is gone.
     pub fn generation(&self) -> u64 {
         self.rules.trust.load().generation
+    }
+
+    /// Changes with [`generation`](Self::generation).
+    pub fn trust_changes(&self) -> watch::Receiver<u64> {
+        self.trusted.subscribe()
     }
 
     /// Every certificate, without keys, ordered by identity.
@@ -277,6 +285,7 @@ impl Identities {
                     let generation = self.generation();
                     self.rules.metrics.generation.set(generation.cast_signed());
                     info!(generation, "trust bundle changed");
+                    self.trusted.send_replace(generation);
                 }
             }
             Err(error) => warn!(error = %Chain(&error), "roots cannot be read; keeping the ones before"),

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
 use super::cgroup::{Cgroup, Cgroups};
 use super::load::{DELIVER, Entry, PROGRAMS, Programs, Stand};
 use super::pins::{self, PinError, Pins};
@@ -79,6 +81,14 @@ pub(super) fn remove_namespace(pin: &Path) -> Result<(), AttachError> {
         }
     }
     Ok(pins::remove(pin)?)
+}
+
+/// Readable when a pin of a program that stands on a cgroup was removed or renamed (inotify(7) on bpffs).
+pub(super) fn watch(pins: &Pins) -> io::Result<OwnedFd> {
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+    inotify::add_watch(&watch, pins.links(), gone)?;
+    Ok(watch)
 }
 
 /// Programs whose link is not attached any more: pin removed, link detached, or cgroup gone.

@@ -33,7 +33,7 @@ mod uninstall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{MapData, RingBuf};
@@ -294,6 +294,14 @@ impl Kernel {
     /// [`repair`](Self::repair) attaches them again.
     pub fn detached(&self) -> Vec<&'static str> {
         attach::detached(&self.cgroups, &self.pins)
+    }
+
+    /// A descriptor that becomes readable when somebody removed the pin of a program.
+    ///
+    /// # Errors
+    /// The kernel has no inotify instance left for it.
+    pub fn watch_pins(&self) -> io::Result<OwnedFd> {
+        attach::watch(&self.pins)
     }
 
     /// Attaches what [`detached`](Self::detached) names.

@@ -109,6 +109,33 @@ fn a_request_has_its_own_bytes_and_the_connections_parties() {
     assert!(request.contains(" src.identity=spiffe://cluster.local/ns/a/sa/b "), "{request}");
 }
 
+/// Tells what is written, write by write.
+struct Told(std::sync::mpsc::Sender<Vec<u8>>);
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.send(bytes.to_vec()).unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_waits_is_woken_by_a_record_and_by_the_stop() {
+    let (told, writes) = std::sync::mpsc::channel();
+    let (log, writer) = AccessLog::start(&Registry::new(), LogFormat::Text, Box::new(Told(told))).unwrap();
+    for _ in 0..2 {
+        drop(begin(log));
+        // The writer is about to wait, or waits: the record comes either way.
+        writes.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+    drop(writer);
+    assert!(writes.recv().is_err(), "the writer has ended and had nothing left to write");
+}
+
 #[test]
 fn what_finds_no_place_is_counted() {
     let registry = Registry::new();

@@ -1,0 +1,191 @@
+//! Keeps the node's pods what the objects say, and looks after what nobody tells of.
+//!
+//! One task. It wakes when objects or trust change, when somebody removes a program's pin, when it is asked, and by the
+//! clock: every second while something is amiss or expected to change, else rarely.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::field::display;
+use tracing::{info, warn};
+
+use super::agent::{Question, Standing};
+use super::pods::Pods;
+use super::proof::{self, Proof};
+use super::{AppError, system};
+use crate::proxy::Shared;
+use crate::telemetry::chain::Chain;
+
+/// How often is looked while pods fail, old connections end, capture is not proved, or the kernel refuses something.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How often otherwise: for links that were detached and left pinned, and for the first refusal.
+const LOOK_RARELY: Duration = Duration::from_secs(5);
+/// Connections outside the mesh that are looked at again per look, at most about: 2 us each.
+const OUTSIDE: usize = 4096;
+/// Refusals of the kernel that are logged per look, at most.
+const REFUSALS: usize = 64;
+
+/// The task's state.
+pub(super) struct Keeper {
+    pods: Pods,
+    shared: Arc<Shared>,
+    standing: Arc<Standing>,
+    cgroup_root: PathBuf,
+    /// Readable when the pin of a program was removed.
+    pins: AsyncFd<OwnedFd>,
+    synced: bool,
+    /// Pods that are not captured and should be.
+    failed: usize,
+    /// Whether the last look found refusals of the kernel.
+    refused: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        mut pods: Pods,
+        shared: Arc<Shared>,
+        standing: Arc<Standing>,
+        cgroup_root: PathBuf,
+    ) -> io::Result<Self> {
+        let pins = pods.kernel().watch_pins()?;
+        // SAFETY: the descriptor is owned by what tokio gets, which keeps it open and never changes it.
+        let pins = unsafe { AsyncFd::register_with_interest(pins, Interest::READABLE) }?;
+        Ok(Self { pods, shared, standing, cgroup_root, pins, synced: false, failed: 0, refused: false })
+    }
+
+    /// Makes the node's pods what the objects say, until the agent is told to stop.
+    pub(super) async fn run(
+        mut self,
+        mut changed: watch::Receiver<Option<u64>>,
+        mut questions: mpsc::Receiver<Question>,
+    ) -> Result<Pods, AppError> {
+        let mut terminated = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
+        let mut trusted = self.shared.identities.trust_changes();
+        let mut looked = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminated.recv() => return Ok(self.pods),
+                _ = interrupted.recv() => return Ok(self.pods),
+                news = changed.changed() => {
+                    if news.is_err() {
+                        return Ok(self.pods);
+                    }
+                    self.sync().await;
+                    self.pods.cores().recheck();
+                    if !self.standing.is_proved() {
+                        self.prove().await;
+                    }
+                }
+                Ok(()) = trusted.changed() => self.pods.cores().recheck_peers(),
+                removed = self.pin_removed() => {
+                    removed.map_err(system("watch the pins of the programs"))?;
+                    self.look_at_programs().await;
+                }
+                Some(question) = questions.recv() => self.answer(question).await,
+                () = sleep_until(looked + self.rest()) => {
+                    self.look().await;
+                    looked = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        let is_proved = !self.synced || self.standing.is_proved();
+        let is_quiet = self.failed == 0 && self.pods.connections_outside() == 0 && !self.refused;
+        if is_proved && is_quiet { LOOK_RARELY } else { LOOK_SOON }
+    }
+
+    async fn sync(&mut self) {
+        let snapshot = self.shared.snapshots.load_full();
+        let synced = self.pods.sync(&snapshot).await;
+        let generation = snapshot.generation();
+        info!(generation, captured = synced.captured, failed = synced.failed, "synced");
+        (self.synced, self.failed) = (true, synced.failed);
+        self.standing.is_synced(synced.failed);
+        self.standing.has_outside(self.pods.connections_outside());
+    }
+
+    /// Cancel safe: what is not returned is found again.
+    async fn pin_removed(&self) -> io::Result<()> {
+        let mut ready = self.pins.readable().await?;
+        let mut told = [0; 4096];
+        // What exactly was removed is looked at.
+        while rustix::io::read(&self.pins, &mut told).is_ok() {}
+        ready.clear_ready();
+        Ok(())
+    }
+
+    async fn look(&mut self) {
+        if self.failed > 0 {
+            self.sync().await;
+        }
+        self.look_at_programs().await;
+        self.log_refusals();
+        if self.pods.connections_outside() > 0 {
+            self.pods.look_outside(OUTSIDE);
+            self.standing.has_outside(self.pods.connections_outside());
+        }
+        if self.synced && !self.standing.is_proved() {
+            self.prove().await;
+        }
+    }
+
+    /// Attaches again what somebody detached.
+    async fn look_at_programs(&mut self) {
+        let kernel = self.pods.kernel();
+        let detached = kernel.detached();
+        if detached.is_empty() {
+            return self.standing.has_detached(&detached);
+        }
+        warn!(?detached, "programs were detached; attaching them again");
+        if let Err(error) = kernel.repair() {
+            warn!(error = %Chain(&error), "cannot attach the programs again");
+        }
+        self.standing.has_detached(&kernel.detached());
+        self.prove().await;
+    }
+
+    fn log_refusals(&mut self) {
+        let refusals = self.pods.kernel().refusals(REFUSALS);
+        self.refused = !refusals.is_empty();
+        for refusal in refusals {
+            let (source, destination) = (refusal.source.map(display), refusal.destination.map(display));
+            info!(
+                src.addr = source,
+                dst.addr = destination,
+                reason = refusal.reason,
+                "refused by the kernel"
+            );
+        }
+    }
+
+    /// Tries out whether connections are captured.
+    async fn prove(&mut self) {
+        let proof = Proof::find(&mut self.pods, &self.cgroup_root).await;
+        for unmet in proof.unmet() {
+            warn!(reason = unmet, "not ready; mesh-node check says what to do");
+        }
+        self.standing.has_proof(proof);
+    }
+
+    async fn answer(&mut self, question: Question) {
+        self.look_at_programs().await;
+        self.prove().await;
+        let mut checks = vec![proof::programs(&self.pods.kernel().detached())];
+        checks.extend(self.standing.proof().iter().flat_map(|proof| proof.checks(&self.cgroup_root)));
+        checks.push(proof::pods(self.pods.captured(), self.failed));
+        // Nobody listens any more: the question timed out.
+        let _ = question.send(checks);
+    }
+}

@@ -1,0 +1,134 @@
+//! What the agent can prove of itself, as checks that say what was found and what to do.
+
+use std::path::Path;
+
+use super::pods::Pods;
+use crate::admin::documents::{Check, CheckVerdict};
+use crate::capture::TrialError;
+use crate::telemetry::chain::Chain;
+
+/// What a trial of capture showed: nothing, or what is wrong.
+#[derive(Clone, Debug)]
+pub(super) struct Proof {
+    outbound: Result<(), String>,
+    inbound: Result<(), String>,
+}
+
+impl Proof {
+    /// Tries it out.
+    pub(super) async fn find(pods: &mut Pods, cgroup_root: &Path) -> Self {
+        match pods.try_capture(cgroup_root).await {
+            Ok((outbound, inbound)) => Self { outbound: said(outbound), inbound: said(inbound) },
+            Err(error) => {
+                let wrong = said(Err(error));
+                Self { outbound: wrong.clone(), inbound: wrong }
+            }
+        }
+    }
+
+    /// Whether both ways are captured.
+    pub(super) fn holds(&self) -> bool {
+        self.outbound.is_ok() && self.inbound.is_ok()
+    }
+
+    /// What is wrong, for readiness.
+    pub(super) fn unmet(&self) -> Vec<String> {
+        let wrong = [("out of", &self.outbound), ("into", &self.inbound)].into_iter();
+        let tell = |(way, result): (_, &Result<(), String>)| {
+            let error = result.as_ref().err()?;
+            Some(format!("a trial connection {way} a pod is not captured: {error}"))
+        };
+        wrong.filter_map(tell).collect()
+    }
+
+    /// The same, as checks.
+    pub(super) fn checks(&self, cgroup_root: &Path) -> [Check; 2] {
+        let root = cgroup_root.display();
+        let out = check(
+            "capture: out of pods",
+            &self.outbound,
+            "a connect in the pods' cgroup came to the agent, with the address that was dialled",
+            format!(
+                "see that --cgroup-root {root} is the cgroup that holds the pods, and that no other program on it \
+                 refuses connects: bpftool cgroup tree {root}"
+            ),
+        );
+        let into = check(
+            "capture: into pods",
+            &self.inbound,
+            "a connection to a captured address came to the agent, with the address that was dialled",
+            "see the agent's log for refusals of the kernel, and mesh-node status for what this kernel offers"
+                .to_owned(),
+        );
+        [out, into]
+    }
+}
+
+/// Whether every kernel program stands.
+pub(super) fn programs(detached: &[&'static str]) -> Check {
+    let result = match detached {
+        [] => Ok(()),
+        names => Err(format!("{} not attached: {}", names.len(), names.join(", "))),
+    };
+    let advice = "something removed them below --pin-dir, or the cgroup is gone; the log says why they cannot be \
+                  attached again";
+    check("capture: kernel programs", &result, "every program is attached", advice.to_owned())
+}
+
+/// Whether every enrolled pod of the node is captured.
+pub(super) fn pods(captured: usize, failed: usize) -> Check {
+    let result = match failed {
+        0 => Ok(()),
+        _ => Err(format!("{failed} enrolled pods are not captured; their connections are refused")),
+    };
+    let advice = "the agent's log names each pod with its reason; it is tried again every second";
+    check("capture: pods", &result, &format!("{captured} enrolled pods are captured"), advice.to_owned())
+}
+
+/// Whether every core answers.
+pub(super) fn cores(count: usize, stuck: &[String]) -> Check {
+    let result = if stuck.is_empty() { Ok(()) } else { Err(stuck.join("; ")) };
+    let advice = "restart the agent, and report this with its log".to_owned();
+    check("cores", &result, &format!("{count} cores answer"), advice)
+}
+
+/// A check that could not be made.
+pub(super) fn stopping() -> Check {
+    let result = Err("the agent is stopping".to_owned());
+    check("capture", &result, "", "wait for the next agent".to_owned())
+}
+
+fn check(name: &str, result: &Result<(), String>, found: &str, advice: String) -> Check {
+    let (verdict, detail, advice) = match result {
+        Ok(()) => (CheckVerdict::Passed, found.to_owned(), None),
+        Err(error) => (CheckVerdict::Failed, error.clone(), Some(advice)),
+    };
+    Check { name: name.to_owned(), verdict, detail, advice }
+}
+
+fn said(result: Result<(), TrialError>) -> Result<(), String> {
+    result.map_err(|error| Chain(&error).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_unmet_and_says_what_to_do() {
+        let proof = Proof { outbound: Err("refused".to_owned()), inbound: Ok(()) };
+        assert!(!proof.holds());
+        assert_eq!(proof.unmet(), ["a trial connection out of a pod is not captured: refused"]);
+        let [out, into] = proof.checks(Path::new("/sys/fs/cgroup/kubepods"));
+        assert_eq!((out.verdict, into.verdict), (CheckVerdict::Failed, CheckVerdict::Passed));
+        assert!(out.advice.unwrap().contains("--cgroup-root /sys/fs/cgroup/kubepods"));
+        assert_eq!(into.advice, None);
+    }
+
+    #[test]
+    fn programs_and_pods_are_named_or_counted() {
+        assert_eq!(programs(&["connect4", "sock_ops"]).detail, "2 not attached: connect4, sock_ops");
+        assert_eq!(pods(3, 0).detail, "3 enrolled pods are captured");
+        assert_eq!(pods(3, 1).verdict, CheckVerdict::Failed);
+    }
+}
