@@ -118,12 +118,13 @@ impl Identities {
 
     /// Forgets an identity; its key is gone when the last handshake that uses it is over.
     pub fn forget(&self, identity: &SpiffeId) {
-        self.store.retain(|known| known != identity);
+        self.retain(|known| known != identity);
     }
 
     /// Forgets every identity for which `wanted` is false.
     pub fn retain(&self, wanted: impl Fn(&SpiffeId) -> bool) {
         self.store.retain(wanted);
+        self.count_certificates();
     }
 
     /// A configuration to dial as `local` and to accept nobody but `expected`. Meant for one connection or for
