@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mesh_test_e2e::{ECHO, HTTP, at, pair, peer_authentication, server, service};
+use mesh_test_e2e::{ECHO, at, pair, peer_authentication, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
-use mesh_test_harness::eventually::{PATIENCE, eventually_true};
+use mesh_test_harness::eventually::PATIENCE;
 use mesh_test_harness::mesh::Scenario;
-use mesh_test_harness::node::Node;
 use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::pod::Pod;
 use mesh_test_harness::servers::Kind;
@@ -86,28 +85,6 @@ fn addresses_that_no_object_names_are_no_way_in() {
             assert_eq!(echo.connections(), 0, "the application saw nobody");
             Ok(())
         });
-}
-
-#[test]
-fn a_new_daemon_takes_over_what_the_old_one_left() {
-    pair().run(|mesh| {
-        let (_echo, _http) =
-            (mesh.pod("server").serve(Kind::Echo, ECHO)?, mesh.pod("server").serve(Kind::Http, HTTP)?);
-        let load = mesh.pod("client").load(at(80), &["--connections", "2", "--every-ms", "5"])?;
-        for node in [0, 1] {
-            let node: &mut Node = if node == 0 { mesh.a() } else { mesh.b() };
-            node.kill()?;
-            let time = node.restart()?;
-            println!("{} ready {} ms after the start", node.name(), time.as_millis());
-            eventually_true("connections work again", PATIENCE, || {
-                mesh.pod("client").echo(at(ECHO)).is_ok()
-            })?;
-        }
-        let loaded = load.finish()?;
-        println!("{loaded:?}");
-        assert!(loaded.answered > 0);
-        Ok(())
-    });
 }
 
 #[test]

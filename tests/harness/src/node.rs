@@ -179,6 +179,14 @@ impl Node {
         Ok(())
     }
 
+    /// Sends the process a signal.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running().signal(signal)
+    }
+
     /// Asks the process to stop (SIGTERM) and waits: how long it took.
     ///
     /// # Errors

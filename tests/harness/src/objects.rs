@@ -265,12 +265,12 @@ impl ConfigDir {
         self.write(&format!("pod-{}", pod.name()), &pod_yaml(pod))
     }
 
-    /// Writes a Service as `service-NAME.yaml`.
+    /// Writes a Service as `service-NAMESPACE-NAME.yaml`.
     ///
     /// # Errors
     /// The folder cannot be written.
     pub fn write_service(&self, service: &ServiceSpec) -> Result<()> {
-        self.write(&format!("service-{}", service.name), &service_yaml(service))
+        self.write(&format!("service-{}-{}", service.namespace, service.name), &service_yaml(service))
     }
 
     /// Writes a Namespace as `namespace-NAME.yaml`; `mode` is its enrolment label.

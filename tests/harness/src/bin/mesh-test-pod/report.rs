@@ -20,6 +20,7 @@ pub(crate) fn how(error: &io::Error) -> String {
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
         io::ErrorKind::PermissionDenied => "not permitted".to_owned(),
         io::ErrorKind::BrokenPipe => "broken pipe".to_owned(),
+        io::ErrorKind::UnexpectedEof => "eof".to_owned(),
         _ => error.to_string(),
     }
 }

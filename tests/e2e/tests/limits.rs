@@ -1,0 +1,224 @@
+//! Limits and deadlines: at each a clear refusal that is counted, and a place that is free again serves again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_test_e2e::{ECHO, HTTP, SERVER, at, node, request, server, service};
+use mesh_test_harness::clients::{Held, Response};
+use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
+use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::{PodSpec, ServiceSpec};
+use mesh_test_harness::process::Process;
+use mesh_test_harness::servers::{Kind, Server};
+
+/// The limit in these tests, whatever it is a limit of.
+const LIMIT: usize = 4;
+const URL: &str = "http://10.96.0.10/";
+/// Service `server` of namespace `guests`.
+const GUESTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 20));
+
+/// `client` and `other` of namespace `shop` and `guest` of namespace `guests` on node A; a server of each on node B.
+fn two_namespaces(flag: &str) -> Scenario {
+    let guest = |spec: PodSpec| spec.namespace("guests");
+    let guests = ServiceSpec::new("server", &[GUESTS]).namespace("guests").port("tcp-echo", ECHO, ECHO);
+    let a = vec![PodSpec::new("client"), PodSpec::new("other"), guest(PodSpec::new("guest"))];
+    let b = vec![server("server"), guest(PodSpec::new("far").label("app", "server"))];
+    Scenario::new(a, b)
+        .service(service())
+        .service(guests)
+        .objects(
+            "guests",
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: guests\n  labels:\n    nodemesh.dev/mode: enabled\n",
+        )
+        .flags(&[flag, &LIMIT.to_string()])
+}
+
+fn servers(mesh: &Mesh) -> Result<[Server; 3]> {
+    let (server, far) = (mesh.pod("server"), mesh.pod("far"));
+    Ok([server.serve(Kind::Echo, ECHO)?, server.serve(Kind::Http, HTTP)?, far.serve(Kind::Echo, ECHO)?])
+}
+
+fn hold(mesh: &Mesh, pod: &str, to: SocketAddr, count: usize) -> Result<Vec<Held>> {
+    (0..count).map(|_| mesh.pod(pod).hold(to)).collect()
+}
+
+/// A connection and a request of a pod are refused at once, and its node counts why.
+fn refused_at_its_own_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<()> {
+    let dialled = mesh.pod(pod).dial(at(ECHO)).send("x").run()?;
+    ensure!(dialled.refusal() == Some("reset"), "{pod}: {dialled:?}");
+    let response = mesh.pod(pod).curl(URL, &[])?;
+    ensure!(is_reset(&response), "{pod}: {response:?}");
+    mesh.node(node(0))
+        .metric("nodemesh_proxy_refusals_total", &[("reason", reason)], |count| count >= 2.0)?;
+    Ok(())
+}
+
+/// How curl says it: a reset when it looks whether it is connected (7), or later (56).
+fn is_reset(response: &Response) -> bool {
+    matches!(response.exit, 7 | 56)
+}
+
+/// The same, where the server's node has no place: a connection is reset, a request answered.
+fn refused_at_the_servers_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<()> {
+    let dialled = mesh.pod(pod).dial(at(ECHO)).send("x").run()?;
+    ensure!(dialled.refusal() == Some("reset"), "{pod}: {dialled:?}");
+    let response = mesh.pod(pod).curl(URL, &[])?;
+    ensure!(response.status == 503, "{pod}: {response:?}");
+    mesh.node(node(1))
+        .metric("nodemesh_proxy_refusals_total", &[("reason", reason)], |count| count >= 2.0)?;
+    Ok(())
+}
+
+fn served_again(mesh: &Mesh, pod: &str) -> Result<()> {
+    eventually_true("a place that is free again serves again", PATIENCE, || {
+        mesh.pod(pod).echo(at(ECHO)).is_ok()
+            && mesh.pod(pod).curl(URL, &[]).is_ok_and(|response| response.status == 200)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_pod_has_no_more_connections_than_its_own() {
+    two_namespaces("--max-connections-per-pod").run(|mesh| {
+        let _servers = servers(mesh)?;
+        let held = hold(mesh, "client", at(ECHO), LIMIT)?;
+        refused_at_its_own_node(mesh, "client", "pod_connection_limit")?;
+        refused_at_the_servers_node(mesh, "other", "pod_connection_limit")?;
+        let elsewhere = hold(mesh, "guest", SocketAddr::new(GUESTS, ECHO), LIMIT)?;
+        for held in held.into_iter().chain(elsewhere) {
+            held.finish()?;
+        }
+        served_again(mesh, "client")
+    });
+}
+
+#[test]
+fn a_namespace_takes_nothing_from_another() {
+    two_namespaces("--max-connections-per-namespace").run(|mesh| {
+        let _servers = servers(mesh)?;
+        let mut held = hold(mesh, "client", at(ECHO), LIMIT / 2)?;
+        held.extend(hold(mesh, "other", at(ECHO), LIMIT / 2)?);
+        refused_at_its_own_node(mesh, "client", "namespace_connection_limit")?;
+        refused_at_its_own_node(mesh, "other", "namespace_connection_limit")?;
+        refused_at_the_servers_node(mesh, "guest", "namespace_connection_limit")?;
+        held.extend(hold(mesh, "guest", SocketAddr::new(GUESTS, ECHO), LIMIT)?);
+        held.into_iter().try_for_each(|held| held.finish().map(drop))?;
+        served_again(mesh, "other")
+    });
+}
+
+#[test]
+fn a_node_has_no_more_connections_than_its_own() {
+    two_namespaces("--max-connections").run(|mesh| {
+        let _servers = servers(mesh)?;
+        let mut held = hold(mesh, "client", at(ECHO), LIMIT / 2)?;
+        held.extend(hold(mesh, "guest", SocketAddr::new(GUESTS, ECHO), LIMIT / 2)?);
+        for pod in ["client", "other", "guest"] {
+            refused_at_its_own_node(mesh, pod, "node_connection_limit")?;
+        }
+        held.into_iter().try_for_each(|held| held.finish().map(drop))?;
+        served_again(mesh, "guest")
+    });
+}
+
+#[test]
+fn kept_connections_of_http_count_as_connections() {
+    two_namespaces("--max-connections-per-pod").run(|mesh| {
+        let _servers = servers(mesh)?;
+        let load = mesh.pod("client").load(at(80), &["--connections", &LIMIT.to_string()])?;
+        eventually_true("all of them are open", PATIENCE, || {
+            mesh.pod("client").curl(URL, &[]).is_ok_and(|response| is_reset(&response))
+        })?;
+        refused_at_its_own_node(mesh, "client", "pod_connection_limit")?;
+        let loaded = load.finish()?;
+        ensure!(loaded.answered > 0 && loaded.failed == 0, "{loaded:?}");
+        served_again(mesh, "client")
+    });
+}
+
+#[test]
+fn a_flood_of_handshakes_is_refused_and_ends() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    let flags = ["--max-pending-handshakes", "3", "--workers", "1", "--detect-timeout", "20s"];
+    let scenario = Scenario::new(vec![PodSpec::new("client"), outsider], vec![server("server")]);
+    let strict = mesh_test_e2e::peer_authentication("STRICT");
+    scenario.service(service()).objects("strict", &strict).flags(&flags).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let to = mesh.pod("server").at(ECHO).to_string();
+        // The first bytes of a ClientHello, and then nothing.
+        let stuck: Vec<Process> = (0..3).map(|_| unfinished(mesh, &to)).collect::<Result<_>>()?;
+        let refused = || {
+            let metrics = mesh.node(node(1)).metrics().ok()?;
+            let count = metrics.sum("nodemesh_transport_events", &[("event", "refused_handshakes")]);
+            let dialled = mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").run().ok()?;
+            (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
+        };
+        eventually("one more is refused and counted", PATIENCE, refused)?;
+        drop(stuck);
+        eventually_true("there are places again", PATIENCE, || mesh.pod("client").echo(at(ECHO)).is_ok())?;
+        Ok(())
+    });
+}
+
+/// A client that began a handshake and does not go on.
+fn unfinished(mesh: &Mesh, to: &str) -> Result<Process> {
+    let program = mesh_test_harness::binary::test_pod()?;
+    let mut process = mesh.pod("outsider").place().spawn_with("unfinished", program, |command| {
+        command.args(["dial", "--to", to, "--timeout-ms", "60000"]).stdin(std::process::Stdio::piped());
+    })?;
+    let mut stdin = process.take_stdin().context("stdin was asked for")?;
+    std::io::Write::write_all(&mut stdin, &[22, 3, 1, 1, 0, 1])?;
+    Ok(process)
+}
+
+#[test]
+fn a_head_that_does_not_end_is_answered_at_its_deadline() {
+    let flags = ["--header-timeout", "1s"];
+    timed(&flags, |mesh| {
+        let begun = format!("GET / HTTP/1.1\r\nhost: {SERVER}\r\nx-slow: ");
+        let seen = mesh.pod("client").dial(at(80)).send(begun).connected()?;
+        ensure!(seen.received.starts_with("HTTP/1.1 408 "), "{seen:?}");
+        ensure!(seen.ended == "eof" && seen.after_ms >= 1000.0, "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_kept_connection_without_requests_is_closed_at_its_deadline() {
+    let flags = ["--http-idle-timeout", "1s"];
+    timed(&flags, |mesh| {
+        let seen = mesh.pod("client").dial(at(80)).send(request("GET /bytes/3", "")).connected()?;
+        ensure!(seen.received.starts_with("HTTP/1.1 200 "), "{seen:?}");
+        ensure!(seen.ended == "eof" && seen.after_ms >= 1000.0, "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_on_which_nothing_moves_is_ended_at_its_deadline() {
+    let flags = ["--tcp-idle-timeout", "1s"];
+    timed(&flags, |mesh| {
+        let seen = mesh.pod("client").dial(at(ECHO)).send("x").connected()?;
+        ensure!(seen.received == "x" && seen.ended == "reset" && seen.after_ms >= 1000.0, "{seen:?}");
+        let reason = |record: &serde_json::Value| record["reason"] == "idle_timed_out";
+        mesh.node(node(0)).record("the reason", reason).map(drop)
+    });
+}
+
+/// Runs a test with deadlines of a second, and bounded waits of many.
+fn timed(flags: &[&str], test: impl FnOnce(&Mesh) -> Result<()>) {
+    let scenario = Scenario::new(vec![PodSpec::new("client")], vec![server("server")]).service(service());
+    scenario.flags(flags).run(|mesh| {
+        let _servers =
+            (mesh.pod("server").serve(Kind::Echo, ECHO)?, mesh.pod("server").serve(Kind::Http, HTTP)?);
+        let start = std::time::Instant::now();
+        test(mesh)?;
+        ensure!(
+            start.elapsed() < Duration::from_secs(8),
+            "the deadline of a second took {:?}",
+            start.elapsed()
+        );
+        Ok(())
+    });
+}
