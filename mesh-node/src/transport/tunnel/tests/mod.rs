@@ -1,6 +1,7 @@
 //! The engine against itself: two of them over loopback, with real TLS and real sockets.
 
 mod hostile;
+mod tunnels;
 pub(in crate::transport) mod world;
 
 use std::io::{ErrorKind, Read, Write};
@@ -270,54 +271,6 @@ fn another_identity_than_the_expected_one_gets_no_stream() {
 }
 
 #[test]
-fn a_lost_tunnel_resets_its_streams_and_the_next_connection_has_another() {
-    let world = World::new();
-    let app = application(echo);
-    let mut destination = world.destination(app);
-    let relay = Relay::to(destination.address);
-    let source = world.source(relay.address);
-    let mut stream = connect(source.address);
-    ping(&mut stream, b"before");
-    relay.cut();
-    assert_eq!(ends_in(stream), Some(ErrorKind::ConnectionReset));
-    assert_eq!(source.outcomes(1)[0].reason, CloseReason::TunnelLost(TunnelLoss::Closed));
-    let mut stream = connect(source.address);
-    ping(&mut stream, b"after");
-    assert_eq!(source.counters.tunnels_opened.read(), 2);
-    drop(stream);
-    source.outcomes(2);
-    destination.stop();
-}
-
-/// Carries connections on to another address until it is told to cut them.
-struct Relay {
-    address: SocketAddr,
-    carried: std::sync::Arc<std::sync::Mutex<Vec<TcpStream>>>,
-}
-
-impl Relay {
-    fn to(destination: SocketAddr) -> Self {
-        let carried = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let ours = carried.clone();
-        let address = application(move |near| {
-            let far = connect(destination);
-            ours.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-            let (mut a, mut b) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut a, &mut b));
-            let (mut a, mut b) = (far, near);
-            let _ = std::io::copy(&mut a, &mut b);
-        });
-        Self { address, carried }
-    }
-
-    fn cut(&self) {
-        for stream in self.carried.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-#[test]
 fn plaintext_is_the_conductors_to_decide_by_its_first_bytes() {
     let world = World::new();
     let destination = world.destination(application(echo));
@@ -415,96 +368,6 @@ fn one_connection_can_be_closed_by_its_name() {
     });
     assert_eq!(ends_in(goes), Some(ErrorKind::ConnectionReset));
     ping(&mut stays, b"still");
-}
-
-#[test]
-fn an_old_tunnel_takes_no_new_stream_and_ends_with_its_last() {
-    let world = World::new();
-    let destination = world.destination(application(echo));
-    let settings = Settings { tunnel_max_age: Duration::from_millis(1), ..Settings::default() };
-    let script = world.script(Direction::Outbound, destination.address);
-    let source = Side::start(script, Direction::Outbound, settings);
-    let mut old = connect(source.address);
-    ping(&mut old, b"one");
-    eventually("the tunnel to be retired", || {
-        let mut new = connect(source.address);
-        ping(&mut new, b"two");
-        (source.counters.tunnels_opened.read() >= 2).then_some(())
-    });
-    ping(&mut old, b"still carried");
-    drop(old);
-    eventually("every tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
-    assert_eq!(source.counters.tunnels_lost.read(), 0);
-    eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
-    assert_eq!(destination.counters.tunnels_lost.read(), 0);
-}
-
-#[test]
-fn a_tunnel_whose_peer_is_no_longer_believed_takes_no_new_stream() {
-    let world = World::new();
-    let mut script = world.script(Direction::Inbound, application(echo));
-    script.believed = Some(Duration::from_millis(20));
-    let settings = Settings { silence: Duration::from_millis(10), ..Settings::default() };
-    let destination = Side::start(script, Direction::Inbound, settings);
-    let source = world.source(destination.address);
-    let mut old = connect(source.address);
-    ping(&mut old, b"believed");
-    eventually("another tunnel", || {
-        let mut new = connect(source.address);
-        let _ = new.write_all(b"new");
-        let _ = new.read(&mut [0; 3]);
-        (source.counters.tunnels_opened.read() >= 2).then_some(())
-    });
-    ping(&mut old, b"still carried");
-}
-
-#[test]
-fn a_tunnel_without_streams_is_closed_after_a_while() {
-    let world = World::new();
-    let destination = world.destination(application(echo));
-    let settings = Settings {
-        tunnel_idle_timeout: Duration::from_millis(30),
-        silence: Duration::from_millis(10),
-        ..Settings::default()
-    };
-    let script = world.script(Direction::Outbound, destination.address);
-    let source = Side::start(script, Direction::Outbound, settings);
-    ping(&mut connect(source.address), b"once");
-    eventually("the tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
-    eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
-    assert_eq!((source.counters.tunnels_lost.read(), destination.counters.tunnels_lost.read()), (0, 0));
-}
-
-#[test]
-fn a_drained_destination_lets_its_streams_finish_and_takes_no_more() {
-    let world = World::new();
-    let (source, destination) = world.pair(application(echo));
-    let mut stream = connect(source.address);
-    ping(&mut stream, b"open");
-    destination.handle.send(super::Engine::drain);
-    eventually("the source to hear of it", || {
-        let other = connect(source.address);
-        (ends_in(other) == Some(ErrorKind::ConnectionReset)).then_some(())
-    });
-    ping(&mut stream, b"goes on");
-    drop(stream);
-    destination.outcomes(1);
-    let (send, receive) = std::sync::mpsc::channel();
-    destination.handle.send(move |engine| send.send(engine.is_drained()).unwrap());
-    assert!(receive.recv_timeout(PATIENCE).unwrap());
-}
-
-#[test]
-fn a_peer_that_never_answers_the_handshake_is_given_up() {
-    let world = World::new();
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let settings = Settings { handshake_timeout: Duration::from_millis(50), ..Settings::default() };
-    let script = world.script(Direction::Outbound, mute.local_addr().unwrap());
-    let source = Side::start(script, Direction::Outbound, settings);
-    assert_eq!(ends_in(connect(source.address)), Some(ErrorKind::ConnectionReset));
-    let lost = CloseReason::TunnelLost(TunnelLoss::HandshakeTimedOut);
-    assert_eq!(source.outcomes(1)[0].reason, lost);
-    assert_eq!(source.counters.pending_handshakes.read(), 0);
 }
 
 #[test]
