@@ -150,7 +150,7 @@ fn a_flood_of_handshakes_is_refused_and_ends() {
         let stuck: Vec<Process> = (0..3).map(|_| unfinished(mesh, &to)).collect::<Result<_>>()?;
         let refused = || {
             let metrics = mesh.node(node(1)).metrics().ok()?;
-            let count = metrics.sum("nodemesh_transport_events", &[("event", "refused_handshakes")]);
+            let count = metrics.sum("nodemesh_transport_events_total", &[("event", "refused_handshakes")]);
             let dialled = mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").run().ok()?;
             (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
         };

@@ -68,8 +68,8 @@ pub(super) struct World {
 /// Runs a test on one core, bounded.
 pub(super) fn on_one_core(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(20), test).await };
-    LocalSet::new().block_on(&runtime, bounded).expect("the test ends in 20 s");
+    let bounded = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    LocalSet::new().block_on(&runtime, bounded).expect("the test ends in 60 s");
 }
 
 /// Waits until `holds`, at most 5 seconds.

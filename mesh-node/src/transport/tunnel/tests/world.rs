@@ -27,7 +27,7 @@ use crate::transport::tunnel::{
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
 /// Longest time that anything in these tests may take.
-pub(in crate::transport) const PATIENCE: Duration = Duration::from_secs(20);
+pub(in crate::transport) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a conductor was told, shared with the test.
 #[derive(Default)]
