@@ -47,30 +47,18 @@ struct Carried {
     called: Option<(RequestSide, ConnectionFacts)>,
 }
 
-/// How the requests of a connection are told apart.
-pub(super) enum RequestsWay {
-    /// By the engine.
-    Http1(HttpCourse),
-    /// Beside it.
-    Http2,
-}
-
 impl Core {
-    /// A connection whose requests are decided one by one: by the engine, or over HTTP/2 beside it.
+    /// A connection whose requests are decided one by one.
     pub(super) fn requests_of(
         &self,
         place: Place,
         snapshot: &Snapshot,
         facts: ConnectionFacts,
         destination: Destination,
-        way: RequestsWay,
+        course: HttpCourse,
     ) -> (Record, Course) {
-        let (spoken, course) = match way {
-            RequestsWay::Http1(course) => (Protocol::Http1, Course::Http(course)),
-            RequestsWay::Http2 => (Protocol::Http2, Course::HandOver),
-        };
-        let http = HttpConnection::new(snapshot, facts, destination, spoken);
-        (Record::of_requests(place, http), course)
+        let http = HttpConnection::new(snapshot, facts, destination);
+        (Record::of_requests(place, http), Course::Http(course))
     }
 
     /// Decides a request.

@@ -96,8 +96,11 @@ impl Http2Connections {
 }
 
 impl Proxy {
-    /// Serves a connection that was decided and whose bytes are HTTP/2.
-    pub(super) fn serve_http2(&self, pod: &PodHandle, record: Record, socket: OwnedFd) {
+    /// Serves a connection that was decided and whose bytes turned out to be HTTP/2.
+    pub(super) fn serve_http2(&self, pod: &PodHandle, mut record: Record, socket: OwnedFd) {
+        if let Some(http) = record.http() {
+            http.turns_out_http2();
+        }
         let connection = Http2Connection::enter(self.clone(), pod.clone(), record);
         let proxy = self.clone();
         tasks::spawn(async move {
@@ -156,7 +159,8 @@ impl Proxy {
         if !is_worth_reading(&policy::authorize_connection(&snapshot, &facts, &destination)) {
             return None;
         }
-        let http = HttpConnection::new(&snapshot, facts, destination, Protocol::Http2);
+        let mut http = HttpConnection::new(&snapshot, facts, destination);
+        http.turns_out_http2();
         Some(Http2Connection::enter(self.clone(), pod.clone(), Record::of_requests(place, http)))
     }
 

@@ -14,7 +14,6 @@ use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
-use super::http::RequestsWay;
 use super::limits::Place;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject};
@@ -151,15 +150,12 @@ impl Core {
             return Ok((Record::new(place, None, side), course));
         }
         drop(verdict);
-        let way = match (carrier, destination.protocol) {
-            (Carrier::Socket, Protocol::Http2 | Protocol::Grpc) => RequestsWay::Http2,
-            _ => RequestsWay::Http1(HttpCourse {
-                dialled: facts.claimed_dst.unwrap_or(facts.original_dst),
-                known_client: facts.peer.verified().is_some(),
-                one_exchange: carrier == Carrier::ExchangeStream,
-            }),
+        let course = HttpCourse {
+            dialled: facts.claimed_dst.unwrap_or(facts.original_dst),
+            known_client: facts.peer.verified().is_some(),
+            one_exchange: carrier == Carrier::ExchangeStream,
         };
-        Ok(self.requests_of(place, snapshot, facts, destination, way))
+        Ok(self.requests_of(place, snapshot, facts, destination, course))
     }
 
     fn is_open_to_anybody(

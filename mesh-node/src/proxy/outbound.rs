@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity, Protocol};
+use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity};
 use mesh_common::policy;
 use mesh_common::resolve::{self, Destination, Target};
 use mesh_common::route::{self, Choice, Plan};
@@ -10,7 +10,6 @@ use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
-use super::http::RequestsWay;
 use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
@@ -32,14 +31,8 @@ impl Core {
         let facts = self.local_facts(&snapshot, pod, accepted)?;
         let destination = resolve::destination(&snapshot, &facts);
         if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
-            let dialled = facts.original_dst;
-            let way = match destination.protocol {
-                Protocol::Http1 => {
-                    RequestsWay::Http1(HttpCourse { dialled, known_client: true, one_exchange: false })
-                }
-                _ => RequestsWay::Http2,
-            };
-            return Ok(self.requests_of(place, &snapshot, facts, destination, way));
+            let course = HttpCourse { dialled: facts.original_dst, known_client: true, one_exchange: false };
+            return Ok(self.requests_of(place, &snapshot, facts, destination, course));
         }
         let decided = self.decide(&snapshot, &facts, &destination, &[]);
         let (plan, decided) =

@@ -150,15 +150,17 @@ impl RequestSide {
 }
 
 impl HttpConnection {
-    /// A connection of requests, of which this is spoken.
-    pub(super) fn new(
-        snapshot: &Snapshot,
-        facts: ConnectionFacts,
-        destination: Destination,
-        spoken: Protocol,
-    ) -> Self {
+    /// A connection of requests: HTTP/1.1 until it [turns out](Self::turns_out_http2) otherwise.
+    pub(super) fn new(snapshot: &Snapshot, facts: ConnectionFacts, destination: Destination) -> Self {
         let caller = caller_pod(snapshot, &facts).filter(|_| facts.direction == Direction::Inbound).cloned();
-        Self { facts, destination, spoken, caller, generation: snapshot.generation() }
+        Self { facts, destination, spoken: Protocol::Http1, caller, generation: snapshot.generation() }
+    }
+
+    /// Its client speaks HTTP/2.
+    pub(super) fn turns_out_http2(&mut self) {
+        self.spoken = Protocol::Http2;
+        // Resolved again at its first request: what is spoken on a port that declares nothing is known now.
+        self.generation = u64::MAX;
     }
 
     pub(super) fn subject(&self) -> Subject<'_> {

@@ -206,6 +206,40 @@ fn without_an_endpoint_the_caller_is_told_so() {
 }
 
 #[test]
+fn a_call_to_a_port_that_is_called_http_is_a_call_nevertheless() {
+    with_server(pair(), mesh_test_e2e::HTTP, |mesh, server| {
+        let called = mesh.pod("client").call(at(80), UNARY, 1)?.remove(0);
+        assert_eq!(called.grpc_status.as_deref(), Some("0"), "{called:?}");
+        assert_eq!(server.events("request").len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_caller_of_http_1_reaches_an_application_of_http_1_on_a_port_that_is_called_grpc() {
+    let rules = "- to:\n    - operation:\n        methods: [GET]\n";
+    pair().objects("policy", &policy("readers", "ALLOW", rules)).run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Http, GRPC)?;
+        let url = format!("http://{}/", at(GRPC));
+        assert_eq!(mesh.pod("client").curl(&url, &[])?.status, 200);
+        assert_eq!(mesh.pod("client").curl(&url, &["-X", "POST"])?.status, 403);
+        assert_eq!(server.events("request").len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_caller_of_http_2_reaches_an_application_of_http_1() {
+    pair().run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Http, mesh_test_e2e::HTTP)?;
+        let answer = mesh.pod("client").curl("http://10.96.0.10/x", &["--http2-prior-knowledge"])?;
+        assert_eq!(answer.status, 200);
+        assert_eq!(server.event("request", 1, PATIENCE)?["path"], "/x");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_request_over_http_1_that_an_edit_denies_is_cut() {
     Scenario::new(vec![PodSpec::new("client")], vec![server("server")]).service(service()).run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http, mesh_test_e2e::HTTP)?;

@@ -91,7 +91,7 @@ impl<C: Conductor> Engine<C> {
                     Err(loss) => self.http_upstream_lost(key, CloseReason::TunnelLost(loss)),
                 }
             }
-            Course::HandOver | Course::Http(_) => {
+            Course::Http(_) => {
                 debug_assert!(false, "a request goes to a stream or to an application");
                 self.http_upstream_lost(key, CloseReason::Internal);
             }

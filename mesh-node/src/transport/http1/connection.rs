@@ -17,6 +17,8 @@ use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
 
 pub(in crate::transport) struct Http<X> {
     pub(super) client: Client,
+    /// Nothing was read of its client so far.
+    pub(super) is_new: bool,
     pub(super) upstream: Upstream,
     pub(super) relay: Relay<Plan<X>>,
     dialled: Authority<'static>,
@@ -124,6 +126,7 @@ impl<X> Http<X> {
         let names = if course.known_client { IDENTITY_FIELDS } else { FORWARDING_FIELDS };
         Self {
             client,
+            is_new: true,
             upstream: Upstream::None,
             relay: Relay::new(kind),
             dialled: Authority::of(course.dialled),

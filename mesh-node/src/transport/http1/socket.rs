@@ -96,6 +96,30 @@ impl Socket {
         Received::Nothing
     }
 
+    /// What a read would give first, left where it is; `None` if nothing is there to be read.
+    pub(super) fn peek(&mut self, room: &mut [u8]) -> Option<usize> {
+        while self.is_readable() {
+            match rustix::net::recv(&self.descriptor, &mut *room, RecvFlags::PEEK) {
+                Ok((_, length)) => return Some(length),
+                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::INTR) => {}
+                // A read says what is wrong.
+                Err(_) => return Some(0),
+            }
+        }
+        None
+    }
+
+    /// Nothing is to be read until epoll says so again.
+    pub(super) fn wait_for_more(&mut self) {
+        self.readable = false;
+    }
+
+    /// Whether the peer will send no more.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
     /// What a read would come to, for as long as nothing is to be read: an end may only be half of one and waits,
     /// a reset does not.
     pub(super) fn look_for_failure(&mut self) -> Received {

@@ -127,6 +127,9 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn http_from_client(&mut self, key: Key) -> bool {
+        if !self.http_may_read(key) {
+            return false;
+        }
         let mut input = self.core.lend_spoken();
         let mut moved = 0;
         let commands = self.http_step(key, |http, bench| {

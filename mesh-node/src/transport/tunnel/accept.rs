@@ -109,7 +109,7 @@ impl<C: Conductor> Engine<C> {
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_outbound(&pod, &accepted) {
             Ok((record, course)) => {
-                let near = self.near(socket, peer, self.core.now);
+                let near = self.near(socket, self.core.now);
                 self.begin(pod, record, near, course);
             }
             Err(refusal) => self.turn_away(&socket, refusal),
@@ -120,7 +120,7 @@ impl<C: Conductor> Engine<C> {
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_inbound(&pod, &accepted) {
             Ok(Inbound::Plaintext(record, course)) => {
-                let near = self.near(socket, peer, self.core.now);
+                let near = self.near(socket, self.core.now);
                 self.begin(pod, record, near, course);
             }
             Ok(Inbound::Peek) => {
@@ -135,8 +135,8 @@ impl<C: Conductor> Engine<C> {
         }
     }
 
-    fn near(&self, socket: OwnedFd, peer: SocketAddr, started: Tick) -> Near {
-        Near { socket, peer, said: Vec::new(), started, retried: false }
+    fn near(&self, socket: OwnedFd, started: Tick) -> Near {
+        Near { socket, said: Vec::new(), started, retried: false }
     }
 
     fn turn_away(&mut self, socket: &OwnedFd, refusal: Refusal) {
@@ -212,7 +212,7 @@ impl<C: Conductor> Engine<C> {
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_plaintext(&pod, &accepted, first) {
             Ok((record, course)) => {
-                let near = self.near(socket, peer, since);
+                let near = self.near(socket, since);
                 self.begin(pod, record, near, course);
             }
             Err(refusal) => self.turn_away(&socket, refusal),

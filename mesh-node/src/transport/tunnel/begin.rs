@@ -1,6 +1,5 @@
 //! How connections begin: from an accepted socket or an OPEN, along the course that the conductor gave.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use mesh_common::tunnel::{Open, ResetReason, StreamId};
@@ -20,7 +19,6 @@ use crate::transport::outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss
 /// The connecting application's side of a connection that is about to begin, or to begin again.
 pub(in crate::transport) struct Near {
     pub(in crate::transport) socket: OwnedFd,
-    pub(in crate::transport) peer: SocketAddr,
     /// What it has said already.
     pub(in crate::transport) said: Vec<u8>,
     pub(in crate::transport) started: Tick,
@@ -40,10 +38,6 @@ impl<C: Conductor> Engine<C> {
                 }
             },
             Course::Http(http) => self.begin_http(pod, record, near, http),
-            Course::HandOver => {
-                debug_assert!(near.said.is_empty(), "what was read cannot be handed over");
-                self.conductor.hand_over(&pod, record, near.socket, near.peer);
-            }
         }
     }
 
@@ -110,7 +104,7 @@ impl<C: Conductor> Engine<C> {
                 self.begin_http_stream(tunnel, stream, (pod, record), http);
                 return Ok(());
             }
-            Course::Tunnel { .. } | Course::HandOver => {
+            Course::Tunnel { .. } => {
                 debug_assert!(false, "a stream ends at an application");
                 self.refuse(record, CloseReason::Internal);
                 return Err(ResetReason::Internal);
@@ -161,8 +155,7 @@ impl<C: Conductor> Engine<C> {
         };
         // Registered anew under its new key: the edges so far were for the old one.
         self.core.reactor.remove(&socket);
-        let peer = peer_of(&socket);
-        self.begin(pod, record, Near { socket, peer, said, started, retried: true }, course);
+        self.begin(pod, record, Near { socket, said, started, retried: true }, course);
         true
     }
 
@@ -208,10 +201,4 @@ impl<C: Conductor> Engine<C> {
         }
         result.is_ok()
     }
-}
-
-fn peer_of(socket: &OwnedFd) -> SocketAddr {
-    let peer = rustix::net::getpeername(socket).ok().flatten();
-    peer.and_then(|peer| SocketAddr::try_from(peer).ok())
-        .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
 }

@@ -88,10 +88,9 @@ pub enum Course {
         /// That it is permitted.
         planned: Planned,
     },
-    /// Request by request: each is decided by [`Conductor::request`]. Not for requests.
+    /// Request by request: each is decided by [`Conductor::request`]. A client that turns out to speak HTTP/2 is
+    /// given to [`Conductor::hand_over`]. Not for requests.
     Http(HttpCourse),
-    /// By somebody else on this core: [`Conductor::hand_over`] gets the socket. Not for streams.
-    HandOver,
 }
 
 /// How an accepted inbound connection begins.
@@ -160,9 +159,9 @@ pub trait Conductor: Sized + 'static {
     /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read.
     fn accept_h2(&mut self, pod: &Self::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr);
 
-    /// Takes a connection whose course is [`Course::HandOver`]; nothing of it has been read. Its place in the
-    /// engine's counts is given back, [`closed`](Self::closed) is not called.
-    fn hand_over(&mut self, pod: &Self::Pod, record: Self::Record, socket: OwnedFd, peer: SocketAddr);
+    /// Takes a connection of [`Course::Http`] whose client speaks HTTP/2; nothing of it has been read. Its place in
+    /// the engine's counts is given back, [`closed`](Self::closed) is not called.
+    fn hand_over(&mut self, pod: &Self::Pod, record: Self::Record, socket: OwnedFd);
 
     /// How to make a tunnel for `key`, on behalf of the connection of `record`.
     ///

@@ -71,7 +71,7 @@ impl Reactor {
     }
 
     /// Takes a descriptor out that goes on living elsewhere. Closing one needs no call.
-    pub(super) fn remove(&self, descriptor: impl AsFd) {
+    pub(in crate::transport) fn remove(&self, descriptor: impl AsFd) {
         // Not registered is as good as removed.
         let _ = epoll::delete(&self.epoll, descriptor);
     }

@@ -465,3 +465,33 @@ fn an_idle_connection_holds_little() {
     let size = size_of::<crate::transport::http1::Http<[u8; 64]>>();
     assert!(size <= 1024, "{size} bytes");
 }
+
+#[test]
+fn a_client_of_http_2_is_handed_over_with_every_byte_however_they_come() {
+    let (world, seen) = (World::new(), Arc::default());
+    let (source, _destination) = pair(&world, polite(&seen));
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for cuts in [&[24][..], &[1, 23], &[14, 10], &[23, 1]] {
+        let mut client = connect(source.address);
+        let mut rest = &preface[..];
+        for &cut in cuts {
+            client.write_all(&rest[..cut]).unwrap();
+            rest = &rest[cut..];
+            // One turn of the engine per piece: an answer to another client says that it looked.
+            ask(&mut connect(source.address), &get("/between"));
+        }
+        let handed = eventually("the socket", || source.log.handed.lock().unwrap().pop());
+        let mut handed = std::net::TcpStream::from(handed);
+        handed.set_nonblocking(false).unwrap();
+        let mut first = [0; 24];
+        handed.read_exact(&mut first).unwrap();
+        assert_eq!(&first, preface, "{cuts:?}");
+    }
+    let mut other = connect(source.address);
+    other.write_all(b"PRI * HTTP/1.1\r\n\r\n").unwrap();
+    assert!(read_all(&mut other).starts_with("HTTP/1.1 4"), "another beginning is for the codec");
+    let mut cut = connect(source.address);
+    cut.write_all(&preface[..10]).unwrap();
+    cut.shutdown(Shutdown::Write).unwrap();
+    assert!(!read_all(&mut cut).contains("200"), "half a preface ends");
+}

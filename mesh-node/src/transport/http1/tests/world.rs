@@ -30,6 +30,8 @@ pub(super) struct Log {
     pub(super) exchanges: Mutex<Vec<(String, ExchangeOutcome)>>,
     pub(super) refusals: Mutex<Vec<http1::Refusal>>,
     pub(super) connections: Mutex<Vec<Outcome>>,
+    /// Clients that speak HTTP/2.
+    pub(super) handed: Mutex<Vec<OwnedFd>>,
 }
 
 /// Sends every request where its fields say. `/denied` is refused on either side that is told to.
@@ -124,7 +126,9 @@ impl Conductor for Judge {
 
     fn accept_h2(&mut self, _: &Self::Pod, _: OwnedFd, _: SocketAddr, _: SocketAddr) {}
 
-    fn hand_over(&mut self, _: &Self::Pod, (): (), _: OwnedFd, _: SocketAddr) {}
+    fn hand_over(&mut self, _: &Self::Pod, (): (), socket: OwnedFd) {
+        self.log.handed.lock().unwrap().push(socket);
+    }
 
     fn plan_tunnel(&mut self, _: &Self::Pod, key: &TunnelKey, (): &()) -> Result<TunnelPlan, TunnelLoss> {
         let tls = self.identities.client(&self.own, &self.expected, Alpn::Mux1);

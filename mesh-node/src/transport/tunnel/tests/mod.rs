@@ -324,22 +324,6 @@ fn direct_connections_pass_half_close_and_bytes() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_has_every_byte_left_in_it() {
-    let world = World::new();
-    let mut script = world.script(Direction::Outbound, nobody());
-    script.outbound = Route::HandOver;
-    let source = Side::start(script, Direction::Outbound, Settings::default());
-    let mut stream = connect(source.address);
-    stream.write_all(b"PRI * HTTP/2.0").unwrap();
-    let socket = eventually("the socket", || source.log.handed.lock().unwrap().pop());
-    let mut handed = TcpStream::from(socket);
-    handed.set_nonblocking(false).unwrap();
-    let mut first = [0; 14];
-    handed.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"PRI * HTTP/2.0");
-}
-
-#[test]
 fn looking_again_resets_what_is_no_longer_permitted() {
     let world = World::new();
     let (source, destination) = world.pair(application(echo));

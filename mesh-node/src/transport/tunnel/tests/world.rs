@@ -62,7 +62,6 @@ pub(in crate::transport) struct Script {
 pub(in crate::transport) enum Route {
     Tunnel(SocketAddr),
     Direct(SocketAddr),
-    HandOver,
 }
 
 impl Route {
@@ -87,7 +86,6 @@ impl Route {
                 dial: Dial { destination, source: None, netns: None },
                 planned: Planned::for_test(),
             },
-            Self::HandOver => Course::HandOver,
         }
     }
 }
@@ -125,9 +123,7 @@ impl Conductor for Script {
         self.log.handed.lock().unwrap().push(socket);
     }
 
-    fn hand_over(&mut self, _: &Self::Pod, _: u32, socket: OwnedFd, _: SocketAddr) {
-        self.log.handed.lock().unwrap().push(socket);
-    }
+    fn hand_over(&mut self, _: &Self::Pod, _: u32, _: OwnedFd) {}
 
     fn plan_tunnel(&mut self, _: &Self::Pod, key: &TunnelKey, _: &u32) -> Result<TunnelPlan, TunnelLoss> {
         let tls = self.identities.client(&self.own, &self.expected, Alpn::Mux1);
