@@ -19,7 +19,7 @@ use crate::identity::Identities;
 use crate::transport::tasks;
 
 /// How often a request asks for a connection again when new ones close at once.
-const MOST_TRIES: usize = 3;
+const MOST_CLOSED: usize = 3;
 
 /// Whose requests may share a connection, and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +101,8 @@ impl Pool {
         key: &Key,
         begin: impl Fn() -> Result<Connecting, ConnectFailure>,
     ) -> Result<Lease, ConnectFailure> {
-        for _ in 0..MOST_TRIES {
+        // A new connection may be full of others' requests when it is this one's turn; the last one is never full.
+        for _ in 0..MOST_CLOSED + self.settings.connections_per_endpoint {
             let endpoint = self.endpoints.borrow_mut().entry(key.clone()).or_default().clone();
             if let Some(lease) = self.lease_on(&endpoint) {
                 return Ok(lease);

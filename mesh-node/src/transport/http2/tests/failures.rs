@@ -252,3 +252,23 @@ fn a_stream_that_is_cut_breaks_off_and_its_neighbour_goes_on() {
         assert_eq!(at_destination[0].end.ending, Ending::Cut);
     });
 }
+
+#[test]
+fn a_burst_that_fills_several_new_connections_is_served_whole() {
+    on_one_core(async {
+        let settings =
+            Settings { streams_per_connection: 2, connections_per_endpoint: 4, ..Settings::default() };
+        let world = World::start_with(Protocol::Grpc, settings).await;
+        let caller = world.caller().await;
+        let asked: Vec<_> = (0..20)
+            .map(|_| {
+                let caller = caller.clone();
+                tokio::task::spawn_local(async move { caller.ask(grpc("/e/U", "x")).await.unwrap() })
+            })
+            .collect();
+        for asked in asked {
+            let seen = asked.await.unwrap();
+            assert_eq!(seen.trailer("grpc-status"), Some("0"), "{:?}", seen.headers);
+        }
+    });
+}
