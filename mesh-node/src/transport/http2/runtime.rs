@@ -36,7 +36,7 @@ pub(super) fn server_of(settings: &Settings) -> server::Builder<OnThisCore> {
         .max_header_list_size(settings.max_header_list)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .max_send_buf_size(settings.stream_window as usize)
+        .max_send_buf_size(settings.send_buffer)
         // Rapid reset (CVE-2023-44487) and resets that we are made to send (CVE-2025-8671). h2's budget for DATA
         // frames without data (RUSTSEC-2026-0258) scales with the window by itself.
         .max_pending_accept_reset_streams(20)
@@ -54,7 +54,7 @@ pub(super) fn client_of(settings: &Settings) -> client::Builder<OnThisCore> {
         .max_header_list_size(settings.max_header_list)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .max_send_buf_size(settings.stream_window as usize)
+        .max_send_buf_size(settings.send_buffer)
         // No server pushes to a proxy that would not pass it on: hyper does not enable it.
         .max_local_error_reset_streams(256)
         .keep_alive_interval(settings.ping_interval)

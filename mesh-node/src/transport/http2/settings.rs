@@ -14,8 +14,11 @@ pub struct Settings {
     pub max_header_list: u32,
     /// Most fields of a request.
     pub max_fields: usize,
-    /// Bytes of a stream's window, and of what is held for a slow reader.
+    /// Bytes of a stream's window.
     pub stream_window: u32,
+    /// Bytes of a stream that are held for a slow reader. All streams of a connection may be slow at once, and the
+    /// windows that a peer grants are its own choice: this alone bounds what it can make us hold.
+    pub send_buffer: usize,
     /// Bytes of a connection's window.
     pub connection_window: u32,
     /// Streams that we put on one connection before another one is opened.
@@ -63,6 +66,7 @@ impl Default for Settings {
             max_header_list: 32 << 10,
             max_fields: 100,
             stream_window: 256 << 10,
+            send_buffer: 64 << 10,
             connection_window: 1 << 20,
             streams_per_connection: 200,
             connections_per_endpoint: 4,
