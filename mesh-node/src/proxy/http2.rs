@@ -251,13 +251,19 @@ impl crate::transport::http2::Conductor for Http2Connection {
         (self.client, self.identity.as_ref())
     }
 
-    fn strip(&self) -> &[&str] {
+    fn strip(&self) -> &'static [&'static str] {
         if self.identity.is_some() { IDENTITY_FIELDS } else { FORWARDING_FIELDS }
     }
 
     fn malformed(&self, refusal: Refusal) {
         let record = self.record.borrow();
         self.proxy.report_refused(record.as_http().expect("it has requests"), refusal);
+    }
+
+    fn late(&self, answer: &OwnAnswer) {
+        self.proxy.shared.metrics.refused(answer.reason);
+        let caller = self.identity.as_ref().map(tracing::field::display);
+        debug!(pod = %self.pod.uid().0, caller, reason = answer.reason, "request after the caller's certificate ended");
     }
 
     fn leave(&self) -> &Notify {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 pub(super) struct Activity {
     open: Cell<u32>,
     last: Cell<Instant>,
+    is_over: Cell<bool>,
 }
 
 /// An exchange that is not over: held by its response's body.
@@ -17,12 +18,22 @@ pub(super) struct Open(Rc<Activity>);
 
 impl Activity {
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), last: Cell::new(Instant::now()) })
+        Rc::new(Self { open: Cell::new(0), last: Cell::new(Instant::now()), is_over: Cell::new(false) })
     }
 
     pub(super) fn begin(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
         Open(self.clone())
+    }
+
+    /// The caller's certificate has ended: what is open goes on, nothing new begins. A caller that does not heed
+    /// GOAWAY could go on asking otherwise.
+    pub(super) fn end(&self) {
+        self.is_over.set(true);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// Ends when no exchange was open for `timeout`.
@@ -35,6 +46,13 @@ impl Activity {
                 return;
             }
         }
+    }
+}
+
+impl Open {
+    /// Whether it began too late to be served.
+    pub(super) fn is_late(&self) -> bool {
+        self.0.is_over()
     }
 }
 

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use mesh_common::http1::is_trailer_allowed;
+use mesh_common::http1::{StripList, is_trailer_allowed};
 
 use super::activity::Open;
 use super::answer::grpc_status;
 use super::conductor::{End, Ending, Exchange};
 use super::connect::Sender1;
-use super::cut::Cut;
+use super::cut::{Cut, Half};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
 
@@ -28,6 +28,9 @@ pub(super) struct RequestBody {
     incoming: Incoming,
     /// Shared with the record: the request may still be going up while the response comes down.
     progress: Rc<Progress>,
+    /// Fields that the sender may not set, in trailers either.
+    strip: StripList<'static>,
+    cut: Cut,
 }
 
 /// How far a request's body is.
@@ -46,7 +49,8 @@ pub(super) struct AnswerBody<E: Exchange> {
 }
 
 enum Source {
-    Upstream(Incoming),
+    /// In the record's [`Cut`].
+    Upstream,
     Own(Option<Bytes>),
 }
 
@@ -80,22 +84,22 @@ pub(super) struct Record<E: Exchange> {
     cut: Cut,
 }
 
-/// Why a response broke off.
+/// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     /// Underneath.
-    #[error("the response broke off")]
-    Upstream(#[from] hyper::Error),
+    #[error("the message broke off")]
+    Underneath(#[from] hyper::Error),
     /// By policy.
     #[error("the exchange is no longer permitted")]
     Cut,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming) -> (Self, Rc<Progress>) {
+    pub(super) fn new(incoming: Incoming, strip: StripList<'static>, cut: Cut) -> (Self, Rc<Progress>) {
         let progress = Rc::new(Progress::default());
         progress.is_complete.set(incoming.is_end_stream());
-        (Self { incoming, progress: progress.clone() }, progress)
+        (Self { incoming, progress: progress.clone(), strip, cut }, progress)
     }
 }
 
@@ -111,7 +115,8 @@ impl<E: Exchange> AnswerBody<E> {
         if incoming.is_end_stream() {
             record.ending = Ending::Complete;
         }
-        Self { source: Source::Upstream(incoming), record: Some(record), _open: open }
+        record.cut.keep(incoming);
+        Self { source: Source::Upstream, record: Some(record), _open: open }
     }
 
     /// An answer of our own.
@@ -127,6 +132,10 @@ impl<E: Exchange> AnswerBody<E> {
             record.response_bytes = text.as_ref().map_or(0, |text| text.len() as u64);
         }
         Self { source: Source::Own(text), record, _open: open }
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Incoming) -> T) -> Option<T> {
+        self.record.as_ref()?.cut.response(|incoming| look(incoming))
     }
 }
 
@@ -154,6 +163,10 @@ impl<E: Exchange> Record<E> {
 
 impl<E: Exchange> Drop for Record<E> {
     fn drop(&mut self) {
+        // Where the caller takes nothing, its task never came to see it.
+        if self.cut.is_cut() && self.ending == Ending::CallerGone {
+            self.ending = Ending::Cut;
+        }
         let end = End {
             request_bytes: self.request.bytes.get(),
             response_bytes: self.response_bytes,
@@ -174,19 +187,22 @@ impl<E: Exchange> Drop for Record<E> {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.cut.poll(Half::Request, context).is_ready() {
+            return Poll::Ready(Some(Err(Broken::Cut)));
+        }
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
         let progress = &self.progress;
         let Some(frame) = frame.transpose()? else {
             progress.is_complete.set(true);
             return Poll::Ready(None);
         };
-        let frame = sift(frame);
+        let frame = sift(frame, self.strip);
         match frame.data_ref() {
             Some(data) => progress.bytes.set(progress.bytes.get() + data.len() as u64),
             None => progress.is_complete.set(true),
@@ -218,16 +234,23 @@ impl<E: Exchange> Body for AnswerBody<E> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
-        let incoming = match &mut this.source {
-            Source::Own(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Source::Upstream(incoming) => incoming,
-        };
+        if let Source::Own(text) = &mut this.source {
+            return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+        }
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
-        if record.cut.poll(context).is_ready() {
+        let read = match record.cut.poll(Half::Response, context) {
+            Poll::Pending => record.cut.response(|incoming| {
+                let frame = Pin::new(&mut *incoming).poll_frame(context);
+                frame.map(|frame| (frame, incoming.is_end_stream()))
+            }),
+            Poll::Ready(()) => None,
+        };
+        let Some(read) = read else {
             record.ending = Ending::Cut;
             return Poll::Ready(Some(Err(Broken::Cut)));
-        }
-        match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
+        };
+        let (frame, is_end) = ready!(read);
+        match frame {
             None => {
                 record.ending = Ending::Complete;
                 Poll::Ready(None)
@@ -237,14 +260,14 @@ impl<E: Exchange> Body for AnswerBody<E> {
                 Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(frame)) => {
-                let frame = sift(frame);
+                let frame = sift(frame, StripList::default());
                 if let Some(data) = frame.data_ref() {
                     record.response_bytes += data.len() as u64;
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     record.grpc_status = grpc_status(trailers).or(record.grpc_status);
                     record.ending = Ending::Complete;
-                } else if incoming.is_end_stream() {
+                } else if is_end {
                     record.ending = Ending::Complete;
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -254,32 +277,32 @@ impl<E: Exchange> Body for AnswerBody<E> {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Upstream(incoming) => incoming.is_end_stream(),
+            Source::Upstream => self.look(Incoming::is_end_stream).unwrap_or(false),
             Source::Own(text) => text.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Upstream(incoming) => incoming.size_hint(),
+            Source::Upstream => self.look(Incoming::size_hint).unwrap_or_default(),
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
         }
     }
 }
 
-/// Leaves out of trailers what a head decides on, and everything past the limit.
-fn sift(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// Leaves out of trailers what a head decides on, what the sender may not say, and everything past the limit.
+fn sift(frame: Frame<Bytes>, strip: StripList<'_>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Err(frame) => frame,
         Ok(trailers) => {
-            let is_good = |trailers: &HeaderMap| {
-                trailers.len() <= MAX_TRAILERS
-                    && trailers.keys().all(|name| is_trailer_allowed(name.as_str().as_bytes()))
+            let passes = |name: &HeaderName| {
+                let name = name.as_str().as_bytes();
+                is_trailer_allowed(name) && !strip.covers(name)
             };
-            if is_good(&trailers) {
+            if trailers.len() <= MAX_TRAILERS && trailers.keys().all(passes) {
                 return Frame::trailers(trailers);
             }
-            let allowed = trailers.iter().filter(|(name, _)| is_trailer_allowed(name.as_str().as_bytes()));
+            let allowed = trailers.iter().filter(|(name, _)| passes(name));
             let fields = allowed.take(MAX_TRAILERS).map(|(name, value)| (name.clone(), value.clone()));
             // `collect` would replace repeated fields.
             let mut sifted = HeaderMap::new();

@@ -29,10 +29,13 @@ pub trait Conductor: 'static {
     fn client(&self) -> (IpAddr, Option<&SpiffeId>);
 
     /// Fields that the sender may not set, as for `mesh_common::http1`.
-    fn strip(&self) -> &[&str];
+    fn strip(&self) -> &'static [&'static str];
 
     /// A request came that has no one meaning; it is answered and counted, never decided.
     fn malformed(&self, refusal: Refusal);
+
+    /// A request came after the caller's certificate had ended; it gets `answer` and is counted, never decided.
+    fn late(&self, answer: &OwnAnswer);
 
     /// Notified when the caller is to go: it is told so (GOAWAY), and what is open goes on.
     fn leave(&self) -> &Notify;

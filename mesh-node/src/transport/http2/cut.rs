@@ -1,38 +1,69 @@
-//! Ends one exchange from outside its own task.
+//! Ends one exchange from outside its own tasks.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Ends one exchange: its request is answered as denied, or its response breaks off. A clone ends the same one.
+use hyper::body::Incoming;
+
+/// Ends one exchange: its request is answered as denied, or breaks off with its response. A clone ends the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Cut(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     is_cut: Cell<bool>,
-    /// The task that carries the exchange: always one.
-    waiting: RefCell<Option<Waker>>,
+    /// The tasks that carry the request and the response: each reads when the other side has room.
+    waiting: [RefCell<Option<Waker>>; 2],
+    /// Kept here because its task does not look at it while the caller's window is closed.
+    response: RefCell<Option<Incoming>>,
+}
+
+/// Which way of an exchange waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Half {
+    Request,
+    Response,
 }
 
 impl Cut {
     /// Ends it. Does nothing if it is over.
     pub fn now(&self) {
         self.0.is_cut.set(true);
-        if let Some(waker) = self.0.waiting.take() {
-            waker.wake();
+        // Whoever answered is told at once, also when the caller takes nothing.
+        drop(self.0.response.take());
+        for waiting in &self.0.waiting {
+            if let Some(waker) = waiting.take() {
+                waker.wake();
+            }
         }
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.is_cut.get()
+    }
+
     /// Ready when it is to end.
-    pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&self, half: Half, context: &mut Context<'_>) -> Poll<()> {
         if self.0.is_cut.get() {
             return Poll::Ready(());
         }
-        let mut waiting = self.0.waiting.borrow_mut();
+        let mut waiting = self.0.waiting[half as usize].borrow_mut();
         if waiting.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *waiting = Some(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Keeps the response until it is read or cut.
+    pub(super) fn keep(&self, response: Incoming) {
+        if !self.is_cut() {
+            *self.0.response.borrow_mut() = Some(response);
+        }
+    }
+
+    /// Looks at the response; `None` once it is cut.
+    pub(super) fn response<T>(&self, look: impl FnOnce(&mut Incoming) -> T) -> Option<T> {
+        self.0.response.borrow_mut().as_mut().map(look)
     }
 }

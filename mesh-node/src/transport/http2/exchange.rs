@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
+use mesh_common::http1::StripList;
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -21,7 +22,7 @@ use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record, RequestBody};
 use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
-use super::cut::Cut;
+use super::cut::{Cut, Half};
 use super::peers::Peers;
 use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
@@ -68,6 +69,14 @@ impl Drop for HandshakePlace<'_> {
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
 type Tried = SmallVec<[SocketAddr; MOST_ENDPOINTS]>;
 
+/// What an answer of ours depends on.
+#[derive(Clone, Copy)]
+struct Asked {
+    is_grpc: bool,
+    /// Answered without a body (RFC 9110 section 9.3.2).
+    is_head: bool,
+}
+
 /// A request that came back unsent, with why.
 struct Unsent {
     request: Option<(Parts, RequestBody)>,
@@ -82,19 +91,25 @@ pub(super) async fn serve<C: Conductor>(
     request: Request<Incoming>,
 ) -> Result<Answer<C>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
-    let is_grpc = is_grpc(&parts.headers);
+    let asked = Asked { is_grpc: is_grpc(&parts.headers), is_head: parts.method == Method::HEAD };
+    if open.is_late() {
+        let answer = OwnAnswer::late();
+        conductor.late(&answer);
+        return Ok(own::<C>(answer, asked, None, open));
+    }
     if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
         conductor.malformed(refusal);
-        return Ok(own::<C>(OwnAnswer::malformed(refusal), is_grpc, None, open));
+        return Ok(own::<C>(OwnAnswer::malformed(refusal), asked, None, open));
     }
-    let (body, progress) = RequestBody::new(incoming);
     let cut = Cut::default();
+    let strip = StripList { names: conductor.strip() };
+    let (body, progress) = RequestBody::new(incoming, strip, cut.clone());
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
     let mut record = Record::new(exchange, progress, cut.clone());
     let answered = tokio::select! {
         biased;
-        () = poll_fn(|context| cut.poll(context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
-        answered = answer(&shared, &conductor, (parts, body), &mut record, is_grpc) => answered,
+        () = poll_fn(|context| cut.poll(Half::Response, context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
+        answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => answered,
     };
     match answered {
         Ok(response) => {
@@ -104,17 +119,18 @@ pub(super) async fn serve<C: Conductor>(
             let body = AnswerBody::upstream(incoming, record, &head.headers, open);
             Ok(Response::from_parts(head, body))
         }
-        Err(answer) => Ok(own::<C>(answer, is_grpc, Some(record), open)),
+        Err(answer) => Ok(own::<C>(answer, asked, Some(record), open)),
     }
 }
 
 fn own<C: Conductor>(
     answer: OwnAnswer,
-    is_grpc: bool,
+    asked: Asked,
     mut record: Option<Record<C::Exchange>>,
     open: Open,
 ) -> Answer<C> {
-    let (response, text) = answer.response(is_grpc);
+    let (response, text) = answer.response(asked.is_grpc);
+    let text = text.filter(|_| !asked.is_head);
     if let Some(record) = &mut record {
         record.exchange().answered(response.status());
     }

@@ -179,10 +179,13 @@ impl Http2 {
         loop {
             tokio::select! {
                 result = connection.as_mut() => return result.map_err(ServeError::Http),
-                () = async { tokio::select! { () = conductor.leave().notified() => {} () = over.as_mut() => {} } },
-                    if !is_draining =>
-                {
+                () = conductor.leave().notified(), if !is_draining => {
                     is_draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = over.as_mut(), if !activity.is_over() => {
+                    is_draining = true;
+                    activity.end();
                     connection.as_mut().graceful_shutdown();
                 }
                 () = idle.as_mut() => break,

@@ -4,11 +4,15 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use mesh_common::model::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::world::*;
+use crate::transport::http2::Settings;
+use crate::transport::http2::runtime::server_of;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -179,4 +183,72 @@ fn more_streams_than_allowed_are_refused_one_by_one() {
     bytes.extend(streams(400).flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &head())));
     let ended = check(bytes);
     assert!(matches!(ended, None | Some(0 | ENHANCE_YOUR_CALM)), "{ended:?}");
+}
+
+/// An application that answers at once, and says how the request's body ended.
+async fn reads_to_the_end() -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<bool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
+            let tell = tell.clone();
+            async move {
+                let _reading = tokio::task::spawn_local(async move {
+                    tell.send(request.into_body().collect().await.is_ok()).unwrap();
+                });
+                Ok::<_, std::convert::Infallible>(http::Response::new(body("an answer")))
+            }
+        });
+        let _ = server_of(&Settings::default()).serve_connection(TokioIo::new(stream), service).await;
+    });
+    (address, told)
+}
+
+#[test]
+fn a_caller_that_takes_no_answer_is_cut_off_too() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let (application, mut told) = reads_to_the_end().await;
+        world.application.set(application);
+        let mut attacker = world.raw_caller().await;
+        // A window of zero: the answer never goes out, so nobody looks whether there is more of it.
+        let window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let open = frame(HEADERS, END_HEADERS, 1, &head());
+        attacker.write_all(&[preface(), window, open].concat()).await.unwrap();
+        eventually("the answer's head is there", || {
+            world.answered.borrow().iter().filter(|status| **status == StatusCode::OK).count() == 2
+        })
+        .await;
+
+        world.cuts.borrow()[0].now();
+
+        let whole = tokio::time::timeout(Duration::from_secs(5), told.recv()).await;
+        assert_eq!(whole.expect("the application is told"), Some(false), "the request broke off");
+    });
+}
+
+#[test]
+fn a_caller_that_stays_after_its_certificate_is_served_no_more() {
+    on_one_core(async {
+        let world = World::start_for(Protocol::Http2, Settings::default(), Duration::from_secs(3)).await;
+        let mut stays = world.raw_peer().await;
+        let ask = |stream: u32| frame(HEADERS, END_HEADERS | END_STREAM, stream, &head());
+        stays.write_all(&[preface(), ask(1)].concat()).await.unwrap();
+        eventually("the first request is served", || world.records.borrow().len() == 1).await;
+        // It answers no PING: for h2 it may not have seen GOAWAY yet, so streams still begin.
+        let mut stream = 3;
+        while world.late.get() == 0 {
+            stays.write_all(&ask(stream)).await.expect("the connection is open");
+            stream += 2;
+            assert!(stream < 20_000, "still served");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let served = world.records.borrow().len();
+        let late = world.late.get();
+        stays.write_all(&[ask(stream), ask(stream + 2)].concat()).await.unwrap();
+        eventually("both are refused", || world.late.get() == late + 2).await;
+        assert_eq!(world.records.borrow().len(), served);
+    });
 }

@@ -44,6 +44,7 @@ impl Load for Idle {
 impl Exchange for Record {
     fn answered(&mut self, status: StatusCode) {
         self.recorded.status = Some(status);
+        self.world.answered.borrow_mut().push(status);
     }
 
     fn ended(&mut self, end: &End) {
@@ -83,8 +84,12 @@ impl Conductor for Deciding {
         &self.leave
     }
 
-    fn strip(&self) -> &[&str] {
+    fn strip(&self) -> &'static [&'static str] {
         IDENTITY_FIELDS
+    }
+
+    fn late(&self, _: &OwnAnswer) {
+        self.world.late.set(self.world.late.get() + 1);
     }
 
     fn malformed(&self, refusal: Refusal) {

@@ -272,3 +272,16 @@ fn a_burst_that_fills_several_new_connections_is_served_whole() {
         }
     });
 }
+
+#[test]
+fn an_answer_of_ours_to_head_has_no_body_and_passes_the_other_agent() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        world.apply(deny_path("/secret"));
+        let mut request = get("/secret");
+        *request.method_mut() = http::Method::HEAD;
+        let seen = world.caller().await.ask(request).await.unwrap();
+        assert_eq!((seen.status, seen.body.as_ref()), (StatusCode::FORBIDDEN, b"".as_ref()));
+        assert_eq!(seen.header("content-length"), Some("19"));
+    });
+}

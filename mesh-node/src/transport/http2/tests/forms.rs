@@ -1,6 +1,7 @@
 //! Requests in one form: what is matched is what is sent, and what has no one meaning is refused.
 
 use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
 use mesh_common::http1::{IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{PathError, Protocol};
 
@@ -149,5 +150,24 @@ fn a_malformed_request_is_answered_and_goes_nowhere() {
         assert_eq!(seen.header("x-nodemesh-reason"), Some("http1_host_invalid"));
         assert_eq!(*world.malformed.borrow(), [Refusal::HostInvalid]);
         assert_eq!((world.dials.get(), world.records.borrow().len()), (0, 0));
+    });
+}
+
+#[test]
+fn trailers_say_no_more_of_identities_than_a_head_may() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let mut trailers = http::HeaderMap::new();
+        for name in ["x-forwarded-client-cert", "x_nodemesh_caller", "x-checksum"] {
+            trailers.insert(name, "1".parse().unwrap());
+        }
+        let body = body("x").with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
+        let request = http::Request::post("http://api.shop/x").body(body).unwrap();
+
+        let seen = world.caller().await.ask(request).await.unwrap();
+
+        let names: Vec<&str> =
+            seen.trailers.iter().flat_map(|all| all.keys()).map(|name| name.as_str()).collect();
+        assert_eq!(names, ["x-checksum"], "the application echoes what it got");
     });
 }

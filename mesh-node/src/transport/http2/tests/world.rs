@@ -54,6 +54,12 @@ pub(super) struct World {
     pub(super) snapshot: RefCell<Rc<Snapshot>>,
     pub(super) records: RefCell<Vec<Recorded>>,
     pub(super) malformed: RefCell<Vec<Refusal>>,
+    /// What was answered so far, at either agent.
+    pub(super) answered: RefCell<Vec<StatusCode>>,
+    /// Where agent B listens.
+    pub(super) agent: SocketAddr,
+    /// Requests after their caller's certificate had ended.
+    pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
     /// How to end each request that began, at either agent.
     pub(super) cuts: RefCell<Vec<Cut>>,
@@ -181,6 +187,9 @@ impl World {
             snapshot: RefCell::new(Rc::new(snapshot)),
             records: RefCell::default(),
             malformed: RefCell::default(),
+            answered: RefCell::default(),
+            agent: listener.local_addr().unwrap(),
+            late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
             dials: Cell::new(0),
@@ -254,7 +263,15 @@ impl World {
         stream
     }
 
-    /// The same, with HTTP/2 on it.
+    /// A caller of agent B that shows the certificate of `web` and speaks as it likes.
+    pub(super) async fn raw_peer(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let config = self.identities.client(&id("web"), &id("api"), identity::Alpn::H2).unwrap();
+        let stream = TcpStream::connect(self.agent).await.unwrap();
+        let name = "api.shop.svc.cluster.local".try_into().unwrap();
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap()
+    }
+
+    /// The same as [`Self::raw_caller`], with HTTP/2 on it.
     pub(super) async fn caller(self: &Rc<Self>) -> Caller {
         let stream = self.raw_caller().await;
         let (sender, connection) =
