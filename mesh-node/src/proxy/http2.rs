@@ -80,6 +80,8 @@ pub(super) struct Http2Exchange {
     status: u16,
     /// The endpoint that it makes busy.
     busy: Option<BusyGuard>,
+    /// Of the connection that it has to itself.
+    place: Option<Place>,
     sides: RequestSides,
     /// Why it was answered by us.
     answered: Option<(ResponseFlags, &'static str)>,
@@ -279,6 +281,7 @@ impl crate::transport::http2::Conductor for Http2Connection {
             is_grpc: kind.is_some_and(|(_, kind)| is_grpc_type(kind)),
             status: 0,
             busy: None,
+            place: None,
             sides: RequestSides::new(),
             answered: None,
         }
@@ -304,6 +307,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
             // It was permitted once and is reported already.
             Err(rejection) => return Err(exchange.answer(&rejection)),
         };
+        if let Err(rejection) = exchange.take_place(core, &plan) {
+            return Err(exchange.reject(core, subject, &rejection, request));
+        }
         exchange.busy = Some(core.load.add(plan.address(), Unit::Request));
         match exchange.sides.first_mut() {
             Some(side) => core.redirect_request(side, subject, &plan),
@@ -332,6 +338,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
             Ok(planned) => planned,
             Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
         };
+        if let Err(rejection) = exchange.take_place(core, &plan) {
+            return Err(exchange.reject(core, called, &rejection, request));
+        }
         exchange.sides.truncate(1);
         exchange.sides.push(core.begin_request(called, &decided, &plan, request));
         self.keep(exchange, UnderWay::keep(http, Some(facts), request));
@@ -371,6 +380,20 @@ impl Http2Connection {
 }
 
 impl Http2Exchange {
+    /// Over HTTP/1.1 a request has a connection to itself: it counts as one, as those of the engine do.
+    fn take_place(&mut self, core: &Core, plan: &Plan) -> Result<(), Rejection> {
+        let (protocol, pod) = match plan {
+            Plan::Application(application) => (application.protocol, core.pod(&application.workload.uid)),
+            Plan::Direct(direct) => (direct.protocol, Some(self.connection.pod.clone())),
+            Plan::Tunnel(_) | Plan::Local(_) => return Ok(()),
+        };
+        if protocol == Protocol::Http1 && !self.is_grpc {
+            let pod = pod.ok_or(Rejection::PodGone)?;
+            self.place = Some(pod.places().take().map_err(Rejection::Limited)?);
+        }
+        Ok(())
+    }
+
     fn reject(
         &mut self,
         core: &Core,
@@ -400,6 +423,7 @@ impl Exchange for Http2Exchange {
 
     fn ended(&mut self, end: &End) {
         self.busy = None;
+        self.place = None;
         let (flags, reason) = match (end.ending, self.answered) {
             (Ending::OwnAnswer, Some(answered)) => answered,
             (Ending::Complete, _) => (ResponseFlags::None, "completed"),

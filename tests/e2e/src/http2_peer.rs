@@ -48,13 +48,21 @@ impl Http2Peer<'_> {
     /// The handshake fails, or the destination ends the connection without an answer: that is how it refuses.
     pub fn ask(&self, request: http::request::Builder) -> Result<Response> {
         let request = request.body(Empty::new()).context("the test's request is well formed")?;
+        self.ask_at_once(vec![request])?.pop().context("one answer")
+    }
+
+    /// Sends requests at once, on one connection.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], for any of them.
+    pub fn ask_at_once(&self, requests: Vec<Request<Empty<Bytes>>>) -> Result<Vec<Response>> {
         let tcp = self.from.place().netns().run(|| Ok(TcpStream::connect_timeout(&self.to, LIMIT)?))?;
         tcp.set_nonblocking(true)?;
         let tls = TlsConnector::from(Arc::new(client_config(self.credentials, b"nodemesh/h2")?));
         let name = ServerName::try_from(self.service.to_owned())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            tokio::time::timeout(LIMIT, converse(tls, name, tcp, request))
+            tokio::time::timeout(LIMIT, converse(tls, name, tcp, requests))
                 .await
                 .context("an answer in time")?
         })
@@ -65,14 +73,27 @@ async fn converse(
     tls: TlsConnector,
     name: ServerName<'static>,
     tcp: TcpStream,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response> {
+    requests: Vec<Request<Empty<Bytes>>>,
+) -> Result<Vec<Response>> {
     let stream = tls.connect(name, tokio::net::TcpStream::from_std(tcp)?).await.context("handshake")?;
-    let (mut sender, connection) =
+    let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .context("HTTP/2")?;
     tokio::spawn(connection);
+    let asked: Vec<_> =
+        requests.into_iter().map(|request| tokio::spawn(answer(sender.clone(), request))).collect();
+    let mut answers = Vec::new();
+    for asked in asked {
+        answers.push(asked.await??);
+    }
+    Ok(answers)
+}
+
+async fn answer(
+    mut sender: hyper::client::conn::http2::SendRequest<Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
+) -> Result<Response> {
     let response = sender.send_request(request).await.context("ask")?;
     let status = response.status().as_u16();
     let grpc_status = response.headers().get("grpc-status");

@@ -111,6 +111,26 @@ fn requests_to_a_port_of_bytes_do_not_dodge_rules_that_fail_closed_there() {
     });
 }
 
+#[test]
+fn requests_of_one_connection_hold_no_more_connections_than_a_pod_may_have() {
+    pair().flags(&["--max-connections-per-pod", "4"]).run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Http, mesh_test_e2e::HTTP)?;
+        let good = good(mesh)?;
+        let to = mesh.pod("server").at(mesh_test_e2e::HTTP);
+        let peer = Http2Peer { from: mesh.pod("client"), to, credentials: Some(&good), service: SERVICE };
+        let slow = || Ok(get("/delay/1000").body(http_body_util::Empty::new())?);
+        let answers = peer.ask_at_once((0..12).map(|_| slow()).collect::<Result<_>>()?)?;
+        let count = |wanted: u16| answers.iter().filter(|answer| answer.status == wanted).count();
+        // One is the peer's own.
+        assert_eq!((count(200), count(503)), (3, 9), "{answers:?}");
+        assert_eq!(server.connections(), 3);
+        let labels = [("reason", "pod_connection_limit")];
+        mesh.b().metric("nodemesh_proxy_refusals_total", &labels, |found| found == 9.0)?;
+        assert_eq!(ask(mesh, Some(&good), mesh_test_e2e::HTTP, SERVICE, get("/"))?.status, 200);
+        Ok(())
+    });
+}
+
 fn with_server(scenario: Scenario, test: impl FnOnce(&mut Mesh, &Server) -> Result<()>) {
     scenario.run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http2, PORT)?;
