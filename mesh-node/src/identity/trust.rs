@@ -7,6 +7,7 @@ use mesh_common::model::TrustDomain;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 /// The roots that vouch for one trust domain.
 ///
@@ -98,22 +99,23 @@ impl TrustBundle {
         Ok(Self { trust_domain, roots, anchors, validity, revocation_lists, revoked })
     }
 
-    /// The same bundle without what these lists revoke.
+    /// The same bundle without what these lists revoke. Of several lists of one authority the newest counts.
     ///
     /// # Errors
     /// [`RootError::RevocationList`] for the first list that is none.
-    pub fn without(
-        mut self,
-        mut lists: Vec<CertificateRevocationListDer<'static>>,
-    ) -> Result<Self, RootError> {
-        lists.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        let read = |(index, list): (usize, &CertificateRevocationListDer<'_>)| {
-            OwnedCertRevocationList::from_der(list)
-                .map(CertRevocationList::from)
-                .map_err(|source| RootError::RevocationList { index, source })
+    pub fn without(mut self, lists: Vec<CertificateRevocationListDer<'static>>) -> Result<Self, RootError> {
+        let read = |(index, list): (usize, CertificateRevocationListDer<'static>)| {
+            let bad = |source| RootError::RevocationList { index, source };
+            let revoked = OwnedCertRevocationList::from_der(&list).map_err(bad)?;
+            let (_, dates) =
+                CertificateRevocationList::from_der(&list).map_err(|_| bad(webpki::Error::BadDer))?;
+            Ok((dates.last_update().timestamp(), list, CertRevocationList::from(revoked)))
         };
-        self.revoked = lists.iter().enumerate().map(read).collect::<Result<_, _>>()?;
-        self.revocation_lists = lists;
+        let mut lists: Vec<_> = lists.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        // webpki asks the first list that speaks for an authority, and no other.
+        lists.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.as_ref().cmp(b.1.as_ref())));
+        (self.revocation_lists, self.revoked) =
+            lists.into_iter().map(|(_, list, revoked)| (list, revoked)).unzip();
         Ok(self)
     }
 

@@ -188,10 +188,13 @@ pub(super) fn revocation_lists(
     directory: &Path,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustDirError> {
     let path = directory.join(REVOKED);
-    if path.symlink_metadata().is_err() {
-        return Ok(Vec::new());
-    }
-    let (text, _) = read_file(&path)?;
+    let text = match read_file(&path) {
+        Ok((text, _)) => text,
+        Err(TrustDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
     match lists {
         Ok(lists) if !lists.is_empty() => Ok(lists),

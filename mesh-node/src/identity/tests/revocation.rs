@@ -14,6 +14,11 @@ const SERIAL: u64 = 4711;
 
 /// A list of `issuer` that revokes one serial number, as PEM.
 fn list(issuer: &Signer, serial: u64) -> String {
+    list_of_age(issuer, serial, 10)
+}
+
+/// The same, made so many seconds ago.
+fn list_of_age(issuer: &Signer, serial: u64, seconds: u64) -> String {
     let date = |seconds: u64| time::OffsetDateTime::from_unix_timestamp(seconds.cast_signed()).unwrap();
     let revoked = RevokedCertParams {
         serial_number: SerialNumber::from(serial),
@@ -22,7 +27,7 @@ fn list(issuer: &Signer, serial: u64) -> String {
         invalidity_date: None,
     };
     let params = CertificateRevocationListParams {
-        this_update: date(NOW - 10),
+        this_update: date(NOW - seconds),
         // Long over: what it revokes stays revoked.
         next_update: date(NOW - 5),
         crl_number: SerialNumber::from(1),
@@ -93,4 +98,16 @@ fn a_list_of_another_authority_revokes_nothing_and_a_forged_one_trusts_nobody() 
     let forger = rcgen::Issuer::from_ca_cert_pem(&certificate, rcgen::KeyPair::generate().unwrap()).unwrap();
     revoke(&rig, &list(&Signer { issuer: forger }, SERIAL));
     rig.expect_refused(&rig.root().leaf(&svid_number(SERIAL + 1), &[]), Reason::RevocationUnknown);
+}
+
+#[test]
+fn of_two_lists_of_one_authority_the_newer_counts_wherever_it_stands() {
+    let rig = Rig::start();
+    let older = list_of_age(&rig.root(), SERIAL + 1, 100);
+    let newer = list_of_age(&rig.root(), SERIAL, 10);
+    for both in [[&*older, &*newer], [&*newer, &*older]] {
+        revoke(&rig, &both.concat());
+        rig.expect_refused(&rig.root().leaf(&svid_number(SERIAL), &[]), Reason::Revoked);
+        assert_eq!(rig.refusals_of(&rig.root().leaf(&svid_number(SERIAL + 1), &[])), [Ok(()), Ok(())]);
+    }
 }
