@@ -31,6 +31,7 @@ pub(super) fn normalise(parts: &mut Parts, strip: &[&str], max_fields: usize) ->
     if authority.is_some() || path.is_some() || parts.uri.scheme() != Some(&Scheme::HTTP) {
         parts.uri = rebuilt(parts, authority, path)?;
     }
+    join_crumbs(&mut parts.headers);
     strip_fields(&mut parts.headers, strip)
 }
 
@@ -57,17 +58,20 @@ pub(super) fn for_http1(parts: &mut Parts) {
     let host = HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII");
     parts.headers.insert(HOST, host);
     parts.headers.remove(TE);
-    // RFC 9113 section 8.2.3: crumbs of a cookie are joined before HTTP/1.1 sees them.
-    let mut crumbs = parts.headers.get_all(COOKIE).iter();
-    if let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) {
-        let all: Vec<&[u8]> = parts.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
-            parts.headers.insert(COOKIE, joined);
-        }
-    }
     let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     parts.uri = Uri::from(target);
     parts.version = Version::HTTP_11;
+}
+
+/// Crumbs of a cookie are one field (RFC 9113 section 8.2.3), for rules as for applications.
+fn join_crumbs(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// One Content-Length of digits alone: some readers take `+5`, `5, 5` or the second of two.

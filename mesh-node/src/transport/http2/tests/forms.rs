@@ -171,3 +171,16 @@ fn trailers_say_no_more_of_identities_than_a_head_may() {
         assert_eq!(names, ["x-checksum"], "the application echoes what it got");
     });
 }
+
+#[test]
+fn crumbs_of_a_cookie_are_one_field_for_rules_too() {
+    let crumbs = |builder: &mut http::request::Builder| {
+        with("cookie", "a=1")(builder);
+        with("cookie", "role=admin")(builder);
+    };
+    let parts = formed("http://api.shop/a", crumbs).unwrap();
+    facts(&parts, |facts| {
+        let values = facts.headers.iter().filter(|(name, _)| *name == b"cookie").map(|(_, value)| *value);
+        assert_eq!(values.collect::<Vec<_>>(), [b"a=1; role=admin"]);
+    });
+}
