@@ -7,14 +7,15 @@ use super::connection::{Bench, Client, Http, Plan, Upstream};
 use super::settings::ROUNDS;
 use super::socket::{Received, Unsent};
 use crate::transport::outcome::CloseReason;
-use crate::transport::tunnel::{Conductor, Connection, Engine, Key, Kind, Ready, StreamEvent};
+use crate::transport::tunnel::{BUDGET, Conductor, Connection, Engine, Key, Kind, Ready, StreamEvent};
 
 /// The commands of one step; `None` if nothing moved.
 type Step<C> = Option<Commands<Plan<<C as Conductor>::Exchange>>>;
 
 impl<C: Conductor> Engine<C> {
-    /// Does what the client, the upstream and their room allow.
+    /// Does what the client, the upstream and their room allow: one budget, then others have their turn.
     pub(in crate::transport) fn http_turn(&mut self, key: Key) {
+        let before = self.core.moved;
         for _ in 0..ROUNDS {
             let mut moved = self.http_from_client(key);
             moved |= self.http_to_upstream(key);
@@ -22,6 +23,9 @@ impl<C: Conductor> Engine<C> {
             moved |= self.http_to_client(key);
             if !moved {
                 return self.http_settled(key);
+            }
+            if self.core.moved - before >= BUDGET {
+                break;
             }
         }
         self.http_settled(key);

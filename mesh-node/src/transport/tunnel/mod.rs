@@ -62,5 +62,6 @@ pub(in crate::transport) use connection::{Connection, Kind, StreamEvent};
 pub(in crate::transport) use core::{Core, NEVER};
 pub(in crate::transport) use link::Link;
 pub(in crate::transport) use reactor::{Ready, Token};
+pub(in crate::transport) use settings::BUDGET;
 pub(in crate::transport) use slots::{Key, Slots};
 pub(in crate::transport) use timers::{Tick, Timed};

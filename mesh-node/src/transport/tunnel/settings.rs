@@ -55,7 +55,7 @@ impl Default for Settings {
 }
 
 /// Most bytes that one connection or tunnel moves before others get their turn.
-pub(super) const BUDGET: usize = 64 * 1024;
+pub(in crate::transport) const BUDGET: usize = 64 * 1024;
 /// Bytes of queued bulk work in one turn, after which epoll is asked again: light connections wait no longer
 /// than this takes.
 pub(super) const TURN: usize = 128 * 1024;
