@@ -59,16 +59,24 @@ impl Applications {
         Some(application.socket)
     }
 
-    /// Takes the one that was used last: the least likely to be closed just now.
+    /// Takes the one that was used last: the least likely to be closed just now. One that has ended, or said
+    /// something that nobody asked for, is closed: it would pass for the answer to what comes next.
     pub(super) fn take(&mut self, scope: &PoolScope, user: Key) -> Option<Key> {
-        let pooled = self.pool.get_mut(scope)?;
-        let key = pooled.pop()?;
-        if pooled.is_empty() {
-            self.pool.remove(scope);
+        loop {
+            let pooled = self.pool.get_mut(scope)?;
+            let key = pooled.pop()?;
+            if pooled.is_empty() {
+                self.pool.remove(scope);
+            }
+            self.waiting -= 1;
+            if let Some(application) = self.slots.get_mut(key)
+                && application.socket.is_silent()
+            {
+                application.user = Some(user);
+                return Some(key);
+            }
+            self.slots.remove(key);
         }
-        self.waiting -= 1;
-        self.slots.get_mut(key)?.user = Some(user);
-        Some(key)
     }
 
     /// Lets one wait for the next exchange. Without a scope, or without room, it is closed.

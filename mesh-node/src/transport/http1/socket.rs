@@ -120,6 +120,14 @@ impl Socket {
         self.hung_up
     }
 
+    /// Whether there is nothing to be read now, neither bytes nor an end. Asked of the kernel: what epoll will say of
+    /// it may be in the same batch as the request that it is wanted for.
+    pub(super) fn is_silent(&self) -> bool {
+        let peeked =
+            rustix::net::recv(&self.descriptor, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(Errno::AGAIN))
+    }
+
     /// What a read would come to, for as long as nothing is to be read: an end may only be half of one and waits,
     /// a reset does not.
     pub(super) fn look_for_failure(&mut self) -> Received {
