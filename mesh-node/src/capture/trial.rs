@@ -149,7 +149,7 @@ impl Pods {
 }
 
 impl Trial {
-    /// Connects out of the namespace. Blocks for a few milliseconds; for [`LIMIT`] and more if it fails.
+    /// Connects out of the namespace. Blocks for a few milliseconds; for `LIMIT` and more if it fails.
     ///
     /// # Errors
     /// The connection does not come to the agent, or not with the address that was dialled.
