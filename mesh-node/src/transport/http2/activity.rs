@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 /// The exchanges of one connection.
 pub(super) struct Activity {
     open: Cell<u32>,
+    has_begun: Cell<bool>,
     last: Cell<Instant>,
     is_over: Cell<bool>,
 }
@@ -18,11 +19,17 @@ pub(super) struct Open(Rc<Activity>);
 
 impl Activity {
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), last: Cell::new(Instant::now()), is_over: Cell::new(false) })
+        Rc::new(Self {
+            open: Cell::new(0),
+            has_begun: Cell::new(false),
+            last: Cell::new(Instant::now()),
+            is_over: Cell::new(false),
+        })
     }
 
     pub(super) fn begin(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
+        self.has_begun.set(true);
         Open(self.clone())
     }
 
@@ -36,16 +43,25 @@ impl Activity {
         self.is_over.get()
     }
 
-    /// Ends when no exchange was open for `timeout`.
-    pub(super) async fn idle(&self, timeout: Duration) {
+    /// Whether an exchange is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get() > 0
+    }
+
+    /// Ends when no exchange was open for `timeout`, or when none began within `first`.
+    pub(super) async fn idle(&self, first: Duration, timeout: Duration) {
         loop {
-            sleep_until(self.last.get() + timeout).await;
-            if self.open.get() > 0 {
+            sleep_until(self.last.get() + self.patience(first, timeout)).await;
+            if self.is_open() {
                 self.last.set(Instant::now());
-            } else if self.last.get() + timeout <= Instant::now() {
+            } else if self.last.get() + self.patience(first, timeout) <= Instant::now() {
                 return;
             }
         }
+    }
+
+    fn patience(&self, first: Duration, timeout: Duration) -> Duration {
+        if self.has_begun.get() { timeout } else { first }
     }
 }
 

@@ -174,7 +174,9 @@ impl Http2 {
                 None => pending().await,
             }
         });
-        let mut idle = pin!(activity.idle(settings.idle_timeout));
+        // Another agent connects because it has a request; one that says nothing is not waited for.
+        let first = valid.map_or(settings.idle_timeout, |_| settings.handshake_timeout);
+        let mut idle = pin!(activity.idle(first, settings.idle_timeout));
         let mut is_draining = false;
         loop {
             tokio::select! {
@@ -192,10 +194,14 @@ impl Http2 {
             }
         }
         connection.as_mut().graceful_shutdown();
-        // Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for.
-        match timeout(settings.handshake_timeout, connection).await {
-            Ok(result) => result.map_err(ServeError::Http),
-            Err(_) => Ok(()),
+        // Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for. A request that
+        // crossed with the GOAWAY is.
+        loop {
+            match timeout(settings.handshake_timeout, connection.as_mut()).await {
+                Ok(result) => return result.map_err(ServeError::Http),
+                Err(_) if activity.is_open() => {}
+                Err(_) => return Ok(()),
+            }
         }
     }
 }

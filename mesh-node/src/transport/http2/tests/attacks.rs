@@ -7,10 +7,13 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use mesh_common::model::Protocol;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::world::*;
+use crate::identity::Alpn;
 use crate::transport::http2::Settings;
 use crate::transport::http2::runtime::server_of;
 
@@ -250,5 +253,22 @@ fn a_caller_that_stays_after_its_certificate_is_served_no_more() {
         stays.write_all(&[ask(stream), ask(stream + 2)].concat()).await.unwrap();
         eventually("both are refused", || world.late.get() == late + 2).await;
         assert_eq!(world.records.borrow().len(), served);
+    });
+}
+
+#[test]
+fn a_peer_that_asks_for_nothing_is_not_waited_for() {
+    on_one_core(async {
+        let settings = Settings { handshake_timeout: Duration::from_millis(200), ..Settings::default() };
+        let world = World::start_with(Protocol::Grpc, settings).await;
+        for said in [&b""[..], b"PRI * HTT", &preface()] {
+            let tcp = TcpStream::connect(world.destination_address()).await.unwrap();
+            let config = world.identities.client(&id("web"), &id("api"), Alpn::H2).unwrap();
+            let name = ServerName::try_from("api.shop.svc.cluster.local").unwrap();
+            let mut peer = TlsConnector::from(config).connect(name, tcp).await.unwrap();
+            peer.write_all(said).await.unwrap();
+            // Ended by the destination, with GOAWAY or without: the test's own bound is far below the idle timeout.
+            let _ = peer.read_to_end(&mut Vec::new()).await;
+        }
     });
 }

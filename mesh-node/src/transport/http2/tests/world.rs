@@ -61,6 +61,8 @@ pub(super) struct World {
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
+    /// Where agent B listens.
+    destination_address: SocketAddr,
     /// How to end each request that began, at either agent.
     pub(super) cuts: RefCell<Vec<Cut>>,
     /// Dials to applications and to agents.
@@ -192,6 +194,7 @@ impl World {
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
+            destination_address: listener.local_addr().unwrap(),
             dials: Cell::new(0),
             source: Http2::new(identities.clone(), settings.clone()),
             destination: Http2::new(identities.clone(), settings),
@@ -200,6 +203,10 @@ impl World {
         });
         world.clone().accept_as("api", listener, Rc::default());
         world
+    }
+
+    pub(super) fn destination_address(&self) -> SocketAddr {
+        self.destination_address
     }
 
     pub(super) fn apply(&self, delta: Delta) {
