@@ -68,6 +68,7 @@ pub async fn serve<S, F>(
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "admin connection not accepted");
+                // Descriptors or memory come back by themselves, and the kernel tells nobody when.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -56,6 +56,7 @@ impl Folder {
         let started = Instant::now();
         while !holds() {
             assert!(started.elapsed() < BOUND, "{what}; problems: {:?}", self.problems());
+            // Between two looks of a bounded wait: a problem has no event to wait for.
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
         started.elapsed()

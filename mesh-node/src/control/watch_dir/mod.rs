@@ -130,13 +130,14 @@ impl FolderWatch {
     }
 
     async fn wait(&mut self, until: Instant) {
-        let sleep = tokio::time::sleep_until(until.into());
+        // The deadline of a file that is not whole yet, or of the next sweep.
+        let deadline = tokio::time::sleep_until(until.into());
         let event = match &mut self.watch {
             Some(watch) => tokio::select! {
                 event = watch.next() => event,
-                () = sleep => return,
+                () = deadline => return,
             },
-            None => return sleep.await,
+            None => return deadline.await,
         };
         if event.is_none() {
             // Its thread ended: the next sweep makes another.

@@ -25,6 +25,11 @@ fn serials(identities: &Identities) -> Vec<Option<String>> {
     identities.certificates().into_iter().map(|summary| summary.serial).collect()
 }
 
+/// Lets virtual time pass: the clock of these tests is paused and jumps to what is waited for next.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Lets `identities` renew while `traffic` goes on.
 async fn renewing<T>(identities: &Identities, traffic: impl Future<Output = T>) -> T {
     tokio::select! {
@@ -51,7 +56,7 @@ async fn ten_second_certificates_are_renewed_with_no_failed_handshake() {
             assert_eq!((ended.client, ended.server), (Ok(()), Ok(())));
             let peer = identities.peer(ended.client_side.peer_certificates()).unwrap();
             seen.insert(peer.not_after);
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            pass(Duration::from_millis(100)).await;
         }
     })
     .await;
@@ -76,9 +81,9 @@ async fn while_the_authority_is_away_the_old_certificate_is_used_until_it_expire
         for second in 0..=60 {
             assert_eq!(speak(&identities), Ok(()), "second {second}");
             assert_eq!(serials(&identities), before);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(Duration::from_secs(1)).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        pass(Duration::from_millis(100)).await;
         assert_eq!(speak(&identities), Err(HandshakeFailure::NoOwnCertificate));
         assert!(metrics.failed.get() >= 8, "{} tries", metrics.failed.get());
         let summary = &identities.certificates()[0];
@@ -88,7 +93,7 @@ async fn while_the_authority_is_away_the_old_certificate_is_used_until_it_expire
 
         wire.cut.store(false, Ordering::Relaxed);
         // The longest wait between tries is 150 s and a fifth.
-        tokio::time::sleep(Duration::from_secs(181)).await;
+        pass(Duration::from_secs(181)).await;
         assert_eq!(speak(&identities), Ok(()));
         assert_eq!(identities.certificates()[0].failures, 0);
     })
@@ -120,7 +125,7 @@ async fn retries_are_backed_off_for_each_identity() {
     wire.cut.store(true, Ordering::Relaxed);
     assert!(identities.ensure(&id("web")).await.is_err());
 
-    renewing(&identities, tokio::time::sleep(Duration::from_secs(1800))).await;
+    renewing(&identities, pass(Duration::from_secs(1800))).await;
 
     // 0.5 + 1 + ... + 128 s make nine tries in 256 s, then one each 150 s, all within a fifth.
     let tries = wire.asked.load(Ordering::Relaxed);
@@ -132,12 +137,12 @@ async fn an_identity_added_while_renewing_is_renewed_too() {
     let folder = tempfile::tempdir().unwrap();
     let (identities, _, _) = node(&folder, Duration::from_secs(10), TokioClock::start());
     renewing(&identities, async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        pass(Duration::from_secs(3)).await;
         for name in ["web", "api"] {
             identities.ensure(&id(name)).await.unwrap();
         }
         let before = serials(&identities);
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        pass(Duration::from_secs(6)).await;
         assert_ne!(serials(&identities)[0], before[0]);
         assert_ne!(serials(&identities)[1], before[1]);
     })
@@ -180,11 +185,11 @@ async fn a_clock_a_day_ahead_is_refused_and_recovers_without_a_restart() {
 
     renewing(&web, async {
         clock.0.store(NOW + 25 * 3600, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(11)).await;
+        pass(Duration::from_secs(11)).await;
         assert_eq!(meet().0, Err(HandshakeFailure::PeerRefused(Reason::Expired)));
 
         clock.0.store(NOW + 30, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(11)).await;
+        pass(Duration::from_secs(11)).await;
         assert_eq!(meet(), (Ok(()), Ok(())));
     })
     .await;
@@ -212,13 +217,13 @@ async fn a_root_is_replaced_in_three_steps_without_a_failed_handshake() {
 
     trust(&old, &new);
     trust(&new, &old);
-    let look = tokio::time::sleep(Duration::from_secs(11));
+    let look = pass(Duration::from_secs(11));
     tokio::select! { () = web.run() => {}, () = api.run() => {}, () = look => {} }
     assert_eq!(meet(), (Ok(()), Ok(())), "each signs with its own root, both trust both");
     assert_eq!((web.generation(), api.generation()), (2, 2));
 
     std::fs::remove_file(old.path().join("ca.crt")).unwrap();
-    renewing(&web, tokio::time::sleep(Duration::from_secs(11))).await;
+    renewing(&web, pass(Duration::from_secs(11))).await;
     assert_eq!(meet().0, unknown, "a root that is gone vouches for nobody");
     assert_eq!(web.generation(), 3);
 }
@@ -233,7 +238,7 @@ async fn roots_that_cannot_be_read_leave_the_ones_before_in_force() {
     for broken in ["", "not a certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
     {
         std::fs::write(folder.path().join("ca.crt"), broken).unwrap();
-        renewing(&identities, tokio::time::sleep(Duration::from_secs(11))).await;
+        renewing(&identities, pass(Duration::from_secs(11))).await;
         assert_eq!((speak(&identities), identities.generation()), (Ok(()), 1), "{broken:?}");
     }
 }

@@ -193,25 +193,6 @@ impl AccessLog {
     }
 }
 
-impl OpenRecord {
-    /// Begins the record of a request on this connection: what is known of the parties is copied.
-    pub fn begin_request(&self, request: Request) -> OpenRecord {
-        let record = Record {
-            bytes_sent: 0,
-            bytes_received: 0,
-            error: None,
-            request: Some(Box::new(request)),
-            ..self.record.clone()
-        };
-        OpenRecord { record, log: self.log, started: Instant::now() }
-    }
-
-    /// How long it has gone on.
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-}
-
 impl Drop for OpenRecord {
     fn drop(&mut self) {
         let Some(queue) = &self.log.0.queue else {

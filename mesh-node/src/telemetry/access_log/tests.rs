@@ -71,7 +71,7 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
     let path = "/a verdict=allowed\nlog=access \"x\"";
     for format in [LogFormat::Text, LogFormat::Json] {
         let text = written(format, |log| {
-            let connection = begin(log);
+            let mut open = begin(log);
             let request = Request {
                 method: "GET".into(),
                 path: path.into(),
@@ -79,8 +79,7 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
                 status: 403,
                 grpc_status: None,
             };
-            drop(connection.begin_request(request));
-            std::mem::forget(connection);
+            open.record.request = Some(Box::new(request));
         });
         assert_eq!(text.lines().count(), 1);
         let escaped = serde_json::to_string(path).unwrap();
@@ -89,22 +88,21 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
 }
 
 #[test]
-fn a_request_has_its_own_bytes_and_the_connections_parties() {
+fn a_request_is_written_with_its_parties_and_its_statuses() {
     let text = written(LogFormat::Text, |log| {
-        let mut connection = begin(log);
-        connection.record.bytes_sent = 99;
-        connection.record.source_identity = Some("cluster.local/ns/a/sa/b".into());
-        let request = Request {
+        let mut open = begin(log);
+        open.record.source_identity = Some("cluster.local/ns/a/sa/b".into());
+        open.record.request = Some(Box::new(Request {
             method: "GET".into(),
             path: "/x".into(),
             host: "api".into(),
             status: 200,
             grpc_status: Some(5),
-        };
-        drop(connection.begin_request(request));
+        }));
     });
     let request = text.lines().next().unwrap();
-    assert!(request.contains(" http.method=GET http.host=api http.path=/x http.status=200 "), "{request}");
+    let head = " http.method=GET http.host=api http.path=/x http.status=200 grpc.status=5 ";
+    assert!(request.contains(head), "{request}");
     assert!(request.contains(" bytes_sent=0 "), "{request}");
     assert!(request.contains(" src.identity=spiffe://cluster.local/ns/a/sa/b "), "{request}");
 }
