@@ -151,7 +151,8 @@ fn a_flood_of_handshakes_is_refused_and_ends() {
         let refused = || {
             let metrics = mesh.node(node(1)).metrics().ok()?;
             let count = metrics.sum("nodemesh_transport_events_total", &[("event", "refused_handshakes")]);
-            let dialled = mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").run().ok()?;
+            let dialled =
+                mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").until_bytes(1).run().ok()?;
             (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
         };
         eventually("one more is refused and counted", PATIENCE, refused)?;

@@ -59,6 +59,15 @@ impl Servers {
     }
 }
 
+/// Waits until a connection to the Service is refused. Until then an answer ends each attempt.
+fn wait_until_nobody_answers(mesh: &Mesh, reason: &str) -> Result<()> {
+    let refused = || {
+        let dialled = mesh.pod("client").dial(at(ECHO)).send("x").until_bytes(1).run();
+        dialled.is_ok_and(|seen| seen.refusal().is_some())
+    };
+    eventually_true(reason, PATIENCE, refused).map(drop)
+}
+
 const ALL_NEAR: [usize; 2] = [6, 0];
 const ALL_FAR: [usize; 2] = [0, 6];
 
@@ -169,10 +178,7 @@ fn an_endpoint_that_terminates_serves_only_if_no_other_is_ready() {
         servers.wait_until_all_go(mesh, ALL_NEAR, "the terminating one is all there is")?;
         held.finish()?;
         mesh.change_pod(NEAR, |spec| spec.set_ready(false))?;
-        eventually_true("one that terminates and serves no more gets nothing", PATIENCE, || {
-            mesh.pod("client").dial(at(ECHO)).send("x").run().is_ok_and(|seen| seen.refusal().is_some())
-        })?;
-        Ok(())
+        wait_until_nobody_answers(mesh, "one that terminates and serves no more gets nothing")
     });
 }
 
@@ -188,10 +194,7 @@ fn a_service_that_publishes_addresses_early_has_endpoints_that_are_not_ready() {
         )?;
         servers.wait_until_all_go(mesh, ALL_NEAR, "the edits are known")?;
         mesh.config().write_service(&service())?;
-        eventually_true("without the field nobody is an endpoint", PATIENCE, || {
-            mesh.pod("client").dial(at(ECHO)).send("x").run().is_ok_and(|seen| seen.refusal().is_some())
-        })?;
-        Ok(())
+        wait_until_nobody_answers(mesh, "without the field nobody is an endpoint")
     });
 }
 
