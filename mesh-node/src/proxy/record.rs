@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{
-    ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Text, Workload,
-};
-use mesh_common::policy::{Basis, Denial, Permit};
+use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload};
+use mesh_common::policy::{Basis, Denial, Permit, PolicyKind, PolicyName, RuleMatch};
 use mesh_common::resolve::Destination;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -14,7 +12,7 @@ use smallvec::SmallVec;
 use super::limits::Place;
 use super::load::BusyGuard;
 use super::response::{Rejection, flags_of};
-use crate::telemetry::access_log::{AccessLog, OpenRecord, Record as AccessRecord};
+use crate::telemetry::access_log::{AccessLog, DecidedBy, OpenRecord, Record as AccessRecord};
 use crate::telemetry::labels::{RecordedProtocol, Reporter, SecurityPolicy, Verdict};
 use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
 use crate::transport::Outcome;
@@ -64,7 +62,7 @@ pub(super) struct HttpConnection {
 #[derive(Clone, Debug)]
 pub(super) struct Decided {
     pub(super) verdict: Verdict,
-    pub(super) policy: Option<Text>,
+    pub(super) policy: Option<Box<DecidedBy>>,
 }
 
 /// One reporter's view of a connection.
@@ -133,9 +131,9 @@ impl Record {
     }
 
     /// Policy and rule that let the connection through.
-    pub fn policy(&self) -> Option<&Text> {
+    pub fn policy(&self) -> Option<&DecidedBy> {
         match &self.0.what {
-            Carried::Bytes(sides) => sides[0].log.record.policy.as_ref(),
+            Carried::Bytes(sides) => sides[0].log.record.policy.as_deref(),
             Carried::Requests(_) => None,
         }
     }
@@ -230,7 +228,11 @@ impl Decided {
     pub(super) fn by(permit: &Permit<'_>) -> Self {
         let verdict = if permit.findings().is_empty() { Verdict::Allowed } else { Verdict::Audited };
         let policy = match permit.basis() {
-            Basis::Rule(matched) => Some(format!("{} rules[{}]", matched.policy.name, matched.rule).into()),
+            Basis::Rule(RuleMatch { policy, rule }) => {
+                let kind = PolicyKind::AuthorizationPolicy;
+                let policy = PolicyName { kind, name: policy.name.clone() };
+                Some(Box::new(DecidedBy { policy, rule: Some(rule) }))
+            }
             Basis::Outbound | Basis::Probe | Basis::NoPolicy | Basis::EachRequest => None,
         };
         Self { verdict, policy }
@@ -282,12 +284,8 @@ pub(super) fn reject(traffic: &CoreTraffic, log: &AccessLog, subject: Subject<'_
 }
 
 /// Policy and rule of a denial, as the access record has them.
-pub(super) fn named(denial: &Denial) -> Option<Text> {
-    let policy = denial.policy.as_ref()?;
-    Some(match denial.rule {
-        Some(rule) => format!("{policy} rules[{rule}]").into(),
-        None => policy.to_string().into(),
-    })
+pub(super) fn named(denial: &Denial) -> Option<Box<DecidedBy>> {
+    denial.policy.clone().map(|policy| Box::new(DecidedBy { policy, rule: denial.rule }))
 }
 
 pub(super) fn begin(log: &AccessLog, subject: Subject<'_>, plan: Option<&Plan>) -> OpenRecord {

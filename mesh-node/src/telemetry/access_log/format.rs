@@ -1,62 +1,89 @@
 //! Records as text or JSON: one line each, the fields in one order.
+//!
+//! A record per request is written: names are joined when the agent is built, numbers go without the formatting
+//! machinery, and the date is worked out once per second.
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
-use mesh_common::model::{Direction, Workload};
+use itoa::Integer;
+use mesh_common::model::{Direction, NamespacedName, Workload};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
-use super::Record;
+use super::{DecidedBy, Record};
 use crate::args::LogFormat;
 
+const UNTIL_SECOND: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+
+/// A field's name with what stands around it.
+#[derive(Clone, Copy)]
+struct Field {
+    json: &'static str,
+    text: &'static str,
+}
+
+macro_rules! field {
+    ($name:literal) => {
+        Field { json: concat!(",\"", $name, "\":"), text: concat!(" ", $name, "=") }
+    };
+}
+
+/// The second of the last record, in words.
+#[derive(Default)]
+pub(super) struct Clock {
+    second: u64,
+    text: String,
+}
+
 /// Appends a record and a line feed.
-pub fn write(text: &mut Vec<u8>, record: &Record, format: LogFormat) {
+pub(super) fn write(text: &mut Vec<u8>, clock: &mut Clock, record: &Record, format: LogFormat) {
     let mut line = Line { text, format, is_first: true };
     line.begin();
-    write_fields(&mut line, record);
+    write_fields(&mut line, clock, record);
     line.end();
 }
 
-fn write_fields(line: &mut Line<'_>, record: &Record) {
-    let time = OffsetDateTime::from(record.ended).format(&Rfc3339);
-    line.bare_text("time", &time.unwrap_or_default());
-    line.bare_text("log", "access");
-    line.address("src.addr", record.source_address);
-    line.workload("src.workload", record.source.as_deref());
-    line.identity("src.identity", record.source_identity.as_deref());
-    line.address("dst.addr", record.destination_address);
-    line.text("dst.service", record.service.as_deref().map(|service| &*service.host));
-    line.workload("dst.workload", record.destination.as_deref());
-    line.identity("dst.identity", record.destination_identity.as_deref());
+fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
+    line.time(field!("time"), clock, record.ended);
+    line.bare_text(field!("log"), "access");
+    line.address(field!("src.addr"), record.source_address);
+    line.workload(field!("src.workload"), record.source.as_deref());
+    line.identity(field!("src.identity"), record.source_identity.as_deref());
+    line.address(field!("dst.addr"), record.destination_address);
+    line.text(field!("dst.service"), record.service.as_deref().map(|service| &*service.host));
+    line.workload(field!("dst.workload"), record.destination.as_deref());
+    line.identity(field!("dst.identity"), record.destination_identity.as_deref());
     line.bare_text(
-        "direction",
+        field!("direction"),
         match record.direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         },
     );
-    line.bare_text("protocol", record.protocol.as_str());
+    line.bare_text(field!("protocol"), record.protocol.as_str());
     if let Some(request) = &record.request {
-        line.text("http.method", Some(&request.method));
-        line.text("http.host", Some(&request.host));
-        line.text("http.path", Some(&request.path));
-        line.number("http.status", format_args!("{}", request.status));
+        line.text(field!("http.method"), Some(&request.method));
+        line.text(field!("http.host"), Some(&request.host));
+        line.text(field!("http.path"), Some(&request.path));
+        line.number(field!("http.status"), request.status);
         if let Some(status) = request.grpc_status {
-            line.number("grpc.status", format_args!("{status}"));
+            line.number(field!("grpc.status"), status);
         }
     }
-    line.text("route", record.route.as_deref());
-    line.text("policy", record.policy.as_deref());
-    line.bare_text("verdict", record.verdict.as_str());
-    line.bare_text("reason", record.reason);
-    line.number("bytes_sent", format_args!("{}", record.bytes_sent));
-    line.number("bytes_received", format_args!("{}", record.bytes_received));
-    let micros = record.duration.as_micros();
-    line.number("duration_ms", format_args!("{}.{:03}", micros / 1_000, micros % 1_000));
-    line.text("error", record.error.as_deref());
+    line.text(field!("route"), record.route.as_deref());
+    line.policy(field!("policy"), record.policy.as_deref());
+    line.bare_text(field!("verdict"), record.verdict.as_str());
+    line.bare_text(field!("reason"), record.reason);
+    line.number(field!("bytes_sent"), record.bytes_sent);
+    line.number(field!("bytes_received"), record.bytes_received);
+    line.milliseconds(field!("duration_ms"), record.duration);
+    line.text(field!("error"), record.error.as_deref());
     if let Some(id) = record.trace_id {
-        line.number_or_quoted("trace_id", format_args!("{:032x}", u128::from_be_bytes(id)));
+        line.formatted(field!("trace_id"), format_args!("{:032x}", u128::from_be_bytes(id)));
     }
 }
 
@@ -81,34 +108,32 @@ impl Line<'_> {
         self.text.push(b'\n');
     }
 
-    fn name(&mut self, name: &str) {
-        let is_first = std::mem::replace(&mut self.is_first, false);
-        let (between, quote, after) = match self.format {
-            LogFormat::Json => (",", "\"", ":"),
-            LogFormat::Text => (" ", "", "="),
+    fn name(&mut self, field: Field) {
+        let name = match self.format {
+            LogFormat::Json => field.json,
+            LogFormat::Text => field.text,
         };
-        if !is_first {
-            self.put(between);
-        }
-        [quote, name, quote, after].into_iter().for_each(|part| self.put(part));
+        // What stands between two fields does not stand before the first.
+        let from = usize::from(std::mem::replace(&mut self.is_first, false));
+        self.put(&name[from..]);
     }
 
     /// Text of ours: nothing in it needs escaping.
-    fn bare_text(&mut self, name: &str, value: &str) {
-        self.bare_parts(name, &[value]);
+    fn bare_text(&mut self, field: Field, value: &str) {
+        self.bare_parts(field, &[value]);
     }
 
-    fn bare_parts(&mut self, name: &str, parts: &[&str]) {
-        self.name(name);
+    fn bare_parts(&mut self, field: Field, parts: &[&str]) {
+        self.name(field);
         self.quote();
         parts.iter().for_each(|part| self.put(part));
         self.quote();
     }
 
-    fn number_or_quoted(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
-        self.name(name);
+    fn formatted(&mut self, field: Field, value: std::fmt::Arguments<'_>) {
+        self.name(field);
         self.quote();
-        self.push(value);
+        self.text.write_fmt(value).expect("writing to memory cannot fail");
         self.quote();
     }
 
@@ -118,37 +143,80 @@ impl Line<'_> {
         }
     }
 
-    fn number(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
-        self.name(name);
-        self.push(value);
+    fn number(&mut self, field: Field, value: impl Integer) {
+        self.name(field);
+        self.put_number(value);
     }
 
-    fn address(&mut self, name: &str, address: SocketAddr) {
-        self.number_or_quoted(name, format_args!("{address}"));
+    /// With three digits after the point.
+    fn milliseconds(&mut self, field: Field, duration: Duration) {
+        self.number(field, duration.as_millis());
+        self.put_fraction::<3>(duration.subsec_micros() % 1_000);
     }
 
-    fn workload(&mut self, name: &str, workload: Option<&Workload>) {
+    /// RFC 3339, in UTC, with microseconds.
+    fn time(&mut self, field: Field, clock: &mut Clock, time: SystemTime) {
+        self.name(field);
+        self.quote();
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.put(clock.until_second(since.as_secs()));
+        self.put_fraction::<6>(since.subsec_micros());
+        self.put("Z");
+        self.quote();
+    }
+
+    fn address(&mut self, field: Field, address: SocketAddr) {
+        let SocketAddr::V4(address) = address else {
+            return self.formatted(field, format_args!("{address}"));
+        };
+        self.name(field);
+        self.quote();
+        for (octet, after) in address.ip().octets().into_iter().zip([".", ".", ".", ":"]) {
+            self.put_number(octet);
+            self.put(after);
+        }
+        self.put_number(address.port());
+        self.quote();
+    }
+
+    fn workload(&mut self, field: Field, workload: Option<&Workload>) {
         if let Some(workload) = workload {
-            self.number_or_quoted(name, format_args!("{}", workload.name));
+            let NamespacedName { namespace, name } = &workload.name;
+            self.bare_parts(field, &[namespace, "/", name]);
         }
     }
 
-    fn identity(&mut self, name: &str, principal: Option<&str>) {
+    /// `Kind namespace/name rules[0]`; in text with quotes, for it has spaces.
+    fn policy(&mut self, field: Field, decided: Option<&DecidedBy>) {
+        let Some(DecidedBy { policy, rule }) = decided else { return };
+        let NamespacedName { namespace, name } = &policy.name;
+        self.name(field);
+        ["\"", policy.kind.as_str(), " ", namespace, "/", name].into_iter().for_each(|part| self.put(part));
+        if let Some(rule) = *rule {
+            self.put(" rules[");
+            self.put_number(rule);
+            self.put("]");
+        }
+        self.put("\"");
+    }
+
+    fn identity(&mut self, field: Field, principal: Option<&str>) {
         if let Some(principal) = principal {
-            self.bare_parts(name, &["spiffe://", principal]);
+            self.bare_parts(field, &["spiffe://", principal]);
         }
     }
 
     /// Text that a peer may have chosen: quoted and escaped, so that no field or line can be forged.
-    fn text(&mut self, name: &str, value: Option<&str>) {
+    fn text(&mut self, field: Field, value: Option<&str>) {
         let Some(value) = value else {
             return;
         };
-        self.name(name);
-        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\=".contains(&byte);
-        if self.format == LogFormat::Text && !value.is_empty() && value.bytes().all(is_plain) {
-            self.text.extend_from_slice(value.as_bytes());
-            return;
+        self.name(field);
+        if self.format == LogFormat::Text && !value.is_empty() && value.bytes().all(is_plain_in_text) {
+            return self.put(value);
+        }
+        if value.bytes().all(is_plain_in_json) {
+            return ["\"", value, "\""].into_iter().for_each(|part| self.put(part));
         }
         serde_json::to_writer(&mut *self.text, value).expect("text is written to memory");
     }
@@ -158,7 +226,42 @@ impl Line<'_> {
         self.text.extend_from_slice(part.as_bytes());
     }
 
-    fn push(&mut self, arguments: std::fmt::Arguments<'_>) {
-        self.text.write_fmt(arguments).expect("writing to memory cannot fail");
+    fn put_number(&mut self, number: impl Integer) {
+        self.put(itoa::Buffer::new().format(number));
+    }
+
+    /// A point and so many digits.
+    fn put_fraction<const DIGITS: usize>(&mut self, mut number: u32) {
+        let mut digits = [b'0'; DIGITS];
+        for digit in digits.iter_mut().rev() {
+            *digit += (number % 10) as u8;
+            number /= 10;
+        }
+        self.text.push(b'.');
+        self.text.extend_from_slice(&digits);
+    }
+}
+
+fn is_plain_in_text(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"\"\\=".contains(&byte)
+}
+
+/// RFC 8259, section 7: what needs no escape.
+fn is_plain_in_json(byte: u8) -> bool {
+    byte >= b' ' && byte != b'"' && byte != b'\\'
+}
+
+impl Clock {
+    /// The date and time of day, up to the second.
+    fn until_second(&mut self, second: u64) -> &str {
+        if self.text.is_empty() || self.second != second {
+            let time = i64::try_from(second)
+                .ok()
+                .and_then(|second| OffsetDateTime::from_unix_timestamp(second).ok());
+            let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            self.text = time.format(UNTIL_SECOND).unwrap_or_default();
+            self.second = second;
+        }
+        &self.text
     }
 }

@@ -7,6 +7,7 @@
 
 mod format;
 
+use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_common::model::{Direction, Service, Text, Workload};
+use mesh_common::policy::PolicyName;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
 use super::labels::{RecordedProtocol, Verdict};
@@ -82,7 +84,7 @@ pub struct Record {
     /// The route that was taken.
     pub route: Option<Text>,
     /// The policy, and its rule, that decided.
-    pub policy: Option<Text>,
+    pub policy: Option<Box<DecidedBy>>,
     /// What policy said.
     pub verdict: Verdict,
     /// Why it ended as it did: one of the words that metrics use too.
@@ -97,6 +99,22 @@ pub struct Record {
     pub trace_id: Option<[u8; 16]>,
     /// The request, where this is about one.
     pub request: Option<Box<Request>>,
+}
+
+/// The policy that decided. Printed as `Kind namespace/name rules[0]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecidedBy {
+    /// Its kind and name.
+    pub policy: PolicyName,
+    /// Which of `spec.rules` it was, counted from 0; `None` if it was the policy as a whole.
+    pub rule: Option<usize>,
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.policy)?;
+        self.rule.map_or(Ok(()), |rule| write!(formatter, " rules[{rule}]"))
+    }
 }
 
 /// What is said of a request besides.
@@ -251,9 +269,10 @@ fn write_records(
     written: &IntCounter,
     is_stopping: &AtomicBool,
 ) {
+    let mut clock = format::Clock::default();
     let mut batch = Batch { text: Vec::with_capacity(BATCH), output, is_broken: false };
-    let write = |batch: &mut Batch, record: &Record| {
-        format::write(&mut batch.text, record, format);
+    let mut write = |batch: &mut Batch, record: &Record| {
+        format::write(&mut batch.text, &mut clock, record, format);
         written.inc();
         if batch.text.len() >= BATCH {
             batch.flush();
