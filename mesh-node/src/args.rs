@@ -195,6 +195,14 @@ pub(crate) struct LimitArgs {
     /// TLS handshakes under way per core
     #[arg(long, env = "NODEMESH_MAX_PENDING_HANDSHAKES", value_name = "COUNT", default_value = "1024")]
     pub(crate) max_pending_handshakes: NonZeroU32,
+    /// TLS handshakes under way per core for one source: an address that connects, or a pod of the node
+    #[arg(
+        long,
+        env = "NODEMESH_MAX_PENDING_HANDSHAKES_PER_SOURCE",
+        value_name = "COUNT",
+        default_value = "256"
+    )]
+    pub(crate) max_pending_handshakes_per_source: NonZeroU32,
     /// How long open connections may finish when the agent is told to stop
     #[arg(long, env = "NODEMESH_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) drain_timeout: Duration,

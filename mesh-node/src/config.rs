@@ -94,6 +94,8 @@ pub struct TunnelConfig {
     pub tcp_idle_timeout: Duration,
     /// TLS handshakes under way per core; at least 1.
     pub max_pending_handshakes: u32,
+    /// Those of one source; at least 1.
+    pub max_pending_handshakes_per_source: u32,
 }
 
 /// HTTP.
@@ -163,6 +165,7 @@ impl From<AgentArgs> for Config {
                 detect_timeout: tunnel.detect_timeout,
                 tcp_idle_timeout: tunnel.tcp_idle_timeout,
                 max_pending_handshakes: limits.max_pending_handshakes.get(),
+                max_pending_handshakes_per_source: limits.max_pending_handshakes_per_source.get(),
             },
             node: NodeConfig {
                 name: node.node_name.into(),

@@ -11,6 +11,7 @@ use tracing::error;
 
 use crate::capture::Listener;
 use crate::proxy::{PodHandle, Proxy, Shared};
+use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http2;
 use crate::transport::tunnel::{Counters, Engine, Handle, ListenerId, NewListener, Settings};
 
@@ -36,8 +37,9 @@ impl Cores {
         shared: &Arc<Shared>,
         settings: Settings,
         http2: &http2::Settings,
+        handshakes: handshakes::Limits,
     ) -> io::Result<Self> {
-        let start = |number| Core::start(number, Arc::clone(shared), settings, http2.clone());
+        let start = |number| Core::start(number, Arc::clone(shared), settings, http2.clone(), handshakes);
         let cores = (0..count).map(start).collect::<io::Result<_>>()?;
         Ok(Self { cores, shared: Arc::clone(shared) })
     }
@@ -137,12 +139,15 @@ impl Core {
         shared: Arc<Shared>,
         settings: Settings,
         http2: http2::Settings,
+        handshakes: handshakes::Limits,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (started, start) = channel();
         let thread = thread::Builder::new().name(format!("core-{number}")).spawn(move || {
-            let proxy = Proxy::new(shared, number, http2);
-            let outcome = LocalSet::new().block_on(&runtime, carry(proxy, settings, started));
+            let handshakes = Handshakes::new(handshakes);
+            let proxy = Proxy::new(shared, number, http2, handshakes.clone());
+            let engine = Engine::new(proxy, settings, handshakes);
+            let outcome = LocalSet::new().block_on(&runtime, carry(engine, started));
             if let Err(error) = outcome {
                 error!(core = number, %error, "a core stopped carrying traffic");
             }
@@ -161,11 +166,10 @@ impl Core {
 }
 
 async fn carry(
-    proxy: Proxy,
-    settings: Settings,
+    engine: io::Result<Engine<Proxy>>,
     started: Sender<(Handle<Proxy>, Arc<Counters>)>,
 ) -> io::Result<()> {
-    let mut engine = Engine::new(proxy, settings)?;
+    let mut engine = engine?;
     // Nobody waits only if the whole agent is ending.
     let _ = started.send((engine.handle(), engine.counters()));
     engine.drive().await

@@ -47,8 +47,8 @@ use crate::telemetry::logging::{self, LogFilter, LoggingError};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
 use crate::transport::http1::HttpSettings;
-use crate::transport::http2;
 use crate::transport::tunnel::{self, Settings};
+use crate::transport::{handshakes, http2};
 
 /// Questions of the command line that wait for the task that keeps the pods.
 const QUESTIONS: usize = 8;
@@ -132,7 +132,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     });
     let engine = engine_settings(&config.tunnel, &config.http);
     let http2 = http2::Settings::new(&config.http, &config.tunnel);
-    let cores = Cores::start(config.node.workers, &shared, engine, &http2);
+    let cores = Cores::start(config.node.workers, &shared, engine, &http2, handshake_limits(&config.tunnel));
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
     tunnel::register_metrics(&registry, cores.counters())?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
@@ -251,7 +251,6 @@ fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
         handshake_timeout: tunnel.handshake_timeout,
         detect_timeout: tunnel.detect_timeout,
         idle_timeout: tunnel.tcp_idle_timeout,
-        pending_handshakes: tunnel.max_pending_handshakes as usize,
         http: HttpSettings {
             limits: http1::Limits {
                 start_line: http.max_request_line,
@@ -264,6 +263,13 @@ fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
             ..HttpSettings::default()
         },
         ..Settings::default()
+    }
+}
+
+fn handshake_limits(tunnel: &TunnelConfig) -> handshakes::Limits {
+    handshakes::Limits {
+        total: tunnel.max_pending_handshakes as usize,
+        per_source: tunnel.max_pending_handshakes_per_source as usize,
     }
 }
 

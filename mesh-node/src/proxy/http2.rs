@@ -38,6 +38,7 @@ use crate::identity::{Identities, Peer};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
 use crate::transport::connect;
+use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http2::{
     ConnectFailure, Cut, End, Ending, Exchange, Http2, OwnAnswer, ServeError, Settings, is_grpc_type,
 };
@@ -88,8 +89,8 @@ pub(super) struct Http2Exchange {
 }
 
 impl Http2Connections {
-    pub(super) fn new(identities: Arc<Identities>, settings: Settings) -> Self {
-        Self { server: Http2::new(identities, settings), open: RefCell::default() }
+    pub(super) fn new(identities: Arc<Identities>, settings: Settings, handshakes: Handshakes) -> Self {
+        Self { server: Http2::new(identities, settings, handshakes), open: RefCell::default() }
     }
 
     fn connections(&self) -> Vec<Rc<Http2Connection>> {
@@ -118,6 +119,7 @@ impl Proxy {
         socket: OwnedFd,
         peer: SocketAddr,
         local: SocketAddr,
+        handshake: handshakes::Place,
     ) {
         let admitted = self.snapshot().workload(pod.uid()).cloned().ok_or(Rejection::PodGone);
         let admitted =
@@ -143,7 +145,7 @@ impl Proxy {
                 };
                 proxy.http2_arrived(&pod, place, facts, service)
             };
-            let served = proxy.http2.server.serve_tls(socket, &identity, begin).await;
+            let served = proxy.http2.server.serve_tls(socket, &identity, handshake, begin).await;
             proxy.http2_ended(&pod, served);
         });
     }
@@ -469,6 +471,7 @@ fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout => ResponseFlags::UpstreamTimeout,
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
+        ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,
         ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
     }
 }

@@ -51,6 +51,7 @@ use crate::identity::{Alpn, HandshakeFailure, server_name};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
 use crate::transport::connect::{self, Dial};
+use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
@@ -84,14 +85,19 @@ impl Deref for Proxy {
 }
 
 impl Proxy {
-    /// The conductor of core `core`, counted from 0.
-    pub fn new(shared: Arc<Shared>, core: usize, http2: transport::http2::Settings) -> Self {
+    /// The conductor of core `core`, counted from 0, whose handshakes are in `handshakes`.
+    pub fn new(
+        shared: Arc<Shared>,
+        core: usize,
+        http2: transport::http2::Settings,
+        handshakes: Handshakes,
+    ) -> Self {
         Self(Rc::new(Core {
             snapshots: RefCell::new(Cache::new(Arc::clone(&shared.snapshots))),
             traffic: shared.traffic.core(core),
             load: LoadTable::default(),
             pods: RefCell::default(),
-            http2: Http2Connections::new(Arc::clone(&shared.identities), http2),
+            http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))
     }
@@ -168,8 +174,15 @@ impl Conductor for Proxy {
         self.peeked(pod, accepted, first)
     }
 
-    fn accept_h2(&mut self, pod: &PodHandle, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
-        self.serve_http2_peer(pod, socket, peer, local);
+    fn accept_h2(
+        &mut self,
+        pod: &PodHandle,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+        place: handshakes::Place,
+    ) {
+        self.serve_http2_peer(pod, socket, peer, local, place);
     }
 
     fn hand_over(&mut self, pod: &PodHandle, record: Record, socket: OwnedFd) {

@@ -148,18 +148,46 @@ fn a_flood_of_handshakes_is_refused_and_ends() {
         let to = mesh.pod("server").at(ECHO).to_string();
         // The first bytes of a ClientHello, and then nothing.
         let stuck: Vec<Process> = (0..3).map(|_| unfinished(mesh, &to)).collect::<Result<_>>()?;
-        let refused = || {
-            let metrics = mesh.node(node(1)).metrics().ok()?;
-            let count = metrics.sum("nodemesh_transport_events_total", &[("event", "refused_handshakes")]);
-            let dialled =
-                mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").until_bytes(1).run().ok()?;
-            (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
-        };
-        eventually("one more is refused and counted", PATIENCE, refused)?;
+        one_more_is_refused(mesh, "refused_handshakes")?;
         drop(stuck);
         eventually_true("there are places again", PATIENCE, || mesh.pod("client").echo(at(ECHO)).is_ok())?;
         Ok(())
     });
+}
+
+#[test]
+fn a_pod_that_floods_with_handshakes_keeps_nobody_else_out() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    let flags = [
+        ["--max-pending-handshakes", "5"],
+        ["--max-pending-handshakes-per-source", "3"],
+        ["--workers", "1"],
+        ["--detect-timeout", "60s"],
+    ];
+    let scenario = Scenario::new(vec![PodSpec::new("client"), outsider], vec![server("server")]);
+    let strict = mesh_test_e2e::peer_authentication("STRICT");
+    scenario.service(service()).objects("strict", &strict).flags(flags.as_flattened()).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let to = mesh.pod("server").at(ECHO).to_string();
+        // More than there are places in all.
+        let stuck: Vec<Process> = (0..7).map(|_| unfinished(mesh, &to)).collect::<Result<_>>()?;
+        one_more_is_refused(mesh, "refused_handshakes_of_source")?;
+        mesh.pod("client").echo(at(ECHO))?;
+        drop(stuck);
+        Ok(())
+    });
+}
+
+/// `outsider` has used its places up: what it begins now is reset, and counted as `event`.
+fn one_more_is_refused(mesh: &Mesh, event: &str) -> Result<()> {
+    let refused = || {
+        let metrics = mesh.node(node(1)).metrics().ok()?;
+        let count = metrics.sum("nodemesh_transport_events_total", &[("event", event)]);
+        let dialled =
+            mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").until_bytes(1).run().ok()?;
+        (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
+    };
+    eventually("one more is refused and counted", PATIENCE, refused)
 }
 
 /// A client that began a handshake and does not go on.

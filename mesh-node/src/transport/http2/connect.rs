@@ -21,6 +21,7 @@ use super::peers::Peers;
 use super::runtime::client_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
+use crate::transport::handshakes::Place;
 
 /// Why an endpoint has no connection for a request, or gave no answer on it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,6 +41,11 @@ pub enum ConnectFailure {
     /// TLS or the settings after it took too long.
     #[error("handshake with the endpoint timed out")]
     HandshakeTimeout,
+    /// Too many others are at it, in all or for the same pod.
+    #[error(
+        "too many TLS handshakes are under way (--max-pending-handshakes, --max-pending-handshakes-per-source)"
+    )]
+    TooManyHandshakes,
     /// We have no certificate for the caller.
     #[error("no certificate for the caller")]
     NoIdentity(#[source] Unavailable),
@@ -60,6 +66,7 @@ impl ConnectFailure {
             Self::ConnectTimeout => "connect_timeout",
             Self::Handshake(failure) => failure.as_str(),
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::TooManyHandshakes => "too_many_handshakes",
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Closed => "connection_closed",
             Self::Http(_) => "upstream_broke",
@@ -74,7 +81,7 @@ impl ConnectFailure {
             | Self::ConnectTimeout
             | Self::Handshake(_)
             | Self::HandshakeTimeout => true,
-            Self::NoIdentity(_) | Self::Closed | Self::Http(_) => false,
+            Self::TooManyHandshakes | Self::NoIdentity(_) | Self::Closed | Self::Http(_) => false,
         }
     }
 }
@@ -85,8 +92,9 @@ fn is_refusal(error: &io::Error) -> bool {
 
 /// How to prove who we are to an endpoint, and whom to expect.
 pub(super) struct TlsTo {
-    pub(super) config: Arc<ClientConfig>,
-    pub(super) name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    place: Place,
 }
 
 pub(super) type Sender2 = http2::SendRequest<RequestBody>;
@@ -123,12 +131,14 @@ pub(super) async fn http2_over_tls(
     (identities, peers): (&Identities, &Rc<Peers>),
     settings: &Settings,
 ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+    let TlsTo { config, name, place } = tls;
     let stream = connected(dialled, settings).await?;
-    let handshake = TlsConnector::from(tls.config).connect(tls.name, stream);
+    let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = timeout(settings.handshake_timeout, handshake)
         .await
         .map_err(|_| ConnectFailure::HandshakeTimeout)?
         .map_err(|error| ConnectFailure::Handshake(failure_of(&error)))?;
+    drop(place);
     let (_, session) = stream.get_ref();
     // A server that chose nothing does not know us (RFC 7301 section 3.2).
     if session.alpn_protocol() != Some(Alpn::H2.as_bytes()) {
@@ -205,8 +215,9 @@ pub(super) fn tls_to(
     identities: &Identities,
     local: &SpiffeId,
     tunnel: &mesh_common::route::Tunnel,
+    place: Place,
 ) -> Result<TlsTo, ConnectFailure> {
     let config = identities.client(local, tunnel.expected(), Alpn::H2).map_err(ConnectFailure::NoIdentity)?;
     let name = crate::identity::server_name(tunnel.sni.as_deref(), tunnel.endpoint.ip());
-    Ok(TlsTo { config, name })
+    Ok(TlsTo { config, name, place })
 }

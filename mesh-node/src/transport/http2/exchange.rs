@@ -1,6 +1,5 @@
 //! One request: into its form, before the conductor, to where its plan says, and the response back.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -29,6 +28,7 @@ use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
 use super::settings::Settings;
 use crate::identity::Identities;
+use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::tasks;
 
 /// How many endpoints a request may find unreachable: the first, and one elsewhere.
@@ -42,28 +42,7 @@ pub(super) struct Shared {
     pub(super) http1: Rc<IdlePool>,
     /// Who is at the other ends of our TLS.
     pub(super) peers: Rc<Peers>,
-    /// TLS handshakes of callers that are under way.
-    pub(super) handshakes: Cell<usize>,
-}
-
-/// A handshake that is under way.
-pub(super) struct HandshakePlace<'a>(&'a Cell<usize>);
-
-impl Shared {
-    /// A place for one more handshake, if there is one.
-    pub(super) fn handshake_place(&self) -> Option<HandshakePlace<'_>> {
-        if self.handshakes.get() >= self.settings.pending_handshakes {
-            return None;
-        }
-        self.handshakes.set(self.handshakes.get() + 1);
-        Some(HandshakePlace(&self.handshakes))
-    }
-}
-
-impl Drop for HandshakePlace<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
+    pub(super) handshakes: Handshakes,
 }
 
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
@@ -199,7 +178,9 @@ async fn send<C: Conductor>(
     }
     let begin = || match plan {
         Plan::Tunnel(tunnel) => {
-            let tls = tls_to(&shared.identities, &pod.identity, tunnel)?;
+            let place = shared.handshakes.take(Source::Pod(pod.uid.clone()));
+            let place = place.ok_or(ConnectFailure::TooManyHandshakes)?;
+            let tls = tls_to(&shared.identities, &pod.identity, tunnel, place)?;
             Ok(Connecting::Tls(dial(conductor, plan)?, tls))
         }
         _ => Ok(Connecting::Clear(dial(conductor, plan)?)),

@@ -1,6 +1,5 @@
 //! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
 
-use std::cell::Cell;
 use std::future::pending;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
@@ -29,6 +28,7 @@ use super::runtime::server_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
 use crate::transport::TunnelLoss;
+use crate::transport::handshakes::{Handshakes, Place};
 
 /// HTTP/2 of one core. A clone shares its connections.
 #[derive(Clone)]
@@ -51,9 +51,6 @@ pub enum ServeError {
     /// TLS took too long.
     #[error("accepting TLS timed out")]
     HandshakeTimeout,
-    /// Too many others are at it (`--max-pending-handshakes`).
-    #[error("too many TLS handshakes are under way")]
-    TooManyHandshakes,
     /// The trust bundle changed, and nobody vouches for the caller any more.
     #[error("the caller is no longer trusted")]
     NotTrusted,
@@ -73,7 +70,6 @@ impl ServeError {
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Handshake(failure) => failure.as_str(),
             Self::HandshakeTimeout => "handshake_timeout",
-            Self::TooManyHandshakes => "too_many_handshakes",
             Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
             Self::Http(_) => "http2_error",
@@ -82,13 +78,12 @@ impl ServeError {
 }
 
 impl Http2 {
-    /// HTTP/2 for the core that runs this.
-    pub fn new(identities: Arc<Identities>, settings: Settings) -> Self {
+    /// HTTP/2 for the core that runs this and whose handshakes are in `handshakes`.
+    pub fn new(identities: Arc<Identities>, settings: Settings, handshakes: Handshakes) -> Self {
         let settings = Rc::new(settings);
         let peers = Rc::<Peers>::default();
         let http2 = Pool::new(settings.clone(), identities.clone(), peers.clone());
         let http1 = IdlePool::new(settings.clone());
-        let handshakes = Cell::new(0);
         Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes, peers }) }
     }
 
@@ -105,7 +100,7 @@ impl Http2 {
     /// Accepts our TLS as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
     /// verified and before a byte of what it says is read; it gets the name of the Service that the caller says it
     /// dialled (SNI), and returns `None` for a caller that is not served at all. When the caller's certificate ends,
-    /// it is told to go.
+    /// it is told to go. `place` is given back once the handshake has ended.
     ///
     /// # Errors
     /// [`ServeError`] if TLS did not come about, or the connection ended before its time.
@@ -113,12 +108,12 @@ impl Http2 {
         &self,
         socket: OwnedFd,
         local: &SpiffeId,
+        place: Place,
         begin: impl FnOnce(Peer, Option<&str>) -> Option<Rc<C>>,
     ) -> Result<(), ServeError> {
         let Shared { settings, identities, .. } = &*self.shared;
         let config = identities.server(local, Alpn::H2).map_err(ServeError::NoIdentity)?;
         let stream = stream_of(socket).map_err(ServeError::Socket)?;
-        let place = self.shared.handshake_place().ok_or(ServeError::TooManyHandshakes)?;
         let stream = timeout(settings.handshake_timeout, TlsAcceptor::from(config).accept(stream))
             .await
             .map_err(|_| ServeError::HandshakeTimeout)?

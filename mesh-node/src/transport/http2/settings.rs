@@ -31,8 +31,6 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time for a TLS handshake, and for the settings after it.
     pub handshake_timeout: Duration,
-    /// TLS handshakes of callers that may be under way (`--max-pending-handshakes`).
-    pub pending_handshakes: usize,
     /// A connection on which nothing was open for so long is closed.
     pub idle_timeout: Duration,
     /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
@@ -51,7 +49,6 @@ impl Settings {
             max_fields: http.max_headers,
             connect_timeout: tunnel.connect_timeout,
             handshake_timeout: tunnel.handshake_timeout,
-            pending_handshakes: tunnel.max_pending_handshakes as usize,
             idle_timeout: http.idle_timeout,
             max_age: tunnel.max_age,
             ..Self::default()
@@ -73,7 +70,6 @@ impl Default for Settings {
             idle_per_application: 64,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
-            pending_handshakes: 1024,
             idle_timeout: Duration::from_secs(300),
             max_age: Duration::from_secs(60),
             ping_interval: Duration::from_secs(10),

@@ -22,6 +22,7 @@ use super::slots::Key;
 use super::timers::{Tick, Timed};
 use crate::capture::{self, AcceptEnd};
 use crate::transport::connect;
+use crate::transport::handshakes::{Place, Source};
 
 /// Names a listener; chosen by whoever adds it, once per pod, direction and family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub(super) struct Detecting<P> {
     local: SocketAddr,
     deadline: Tick,
     accepted: Tick,
+    /// Among the handshakes: it may become one.
+    place: Place,
 }
 
 impl<C: Conductor> Engine<C> {
@@ -124,12 +127,12 @@ impl<C: Conductor> Engine<C> {
                 self.begin(pod, record, near, course);
             }
             Ok(Inbound::Peek) => {
-                if self.take_handshake_place().is_none() {
+                let Some(place) = self.core.handshakes.take(Source::Address(peer.ip())) else {
                     return connect::reset_on_close(&socket);
-                }
+                };
                 let deadline = self.core.now.after(self.core.settings.detect_timeout);
                 let accepted = self.core.now;
-                self.detect(Detecting { socket, pod, peer, local, deadline, accepted }, false);
+                self.detect(Detecting { socket, pod, peer, local, deadline, accepted, place }, false);
             }
             Err(refusal) => self.turn_away(&socket, refusal),
         }
@@ -165,19 +168,18 @@ impl<C: Conductor> Engine<C> {
     /// Looks at what has arrived. `over`: nothing more will.
     fn detect(&mut self, detecting: Detecting<C::Pod>, over: bool) {
         let mut input = std::mem::take(&mut self.core.input);
-        let peeked = peek(&detecting.socket, &mut input[..MAX_HELLO]);
-        match peeked {
-            Ok(length) => match hello(&input[..length]) {
+        // One that was reset by its peer is let go: there is nobody to answer.
+        if let Ok(length) = peek(&detecting.socket, &mut input[..MAX_HELLO]) {
+            match hello(&input[..length]) {
                 Hello::Incomplete if !over => self.wait_for_more(detecting),
                 Hello::Tunnel => {
-                    let Detecting { socket, pod, peer, local, .. } = detecting;
+                    let Detecting { socket, pod, peer, local, place, .. } = detecting;
                     self.core.input = std::mem::take(&mut input);
-                    self.serve_tunnel(pod, socket, peer, local);
+                    self.serve_tunnel(pod, socket, peer, local, place);
                 }
                 Hello::Http2 => {
-                    self.core.counters.pending_handshakes.subtract(1);
-                    let Detecting { socket, pod, peer, local, .. } = detecting;
-                    self.conductor.accept_h2(&pod, socket, peer, local);
+                    let Detecting { socket, pod, peer, local, place, .. } = detecting;
+                    self.conductor.accept_h2(&pod, socket, peer, local, place);
                 }
                 Hello::Foreign | Hello::Incomplete => {
                     let first = match length {
@@ -186,9 +188,7 @@ impl<C: Conductor> Engine<C> {
                     };
                     self.detected_plaintext(detecting, first);
                 }
-            },
-            // Reset by the peer: there is nobody to answer.
-            Err(_) => self.core.counters.pending_handshakes.subtract(1),
+            }
         }
         if self.core.input.is_empty() {
             self.core.input = input;
@@ -201,14 +201,14 @@ impl<C: Conductor> Engine<C> {
         let Some(detecting) = self.detecting.get(key) else { return };
         if self.core.reactor.add_socket(&detecting.socket, Token::Detecting(key)).is_err() {
             self.detecting.remove(key);
-            return self.core.counters.pending_handshakes.subtract(1);
+            return;
         }
         self.core.arm(&mut NEVER.clone(), deadline, Timed::Detecting(key));
     }
 
     fn detected_plaintext(&mut self, detecting: Detecting<C::Pod>, first: FirstBytes<'_>) {
-        self.core.counters.pending_handshakes.subtract(1);
-        let Detecting { socket, pod, peer, local, accepted: since, .. } = detecting;
+        let Detecting { socket, pod, peer, local, accepted: since, place, .. } = detecting;
+        drop(place);
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_plaintext(&pod, &accepted, first) {
             Ok((record, course)) => {

@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::transport::Planned;
 use crate::transport::connect::{self, Dial};
+use crate::transport::handshakes::Place;
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, RequestCourse};
 use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
 
@@ -156,8 +157,16 @@ pub trait Conductor: Sized + 'static {
         first: FirstBytes<'_>,
     ) -> Result<(Self::Record, Course), Refusal>;
 
-    /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read.
-    fn accept_h2(&mut self, pod: &Self::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr);
+    /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read. `place` is
+    /// held until its handshake has ended.
+    fn accept_h2(
+        &mut self,
+        pod: &Self::Pod,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+        place: Place,
+    );
 
     /// Takes a connection of [`Course::Http`] whose client speaks HTTP/2; nothing of it has been read. Its place in
     /// the engine's counts is given back, [`closed`](Self::closed) is not called.

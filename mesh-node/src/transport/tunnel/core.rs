@@ -13,6 +13,7 @@ use super::settings::{BUDGET, Settings};
 use super::slots::Key;
 use super::timers::{Tick, Timed, Timers};
 use super::tls::Plaintext;
+use crate::transport::handshakes::Handshakes;
 
 /// Work that waits for its turn: what had more to do than its budget allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(in crate::transport) struct Core {
     pub(in crate::transport) timers: Timers,
     pub(in crate::transport) settings: Settings,
     pub(in crate::transport) counters: Arc<Counters>,
+    pub(super) handshakes: Handshakes,
     started: Instant,
     pub(in crate::transport) now: Tick,
     pub(super) ready: VecDeque<Job>,
@@ -48,12 +50,13 @@ pub(in crate::transport) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(settings: Settings) -> io::Result<Self> {
+    pub(super) fn new(settings: Settings, handshakes: Handshakes) -> io::Result<Self> {
         Ok(Self {
             reactor: Reactor::new()?,
             timers: Timers::default(),
             settings,
-            counters: Arc::default(),
+            counters: handshakes.counters(),
+            handshakes,
             started: Instant::now(),
             now: Tick::default(),
             ready: VecDeque::new(),

@@ -57,6 +57,8 @@ counters! {
         refused_descriptors,
         /// Connections and tunnels refused because too many handshakes are under way.
         refused_handshakes,
+        /// Those of them whose source alone had too many.
+        refused_handshakes_of_source,
         /// Streams refused before the conductor was asked.
         refused_streams,
         /// Tunnels that came up, as client.

@@ -23,6 +23,7 @@ use super::settings::{Settings, TURN};
 use super::slots::{Key, Slots};
 use super::streams::Deliveries;
 use super::timers::Timed;
+use crate::transport::handshakes::Handshakes;
 use crate::transport::http1::Applications;
 use crate::transport::outcome::{CloseReason, TunnelLoss};
 use crate::transport::tasks;
@@ -72,12 +73,12 @@ pub struct LiveConnection<'a, C: Conductor> {
 }
 
 impl<C: Conductor> Engine<C> {
-    /// An engine without listeners.
+    /// An engine without listeners, which takes places for its handshakes from those of its core.
     ///
     /// # Errors
     /// If the kernel has no descriptor for it.
-    pub fn new(conductor: C, settings: Settings) -> io::Result<Self> {
-        let core = Core::new(settings)?;
+    pub fn new(conductor: C, settings: Settings, handshakes: Handshakes) -> io::Result<Self> {
+        let core = Core::new(settings, handshakes)?;
         let mailbox = Mailbox::new()?;
         core.reactor.add_mailbox(&*mailbox.bell)?;
         Ok(Self {

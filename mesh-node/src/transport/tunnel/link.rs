@@ -18,6 +18,7 @@ use super::settings::UNREAD;
 use super::slots::Key;
 use super::timers::Tick;
 use super::tls::Tls;
+use crate::transport::handshakes::Place;
 use crate::transport::outcome::TunnelLoss;
 
 /// How far a tunnel has come.
@@ -43,6 +44,8 @@ pub(in crate::transport) struct Link<P> {
     pub(super) key: Option<TunnelKey>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    /// Among the handshakes; given back with [`Phase::Up`].
+    pub(super) place: Option<Place>,
     /// Proved by the certificate; there from [`Phase::Up`] on.
     pub(super) identity: Option<SpiffeId>,
     /// The beginning of a record whose end has not arrived.
@@ -80,6 +83,7 @@ impl<P> Link<P> {
         pod: P,
         peer: SocketAddr,
         local: SocketAddr,
+        place: Place,
     ) -> Self {
         Self {
             socket,
@@ -90,6 +94,7 @@ impl<P> Link<P> {
             key: None,
             peer,
             local,
+            place: Some(place),
             identity: None,
             leftover: Vec::new(),
             outgoing: Vec::new(),

@@ -25,8 +25,6 @@ pub struct Settings {
     pub detect_timeout: Duration,
     /// `--tcp-idle-timeout`: a connection on which nothing moves.
     pub idle_timeout: Duration,
-    /// Handshakes and detections under way at a time; beyond it new ones are refused.
-    pub pending_handshakes: usize,
     /// A tunnel with streams that is silent for this long is asked with PING.
     pub silence: Duration,
     /// How long the answer may take.
@@ -46,7 +44,6 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
-            pending_handshakes: 1024,
             silence: Duration::from_secs(10),
             answer: Duration::from_secs(5),
             http: HttpSettings::default(),

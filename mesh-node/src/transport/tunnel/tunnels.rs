@@ -18,6 +18,7 @@ use super::slots::Key;
 use super::timers::{Tick, Timed};
 use super::tls::Tls;
 use crate::transport::connect;
+use crate::transport::handshakes::{Place, Source};
 use crate::transport::outcome::{CloseReason, ConnectFailure, TunnelLoss};
 
 impl<C: Conductor> Engine<C> {
@@ -66,22 +67,16 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn dial_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, plan: TunnelPlan) -> Result<Key, TunnelLoss> {
-        self.take_handshake_place().ok_or(TunnelLoss::Connect(ConnectFailure::Local))?;
-        let made = self.make_tunnel(pod, key, plan);
-        if made.is_err() {
-            self.core.counters.pending_handshakes.subtract(1);
-        }
-        made
-    }
-
-    fn make_tunnel(&mut self, pod: &C::Pod, key: &TunnelKey, plan: TunnelPlan) -> Result<Key, TunnelLoss> {
+        let place = self.core.handshakes.take(Source::Pod(key.source.clone()));
+        let place = place.ok_or(TunnelLoss::Connect(ConnectFailure::Local))?;
         let socket = connect::start(&plan.dial);
         let socket = socket.map_err(|error| TunnelLoss::Connect(connect::failure_of(&error)))?;
         let tls = Tls::client(plan.tls, plan.name).map_err(|_| TunnelLoss::NoCertificate)?;
         let settings = &self.core.settings;
         let session = Session::new(Role::Client, settings.tunnel);
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut link = Link::new(socket, tls, session, pod.clone(), plan.dial.destination, unknown);
+        let destination = plan.dial.destination;
+        let mut link = Link::new(socket, tls, session, pod.clone(), destination, unknown, place);
         link.phase = Phase::Connecting;
         link.key = Some(key.clone());
         link.deadline = self.core.now.after(settings.connect_timeout);
@@ -92,8 +87,15 @@ impl<C: Conductor> Engine<C> {
         Ok(tunnel)
     }
 
-    /// Accepts a tunnel from a socket whose ClientHello was peeked. Its place among the handshakes is taken.
-    pub(super) fn serve_tunnel(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+    /// Accepts a tunnel from a socket whose ClientHello was peeked.
+    pub(super) fn serve_tunnel(
+        &mut self,
+        pod: C::Pod,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+        place: Place,
+    ) {
         let tls = self
             .conductor
             .serve_tunnel(&pod)
@@ -101,19 +103,17 @@ impl<C: Conductor> Engine<C> {
         let tls = match tls {
             Ok(tls) => tls,
             Err(loss) => {
-                self.core.counters.pending_handshakes.subtract(1);
                 connect::reset_on_close(&socket);
                 let lost = LostTunnel { peer: Some(peer), key: None, loss, error: None, streams: 0 };
                 return self.conductor.tunnel_lost(&pod, lost);
             }
         };
         let session = Session::new(Role::Server, self.core.settings.tunnel);
-        let mut link = Link::new(socket, tls, session, pod, peer, local);
+        let mut link = Link::new(socket, tls, session, pod, peer, local, place);
         link.deadline = self.core.now.after(self.core.settings.handshake_timeout);
-        match self.enter_tunnel(link) {
+        if let Ok(tunnel) = self.enter_tunnel(link) {
             // The ClientHello has been there for a while: no edge will tell.
-            Ok(tunnel) => self.tunnel_read(tunnel),
-            Err(_) => self.core.counters.pending_handshakes.subtract(1),
+            self.tunnel_read(tunnel);
         }
     }
 
@@ -262,7 +262,7 @@ impl<C: Conductor> Engine<C> {
             &self.core.counters.tunnels_accepted
         };
         role.add(1);
-        self.core.counters.pending_handshakes.subtract(1);
+        link.place = None;
         link.deadline = NEVER;
         for (connection, open) in std::mem::take(&mut link.expecting) {
             // Some may have ended meanwhile: their streams are not opened.
@@ -412,12 +412,11 @@ impl<C: Conductor> Engine<C> {
         let Some(mut link) = self.tunnels.remove(tunnel) else { return };
         // An alert or a GOAWAY may be waiting to be said.
         let _ = link.flush(&mut self.core);
+        // Given back first: what begins elsewhere may need it.
+        link.place = None;
         let streams = link.session.after(0);
         let connected = link.phase != Phase::Connecting;
         let was_up = matches!(link.phase, Phase::Up | Phase::Closing);
-        if !was_up {
-            self.core.counters.pending_handshakes.subtract(1);
-        }
         self.core.counters.tunnels.subtract(1);
         let count = streams.len() + link.expecting.len();
         // A peer that ends an unused tunnel without close_notify has harmed nobody.
@@ -434,17 +433,6 @@ impl<C: Conductor> Engine<C> {
         for (connection, _) in link.expecting {
             self.not_joined(connection, tunnel, loss);
         }
-    }
-
-    /// One more handshake, if there may be one.
-    pub(super) fn take_handshake_place(&mut self) -> Option<()> {
-        let pending = &self.core.counters.pending_handshakes;
-        if pending.read() >= self.core.settings.pending_handshakes as u64 {
-            self.core.counters.refused_handshakes.add(1);
-            return None;
-        }
-        pending.add(1);
-        Some(())
     }
 }
 

@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateDer;
 use crate::identity::{Alpn, Identities, server_name};
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
+use crate::transport::handshakes::{Handshakes, Place};
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
@@ -124,7 +125,7 @@ impl Conductor for Judge {
         Ok(((), self.http(false)))
     }
 
-    fn accept_h2(&mut self, _: &Self::Pod, _: OwnedFd, _: SocketAddr, _: SocketAddr) {}
+    fn accept_h2(&mut self, _: &Self::Pod, _: OwnedFd, _: SocketAddr, _: SocketAddr, _: Place) {}
 
     fn hand_over(&mut self, _: &Self::Pod, (): (), socket: OwnedFd) {
         self.log.handed.lock().unwrap().push(socket);
@@ -223,7 +224,7 @@ impl Side {
         let (send, receive) = std::sync::mpsc::channel();
         let log = judge.log.clone();
         let thread = std::thread::spawn(move || {
-            let mut engine = Engine::new(judge, settings).unwrap();
+            let mut engine = Engine::new(judge, settings, Handshakes::default()).unwrap();
             let socket = Arc::new(OwnedFd::from(listener));
             engine.listen(NewListener { id: ListenerId(1), socket, pod: "pod", direction }).unwrap();
             send.send((engine.handle(), engine.counters())).unwrap();

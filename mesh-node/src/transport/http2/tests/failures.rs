@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use mesh_common::model::Protocol;
+use mesh_common::model::{Protocol, WorkloadUid};
 use mesh_common::snapshot::Delta;
 use tokio::net::TcpListener;
 
 use super::world::*;
+use crate::transport::handshakes::{Limits, Place, Source};
 use crate::transport::http2::{Ending, Settings};
 
 #[test]
@@ -51,10 +52,26 @@ fn a_denied_request_is_403() {
 }
 
 #[test]
+fn a_pod_with_too_many_handshakes_is_told() {
+    on_one_core(async {
+        let world = World::start(Protocol::Grpc).await;
+        let caller = world.caller().await;
+        let of_the_pod = || world.handshakes.take(Source::Pod(WorkloadUid("web".into())));
+        let others: Vec<Place> = std::iter::from_fn(of_the_pod).collect();
+        assert_eq!(others.len(), Limits::default().per_source);
+        let seen = caller.ask(grpc("/e/U", "x")).await.unwrap();
+        assert_eq!(seen.header("grpc-status"), Some("14"));
+        assert_eq!(seen.header("x-nodemesh-reason"), Some("too_many_handshakes"));
+        drop(others);
+        assert_eq!(caller.ask(grpc("/e/U", "x")).await.unwrap().trailer("grpc-status"), Some("0"));
+    });
+}
+
+#[test]
 fn no_endpoint_is_unavailable() {
     on_one_core(async {
         let world = World::start(Protocol::Grpc).await;
-        world.apply(Delta::RemoveWorkload(mesh_common::model::WorkloadUid("api".into())));
+        world.apply(Delta::RemoveWorkload(WorkloadUid("api".into())));
         let caller = world.caller().await;
         let seen = caller.ask(grpc("/e/U", "x")).await.unwrap();
         assert_eq!(seen.header("grpc-status"), Some("14"));

@@ -33,6 +33,7 @@ use tokio::task::LocalSet;
 use super::conductor::Deciding;
 use crate::identity::{self, Authority, AuthoritySettings, Identities, IdentityMetrics, Peer, system_clock};
 use crate::telemetry::registry::Registry;
+use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::http2::runtime::{OnThisCore, server_of};
 use crate::transport::http2::{Cut, End, Http2, Settings};
 
@@ -69,6 +70,8 @@ pub(super) struct World {
     pub(super) dials: Cell<usize>,
     pub(super) source: Http2,
     pub(super) destination: Http2,
+    /// Of both agents.
+    pub(super) handshakes: Handshakes,
     pub(super) identities: Arc<Identities>,
     pub(super) folder: TempDir,
 }
@@ -184,6 +187,7 @@ impl World {
         tables.apply(Delta::UpsertService(Arc::new(service(port, protocol))));
         let snapshot = tables.snapshot();
         let application = application(protocol).await;
+        let handshakes = Handshakes::default();
         let world = Rc::new(Self {
             tables: RefCell::new(tables),
             snapshot: RefCell::new(Rc::new(snapshot)),
@@ -196,8 +200,9 @@ impl World {
             application: Cell::new(application),
             destination_address: listener.local_addr().unwrap(),
             dials: Cell::new(0),
-            source: Http2::new(identities.clone(), settings.clone()),
-            destination: Http2::new(identities.clone(), settings),
+            source: Http2::new(identities.clone(), settings.clone(), handshakes.clone()),
+            destination: Http2::new(identities.clone(), settings, handshakes.clone()),
+            handshakes,
             identities,
             folder,
         });
@@ -241,7 +246,8 @@ impl World {
                         };
                         Some(Rc::new(Deciding { facts, leave, world: world.clone() }))
                     };
-                    let served = world.destination.serve_tls(fd(socket), &id(account), begin).await;
+                    let place = world.handshakes.take(Source::Address(client.ip())).unwrap();
+                    let served = world.destination.serve_tls(fd(socket), &id(account), place, begin).await;
                     drop(served);
                 });
             }

@@ -15,6 +15,7 @@ use mesh_common::tunnel::ResetReason;
 use world::{PATIENCE, Route, Script, Side, World, application, connect, echo, eventually, nobody, ping};
 
 use super::{ConnectionId, Settings};
+use crate::transport::handshakes::{Handshakes, Limits};
 use crate::transport::{CloseReason, ConnectFailure, TunnelLoss};
 
 fn bytes(length: usize) -> Vec<u8> {
@@ -370,13 +371,55 @@ fn an_idle_connection_is_reset_at_its_deadline() {
 #[test]
 fn too_many_handshakes_at_a_time_are_refused_and_counted() {
     let world = World::new();
-    let settings = Settings { pending_handshakes: 2, ..Settings::default() };
     let script = world.script(Direction::Inbound, nobody());
-    let destination = Side::start(script, Direction::Inbound, settings);
+    let limits = Limits { total: 2, per_source: 2 };
+    let destination = Side::start_with(script, Direction::Inbound, Settings::default(), limits);
     let _waiting: Vec<_> = (0..2).map(|_| connect(destination.address)).collect();
     eventually("both to wait", || (destination.counters.pending_handshakes.read() == 2).then_some(()));
     assert_eq!(ends_in(connect(destination.address)), Some(ErrorKind::ConnectionReset));
     assert_eq!(destination.counters.refused_handshakes.read(), 1);
+}
+
+#[test]
+fn a_peer_with_too_many_handshakes_keeps_nobody_else_out() {
+    let world = World::new();
+    let script = world.script(Direction::Inbound, application(echo));
+    let limits = Limits { total: 4, per_source: 3 };
+    let destination = Side::start_with(script, Direction::Inbound, Settings::default(), limits);
+    let other = |_| connect_from([127, 0, 0, 9], destination.address);
+    let waiting: Vec<_> = (0..3).map(other).collect();
+    eventually("all to wait", || (destination.counters.pending_handshakes.read() == 3).then_some(()));
+    assert_eq!(ends_in(other(3)), Some(ErrorKind::ConnectionReset));
+    let source = world.source(destination.address);
+    ping(&mut connect(source.address), b"by the last place");
+    assert_eq!(destination.counters.refused_handshakes_of_source.read(), 1);
+    drop(waiting);
+    eventually("all places", || (destination.counters.pending_handshakes.read() == 0).then_some(()));
+}
+
+fn connect_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+#[test]
+fn tunnels_on_their_way_count_for_the_pod_that_makes_them() {
+    let world = World::new();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let script = world.script(Direction::Outbound, mute.local_addr().unwrap());
+    let settings = Settings { tunnels_per_destination: 3, ..Settings::default() };
+    let limits = Limits { total: 4, per_source: 2 };
+    let source = Side::start_with(script, Direction::Outbound, settings, limits);
+    let waiting: Vec<_> = (0..2).map(|_| connect(source.address)).collect();
+    eventually("both to wait", || (source.counters.pending_handshakes.read() == 2).then_some(()));
+    assert_eq!(ends_in(connect(source.address)), Some(ErrorKind::ConnectionReset));
+    assert_eq!(source.outcomes(1)[0].reason, CloseReason::Overloaded);
+    assert_eq!(source.counters.refused_handshakes_of_source.read(), 1);
+    drop(waiting);
 }
 
 #[test]
@@ -389,7 +432,7 @@ fn the_engine_turns_inside_tokio_too() {
     let address = listener.local_addr().unwrap();
     let engine = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut engine = super::Engine::new(script, Settings::default()).unwrap();
+        let mut engine = super::Engine::new(script, Settings::default(), Handshakes::default()).unwrap();
         let socket = std::sync::Arc::new(std::os::fd::OwnedFd::from(listener));
         let (id, direction) = (super::ListenerId(1), Direction::Outbound);
         engine.listen(super::NewListener { id, socket, pod: "pod", direction }).unwrap();

@@ -19,6 +19,7 @@ use crate::identity::{
 };
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
+use crate::transport::handshakes::{Handshakes, Limits, Place};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
@@ -119,7 +120,7 @@ impl Conductor for Script {
         }
     }
 
-    fn accept_h2(&mut self, _: &Self::Pod, socket: OwnedFd, _: SocketAddr, _: SocketAddr) {
+    fn accept_h2(&mut self, _: &Self::Pod, socket: OwnedFd, _: SocketAddr, _: SocketAddr, _: Place) {
         self.log.handed.lock().unwrap().push(socket);
     }
 
@@ -212,13 +213,22 @@ pub(in crate::transport) struct Side {
 
 impl Side {
     pub(in crate::transport) fn start(script: Script, direction: Direction, settings: Settings) -> Self {
+        Self::start_with(script, direction, settings, Limits::default())
+    }
+
+    pub(in crate::transport) fn start_with(
+        script: Script,
+        direction: Direction,
+        settings: Settings,
+        handshakes: Limits,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (send, receive) = std::sync::mpsc::channel();
         let log = script.log.clone();
         let thread = std::thread::spawn(move || {
-            let mut engine = Engine::new(script, settings).unwrap();
+            let mut engine = Engine::new(script, settings, Handshakes::new(handshakes)).unwrap();
             let socket = Arc::new(OwnedFd::from(listener));
             engine.listen(NewListener { id: ListenerId(1), socket, pod: "pod", direction }).unwrap();
             send.send((engine.handle(), engine.counters())).unwrap();
