@@ -19,7 +19,7 @@ pub struct Settings {
     /// Bytes of a stream that are held for a slow reader. All streams of a connection may be slow at once, and the
     /// windows that a peer grants are its own choice: this alone bounds what it can make us hold.
     pub send_buffer: usize,
-    /// Bytes of a connection's window.
+    /// Bytes of a connection's window: so many streams of full windows, whose readers take nothing, hold up no other.
     pub connection_window: u32,
     /// Streams that we put on one connection before another one is opened.
     pub streams_per_connection: u32,
@@ -64,7 +64,7 @@ impl Default for Settings {
             max_fields: 100,
             stream_window: 256 << 10,
             send_buffer: 64 << 10,
-            connection_window: 1 << 20,
+            connection_window: 16 << 20,
             streams_per_connection: 200,
             connections_per_endpoint: 4,
             idle_per_application: 64,

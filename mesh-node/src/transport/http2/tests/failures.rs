@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use mesh_common::model::{Protocol, WorkloadUid};
 use mesh_common::snapshot::Delta;
@@ -300,5 +300,24 @@ fn an_answer_of_ours_to_head_has_no_body_and_passes_the_other_agent() {
         let seen = world.caller().await.ask(request).await.unwrap();
         assert_eq!((seen.status, seen.body.as_ref()), (StatusCode::FORBIDDEN, b"".as_ref()));
         assert_eq!(seen.header("content-length"), Some("19"));
+    });
+}
+
+#[test]
+fn answers_that_nobody_reads_hold_up_no_other_call() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let text: &'static str = Box::leak("0123456789abcdef".repeat(1 << 16).into_boxed_str());
+        let mut unread = Vec::new();
+        for _ in 0..20 {
+            let Caller(mut sender) = world.caller_with_window(1024).await;
+            let request = Request::post("http://api.shop/big").body(body(text)).unwrap();
+            unread.push(sender.send_request(request).await.unwrap());
+            let request = Request::post("http://api.shop/small").body(body("x")).unwrap();
+            let seen = tokio::time::timeout(Duration::from_secs(5), world.caller().await.ask(request)).await;
+            let seen = seen.unwrap_or_else(|_| panic!("held up by {} unread answers", unread.len()));
+            assert_eq!(seen.unwrap().body, "x");
+        }
+        assert_eq!(world.source.connections(), 1, "all of them share a connection");
     });
 }

@@ -286,9 +286,15 @@ impl World {
 
     /// The same as [`Self::raw_caller`], with HTTP/2 on it.
     pub(super) async fn caller(self: &Rc<Self>) -> Caller {
+        self.caller_with_window(1 << 20).await
+    }
+
+    /// One that takes no more than so many bytes of an answer that nobody reads.
+    pub(super) async fn caller_with_window(self: &Rc<Self>, bytes: u32) -> Caller {
         let stream = self.raw_caller().await;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(OnThisCore, TokioIo::new(stream)).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(OnThisCore);
+        builder.initial_stream_window_size(bytes);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::task::spawn_local(async move {
             let _: Result<(), hyper::Error> = connection.await;
         });
