@@ -37,8 +37,14 @@ pub struct Binaries {
 impl Binaries {
     /// Builds all tests and programs.
     pub fn build() -> Result<Self> {
-        let mut built = Self { tests: Vec::new(), programs: Vec::new() };
+        let mut built = Self::programs()?;
         built.read(&["test", "--workspace", "--no-run"])?;
+        Ok(built)
+    }
+
+    /// Builds the programs alone.
+    pub fn programs() -> Result<Self> {
+        let mut built = Self { tests: Vec::new(), programs: Vec::new() };
         built.read(&["build", "--workspace", "--bins"])?;
         Ok(built)
     }
