@@ -5,24 +5,8 @@ use mesh_test_e2e::{HTTP, at, from_account, pair, policy, request};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::servers::{Kind, Server};
 
-/// Spellings of `/admin` from RELIABILITY 2.2 that must not pass a DENY on `/admin*`. Case, `;` and a longer last
-/// segment are other paths (Istio's meaning too), so they are not here.
-const SPELLINGS: [&str; 14] = [
-    "/admin",
-    "//admin",
-    "/./admin",
-    "/x/../admin",
-    "/%61dmin",
-    "/admin%2f",
-    "/app%2f..%2fadmin",
-    "/app\\..\\admin",
-    "/%5cadmin",
-    "/app//../admin",
-    "/admin%00",
-    "/%252e%252e/admin",
-    "/%c0%ae%c0%ae/admin",
-    "/admin/",
-];
+/// What an application may take for `/admin`: none may pass a DENY on it.
+const SPELLINGS: &str = include_str!("../../../mesh-common/testdata/spellings_of_admin.txt");
 
 #[test]
 fn methods_are_told_apart() {
@@ -51,16 +35,16 @@ fn a_denial_is_a_403_with_the_words_that_people_know() {
 
 #[test]
 fn no_spelling_of_a_denied_path_gets_through() {
-    let rules = "- to:\n    - operation:\n        paths: [/admin, /admin/*]\n";
+    let rules = "- to:\n    - operation:\n        paths: [/admin]\n";
     with_server(pair().objects("policy", &policy("no-admin", "DENY", rules)), |mesh, server| {
         assert_eq!(status(mesh, "GET /administrators")?, 200);
-        for path in SPELLINGS {
-            for target in [path.to_owned(), format!("{path}?x=1"), format!("http://server.shop{path}")] {
+        for path in SPELLINGS.lines() {
+            let elsewhere = path.starts_with('/').then(|| format!("http://server.shop{path}"));
+            for target in [path.to_owned(), format!("{path}?x=1")].into_iter().chain(elsewhere) {
                 let status = status(mesh, &format!("GET {target}"))?;
                 assert!(matches!(status, 400 | 403), "{target} gave {status}");
             }
         }
-        assert!(matches!(status(mesh, "GET /admin#x")?, 400 | 403));
         assert_eq!(server.events("request").len(), 1, "the server saw no other request");
         Ok(())
     });

@@ -60,33 +60,7 @@ fn a_caller_that_no_rule_can_allow_is_refused_before_its_requests() {
 
 #[test]
 fn every_spelling_of_admin_is_denied_or_not_a_path() {
-    let spellings = [
-        "//admin",
-        "/./admin",
-        "/x/../admin",
-        "/%61dmin",
-        "/admin%2f",
-        "/app%2f..%2fadmin",
-        "/app\\..\\admin",
-        "/%5cadmin",
-        "/app//../admin",
-        "/admin%00",
-        "/%252e%252e/admin",
-        "/%c0%ae%c0%ae/admin",
-        "/..;/admin",
-        "/;/admin",
-        "/admin;a=b",
-        "/Admin",
-        "/admin?x",
-        "/admin#x",
-        "/admin/",
-        "http://h/admin",
-        "/admin",
-        "/ADMIN/",
-        "/%41dmin",
-        "/admin%3bx",
-    ];
-    for spelling in spellings {
+    for spelling in include_str!("../../../testdata/spellings_of_admin.txt").lines() {
         if RequestTarget::parse(spelling.as_bytes()).is_ok() {
             let deny = policy("deny", Action::Deny, "api", vec![paths(&["/admin"])]);
             assert_eq!(request(vec![deny], spelling, &[]), Err(DenialReason::RuleDenies), "{spelling}");
