@@ -1,0 +1,56 @@
+//! How long a client may take, for real.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_common::model::Direction;
+
+use super::world::{Side, To, ask, connect, get, judge, polite, read_all};
+use crate::transport::http1::HttpSettings;
+use crate::transport::tunnel::Settings;
+use crate::transport::tunnel::tests::world::World;
+
+/// A source whose clients have so long for each thing.
+fn source_with_deadlines(world: &World, each: Duration) -> Side {
+    let http = HttpSettings {
+        header_timeout: each,
+        body_timeout: each,
+        idle_timeout: each,
+        ..HttpSettings::default()
+    };
+    let local = judge(world, Direction::Outbound, To::Application(polite(&Arc::default())));
+    Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() })
+}
+
+#[test]
+fn each_deadline_of_a_slow_client_holds() {
+    let world = World::new();
+    let source = source_with_deadlines(&world, Duration::from_millis(200));
+    let start = Instant::now();
+    for (sent, expected) in [
+        ("", ""),
+        ("GET / HT", "HTTP/1.1 408 "),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", "HTTP/1.1 408 "),
+    ] {
+        let mut client = connect(source.address);
+        client.write_all(sent.as_bytes()).unwrap();
+        let answer = read_all(&mut client);
+        assert!(answer.starts_with(expected), "{sent:?}: {answer:?}");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_client_that_sends_is_never_cut_off_however_long_its_connection_lives() {
+    let each = Duration::from_secs(1);
+    let world = World::new();
+    let source = source_with_deadlines(&world, each);
+    let mut client = connect(source.address);
+    let start = Instant::now();
+    while start.elapsed() < each + each / 4 {
+        assert_eq!(ask(&mut client, &get("/")).0, 200);
+        // Far from the deadline, also where this thread is not scheduled for a while.
+        std::thread::park_timeout(each / 20);
+    }
+}
