@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, statfs};
 
+use super::lock::{self, NotTaken};
+
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
 /// The cgroups that matter, open and identified.
@@ -57,6 +59,14 @@ pub enum CgroupError {
         /// `--cgroup-root`.
         pods: PathBuf,
     },
+    /// Another agent captures the pods.
+    #[error("another agent captures the pods of --cgroup-root {path}: {holder}", path = path.display())]
+    Held {
+        /// `--cgroup-root`.
+        path: PathBuf,
+        /// Which process that is.
+        holder: String,
+    },
     /// A call on a cgroup failed.
     #[error("{operation} the cgroup {path}", path = path.display())]
     Access {
@@ -74,6 +84,7 @@ impl Cgroups {
     /// Opens the pods' cgroup and the top of the tree, makes the agent's own and enters it.
     pub(super) fn enter(pods: &Path, agent: &Path) -> Result<Self, CgroupError> {
         let pods = Cgroup::open(pods, "--cgroup-root")?;
+        pods.lock()?;
         match fs::create_dir(agent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(access("make", agent)(error));
@@ -104,6 +115,14 @@ impl Cgroup {
         let below = cgroup.path.strip_prefix(&top).expect("the top is an ancestor").components().count();
         cgroup.level = i32::try_from(below).expect("a path has fewer components than an i32 counts");
         Ok(cgroup)
+    }
+
+    /// Keeps it for this agent, for as long as the folder is open: programs of two would both take its connections.
+    fn lock(&self) -> Result<(), CgroupError> {
+        lock::take(&self.directory).map_err(|error| match error {
+            NotTaken::Held(holder) => CgroupError::Held { path: self.path.clone(), holder },
+            NotTaken::Failed(error) => access("lock", &self.path)(error),
+        })
     }
 
     /// The highest ancestor on the same file system.

@@ -24,6 +24,7 @@ pub mod diff;
 mod events;
 mod handles;
 mod load;
+mod lock;
 mod metrics;
 mod pins;
 mod probe;
@@ -147,8 +148,9 @@ impl Kernel {
             return Err(KernelError::Lacks { missing: missing.join(", ") });
         }
         let host_netns = sys::netns_cookie().map_err(KernelError::HostNamespace)?;
-        let pins = Pins::lock(&config.pin_dir)?;
+        // First what leaves nothing behind if another agent has it.
         let cgroups = Cgroups::enter(&config.cgroup_root, &config.agent_cgroup)?;
+        let pins = Pins::lock(&config.pin_dir)?;
         let globals = Globals {
             agent_cgroup: cgroups.agent.id,
             host_netns,

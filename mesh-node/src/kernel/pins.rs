@@ -9,12 +9,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_common::abi::version::ABI_VERSION;
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::fs::statfs;
 use rustix::mount::{MountFlags, mount};
+
+use super::lock::{self, NotTaken};
 
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
@@ -75,12 +76,10 @@ impl Pins {
     /// Locks a folder that is there.
     pub(super) fn lock_existing(root: &Path) -> Result<Self, PinError> {
         let lock = fs::File::open(root).map_err(access("open", root))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match lock::take(&lock) {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(PinError::Held { path: root.to_owned(), holder: holder(&lock) })
-            }
-            Err(error) => Err(access("lock", root)(error.into())),
+            Err(NotTaken::Held(holder)) => Err(PinError::Held { path: root.to_owned(), holder }),
+            Err(NotTaken::Failed(error)) => Err(access("lock", root)(error)),
         }
     }
 
@@ -151,26 +150,4 @@ fn make_bpffs(root: &Path) -> Result<(), PinError> {
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|about| about.f_type == BPFFS_MAGIC)
-}
-
-/// The process that holds the lock, from `/proc/locks`: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`.
-fn holder(lock: &fs::File) -> String {
-    let unknown = "a process that /proc/locks does not show".to_owned();
-    let Ok(inode) = lock.metadata().map(|metadata| metadata.ino()) else {
-        return unknown;
-    };
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let ending = format!(":{inode}");
-    let process = locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let process = fields.get(4)?;
-        (fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&ending)).then(|| (*process).to_owned())
-    });
-    match process {
-        Some(process) => {
-            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-            format!("process {process} ({})", name.trim())
-        }
-        None => unknown,
-    }
 }

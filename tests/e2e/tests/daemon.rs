@@ -103,6 +103,16 @@ fn a_daemon_that_is_told_to_stop_drains() {
 
 #[test]
 fn a_second_daemon_on_the_same_pins_names_the_first() {
+    second_daemon_names_the_first(|flag| flag);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_pods_names_the_first() {
+    second_daemon_names_the_first(|flag| flag.replace("/bpf/node-a", "/bpf/second"));
+}
+
+/// Starts an agent with the flags of node A's, but for where it is talked to and what `change` says.
+fn second_daemon_names_the_first(change: impl Fn(String) -> String) {
     pair().run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         let holder = mesh.a().id();
@@ -111,7 +121,7 @@ fn a_second_daemon_on_the_same_pins_names_the_first() {
         let flags = mesh.node("node-a").flags().iter().map(|flag| flag.replace("admin.sock", "second.sock"));
         let is_address = |flag: &String| flag.contains("-address") || flag.starts_with("127.0.0.1:150");
         let arguments: Vec<String> = std::iter::once("agent".to_owned())
-            .chain(flags.filter(|flag| !is_address(flag)))
+            .chain(flags.filter(|flag| !is_address(flag)).map(&change))
             .chain(own.map(str::to_owned))
             .collect();
         let second =
