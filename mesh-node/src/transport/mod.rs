@@ -10,10 +10,12 @@ pub mod handshakes;
 pub mod http1;
 pub mod http2;
 pub mod outcome;
+mod plain;
 mod planned;
 pub mod splice;
 pub mod tasks;
 pub mod tunnel;
 
 pub use outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};
+pub use plain::Plain;
 pub use planned::Planned;

@@ -3,18 +3,18 @@
 //! In: two connected sockets and what epoll says of them. Out: bytes moved, half-closes passed on. What one side
 //! does not take waits here, at most one read of it. Never encrypts, decides or waits.
 
-use std::os::fd::OwnedFd;
-
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::plain::Plain;
 
 /// The two sockets and both directions between them.
 #[derive(Debug)]
 pub struct Splice {
     /// The connecting application's side.
-    pub client: OwnedFd,
+    pub client: Plain,
     /// The side that was connected to.
-    pub server: OwnedFd,
+    pub server: Plain,
     /// From client to server.
     pub up: Pipe,
     /// From server to client.
@@ -59,7 +59,7 @@ pub enum Broken {
 
 impl Splice {
     /// Joins two sockets, of which nothing is known yet but that they may be readable and writable.
-    pub fn new(client: OwnedFd, server: OwnedFd) -> Self {
+    pub fn new(client: Plain, server: Plain) -> Self {
         let pipe = || Pipe { readable: true, writable: true, ..Pipe::default() };
         Self { client, server, up: pipe(), down: pipe() }
     }
@@ -101,8 +101,8 @@ impl Pipe {
 
     fn step(
         &mut self,
-        source: &OwnedFd,
-        sink: &OwnedFd,
+        source: &Plain,
+        sink: &Plain,
         scratch: &mut [u8],
         budget: usize,
     ) -> Result<Step, Broken> {
@@ -134,12 +134,12 @@ impl Pipe {
         if self.ended && self.waiting.is_empty() && !self.shut {
             self.shut = true;
             // Half-close is passed on: some servers answer only after the end of the request.
-            rustix::net::shutdown(sink, Shutdown::Write).map_err(|_| Broken::Sink)?;
+            sink.finish().map_err(|_| Broken::Sink)?;
         }
         Ok(Step::Idle)
     }
 
-    fn write_waiting(&mut self, sink: &OwnedFd) -> Result<(), Broken> {
+    fn write_waiting(&mut self, sink: &Plain) -> Result<(), Broken> {
         if self.waiting.is_empty() || !self.writable {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Pipe {
         Ok(())
     }
 
-    fn write(&mut self, sink: &OwnedFd, bytes: &[u8]) -> Result<usize, Broken> {
+    fn write(&mut self, sink: &Plain, bytes: &[u8]) -> Result<usize, Broken> {
         let mut sent = 0;
         while sent < bytes.len() {
             match rustix::net::send(sink, &bytes[sent..], SendFlags::NOSIGNAL) {

@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use mesh_test_e2e::{ECHO, HTTP, at, pair};
-use mesh_test_harness::clients::{Dialled, Held};
+use anyhow::{Context, Result, bail, ensure};
+use mesh_test_e2e::{ECHO, HTTP, at, pair, server, service};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::clients::{Dialled, Held, Reading};
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::figure;
-use mesh_test_harness::mesh::Mesh;
-use mesh_test_harness::servers::Kind;
+use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::PodSpec;
+use mesh_test_harness::servers::{Kind, Server};
 use mesh_test_harness::topology::NODES;
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// Longest time for a refusal, or until the end of a connection is seen: nothing waits for a timeout.
 const FAST: Duration = Duration::from_secs(2);
@@ -20,6 +23,10 @@ const GIVEN_UP: Duration = Duration::from_secs(25);
 const ROUNDS: usize = 2;
 /// Connects while a daemon is dead.
 const CONNECTS: usize = 10;
+/// Answered without a length, without an end.
+const UNFINISHED: &str = "GET /unfinished HTTP/1.0\r\nhost: server\r\n\r\n";
+/// Answered with 101 and bytes without an end.
+const SWITCH: &str = "GET /switch HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: marker\r\n\r\n";
 
 #[test]
 fn killed_under_load_they_fail_fast_and_a_new_one_takes_over() {
@@ -32,8 +39,7 @@ fn killed_under_load_they_fail_fast_and_a_new_one_takes_over() {
             let held = (0..4).map(|_| mesh.pod("client").hold(at(ECHO))).collect::<Result<Vec<_>>>()?;
             let of_node = if node == NODES[0] { mesh.a() } else { mesh.b() };
             of_node.kill()?;
-            // The kernel closes what a killed process had open: with a reset only where something was unread.
-            all_end(&held, FAST, &["reset", "eof"])?;
+            all_end(&held, FAST, &["reset"])?;
             let before = echo.connections();
             let slowest = refused(mesh)?;
             ensure!(echo.connections() == before, "the application was reached without {node}");
@@ -58,6 +64,60 @@ fn killed_under_load_they_fail_fast_and_a_new_one_takes_over() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn what_a_killed_daemon_cuts_off_does_not_look_whole() {
+    let beside = PodSpec::new("beside").port("http", HTTP).port("tcp-echo", ECHO);
+    let scenario = Scenario::new(vec![PodSpec::new("client"), beside], vec![server("server")]);
+    scenario.service(service()).run(|mesh| {
+        let far =
+            (mesh.pod("server").serve(Kind::Banner, ECHO)?, mesh.pod("server").serve(Kind::Http, HTTP)?);
+        let near =
+            (mesh.pod("beside").serve(Kind::Banner, ECHO)?, mesh.pod("beside").serve(Kind::Http, HTTP)?);
+        let beside = |port| mesh.pod("beside").at(port);
+        // Through a tunnel either daemon may die; between two pods of one node there is one.
+        let rounds = [
+            (NODES[0], at(ECHO), at(80), &far, 1),
+            (NODES[1], at(ECHO), at(80), &far, 2),
+            (NODES[0], beside(ECHO), beside(HTTP), &near, 1),
+        ];
+        for (node, opaque, http, (banner, web), round) in rounds {
+            eventually_true("the daemons carry", PATIENCE, || {
+                let response = mesh.pod("client").curl(&format!("http://{http}/"), &[]);
+                response.is_ok_and(|response| response.status == 200)
+            })?;
+            let open = [
+                mesh.pod("client").dial(opaque).start()?,
+                mesh.pod("client").dial(http).send(UNFINISHED).start()?,
+                mesh.pod("client").dial(http).send(SWITCH).start()?,
+            ];
+            open.iter().try_for_each(Reading::receives)?;
+            let of_node = if node == NODES[0] { mesh.a() } else { mesh.b() };
+            of_node.kill()?;
+            for open in open {
+                let Dialled::Connected(seen) = open.finish()? else { bail!("it was connected") };
+                ensure!(seen.ended == "reset", "{node} killed: {seen:?}");
+                ensure!(seen.received.contains(PLAINTEXT_MARKER), "what had come is kept: {seen:?}");
+            }
+            let banner = banner.event("closed", round, PATIENCE)?;
+            let switched =
+                eventually("the server hears of it", PATIENCE, || closed_of(web, "/switch", round))?;
+            for closed in [banner, switched] {
+                ensure!(closed["ended"] == "reset", "{node} killed: the server saw {closed}");
+            }
+            let of_node = if node == NODES[0] { mesh.a() } else { mesh.b() };
+            of_node.restart()?;
+        }
+        Ok(())
+    });
+}
+
+/// How the connection of request number `count` (from 1) for a path ended.
+fn closed_of(server: &Server, path: &str, count: usize) -> Option<Value> {
+    let requests = server.events("request");
+    let request = requests.iter().filter(|request| request["path"] == path).nth(count - 1)?;
+    server.events("closed").into_iter().find(|closed| closed["connection"] == request["connection"])
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Opaque TCP: ends, resets, back-pressure and order are carried through from end to end.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
-use mesh_test_e2e::{ECHO, UNDECLARED, at, pair};
+use anyhow::{Result, bail, ensure};
+use mesh_test_e2e::{ECHO, HTTP, UNDECLARED, at, pair, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::clients::Dialled;
 use mesh_test_harness::eventually::PATIENCE;
+use mesh_test_harness::mesh::Scenario;
+use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::servers::Kind;
 use mesh_test_harness::topology::WIRE;
 
@@ -97,6 +101,50 @@ fn a_slow_reader_loses_nothing_and_grows_nobody() {
         let after = [resident_kib(mesh.a().id())?, resident_kib(mesh.b().id())?];
         for (before, after) in before.into_iter().zip(after) {
             assert!(after < before + 16 * 1024, "from {before} to {after} KiB");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_not_read_when_a_connection_ends_well_still_arrives() {
+    let beside = PodSpec::new("beside").port("http", HTTP).port("tcp-echo", ECHO);
+    let scenario = Scenario::new(vec![PodSpec::new("client"), beside], vec![server("server")]);
+    scenario.service(service()).capture_only(WIRE).run(|mesh| {
+        let (server, beside) = (mesh.pod("server"), mesh.pod("beside"));
+        let _servers = [server, beside].map(|pod| [ECHO, HTTP].map(|port| pod.serve(Kind::Http, port)));
+        // Opaque and as HTTP/1.1, through a tunnel and on one node.
+        let wanted = 6 << 20;
+        let request = format!("GET /bytes/{wanted} HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n");
+        let slow = |to: SocketAddr| {
+            let dial = mesh.pod("client").dial(to).flags(&["--slow-ms", "1"]).send(request.clone());
+            dial.limit(Duration::from_secs(60)).start()
+        };
+        let ways = [at(ECHO), at(80), beside.at(ECHO), beside.at(HTTP)];
+        let reading = ways.into_iter().map(slow).collect::<Result<Vec<_>>>()?;
+        for (reading, to) in reading.into_iter().zip(ways) {
+            let Dialled::Connected(seen) = reading.finish()? else { bail!("no connection to {to}") };
+            ensure!(seen.received_bytes > wanted, "{to}: {} of {wanted} bytes", seen.received_bytes);
+            ensure!(seen.ended == "eof", "{to}: {}", seen.ended);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_slow_server_has_not_read_still_arrives() {
+    let beside = PodSpec::new("beside");
+    let scenario = Scenario::new(vec![PodSpec::new("client"), beside], vec![server("server")]);
+    scenario.service(service()).capture_only(WIRE).run(|mesh| {
+        let block = PLAINTEXT_MARKER.repeat(40_000);
+        for pod in ["server", "beside"] {
+            let listen = format!("[::]:{UNDECLARED}");
+            let sink = mesh.pod(pod).serve_with(Kind::Sink, &listen, &["--slow-ms", "5"])?;
+            let dial = mesh.pod("client").dial(mesh.pod(pod).at(UNDECLARED)).shutdown();
+            let seen = dial.flags(&["--repeat", "6"]).send(block.clone()).connected()?;
+            ensure!(seen.ended == "eof", "{pod}: {}", seen.ended);
+            let closed = sink.event("closed", 1, PATIENCE)?;
+            ensure!(closed["received"] == block.len() * 6 && closed["ended"] == "eof", "{pod}: {closed}");
         }
         Ok(())
     });

@@ -61,6 +61,13 @@ pub struct Connected {
     pub after_ms: f64,
 }
 
+/// A connection that is read from until it ends.
+#[derive(Debug)]
+pub struct Reading {
+    process: Process,
+    limit: Duration,
+}
+
 /// A connection to an echo server that is kept busy.
 #[derive(Debug)]
 pub struct Held {
@@ -303,20 +310,20 @@ impl<'place> Dial<'place> {
     /// # Errors
     /// The client cannot be run, or does not end in time.
     pub fn run(self) -> Result<Dialled> {
+        self.start()?.finish()
+    }
+
+    /// Begins to make the connection.
+    ///
+    /// # Errors
+    /// The client cannot be run.
+    pub fn start(self) -> Result<Reading> {
         let to = self.to.to_string();
         let mut arguments = vec!["dial", "--to", &to];
         arguments.extend(self.flags.iter().map(String::as_str));
         let (process, stdin) = start(self.place, &self.name, &arguments)?;
         stdin.context("stdin was asked for")?.write_all(&self.input).context("write to the client")?;
-        let output = process.wait(self.limit)?.success(&self.name)?;
-        if let Some(event) = events(&output, "connected").pop() {
-            return Ok(Dialled::Connected(serde_json::from_value(event).context("read the report")?));
-        }
-        let event = events(&output, "refused").pop().with_context(|| format!("no report in {output:?}"))?;
-        Ok(Dialled::Refused {
-            how: event["how"].as_str().unwrap_or_default().to_owned(),
-            after_ms: event["after_ms"].as_f64().unwrap_or_default(),
-        })
+        Ok(Reading { process, limit: self.limit })
     }
 
     /// Makes the connection; it must open.
@@ -329,6 +336,34 @@ impl<'place> Dial<'place> {
             Dialled::Connected(connected) => Ok(connected),
             Dialled::Refused { how, after_ms } => bail!("connect to {to}: {how} after {after_ms:.1} ms"),
         }
+    }
+}
+
+impl Reading {
+    /// Waits until bytes have come.
+    ///
+    /// # Errors
+    /// None come in time.
+    pub fn receives(&self) -> Result<()> {
+        let reason = format!("{} receives", self.process.name());
+        eventually(&reason, PATIENCE, || events(&self.process.stdout(), "receiving").pop()).map(drop)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn finish(self) -> Result<Dialled> {
+        let name = self.process.name().to_owned();
+        let output = self.process.wait(self.limit)?.success(&name)?;
+        if let Some(event) = events(&output, "connected").pop() {
+            return Ok(Dialled::Connected(serde_json::from_value(event).context("read the report")?));
+        }
+        let event = events(&output, "refused").pop().with_context(|| format!("no report in {output:?}"))?;
+        Ok(Dialled::Refused {
+            how: event["how"].as_str().unwrap_or_default().to_owned(),
+            after_ms: event["after_ms"].as_f64().unwrap_or_default(),
+        })
     }
 }
 

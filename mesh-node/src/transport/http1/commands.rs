@@ -10,6 +10,7 @@ use super::socket::Socket;
 use super::{ExchangeOutcome, failure};
 use crate::transport::connect;
 use crate::transport::outcome::CloseReason;
+use crate::transport::plain::Plain;
 use crate::transport::tunnel::{Conductor, Connection, Course, Engine, Key, Kind, Timed, Token};
 
 /// What a client is told whose exchange is no longer permitted.
@@ -60,7 +61,8 @@ impl<C: Conductor> Engine<C> {
                     return http.relay.acquired(true);
                 }
                 let dialled = self.conductor.dial(record, dial).and_then(|socket| {
-                    let application = self.applications.insert(Socket::connecting(socket), key, share);
+                    let application =
+                        self.applications.insert(Socket::connecting(Plain::framed(socket)), key, share);
                     let socket = self.applications.get_mut(application).map(|made| &made.socket.descriptor);
                     let socket = socket.expect("it was inserted above");
                     self.core.reactor.add_socket(socket, Token::Application(application))?;
@@ -188,11 +190,13 @@ impl<C: Conductor> Engine<C> {
                 self.core.arm(&mut self.applications.scheduled, look, Timed::Applications);
             }
             (Upstream::Application(application), Release::Close) => {
-                drop(self.applications.remove(application))
+                if let Some(socket) = self.applications.remove(application) {
+                    socket.descriptor.let_go();
+                }
             }
             (Upstream::Application(application), Release::Abort) => {
                 if let Some(socket) = self.applications.remove(application) {
-                    socket.reset_on_drop();
+                    socket.descriptor.reset();
                 }
             }
         }
@@ -295,7 +299,7 @@ impl<C: Conductor> Engine<C> {
     /// The connection is being ended from outside: its exchange is reported, its ends are let go.
     pub(in crate::transport) fn http_end(
         &mut self,
-        http: &mut Http<C::Exchange>,
+        mut http: Http<C::Exchange>,
         record: &mut C::Record,
         reason: CloseReason,
     ) {
@@ -313,10 +317,9 @@ impl<C: Conductor> Engine<C> {
                 _ => {}
             }
         }
-        match &mut http.client {
-            Client::Socket(socket) if reason != CloseReason::Completed => socket.reset_on_drop(),
-            Client::Socket(_) => {}
-            Client::Stream(end) => {
+        match http.client {
+            Client::Socket(socket) => socket.descriptor.end(reason),
+            Client::Stream(mut end) => {
                 let complete = end.sent_fin && end.got_fin;
                 end.give_credit(&mut self.tunnels, &mut self.core);
                 if !complete {

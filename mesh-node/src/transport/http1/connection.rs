@@ -1,6 +1,5 @@
 //! A connection whose requests are told apart: its client, its relay, and the upstream of the exchange under way.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use mesh_common::http1::relay::{ClientKind, Close, Commands, Court, Relay, Verdict, Waiting};
@@ -13,6 +12,7 @@ use super::settings::{HttpSettings, LINGER};
 use super::socket::Socket;
 use super::{HttpCourse, RequestCourse};
 use crate::transport::outcome::CloseReason;
+use crate::transport::plain::Plain;
 use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
 
 pub(in crate::transport) struct Http<X> {
@@ -107,7 +107,7 @@ pub(super) struct Bench<'b, C: Conductor> {
 
 impl<X> Http<X> {
     /// Of a connection of an application or of a stranger.
-    pub(in crate::transport) fn of_socket(socket: OwnedFd, course: HttpCourse, now: Tick) -> Self {
+    pub(in crate::transport) fn of_socket(socket: Plain, course: HttpCourse, now: Tick) -> Self {
         Self::new(Client::Socket(Socket::connected(socket)), course, now)
     }
 
@@ -144,7 +144,7 @@ impl<X> Http<X> {
     }
 
     /// The client's socket, if it has one.
-    pub(in crate::transport) fn socket(&self) -> Option<&OwnedFd> {
+    pub(in crate::transport) fn socket(&self) -> Option<&Plain> {
         match &self.client {
             Client::Socket(socket) => Some(&socket.descriptor),
             Client::Stream(_) => None,
@@ -188,6 +188,11 @@ impl<X> Http<X> {
             Waiting::Response | Waiting::Opaque => after(settings.idle_timeout),
             Waiting::Nothing => after(LINGER),
         }
+    }
+
+    /// Whether both sides speak another protocol by now (101).
+    pub(super) fn is_opaque(&self) -> bool {
+        self.waiting == Waiting::Opaque
     }
 
     /// Notes a change of what it waits for; says whether the deadline may have come nearer.

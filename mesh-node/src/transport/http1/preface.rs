@@ -70,7 +70,7 @@ impl<C: Conductor> Engine<C> {
         self.core.counters.connections.subtract(1);
         if let Client::Socket(socket) = http.client {
             self.core.reactor.remove(&socket.descriptor);
-            self.conductor.hand_over(&pod, record, socket.descriptor);
+            self.conductor.hand_over(&pod, record, socket.descriptor.into_framed());
         }
     }
 }

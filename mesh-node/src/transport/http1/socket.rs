@@ -1,16 +1,15 @@
 //! One edge-triggered socket: what is known of its readiness, reads and writes that keep it true.
 
-use std::os::fd::OwnedFd;
-
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use crate::transport::connect;
 use crate::transport::outcome::ConnectFailure;
+use crate::transport::plain::Plain;
 use crate::transport::tunnel::Ready;
 
 pub(in crate::transport) struct Socket {
-    pub(super) descriptor: OwnedFd,
+    pub(super) descriptor: Plain,
     connected: bool,
     readable: bool,
     writable: bool,
@@ -40,12 +39,12 @@ pub(super) enum Unsent {
 
 impl Socket {
     /// One that is connected: it may be readable and writable at once.
-    pub(super) fn connected(descriptor: OwnedFd) -> Self {
+    pub(super) fn connected(descriptor: Plain) -> Self {
         Self { descriptor, connected: true, readable: true, writable: true, hung_up: false }
     }
 
     /// One whose connect is under way.
-    pub(super) fn connecting(descriptor: OwnedFd) -> Self {
+    pub(super) fn connecting(descriptor: Plain) -> Self {
         Self { descriptor, connected: false, readable: false, writable: false, hung_up: false }
     }
 
@@ -166,11 +165,6 @@ impl Socket {
     /// Half-closes.
     pub(super) fn finish(&self) {
         // Fails if the peer is gone, which the next read tells.
-        let _ = rustix::net::shutdown(&self.descriptor, Shutdown::Write);
-    }
-
-    /// Makes dropping it a reset.
-    pub(super) fn reset_on_drop(&self) {
-        connect::reset_on_close(&self.descriptor);
+        let _ = self.descriptor.finish();
     }
 }

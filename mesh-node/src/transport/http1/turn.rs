@@ -285,7 +285,16 @@ impl<C: Conductor> Engine<C> {
         {
             end.give_credit(&mut self.tunnels, &mut self.core);
         }
-        if http.note_waiting(now) {
+        let was_opaque = http.is_opaque();
+        let is_due = http.note_waiting(now);
+        if http.is_opaque()
+            && !was_opaque
+            && let Upstream::Application(application) = http.upstream
+            && let Some(application) = self.applications.get_mut(application)
+        {
+            application.socket.descriptor.guard();
+        }
+        if is_due {
             self.rearm(key);
         }
     }

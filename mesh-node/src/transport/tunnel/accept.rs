@@ -23,6 +23,7 @@ use super::timers::{Tick, Timed};
 use crate::capture::{self, AcceptEnd};
 use crate::transport::connect;
 use crate::transport::handshakes::{Place, Source};
+use crate::transport::plain::Plain;
 
 /// Names a listener; chosen by whoever adds it, once per pod, direction and family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,7 +140,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn near(&self, socket: OwnedFd, started: Tick) -> Near {
-        Near { socket, said: Vec::new(), started, retried: false }
+        Near { socket: Plain::new(socket), said: Vec::new(), started, retried: false }
     }
 
     fn turn_away(&mut self, socket: &OwnedFd, refusal: Refusal) {

@@ -15,10 +15,11 @@ use super::timers::Tick;
 use crate::transport::connect;
 use crate::transport::http1::{Http, HttpCourse};
 use crate::transport::outcome::{CloseReason, ConnectFailure, Outcome, TunnelLoss};
+use crate::transport::plain::Plain;
 
 /// The connecting application's side of a connection that is about to begin, or to begin again.
 pub(in crate::transport) struct Near {
-    pub(in crate::transport) socket: OwnedFd,
+    pub(in crate::transport) socket: Plain,
     /// What it has said already.
     pub(in crate::transport) said: Vec<u8>,
     pub(in crate::transport) started: Tick,
@@ -45,7 +46,7 @@ impl<C: Conductor> Engine<C> {
         let tunnel = match self.tunnel_for(&pod, &key, &record) {
             Ok(tunnel) => tunnel,
             Err(TunnelLoss::Connect(ConnectFailure::Local)) => {
-                return self.never_began(record, &near, CloseReason::Overloaded);
+                return self.never_began(record, near, CloseReason::Overloaded);
             }
             Err(loss) => return self.begin_elsewhere(pod, record, near, CloseReason::TunnelLost(loss)),
         };
@@ -60,7 +61,7 @@ impl<C: Conductor> Engine<C> {
 
     fn begin_joined(&mut self, pod: C::Pod, record: C::Record, near: Near, server: OwnedFd) {
         let Near { socket, started, retried, said, .. } = near;
-        let joined = Box::new(Joined::new(socket, server, said));
+        let joined = Box::new(Joined::new(socket, Plain::new(server), said));
         let connection = Connection::new(pod, record, Kind::Joined(joined), started);
         let connection = self.enter(Connection { retried, active: self.core.now, ..connection });
         self.register(connection);
@@ -118,7 +119,7 @@ impl<C: Conductor> Engine<C> {
                 return Err(reason.as_reset());
             }
         };
-        let pump = Pump::of_server(socket, tunnel, stream);
+        let pump = Pump::of_server(Plain::new(socket), tunnel, stream);
         let connection = self.enter(Connection::new(pod, record, Kind::Pump(pump), self.core.now));
         if let Some(link) = self.tunnels.get_mut(tunnel) {
             link.session.accept(stream, connection);
@@ -168,11 +169,11 @@ impl<C: Conductor> Engine<C> {
             self.core.counters.retries.add(1);
             return self.begin(pod, record, Near { retried: true, ..near }, course);
         }
-        self.never_began(record, &near, reason);
+        self.never_began(record, near, reason);
     }
 
-    fn never_began(&mut self, record: C::Record, near: &Near, reason: CloseReason) {
-        connect::reset_on_close(&near.socket);
+    fn never_began(&mut self, record: C::Record, near: Near, reason: CloseReason) {
+        near.socket.reset();
         self.refuse(record, reason);
     }
 

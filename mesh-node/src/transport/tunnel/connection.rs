@@ -7,8 +7,6 @@
 //! | [`Kind::Joined`] | `joined.rs` | a socket of an application | another socket |
 //! | [`Kind::Http`] | `transport::http1` | a socket or a stream | for each request a stream or an application |
 
-use std::os::fd::OwnedFd;
-
 use mesh_common::tunnel::{ResetReason, StreamId};
 
 use super::conductor::Conductor;
@@ -19,7 +17,6 @@ use super::pump::Pump;
 use super::reactor::Ready;
 use super::slots::Key;
 use super::timers::{Tick, Timed};
-use crate::transport::connect;
 use crate::transport::http1::Http;
 use crate::transport::outcome::{CloseReason, Outcome};
 
@@ -215,10 +212,10 @@ impl<C: Conductor> Engine<C> {
                 if let Some((tunnel, stream)) = pump.stream() {
                     self.give_stream_up(tunnel, stream, reason.as_reset());
                 }
-                close(pump.socket, reason);
+                pump.socket.end(reason);
             }
-            Kind::Joined(joined) => joined.sockets().for_each(|socket| close(socket, reason)),
-            Kind::Http(mut http) => self.http_end(&mut http, &mut record, reason),
+            Kind::Joined(joined) => joined.sockets().for_each(|socket| socket.end(reason)),
+            Kind::Http(http) => self.http_end(*http, &mut record, reason),
         }
         self.core.counters.connections.subtract(1);
         let duration = started.until(self.core.now);
@@ -231,12 +228,5 @@ impl<C: Conductor> Engine<C> {
             link.reset(tunnel, &mut self.core, stream, reason);
         }
         self.stream_ended(tunnel);
-    }
-}
-
-/// Anything but an orderly end is passed on as a reset: never a clean close without the data.
-fn close(socket: OwnedFd, reason: CloseReason) {
-    if reason != CloseReason::Completed {
-        connect::reset_on_close(&socket);
     }
 }

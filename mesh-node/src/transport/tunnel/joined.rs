@@ -1,7 +1,5 @@
 //! Two sockets joined by the engine: plaintext out of the mesh, and between two pods of this agent.
 
-use std::os::fd::OwnedFd;
-
 use super::conductor::Conductor;
 use super::connection::{Kind, Side};
 use super::engine::Engine;
@@ -10,6 +8,7 @@ use super::settings::{BUDGET, BULK};
 use super::slots::Key;
 use crate::transport::connect;
 use crate::transport::outcome::{CloseReason, ConnectFailure};
+use crate::transport::plain::Plain;
 use crate::transport::splice::{Broken, Splice, Step};
 
 pub(in crate::transport) struct Joined {
@@ -21,7 +20,7 @@ pub(in crate::transport) struct Joined {
 
 impl Joined {
     /// The client's socket, the server's whose connect is under way, and what the client has said already.
-    pub(super) fn new(client: OwnedFd, server: OwnedFd, first: Vec<u8>) -> Self {
+    pub(super) fn new(client: Plain, server: Plain, first: Vec<u8>) -> Self {
         let mut splice = Splice::new(client, server);
         splice.up.writable = false;
         splice.down.readable = false;
@@ -48,21 +47,21 @@ impl Joined {
         (self.splice.up.moved, self.splice.down.moved)
     }
 
-    pub(super) fn sockets(self) -> impl Iterator<Item = OwnedFd> {
+    pub(super) fn sockets(self) -> impl Iterator<Item = Plain> {
         [self.splice.client, self.splice.server].into_iter()
     }
 
     /// Gives the client's socket back and what it has said, for another endpoint: the connect failed.
-    pub(super) fn into_client(self) -> (OwnedFd, Vec<u8>) {
+    pub(super) fn into_client(self) -> (Plain, Vec<u8>) {
         let Splice { client, up, .. } = self.splice;
         (client, up.into_waiting())
     }
 
-    pub(super) fn client(&self) -> &OwnedFd {
+    pub(super) fn client(&self) -> &Plain {
         &self.splice.client
     }
 
-    pub(super) fn server(&self) -> &OwnedFd {
+    pub(super) fn server(&self) -> &Plain {
         &self.splice.server
     }
 

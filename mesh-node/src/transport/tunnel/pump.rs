@@ -5,12 +5,11 @@
 //! not take waits here, and that is at most the stream's window.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::OwnedFd;
 
 use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Frame, MAX_PAYLOAD, StreamId};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags};
 use smallvec::SmallVec;
 
 use super::conductor::Conductor;
@@ -22,12 +21,13 @@ use super::settings::{BUDGET, BULK, REPLAY};
 use super::slots::Key;
 use crate::transport::connect;
 use crate::transport::outcome::{CloseReason, ConnectFailure, TunnelLoss};
+use crate::transport::plain::Plain;
 
 /// Whole records' worth of one read: 64 KiB.
 const READ: usize = BUDGET / (MAX_PAYLOAD + 8) * MAX_PAYLOAD;
 
 pub(in crate::transport) struct Pump {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Plain,
     /// Whose socket it is: the client's at the source, the server's at the destination.
     of_client: bool,
     tunnel: Key,
@@ -52,16 +52,16 @@ pub(in crate::transport) struct Pump {
 
 impl Pump {
     /// The source's end: the socket of the application that connects. `replay` is sent first.
-    pub(super) fn of_client(socket: OwnedFd, tunnel: Key, replay: Vec<u8>) -> Self {
+    pub(super) fn of_client(socket: Plain, tunnel: Key, replay: Vec<u8>) -> Self {
         Self { of_client: true, replay: Some(replay), connected: true, ..Self::new(socket, tunnel, None) }
     }
 
     /// The destination's end: the socket to the application, whose connect is under way.
-    pub(super) fn of_server(socket: OwnedFd, tunnel: Key, stream: StreamId) -> Self {
+    pub(super) fn of_server(socket: Plain, tunnel: Key, stream: StreamId) -> Self {
         Self::new(socket, tunnel, Some(stream))
     }
 
-    fn new(socket: OwnedFd, tunnel: Key, stream: Option<StreamId>) -> Self {
+    fn new(socket: Plain, tunnel: Key, stream: Option<StreamId>) -> Self {
         Self {
             socket,
             of_client: false,
@@ -112,7 +112,7 @@ impl Pump {
     }
 
     /// The socket and what it has said, if no byte can have reached an application.
-    pub(super) fn into_untouched(self) -> Option<(OwnedFd, Vec<u8>)> {
+    pub(super) fn into_untouched(self) -> Option<(Plain, Vec<u8>)> {
         Some((self.socket, self.replay?))
     }
 
@@ -155,7 +155,7 @@ impl Pump {
         if self.got_fin && !self.shut && self.connected && self.pending.is_empty() {
             self.shut = true;
             // Fails if the application is gone, which its socket tells next.
-            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+            let _ = self.socket.finish();
         }
     }
 
@@ -347,7 +347,7 @@ impl Pump {
 }
 
 /// Most messages are one piece, and for that send(2) is the shorter way through the kernel.
-fn send(socket: &OwnedFd, pieces: &[&[u8]]) -> rustix::io::Result<usize> {
+fn send(socket: &Plain, pieces: &[&[u8]]) -> rustix::io::Result<usize> {
     if let [piece] = pieces {
         return rustix::net::send(socket, piece, SendFlags::NOSIGNAL);
     }
@@ -356,7 +356,7 @@ fn send(socket: &OwnedFd, pieces: &[&[u8]]) -> rustix::io::Result<usize> {
 }
 
 fn receive(
-    socket: &OwnedFd,
+    socket: &Plain,
     outbox: &mut mesh_common::tunnel::Outbox,
     most: usize,
 ) -> rustix::io::Result<usize> {

@@ -100,6 +100,9 @@ impl Dial {
             match stream.read(&mut buffer) {
                 Ok(0) => return Ok((received, total, "eof".to_owned())),
                 Ok(count) => {
+                    if total == 0 {
+                        event(&json!({ "event": "receiving" }));
+                    }
                     total += count;
                     let room = SHOWN.saturating_sub(received.len()).min(count);
                     received.extend_from_slice(&buffer[..room]);

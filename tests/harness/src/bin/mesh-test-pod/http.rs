@@ -3,7 +3,8 @@
 //! It is no judge of what is well formed: whatever reaches it is reported, and the test decides. `/bytes/N` and
 //! `/chunked/N` answer with N bytes, `/status/N` with a status, `/close` ends the connection, `/trailers` sends one,
 //! `/delay/MS` waits, `/early` answers before the body is read, `/twice` answers twice; everything else describes
-//! the request.
+//! the request. `/unfinished` answers without a length and `/switch` with 101; both
+//! then only wait for the caller to go.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -146,6 +147,15 @@ impl Connection<'_> {
                 thread::sleep(Duration::from_millis(number as u64));
                 self.respond(200, head, PLAINTEXT_MARKER.as_bytes())
             }
+            "unfinished" => {
+                self.write(format!("HTTP/1.0 200 Test\r\n\r\n{PLAINTEXT_MARKER}").as_bytes())?;
+                self.wait_for_the_end()
+            }
+            "switch" => {
+                let head = "HTTP/1.1 101 Test\r\nconnection: upgrade\r\nupgrade: marker\r\n\r\n";
+                self.write(format!("{head}{PLAINTEXT_MARKER}").as_bytes())?;
+                self.wait_for_the_end()
+            }
             "twice" => {
                 self.respond(200, head, PLAINTEXT_MARKER.as_bytes())?;
                 self.respond(200, head, b"smuggled")
@@ -158,6 +168,11 @@ impl Connection<'_> {
                 self.respond(200, head, text.to_string().as_bytes())
             }
         }
+    }
+
+    fn wait_for_the_end(&mut self) -> io::Result<()> {
+        while self.fill()? {}
+        Ok(())
     }
 
     fn respond(&mut self, status: u16, head: &Head, body: &[u8]) -> io::Result<()> {
