@@ -66,6 +66,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Start, look at and end a Kubernetes of this machine's own: an API server and its store; needs root and Go
+    Cluster {
+        /// build, up, status, shell, down; --help says more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Write docs/flags.md and docs/metrics.md from the code
     Docs {
         /// Write nothing: fail if a file would change
@@ -73,6 +79,9 @@ enum Verb {
         check: bool,
     },
 }
+
+/// The program that knows how to make a cluster.
+const CLUSTER: &[&str] = &["run", "--quiet", "--package", "mesh-test-cluster", "--bin", "mesh-cluster", "--"];
 
 fn main() -> ExitCode {
     match run(Arguments::parse().verb) {
@@ -99,6 +108,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
         }
         Verb::Bench { words } => bench::run(&words)?,
+        Verb::Cluster { words } => process::run(process::cargo(CLUSTER).args(words))?,
         Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write }, None)?,
     }
     Ok(ExitCode::SUCCESS)
