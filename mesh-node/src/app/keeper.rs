@@ -4,7 +4,7 @@
 //! clock: every second while something is amiss or expected to change, else rarely.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,6 +151,9 @@ impl Keeper {
         warn!(?detached, "programs were detached; attaching them again");
         if let Err(error) = kernel.repair() {
             warn!(error = %Chain(&error), "cannot attach the programs again");
+        }
+        if let Err(error) = kernel.watch_pins_again(self.pins.as_fd()) {
+            warn!(%error, "cannot watch the pins of the programs; they are looked at now and then");
         }
         self.standing.has_detached(&kernel.detached());
         self.prove().await;

@@ -9,9 +9,12 @@ use crate::kernel::{self, UninstallError};
 /// kernel still has any of them.
 ///
 /// # Errors
-/// An agent uses the folder, or a pin cannot be removed.
+/// The folder is not an agent's, an agent uses it, or a pin cannot be removed.
 pub fn uninstall(args: &UninstallArgs) -> Result<ExitCode, UninstallError> {
-    let done = kernel::uninstall(&args.pin_dir)?;
+    let Some(done) = kernel::uninstall(&args.pin_dir)? else {
+        println!("nothing is pinned at {}: there is no such folder", args.pin_dir.display());
+        return Ok(ExitCode::SUCCESS);
+    };
     println!("removed {} pins below {}", done.removed.len(), args.pin_dir.display());
     if done.left.is_empty() {
         println!("looked again: no link, program or map of them is left");

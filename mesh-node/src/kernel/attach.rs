@@ -3,6 +3,7 @@
 //! A new agent finds the links of the one before and puts its own programs in their place, each in one step, so
 //! that there is no moment without a program. What it cannot use (its cgroup or namespace is gone) is replaced.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -35,71 +36,127 @@ pub enum AttachError {
     Pin(#[from] PinError),
 }
 
-/// Attaches every program that stands on a cgroup.
-pub(super) fn cgroup_programs(
-    programs: &Programs,
-    cgroups: &Cgroups,
-    pins: &Pins,
-) -> Result<(), AttachError> {
-    for entry in PROGRAMS {
-        if let Some(cgroup) = cgroup_of(entry, cgroups) {
-            let target = Target { fd: cgroup.directory.as_fd(), id: cgroup.id };
-            stand(entry, programs.fd(entry.name), &target, &pins.links().join(entry.name))?;
+/// The links of this agent's programs. Each is pinned, to outlive the agent, and held open: who removes a pin opens
+/// nothing.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    cgroups: BTreeMap<&'static str, OwnedFd>,
+    /// By the cookie of the namespace.
+    namespaces: BTreeMap<u64, OwnedFd>,
+}
+
+impl Links {
+    /// Attaches every program that stands on a cgroup.
+    pub(super) fn attach_to_cgroups(
+        &mut self,
+        programs: &Programs,
+        cgroups: &Cgroups,
+        pins: &Pins,
+    ) -> Result<(), AttachError> {
+        for entry in PROGRAMS {
+            if let Some(cgroup) = cgroup_of(entry, cgroups) {
+                let target = Target { fd: cgroup.directory.as_fd(), id: cgroup.id };
+                let pin = pins.links().join(entry.name);
+                let held = self.cgroups.remove(entry.name);
+                self.cgroups.insert(entry.name, stand(entry, programs.fd(entry.name), &target, &pin, held)?);
+            }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Attaches the program of enrolled network namespaces to one.
-pub(super) fn namespace_program(
-    programs: &Programs,
-    netns: BorrowedFd<'_>,
-    pin: &Path,
-) -> Result<(), AttachError> {
-    let inode = rustix::fs::fstat(netns).map_err(failed("find", &DELIVER, pin))?.st_ino;
-    stand(&DELIVER, programs.fd(DELIVER.name), &Target { fd: netns, id: inode }, pin)
-}
-
-/// Gives a pinned link of an earlier agent this one's program. `false`: what it was attached to is gone.
-pub(super) fn take_over_namespace(programs: &Programs, pin: &Path) -> Result<bool, AttachError> {
-    let link = sys::open_pin(pin).map_err(failed("open", &DELIVER, pin))?;
-    let info = sys::link_info(link.as_fd()).map_err(failed("look at", &DELIVER, pin))?;
-    if info.target == 0 {
-        return Ok(false);
+    /// Attaches the program of enrolled network namespaces to one.
+    pub(super) fn attach_to_namespace(
+        &mut self,
+        programs: &Programs,
+        netns: BorrowedFd<'_>,
+        cookie: u64,
+        pins: &Pins,
+    ) -> Result<(), AttachError> {
+        let pin = pins.namespace(cookie);
+        let id = rustix::fs::fstat(netns).map_err(failed("find", &DELIVER, &pin))?.st_ino;
+        let held = self.namespaces.remove(&cookie);
+        let link = stand(&DELIVER, programs.fd(DELIVER.name), &Target { fd: netns, id }, &pin, held)?;
+        self.namespaces.insert(cookie, link);
+        Ok(())
     }
-    sys::update_link(link.as_fd(), programs.fd(DELIVER.name)).map_err(failed("update", &DELIVER, pin))?;
-    Ok(true)
-}
 
-/// Detaches the program from a network namespace, at once, and removes the pin. Nothing pinned is fine.
-pub(super) fn remove_namespace(pin: &Path) -> Result<(), AttachError> {
-    if let Some((link, _)) = pinned(pin) {
-        match sys::detach_link(link.as_fd()) {
-            // The namespace is gone, and the link was detached with it.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            result => result.map_err(failed("detach", &DELIVER, pin))?,
+    /// Gives a pinned link of an earlier agent this one's program. `false`: what it was attached to is gone.
+    pub(super) fn take_over_namespace(
+        &mut self,
+        programs: &Programs,
+        cookie: u64,
+        pins: &Pins,
+    ) -> Result<bool, AttachError> {
+        let pin = pins.namespace(cookie);
+        let link = sys::open_pin(&pin).map_err(failed("open", &DELIVER, &pin))?;
+        let info = sys::link_info(link.as_fd()).map_err(failed("look at", &DELIVER, &pin))?;
+        if info.target == 0 {
+            return Ok(false);
         }
+        sys::update_link(link.as_fd(), programs.fd(DELIVER.name))
+            .map_err(failed("update", &DELIVER, &pin))?;
+        self.namespaces.insert(cookie, link);
+        Ok(true)
     }
-    Ok(pins::remove(pin)?)
+
+    /// Detaches the program from a network namespace, at once, and removes the pin. Nothing attached is fine.
+    pub(super) fn detach_from_namespace(&mut self, cookie: u64, pins: &Pins) -> Result<(), AttachError> {
+        let pin = pins.namespace(cookie);
+        let link = self.namespaces.remove(&cookie).or_else(|| sys::open_pin(&pin).ok());
+        if let Some(link) = link {
+            match sys::detach_link(link.as_fd()) {
+                // The namespace is gone, and the link was detached with it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                result => result.map_err(failed("detach", &DELIVER, &pin))?,
+            }
+        }
+        Ok(pins::remove(&pin)?)
+    }
+
+    /// Pins the links of namespaces whose pin somebody removed.
+    pub(super) fn pin_namespaces_again(&self, pins: &Pins) -> Result<(), AttachError> {
+        for (cookie, link) in self.namespaces_without_pin(pins) {
+            let pin = pins.namespace(cookie);
+            sys::pin(link, &pin).map_err(failed("pin", &DELIVER, &pin))?;
+        }
+        Ok(())
+    }
+
+    /// Programs that are not attached any more, or would not outlive the agent: pin removed, link detached, or
+    /// cgroup gone.
+    pub(super) fn detached(&self, cgroups: &Cgroups, pins: &Pins) -> Vec<&'static str> {
+        let stands = |entry: &&Entry| match cgroup_of(entry, cgroups) {
+            Some(cgroup) => {
+                let pinned = pinned(&pins.links().join(entry.name));
+                cgroup.is_alive() && pinned.is_some_and(|(_, info)| info.target == cgroup.id)
+            }
+            None => self.namespaces_without_pin(pins).next().is_none(),
+        };
+        PROGRAMS.iter().filter(|entry| !stands(entry)).map(|entry| entry.name).collect()
+    }
+
+    fn namespaces_without_pin(&self, pins: &Pins) -> impl Iterator<Item = (u64, &OwnedFd)> {
+        // Without the folder none is pinned.
+        let pinned = BTreeSet::from_iter(pins.pinned_namespaces().unwrap_or_default());
+        let all = self.namespaces.iter().map(|(cookie, link)| (*cookie, link));
+        all.filter(move |(cookie, _)| !pinned.contains(cookie))
+    }
 }
 
-/// Readable when a pin of a program that stands on a cgroup was removed or renamed (inotify(7) on bpffs).
+/// Readable when the pin of a program was removed or renamed (inotify(7) on bpffs).
 pub(super) fn watch(pins: &Pins) -> io::Result<OwnedFd> {
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-    inotify::add_watch(&watch, pins.links(), gone)?;
+    watch_again(watch.as_fd(), pins)?;
     Ok(watch)
 }
 
-/// Programs whose link is not attached any more: pin removed, link detached, or cgroup gone.
-pub(super) fn detached(cgroups: &Cgroups, pins: &Pins) -> Vec<&'static str> {
-    let stands = |entry: &&Entry| {
-        cgroup_of(entry, cgroups).is_none_or(|cgroup| {
-            cgroup.is_alive()
-                && pinned(&pins.links().join(entry.name)).is_some_and(|(_, info)| info.target == cgroup.id)
-        })
-    };
-    PROGRAMS.iter().filter(|entry| !stands(entry)).map(|entry| entry.name).collect()
+/// Goes on watching where the folders were made anew. Those that are watched already stay so.
+pub(super) fn watch_again(watch: BorrowedFd<'_>, pins: &Pins) -> io::Result<()> {
+    let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+    for folder in [pins.links(), pins.namespaces()] {
+        inotify::add_watch(watch, folder, gone)?;
+    }
+    Ok(())
 }
 
 struct Target<'a> {
@@ -115,16 +172,32 @@ fn cgroup_of<'a>(entry: &Entry, cgroups: &'a Cgroups) -> Option<&'a Cgroup> {
     }
 }
 
-/// Makes the link at `pin` run `program` on `target`.
-fn stand(entry: &Entry, program: BorrowedFd<'_>, target: &Target<'_>, pin: &Path) -> Result<(), AttachError> {
-    if let Some((link, info)) = pinned(pin) {
-        if info.target == target.id {
-            return sys::update_link(link.as_fd(), program).map_err(failed("update", entry, pin));
+/// Makes the link at `pin`, or the one that is held, run `program` on `target`; returns it.
+fn stand(
+    entry: &Entry,
+    program: BorrowedFd<'_>,
+    target: &Target<'_>,
+    pin: &Path,
+    held: Option<OwnedFd>,
+) -> Result<OwnedFd, AttachError> {
+    let at_pin = pinned(pin);
+    let is_pinned = at_pin.is_some();
+    let present = at_pin.or_else(|| {
+        let held = held?;
+        let info = sys::link_info(held.as_fd()).ok()?;
+        Some((held, info))
+    });
+    if let Some((link, _)) = present.filter(|(_, info)| info.target == target.id) {
+        sys::update_link(link.as_fd(), program).map_err(failed("update", entry, pin))?;
+        if !is_pinned {
+            sys::pin(&link, pin).map_err(failed("pin", entry, pin))?;
         }
-        pins::remove(pin)?;
+        return Ok(link);
     }
+    pins::remove(pin)?;
     let link = sys::create_link(program, target.fd, entry.kind).map_err(failed("create", entry, pin))?;
-    sys::pin(&link, pin).map_err(failed("pin", entry, pin))
+    sys::pin(&link, pin).map_err(failed("pin", entry, pin))?;
+    Ok(link)
 }
 
 fn pinned(pin: &Path) -> Option<(OwnedFd, LinkInfo)> {

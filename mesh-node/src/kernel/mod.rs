@@ -43,6 +43,7 @@ use mesh_common::abi::capture::OutboundListenerKey;
 
 pub use self::apply::ApplyError;
 pub use self::attach::AttachError;
+use self::attach::Links;
 pub use self::cgroup::CgroupError;
 pub use self::desired::{PodFacts, PodState, RefusedSockets};
 pub use self::events::Refusal;
@@ -126,6 +127,7 @@ pub struct Kernel {
     callers: CallerWriter,
     cgroups: Cgroups,
     pins: Pins,
+    links: Links,
     refused_sockets: RefusedSockets,
     /// What the maps have, by namespace.
     applied: BTreeMap<u64, Entries>,
@@ -169,12 +171,13 @@ impl Kernel {
             callers: readers.callers,
             cgroups,
             pins,
+            links: Links::default(),
             refused_sockets: config.refused_sockets,
             applied: BTreeMap::new(),
             owners: BTreeMap::new(),
         };
         kernel.take_over()?;
-        attach::cgroup_programs(&kernel.programs, &kernel.cgroups, &kernel.pins)?;
+        kernel.links.attach_to_cgroups(&kernel.programs, &kernel.cgroups, &kernel.pins)?;
         kernel.pins.remove_other_versions()?;
         sys::give_memory_back();
         Ok(kernel)
@@ -191,8 +194,7 @@ impl Kernel {
         pod: &PodFacts,
     ) -> Result<(), KernelError> {
         self.set(netns_cookie, pod, PodState::Held)?;
-        attach::namespace_program(&self.programs, netns, &self.pins.namespace(netns_cookie))?;
-        Ok(())
+        Ok(self.links.attach_to_namespace(&self.programs, netns, netns_cookie, &self.pins)?)
     }
 
     /// Captures a pod that is held, or changes what is known of one that is captured: its addresses, exclusions,
@@ -230,7 +232,7 @@ impl Kernel {
     /// # Errors
     /// A map is full, or a pin cannot be removed.
     pub fn pass(&mut self, netns_cookie: u64, pod: &PodFacts) -> Result<(), KernelError> {
-        attach::remove_namespace(&self.pins.namespace(netns_cookie))?;
+        self.links.detach_from_namespace(netns_cookie, &self.pins)?;
         self.forget_listeners(netns_cookie)?;
         self.set(netns_cookie, pod, PodState::Passed)
     }
@@ -244,7 +246,7 @@ impl Kernel {
         self.replace(netns_cookie, Entries::default())?;
         self.owners.retain(|_, owner| *owner != netns_cookie);
         self.applied.remove(&netns_cookie);
-        attach::remove_namespace(&self.pins.namespace(netns_cookie))?;
+        self.links.detach_from_namespace(netns_cookie, &self.pins)?;
         Ok(())
     }
 
@@ -295,7 +297,7 @@ impl Kernel {
     /// Programs that are attached no more, because somebody removed a pin, a link or the cgroup. Not ready then;
     /// [`repair`](Self::repair) attaches them again.
     pub fn detached(&self) -> Vec<&'static str> {
-        attach::detached(&self.cgroups, &self.pins)
+        self.links.detached(&self.cgroups, &self.pins)
     }
 
     /// A descriptor that becomes readable when somebody removed the pin of a program.
@@ -306,12 +308,22 @@ impl Kernel {
         attach::watch(&self.pins)
     }
 
+    /// Goes on watching after [`repair`](Self::repair), which may have made the folders anew.
+    ///
+    /// # Errors
+    /// As [`watch_pins`](Self::watch_pins).
+    pub fn watch_pins_again(&self, watch: BorrowedFd<'_>) -> io::Result<()> {
+        attach::watch_again(watch, &self.pins)
+    }
+
     /// Attaches what [`detached`](Self::detached) names.
     ///
     /// # Errors
     /// The cgroup or bpffs is gone.
     pub fn repair(&mut self) -> Result<(), KernelError> {
-        Ok(attach::cgroup_programs(&self.programs, &self.cgroups, &self.pins)?)
+        self.pins.make_folders()?;
+        self.links.pin_namespaces_again(&self.pins)?;
+        Ok(self.links.attach_to_cgroups(&self.programs, &self.cgroups, &self.pins)?)
     }
 
     /// Reads what an agent before left. Every enrolled pod is held, under the new programs, before they are attached
@@ -324,7 +336,7 @@ impl Kernel {
         for cookie in self.pins.pinned_namespaces()? {
             let entries = self.applied.get(&cookie).cloned().unwrap_or_default();
             self.replace(cookie, entries.held())?;
-            if !attach::take_over_namespace(&self.programs, &self.pins.namespace(cookie))? {
+            if !self.links.take_over_namespace(&self.programs, cookie, &self.pins)? {
                 self.release(cookie)?;
             }
         }

@@ -58,23 +58,50 @@ pub enum PinError {
     },
 }
 
+/// What keeps a folder from being taken for an agent's.
+#[derive(Debug)]
+pub(super) enum Stranger {
+    /// It holds something of this name.
+    Is(String),
+    /// It cannot be looked at.
+    Unseen(PinError),
+}
+
+impl From<PinError> for Stranger {
+    fn from(error: PinError) -> Self {
+        Self::Unseen(error)
+    }
+}
+
 impl Pins {
     /// Makes the folder if need be, and locks it.
     pub(super) fn lock(root: &Path) -> Result<Self, PinError> {
         make_bpffs(root)?;
+        let is_new = !root.exists();
         fs::create_dir_all(root).map_err(access("make", root))?;
-        if !is_bpffs(root) {
-            return Err(PinError::NotBpffs { path: root.to_owned() });
-        }
-        let pins = Self::lock_existing(root)?;
-        for folder in [pins.maps(), pins.links(), pins.namespaces()] {
+        let pins = Self::lock_existing(root).inspect_err(|error| {
+            if is_new && matches!(error, PinError::NotBpffs { .. }) {
+                // Best effort: what was made for nothing.
+                let _ = fs::remove_dir(root);
+            }
+        })?;
+        pins.make_folders()?;
+        Ok(pins)
+    }
+
+    /// Makes the folders of pins that are not there.
+    pub(super) fn make_folders(&self) -> Result<(), PinError> {
+        for folder in [self.maps(), self.links(), self.namespaces()] {
             fs::create_dir_all(&folder).map_err(access("make", &folder))?;
         }
-        Ok(pins)
+        Ok(())
     }
 
     /// Locks a folder that is there.
     pub(super) fn lock_existing(root: &Path) -> Result<Self, PinError> {
+        if !is_bpffs(root) {
+            return Err(PinError::NotBpffs { path: root.to_owned() });
+        }
         let lock = fs::File::open(root).map_err(access("open", root))?;
         match lock::take(&lock) {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
@@ -97,6 +124,34 @@ impl Pins {
 
     pub(super) fn namespace(&self, netns_cookie: u64) -> PathBuf {
         self.namespaces().join(netns_cookie.to_string())
+    }
+
+    /// The folders that pins are in, of any version, those of links first: a program never runs on maps that are
+    /// being taken apart.
+    ///
+    /// # Errors
+    /// The name of something that no agent puts there.
+    pub(super) fn folders(&self) -> Result<Vec<PathBuf>, Stranger> {
+        let mut folders = Vec::new();
+        for name in names(&self.root)? {
+            let path = self.root.join(&name);
+            let is_ours = name == "links" || name == "namespaces" || name.starts_with("maps-");
+            // Not followed: a symbolic link is a stranger.
+            if !is_ours || !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                return Err(Stranger::Is(name));
+            }
+            for inside in names(&path)? {
+                let found = fs::symlink_metadata(path.join(&inside)).map_err(access("look at", &path))?;
+                if !found.is_file() {
+                    return Err(Stranger::Is(format!("{name}/{inside}")));
+                }
+            }
+            folders.push(path);
+        }
+        folders.sort_by_key(|folder| {
+            folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"maps-"))
+        });
+        Ok(folders)
     }
 
     /// Cookies of the network namespaces that have a pinned link.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 
-use super::pins::{self, PinError, Pins};
+use super::pins::{self, PinError, Pins, Stranger};
 
 /// The kernel frees links, programs and maps some time after their last pin went.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -30,40 +30,53 @@ pub enum UninstallError {
     /// The folder cannot be locked or emptied.
     #[error("remove what is pinned")]
     Pins(#[from] PinError),
+    /// The folder has what no agent put there: it is not an agent's, or not an agent's alone.
+    #[error(
+        "{path} is not a folder of an agent's pins: it holds {stranger}; nothing was removed. Give the --pin-dir that \
+         the agent had",
+        path = path.display()
+    )]
+    Foreign {
+        /// `--pin-dir`.
+        path: PathBuf,
+        /// What does not belong there.
+        stranger: String,
+    },
 }
 
-/// Removes every pin below `pin_dir`, then waits until the kernel has let go of what they held.
+/// Removes every pin of `pin_dir`, then waits until the kernel has let go of what they held. `None`: there is no such
+/// folder.
 ///
 /// # Errors
-/// An agent uses the folder, or a pin cannot be removed.
-pub fn uninstall(pin_dir: &Path) -> Result<Uninstalled, UninstallError> {
+/// The folder is not on bpffs or not an agent's: nothing is removed then. An agent uses it, or a pin cannot be
+/// removed.
+pub fn uninstall(pin_dir: &Path) -> Result<Option<Uninstalled>, UninstallError> {
     if !pin_dir.exists() {
-        return Ok(Uninstalled::default());
+        return Ok(None);
     }
-    let lock = Pins::lock_existing(pin_dir)?;
+    let pins = Pins::lock_existing(pin_dir)?;
+    let folders = pins.folders().map_err(|stranger| match stranger {
+        Stranger::Is(stranger) => UninstallError::Foreign { path: pin_dir.to_owned(), stranger },
+        Stranger::Unseen(error) => error.into(),
+    })?;
+    let held = Objects::of(&folders);
     let mut removed = Vec::new();
-    let held = Objects::of(pin_dir);
-    empty(pin_dir, &mut removed)?;
+    for folder in folders {
+        empty(&folder, &mut removed)?;
+    }
     fs::remove_dir(pin_dir).map_err(pins::access("remove", pin_dir))?;
-    drop(lock);
-    Ok(Uninstalled { removed, left: held.wait_until_freed() })
+    drop(pins);
+    Ok(Some(Uninstalled { removed, left: held.wait_until_freed() }))
 }
 
-/// Removes links before maps: a program never runs on maps that are being taken apart.
+/// Removes a folder of pins with what is in it.
 fn empty(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<(), PinError> {
-    let mut names = pins::names(folder)?;
-    names.sort_by_key(|name| name.starts_with("maps-"));
-    for name in names {
+    for name in pins::names(folder)? {
         let path = folder.join(name);
-        if path.is_dir() {
-            empty(&path, removed)?;
-            fs::remove_dir(&path).map_err(pins::access("remove", &path))?;
-        } else {
-            pins::remove(&path)?;
-            removed.push(path);
-        }
+        pins::remove(&path)?;
+        removed.push(path);
     }
-    Ok(())
+    fs::remove_dir(folder).map_err(pins::access("remove", folder))
 }
 
 /// Kernel objects by id.
@@ -75,26 +88,24 @@ struct Objects {
 }
 
 impl Objects {
-    /// What the pins below a folder hold.
-    fn of(folder: &Path) -> Self {
+    /// What the pins in some folders hold.
+    fn of(folders: &[PathBuf]) -> Self {
         let mut objects = Self::default();
-        objects.add(folder);
+        for folder in folders {
+            let names = pins::names(folder).unwrap_or_default();
+            names.into_iter().for_each(|name| objects.add(&folder.join(name)));
+        }
         objects
     }
 
-    fn add(&mut self, folder: &Path) {
-        for name in pins::names(folder).unwrap_or_default() {
-            let path = folder.join(name);
-            if path.is_dir() {
-                self.add(&path);
-            } else if let Ok(map) = aya::maps::MapInfo::from_pin(&path) {
-                self.maps.insert(map.id());
-            } else if let Ok(link) = super::sys::open_pin(&path)
-                && let Ok(info) = super::sys::link_info(std::os::fd::AsFd::as_fd(&link))
-            {
-                self.links.insert(info.id);
-                self.programs.insert(info.program);
-            }
+    fn add(&mut self, pin: &Path) {
+        if let Ok(map) = aya::maps::MapInfo::from_pin(pin) {
+            self.maps.insert(map.id());
+        } else if let Ok(link) = super::sys::open_pin(pin)
+            && let Ok(info) = super::sys::link_info(std::os::fd::AsFd::as_fd(&link))
+        {
+            self.links.insert(info.id);
+            self.programs.insert(info.program);
         }
     }
 

@@ -3,9 +3,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use mesh_test_e2e::{ECHO, at, node, pair};
+use mesh_test_e2e::{ECHO, at, node, pair, peer_authentication, server, service};
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
-use mesh_test_harness::mesh::Mesh;
+use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::servers::Kind;
 use serde_json::Value;
 
@@ -59,6 +60,34 @@ fn a_program_that_somebody_detached_is_attached_again_at_once() {
         assert_eq!(find(&checks, "capture: kernel programs")?["verdict"], "passed", "{checks}");
         assert!(mesh.node(node(0)).log().contains("programs were detached"), "it is said");
         Ok(())
+    });
+}
+
+#[test]
+fn who_removes_the_pins_opens_no_pod() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    let scenario =
+        Scenario::new(vec![PodSpec::new("client"), outsider], vec![server("server")]).service(service());
+    scenario.objects("strict", &peer_authentication("STRICT")).run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let to = mesh.pod("server").at(ECHO);
+        let pins = mesh.node(node(1)).pin_dir().to_owned();
+        let namespaces = pins.join("namespaces");
+        let count = || fs::read_dir(&namespaces).into_iter().flatten().count();
+        assert_eq!(count(), 1, "the server's");
+        for pins_of in [&namespaces, &pins] {
+            // Fails where the agent pins again what is gone before the rest is.
+            let _ = fs::remove_dir_all(pins_of);
+            // Before and after they are pinned again.
+            for _ in 0..3 {
+                let dialled = mesh.pod("outsider").dial(to).send("x").until_bytes(1).run()?;
+                assert_eq!(dialled.refusal(), Some("reset"), "{dialled:?}");
+            }
+            eventually_true("the link is pinned again", PATIENCE, || count() == 1)?;
+        }
+        assert_eq!(echo.connections(), 0);
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.b().wait_until_ready()
     });
 }
 

@@ -1,9 +1,11 @@
 //! The daemon dies, comes back, is started twice, is removed: never the application in the clear.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::{ECHO, at, pair, peer_authentication, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::PATIENCE;
@@ -149,12 +151,41 @@ fn uninstall_removes_everything_and_looks_again() {
             let ended =
                 site.host().spawn("uninstall", mesh_test_harness::binary::mesh_node()?, &arguments)?;
             ended.wait(PATIENCE)?.success("mesh-node uninstall --verify")?;
-            let left: Vec<_> = std::fs::read_dir(&pins).into_iter().flatten().flatten().collect();
+            let left: Vec<_> = fs::read_dir(&pins).into_iter().flatten().flatten().collect();
             assert!(left.is_empty(), "{left:?}");
         }
         let seen = mesh.pod("client").echo(mesh.pod("server").at(ECHO))?;
         assert_eq!(seen.peer, mesh.pod("server").at(ECHO).to_string(), "without a mesh, as before it");
         Ok(())
+    });
+}
+
+#[test]
+fn uninstall_removes_nothing_that_is_not_an_agents() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let run = mesh.topology().run();
+        let uninstall = |folder: &Path| -> Result<String> {
+            let words = ["uninstall", "--verify", "--pin-dir", &folder.display().to_string()];
+            let host = mesh.topology().site("node-a").host();
+            let ended =
+                host.spawn("uninstall", mesh_test_harness::binary::mesh_node()?, &words)?.wait(PATIENCE)?;
+            ensure!(!ended.status.success(), "{} was emptied: {ended:?}", folder.display());
+            Ok(ended.stderr)
+        };
+        // The folder above two agents' folders of pins.
+        let refusal = uninstall(&run.bpffs())?;
+        assert!(refusal.contains("holds node-") && refusal.contains("nothing was removed"), "{refusal}");
+        let ordinary = run.folder().join("ordinary/links");
+        fs::create_dir_all(&ordinary)?;
+        fs::write(ordinary.join("kept"), "")?;
+        assert!(uninstall(&run.folder().join("ordinary"))?.contains("not on a BPF file system"));
+        let linked = run.bpffs().join("linked");
+        fs::create_dir(&linked)?;
+        std::os::unix::fs::symlink(&ordinary, linked.join("links"))?;
+        assert!(uninstall(&linked)?.contains("holds links"));
+        assert!(ordinary.join("kept").exists(), "what a link leads to is left alone");
+        mesh.pod("client").echo(at(ECHO)).map(drop)
     });
 }
 

@@ -42,7 +42,7 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.uninstall {
-        let done = uninstall(&arguments.pin_dir)?;
+        let done = uninstall(&arguments.pin_dir)?.unwrap_or_default();
         say(&json!({ "event": "uninstalled", "removed": done.removed, "left": done.left }));
         return Ok(());
     }
