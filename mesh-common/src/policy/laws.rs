@@ -350,6 +350,16 @@ proptest! {
     }
 
     #[test]
+    fn where_a_request_needs_a_decision_bytes_are_refused(policies in policies(), caller in caller()) {
+        let snapshot = snapshot(&policies);
+        let as_bytes = Caller { layer7: "opaque", ..caller.clone() };
+        let passes = as_bytes.ask(|subject| evaluate(&sets(&snapshot), subject).is_ok());
+        let pending = Caller { layer7: "pending", ..caller };
+        let found = pending.ask(|subject| evaluate(&sets(&snapshot), subject).map(|allowed| allowed.depends_on_request));
+        prop_assert!(!passes || found.is_ok_and(|depends| !depends));
+    }
+
+    #[test]
     fn a_fault_never_permits_more(policies in policies(), caller in caller(), at in any::<usize>()) {
         let mut faulty = policies.clone();
         if let Some(policy) = faulty.get_mut(at % policies.len().max(1)) {

@@ -63,6 +63,15 @@ pub enum Requests {
     NeedDecision,
 }
 
+/// What an established connection is carried as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarriedAs {
+    /// Bytes, whatever its port is declared to speak: nobody looks at requests in them.
+    Bytes,
+    /// Requests of this protocol, each decided by itself.
+    Requests(Protocol),
+}
+
 impl<'a> Permit<'a> {
     /// What is permitted to whom.
     pub fn facts(&self) -> &'a ConnectionFacts {
@@ -136,19 +145,29 @@ pub fn authorize_request<'a>(
 
 /// Decides again about an established connection, on a newer snapshot.
 ///
-/// `spoken` is what its bytes turned out to be. Inbound it holds if it would be permitted now. Outbound it holds as
-/// long as the local workload exists: a Service that lost an endpoint keeps its connections, as with kube-proxy.
+/// Inbound it holds if it would be permitted now: of one that is carried as bytes no request can be decided any more,
+/// so rules about requests fail closed. Outbound it holds as long as the local workload exists: a Service that lost an
+/// endpoint keeps its connections, as with kube-proxy.
 ///
 /// # Errors
 /// The [`Denial`] for which the connection is to be closed.
-pub fn recheck(snapshot: &Snapshot, facts: &ConnectionFacts, spoken: Protocol) -> Result<(), Denial> {
-    let destination = resolve::destination(snapshot, facts).with_detected(spoken);
+pub fn recheck(snapshot: &Snapshot, facts: &ConnectionFacts, carried: CarriedAs) -> Result<(), Denial> {
+    let destination = resolve::destination(snapshot, facts);
     match (facts.direction, &destination.target) {
         (Direction::Outbound, Target::Unknown(unknown @ resolve::UnknownTarget::LocalGone)) => {
             Err(Denial::unknown(*unknown))
         }
         (Direction::Outbound, _) => Ok(()),
-        (Direction::Inbound, _) => authorize_connection(snapshot, facts, &destination).map(drop),
+        (Direction::Inbound, _) => match carried {
+            CarriedAs::Bytes => match authorize_connection(snapshot, facts, &destination)?.requests() {
+                Requests::AreCovered => Ok(()),
+                // Refused, by the rule that would have to see a request.
+                Requests::NeedDecision => authorize(snapshot, facts, &destination, Layer7::Opaque).map(drop),
+            },
+            CarriedAs::Requests(spoken) => {
+                authorize_connection(snapshot, facts, &destination.with_detected(spoken)).map(drop)
+            }
+        },
     }
 }
 

@@ -224,7 +224,7 @@ impl Http2Connection {
 
     fn recheck(&self, snapshot: &Snapshot) {
         let record = self.record.borrow();
-        let holds = record.sides().all(|(facts, spoken)| policy::recheck(snapshot, facts, spoken).is_ok());
+        let holds = record.sides().all(|(facts, carried)| policy::recheck(snapshot, facts, carried).is_ok());
         if !holds {
             self.leave.notify_one();
         }

@@ -301,8 +301,8 @@ impl Conductor for Proxy {
 
     fn still_permitted(&mut self, record: &Record) -> bool {
         let snapshot = self.snapshot();
-        record.sides().all(|(facts, spoken)| {
-            let verdict = policy::recheck(&snapshot, facts, spoken);
+        record.sides().all(|(facts, carried)| {
+            let verdict = policy::recheck(&snapshot, facts, carried);
             verdict.inspect_err(|denial| self.shared.metrics.refused(denial.reason.code())).is_ok()
         })
     }

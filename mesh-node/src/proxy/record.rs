@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload};
-use mesh_common::policy::{Basis, Denial, Permit, PolicyKind, PolicyName, RuleMatch};
+use mesh_common::policy::{Basis, CarriedAs, Denial, Permit, PolicyKind, PolicyName, RuleMatch};
 use mesh_common::resolve::Destination;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -146,13 +146,13 @@ impl Record {
         }
     }
 
-    /// Every side with what its bytes are known to be.
-    pub(super) fn sides(&self) -> impl Iterator<Item = (&ConnectionFacts, Protocol)> {
+    /// Every side with what it is carried as.
+    pub(super) fn sides(&self) -> impl Iterator<Item = (&ConnectionFacts, CarriedAs)> {
         let (sides, http) = match &self.0.what {
             Carried::Bytes(sides) => (&sides[..], None),
-            Carried::Requests(http) => (&[][..], Some((&http.facts, http.spoken))),
+            Carried::Requests(http) => (&[][..], Some((&http.facts, CarriedAs::Requests(http.spoken)))),
         };
-        sides.iter().map(|side| (&side.facts, side.spoken)).chain(http)
+        sides.iter().map(|side| (&side.facts, CarriedAs::Bytes)).chain(http)
     }
 
     /// Whom the application of this node is to see, if this connection leads to one.

@@ -1,7 +1,8 @@
 //! What may be asked: decided per request at the destination, on what is forwarded.
 
 use anyhow::Result;
-use mesh_test_e2e::{HTTP, at, from_account, pair, policy, request};
+use mesh_test_e2e::{HTTP, UNDECLARED, at, from_account, pair, policy, request};
+use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::servers::{Kind, Server};
 
@@ -55,10 +56,7 @@ fn a_path_is_forwarded_as_it_was_matched() {
     let rules = "- to:\n    - operation:\n        paths: [/public/*]\n";
     with_server(pair().objects("policy", &policy("public", "ALLOW", rules)), |mesh, server| {
         assert_eq!(status(mesh, "GET /private/../public//a?b=/../c")?, 200);
-        assert_eq!(
-            server.event("request", 1, mesh_test_harness::eventually::PATIENCE)?["path"],
-            "/public/a?b=/../c"
-        );
+        assert_eq!(server.event("request", 1, PATIENCE)?["path"], "/public/a?b=/../c");
         assert_eq!(status(mesh, "GET /public/../private")?, 403);
         Ok(())
     });
@@ -116,6 +114,21 @@ fn a_second_request_of_one_connection_is_judged_on_its_own() {
         let statuses: Vec<&str> = seen.split("HTTP/1.1 ").skip(1).map(|text| &text[..3]).collect();
         assert_eq!(statuses, ["200", "403"]);
         assert_eq!(server.events("request").len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_open_connection_of_bytes_does_not_outlive_a_new_rule_about_requests() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, UNDECLARED)?;
+        let to = mesh.pod("server").at(UNDECLARED);
+        let (held, kept) = (mesh.pod("other").hold(to)?, mesh.pod("client").hold(to)?);
+        let rules = format!("{}  to:\n    - operation:\n        paths: [/admin]\n", from_account("other"));
+        mesh.config().write("policy", &policy("no-admin", "DENY", &rules))?;
+        let (how, _) = eventually("what may carry a denied request is closed", PATIENCE, || held.broken())?;
+        assert_eq!(how, "reset");
+        kept.finish()?;
         Ok(())
     });
 }

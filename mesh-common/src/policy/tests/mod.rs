@@ -247,10 +247,10 @@ fn without_an_identity_no_principal_matches_and_every_negation_does() {
 #[test]
 fn an_established_connection_is_closed_when_it_is_permitted_no_more() {
     let mut tables = tables(Protocol::Tcp);
-    assert_eq!(recheck(&tables.snapshot(), &facts(8080), Protocol::Tcp), Ok(()));
+    assert_eq!(recheck(&tables.snapshot(), &facts(8080), CarriedAs::Bytes), Ok(()));
     tables.apply(Delta::UpsertAuthorizationPolicy(Arc::new(policy("nothing", Action::Allow, "", vec![]))));
     assert_eq!(
-        recheck(&tables.snapshot(), &facts(8080), Protocol::Tcp).unwrap_err().reason,
+        recheck(&tables.snapshot(), &facts(8080), CarriedAs::Bytes).unwrap_err().reason,
         DenialReason::NoRuleAllows
     );
 }
@@ -260,12 +260,12 @@ fn a_connection_does_not_outlive_its_local_pod() {
     let mut tables = tables(Protocol::Tcp);
     let out = crate::model::samples::outbound(&Arc::new(pod("web", "a", "10.0.0.1")), "10.96.0.10:80");
     tables.apply(Delta::RemoveService(NamespacedName::new("shop", "api")));
-    assert_eq!(recheck(&tables.snapshot(), &out, Protocol::Tcp), Ok(()));
+    assert_eq!(recheck(&tables.snapshot(), &out, CarriedAs::Bytes), Ok(()));
     tables.apply(Delta::RemoveWorkload(WorkloadUid("web".into())));
     tables.apply(Delta::RemoveWorkload(WorkloadUid("api".into())));
     let gone = DenialReason::UnknownDestination(resolve::UnknownTarget::LocalGone);
-    assert_eq!(recheck(&tables.snapshot(), &out, Protocol::Tcp).unwrap_err().reason, gone);
-    assert_eq!(recheck(&tables.snapshot(), &facts(8080), Protocol::Tcp).unwrap_err().reason, gone);
+    assert_eq!(recheck(&tables.snapshot(), &out, CarriedAs::Bytes).unwrap_err().reason, gone);
+    assert_eq!(recheck(&tables.snapshot(), &facts(8080), CarriedAs::Bytes).unwrap_err().reason, gone);
 }
 
 #[test]

@@ -25,8 +25,33 @@ fn an_undeclared_port_that_turns_out_opaque_fails_closed() {
     let found = resolve::destination(&snapshot, &facts).with_detected(Protocol::Tcp);
     let denial = authorize_connection(&snapshot, &facts, &found).unwrap_err();
     assert_eq!(denial.reason, DenialReason::RuleDenies);
-    assert_eq!(recheck(&snapshot, &facts, Protocol::Tcp).unwrap_err().reason, DenialReason::RuleDenies);
-    assert_eq!(recheck(&snapshot, &facts, Protocol::Http1), Ok(()));
+}
+
+#[test]
+fn a_connection_of_bytes_does_not_outlive_a_new_rule_about_its_requests() {
+    let deny = policy("deny", Action::Deny, "api", vec![paths(&["/admin"])]);
+    let allow = policy("allow", Action::Allow, "api", vec![paths(&["/open"])]);
+    for declared in [Protocol::Undeclared, Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tcp] {
+        for (rule, reason) in [(&deny, DenialReason::RuleDenies), (&allow, DenialReason::NoRuleAllows)] {
+            let snapshot = snapshot(declared, vec![rule.clone()]);
+            let denial = recheck(&snapshot, &facts(8080), CarriedAs::Bytes).unwrap_err();
+            assert_eq!(
+                (denial.reason, denial.policy.unwrap().name),
+                (reason, rule.name.clone()),
+                "{declared:?}"
+            );
+        }
+        assert_eq!(recheck(&snapshot(declared, vec![]), &facts(8080), CarriedAs::Bytes), Ok(()));
+    }
+}
+
+#[test]
+fn a_connection_of_requests_outlives_a_new_rule_about_them() {
+    let deny = policy("deny", Action::Deny, "api", vec![paths(&["/admin"])]);
+    for declared in [Protocol::Undeclared, Protocol::Http1] {
+        let snapshot = snapshot(declared, vec![deny.clone()]);
+        assert_eq!(recheck(&snapshot, &facts(8080), CarriedAs::Requests(Protocol::Http1)), Ok(()));
+    }
 }
 
 #[test]
