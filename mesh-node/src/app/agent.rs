@@ -210,7 +210,9 @@ impl Agent for AgentState {
     }
 
     async fn unmet(&self) -> Vec<String> {
-        self.standing.unmet()
+        let mut unmet = self.standing.unmet();
+        unmet.extend(self.stuck().await);
+        unmet
     }
 
     async fn stuck(&self) -> Vec<String> {

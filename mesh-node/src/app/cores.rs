@@ -149,7 +149,7 @@ impl Core {
             let engine = Engine::new(proxy, settings, handshakes);
             let outcome = LocalSet::new().block_on(&runtime, carry(engine, started));
             if let Err(error) = outcome {
-                error!(core = number, %error, "a core stopped carrying traffic");
+                error!(core = number, %error, "a core could not make its event loop");
             }
         })?;
         let (handle, counters) = start
@@ -172,5 +172,50 @@ async fn carry(
     let mut engine = engine?;
     // Nobody waits only if the whole agent is ending.
     let _ = started.send((engine.handle(), engine.counters()));
-    engine.drive().await
+    let last_words = LastWords;
+    match engine.drive().await {
+        // It was told to stop.
+        Ok(()) => std::mem::forget(last_words),
+        Err(error) => error!(%error, "a core's event loop failed"),
+    }
+    Ok(())
+}
+
+/// Ends the process when a core ends that nobody told to, by an error or a panic. The listeners of its pods would
+/// stay open: the kernel would accept connections that nobody carries. Without a process the pinned programs refuse
+/// them at once, and whoever runs the agent starts it anew.
+struct LastWords;
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        error!("a core stopped carrying traffic; the agent ends, and is to be started again");
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Set in the process that this test starts: itself, to panic in.
+    const INNER: &str = "MESH_TEST_CORE_PANICS";
+
+    #[test]
+    fn a_core_that_panics_ends_the_process() {
+        if std::env::var_os(INNER).is_some() {
+            let core = thread::spawn(|| {
+                let _last_words = LastWords;
+                panic!("a core panics");
+            });
+            let _ = core.join();
+            return;
+        }
+        let name = thread::current().name().expect("a test's thread has its name").to_owned();
+        let mut inner = Command::new(std::env::current_exe().unwrap());
+        inner.args([&name, "--exact"]).env(INNER, "1").stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(inner.status().unwrap().signal(), Some(libc::SIGABRT));
+    }
 }

@@ -21,6 +21,7 @@ use super::tls::{Alpn, client_config, client_template, server_config};
 use super::trust::Trust;
 use super::verify::{ClientVerifier, Peer, Rules, ServerVerifier, peer_of};
 use crate::telemetry::chain::Chain;
+use crate::telemetry::seldom::Seldom;
 
 /// How often trust and standing are looked at again though nothing is due: a wall clock may jump, and a root may be
 /// added to the bundle.
@@ -95,7 +96,8 @@ impl Identities {
     ) -> Result<Self, AuthorityError> {
         let trust = Trust::new(authority.bundle()?);
         metrics.generation.set(1);
-        let rules = Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics });
+        let rules =
+            Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics, said: Seldom::default() });
         let trusted = watch::Sender::new(rules.trust.load().generation);
         Ok(Self { store: Store::default(), rules, authority, clock, changed: Notify::new(), trusted })
     }

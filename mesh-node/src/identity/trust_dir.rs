@@ -167,6 +167,10 @@ pub(super) fn open(
         (false, false) => {
             let key = make_key(directory)?;
             make_root(directory, &key, trust_domain, now)?;
+            tracing::info!(
+                trust_dir = %directory.display(),
+                "made a new authority; agents of one mesh have one --trust-dir, or each the roots of the others"
+            );
         }
     }
     read(directory, trust_domain)

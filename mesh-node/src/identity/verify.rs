@@ -26,6 +26,7 @@ use super::metrics::IdentityMetrics;
 use super::reason::Reason;
 use super::tls::signature_algorithms;
 use super::trust::{Trust, TrustBundle, is_authority, seconds_of};
+use crate::telemetry::seldom::Seldom;
 
 /// The most certificates in a chain, the leaf with them: root, two levels of intermediates, leaf, without the root.
 pub(super) const MAX_CHAIN: usize = 4;
@@ -66,6 +67,8 @@ pub(super) struct Rules {
     /// How much later or earlier than ours the issuer's clock may be.
     pub(super) clock_skew: Duration,
     pub(super) metrics: IdentityMetrics,
+    /// When a refusal was last said.
+    pub(super) said: Seldom,
 }
 
 impl Rules {
@@ -97,13 +100,23 @@ impl Rules {
     /// none. That its time may be over since does not matter.
     pub(super) fn still_holds(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
         let (leaf, intermediates) = chain.split_first().ok_or(Reason::NoCertificate)?;
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| Reason::BadEncoding)?;
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds_of(&certificate).1));
+        // The last second in which all of it was valid.
+        let mut until = u64::MAX;
+        for certificate in chain {
+            let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| Reason::BadEncoding)?;
+            until = until.min(seconds_of(&certificate).1);
+        }
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(until));
         verify_path(&self.trust.load().bundle, leaf, intermediates, at)
     }
 
     fn refuse(&self, reason: Reason) -> rustls::Error {
         self.metrics.refused(reason);
+        if self.said.is_time() {
+            let (reason, seen) =
+                (reason.as_str(), "nodemesh_identity_peers_refused_total counts all of them");
+            tracing::warn!(reason, seen, "a peer's certificate was refused");
+        }
         reason.into_tls()
     }
 }

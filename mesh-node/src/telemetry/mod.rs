@@ -6,4 +6,5 @@ pub mod labels;
 pub mod logging;
 pub mod readout;
 pub mod registry;
+pub mod seldom;
 pub mod traffic;

@@ -356,6 +356,7 @@ fn verdicts(root: &CertificateDer<'static>, leaf: &CertificateDer<'static>) -> [
         trust: Trust::new(bundle),
         clock_skew: Settings::default().clock_skew,
         metrics: IdentityMetrics::new(&crate::telemetry::registry::Registry::new()).unwrap(),
+        said: crate::telemetry::seldom::Seldom::default(),
     });
     let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
     let name = ServerName::try_from("api.shop.svc").unwrap();
