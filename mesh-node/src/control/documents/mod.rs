@@ -5,12 +5,15 @@
 //! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], nesting, events, aliases. Never: I/O.
 
 mod line;
+mod misread;
 mod read;
 mod salvage;
 mod split;
 mod strict;
 mod yaml;
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;
 

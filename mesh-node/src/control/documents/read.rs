@@ -11,12 +11,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::line::Lines;
+use super::misread::{self, Namespaces};
 use super::{Claim, Complaint, Document, ObjectName, salvage, strict, yaml};
 use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
     DEFAULT_NAMESPACE, Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, service,
+    peer_authentication, pod, resembles, service,
 };
 
 /// Most complaints that are kept of one document. The first ones tell what is wrong.
@@ -38,7 +39,14 @@ struct Draft<'a> {
 
 /// What is made of an object.
 struct Outcome {
-    claim: Claim,
+    /// One claim; several of a policy of which it cannot be said where it stands.
+    claims: Vec<(ObjectKey, Claim)>,
+    errors: Vec<(FieldError, Effect)>,
+}
+
+/// What an object says.
+struct Said {
+    meaning: Meaning,
     errors: Vec<(FieldError, Effect)>,
 }
 
@@ -78,8 +86,8 @@ impl Reader {
         let mut seen = BTreeSet::new();
         for draft in drafts {
             let Some(kind) = self.kind(&draft, document) else { continue };
-            let (key, outcome) = self.object(kind, &draft, text);
-            if let Some(key) = key {
+            let outcome = self.object(kind, &draft, text);
+            for (key, claim) in outcome.claims {
                 if !seen.insert(key.clone()) {
                     let error = FieldError {
                         field: "metadata.name".to_owned(),
@@ -87,7 +95,7 @@ impl Reader {
                     };
                     complain(document, &draft, error, Effect::Warning);
                 }
-                document.objects.push((key, outcome.claim));
+                document.objects.push((key, claim));
             }
             for (error, effect) in outcome.errors {
                 complain(document, &draft, error, effect);
@@ -100,35 +108,66 @@ impl Reader {
         let api_version = draft.value["apiVersion"].as_str();
         let group = api_version.unwrap_or_default().split_once('/').map_or("", |(group, _)| group);
         let known = Kind::ALL.into_iter().find(|kind| kind.name() == draft.name.kind);
-        match known {
-            Some(kind) if api_version == Some(kind.api_version()) => Some(kind),
-            // A policy of ours in a version that is not read, or in none, is a policy all the same.
-            Some(kind) if kind.is_policy() && matches!(group, "" | resources::GROUP) => Some(kind),
-            _ => {
-                let (field, reason, effect) = match (api_version, &*draft.name.kind) {
-                    _ if !draft.value.is_object() => {
-                        ("", "is not an object with apiVersion and kind".to_owned(), Effect::NotInForce)
-                    }
-                    (_, "") => ("kind", "is missing, or is not text".to_owned(), Effect::NotInForce),
-                    (None, _) => ("apiVersion", "is missing, or is not text".to_owned(), Effect::NotInForce),
-                    (Some(version), kind) if group == resources::GROUP => {
-                        ("kind", format!("{kind} of {version} is not known"), Effect::NotInForce)
-                    }
-                    (Some(version), kind) => {
-                        ("kind", format!("{kind} of {version} is not read"), Effect::NotRead)
-                    }
-                };
-                let error = FieldError { field: field.to_owned(), reason };
-                complain(document, draft, error, effect);
-                None
+        if let Some(kind) = known.filter(|kind| api_version == Some(kind.api_version())) {
+            return Some(kind);
+        }
+        if draft.value.is_object()
+            && let Some(kind) = misread::policy_kind(&draft.name.kind, group)
+        {
+            return Some(kind);
+        }
+        let (field, reason, effect) = match (api_version, &*draft.name.kind) {
+            _ if !draft.value.is_object() => {
+                ("", "is not an object with apiVersion and kind".to_owned(), Effect::NotInForce)
             }
+            (_, "") => ("kind", "is missing, or is not text".to_owned(), Effect::NotInForce),
+            (None, _) => ("apiVersion", "is missing, or is not text".to_owned(), Effect::NotInForce),
+            (Some(version), kind) => ("kind", format!("{kind} of {version} is not read"), Effect::NotRead),
+        };
+        complain(document, draft, FieldError { field: field.to_owned(), reason }, effect);
+        None
+    }
+
+    /// What an object of a known kind says, and who says it. Without a name, a policy gets one, and all else has none.
+    fn object(&self, kind: Kind, draft: &Draft<'_>, text: &str) -> Outcome {
+        let key = key(kind, &draft.name);
+        match self.said(kind, draft) {
+            Ok(said) => Outcome {
+                claims: key.map(|key| (key, Claim::Good(said.meaning))).into_iter().collect(),
+                errors: said.errors,
+            },
+            Err(errors) if kind.is_policy() => self.not_understood(kind, draft, errors, text),
+            Err(errors) => Outcome {
+                claims: key.map(|key| (key, Claim::Refused)).into_iter().collect(),
+                errors: errors.into_iter().map(|error| (error, Effect::NotInForce)).collect(),
+            },
         }
     }
 
-    /// What an object of a known kind says. Without a name, a policy gets one, and all else has no key.
-    fn object(&self, kind: Kind, draft: &Draft<'_>, text: &str) -> (Option<ObjectKey>, Outcome) {
+    /// A policy that is not understood, in every namespace that it may stand in.
+    fn not_understood(&self, kind: Kind, draft: &Draft<'_>, errors: Vec<FieldError>, text: &str) -> Outcome {
+        let namespaces = misread::namespaces(draft.value);
+        // Of another kind, or of no namespace, nothing else counts either.
+        let counts = resembles(&draft.name.kind, kind.name()) && namespaces != Namespaces::Any;
+        let value = if counts { draft.value } else { &Value::Null };
+        let claims = policy_keys(kind, &draft.name, &namespaces, &(&draft.prefix, text), &self.settings)
+            .into_iter()
+            .map(|key| {
+                let meaning = self.faulty(&key, value, &errors[0]);
+                (key, Claim::Good(meaning))
+            })
+            .collect();
+        let doubt =
+            namespaces.doubt().map(|reason| FieldError { field: "metadata.namespace".to_owned(), reason });
+        Outcome {
+            claims,
+            errors: errors.into_iter().chain(doubt).map(|error| (error, Effect::Denies)).collect(),
+        }
+    }
+
+    fn said(&self, kind: Kind, draft: &Draft<'_>) -> Result<Said, Vec<FieldError>> {
         let settings = &*self.settings;
-        let outcome = match kind {
+        match kind {
             Kind::Namespace => read::<core::Namespace, _>(draft, kind, namespace::namespace, |value| {
                 Meaning::Namespace(Arc::new(value))
             }),
@@ -167,19 +206,6 @@ impl Reader {
                 |object| peer_authentication::peer_authentication(object, settings),
                 |value| Meaning::PeerAuthentication(Arc::new(value)),
             ),
-        };
-        match outcome {
-            Ok(outcome) => (key(kind, &draft.name), outcome),
-            Err(errors) if kind.is_policy() => {
-                let key = policy_key(kind, &draft.name, text);
-                let meaning = self.faulty(&key, draft.value, &errors[0]);
-                let errors = errors.into_iter().map(|error| (error, Effect::Denies)).collect();
-                (Some(key), Outcome { claim: Claim::Good(meaning), errors })
-            }
-            Err(errors) => {
-                let errors = errors.into_iter().map(|error| (error, Effect::NotInForce)).collect();
-                (key(kind, &draft.name), Outcome { claim: Claim::Refused, errors })
-            }
         }
     }
 
@@ -197,20 +223,27 @@ impl Reader {
     /// A document that is no YAML. If it seems to be a policy, it denies, unless a former state of it is in force.
     fn unreadable(&self, error: &yaml::YamlError, text: &str, document: &mut Document) {
         document.is_readable = false;
-        let name = salvage::object_name(text);
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name.kind);
+        let salvaged = salvage::salvage(text);
+        let mut name = salvaged.object;
+        let policy = misread::policy_kind(&name.kind, &salvaged.group);
+        let is_known = policy.is_some() || Kind::ALL.into_iter().any(|kind| kind.name() == name.kind);
         let mut effect = Effect::NotInForce;
-        if let Some(kind) = kind.filter(|kind| kind.is_policy()) {
-            let key = policy_key(kind, &name, text);
+        if let Some(kind) = policy {
             let error = FieldError { field: String::new(), reason: error.reason.clone() };
-            // Of its action nothing is known: the fallback is the strictest, DENY.
-            let unknown = serde_json::json!({ "spec": { "action": "unknown" } });
-            document.objects.push((key.clone(), Claim::Unreadable(self.faulty(&key, &unknown, &error))));
+            let namespaces = misread::one_of(salvaged.namespaces);
+            for key in policy_keys(kind, &name, &namespaces, &text, &self.settings) {
+                // Of its action nothing is known: the fallback is the strictest, DENY.
+                let meaning = self.faulty(&key, &Value::Null, &error);
+                document.objects.push((key, Claim::Unreadable(meaning)));
+            }
+            if !matches!(namespaces, Namespaces::One(_)) {
+                name.namespace.clear();
+            }
             effect = Effect::Denies;
         }
         document.complaints.push(Complaint {
             line: error.line.unwrap_or(1),
-            object: kind.map(|_| name),
+            object: is_known.then_some(name),
             field: None,
             reason: error.reason.clone(),
             effect,
@@ -236,7 +269,7 @@ fn draft(value: &Value, prefix: String) -> Draft<'_> {
 }
 
 /// Text, or what stands in its place: a name that looks like a number still tells which object is meant.
-fn scalar(value: &Value) -> Option<String> {
+pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
@@ -249,31 +282,61 @@ fn read<K: DeserializeOwned, T>(
     kind: Kind,
     translate: impl Fn(&K) -> Result<Translated<T>, FieldError>,
     meaning: impl Fn(T) -> Meaning,
-) -> Result<Outcome, Vec<FieldError>> {
+) -> Result<Said, Vec<FieldError>> {
+    let error = |field: &str, reason: String| vec![FieldError { field: field.to_owned(), reason }];
+    if draft.name.kind != kind.name() {
+        let [authorization, peer] = [Kind::AuthorizationPolicy, Kind::PeerAuthentication].map(Kind::name);
+        let reason = match &*draft.name.kind {
+            "" => format!("is missing: write kind: {authorization} or kind: {peer}"),
+            other if resembles(other, kind.name()) => {
+                format!("{other} is not known: write kind: {}", kind.name())
+            }
+            other => format!("{other} is not known: write kind: {authorization} or kind: {peer}"),
+        };
+        return Err(error("kind", reason));
+    }
     if draft.value["apiVersion"] != kind.api_version() {
-        let reason = format!("must be {}", kind.api_version());
-        return Err(vec![FieldError { field: "apiVersion".to_owned(), reason }]);
+        return Err(error("apiVersion", format!("write apiVersion: {}", kind.api_version())));
     }
     let object: K = strict::read(draft.value)?;
     if draft.name.name.is_empty() {
-        return Err(vec![FieldError { field: "metadata.name".to_owned(), reason: "is missing".to_owned() }]);
+        return Err(error("metadata.name", "is missing".to_owned()));
     }
     let translated = translate(&object).map_err(|error| vec![error])?;
     let errors = translated.findings.into_iter().map(|finding| (finding.error, finding.effect)).collect();
-    Ok(Outcome { claim: Claim::Good(meaning(translated.value)), errors })
+    Ok(Said { meaning: meaning(translated.value), errors })
 }
 
 fn key(kind: Kind, name: &ObjectName) -> Option<ObjectKey> {
     (!name.name.is_empty()).then(|| ObjectKey { kind, name: namespaced(kind, name, &name.name) })
 }
 
-/// The key of a policy, which always has one: without a name, its text tells it from every other.
-fn policy_key(kind: Kind, name: &ObjectName, text: &str) -> ObjectKey {
-    key(kind, name).unwrap_or_else(|| {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        ObjectKey { kind, name: namespaced(kind, name, &format!("unnamed-{:016x}", hasher.finish())) }
-    })
+/// The keys of a policy that is not understood, one for each namespace that it may stand in. It always has one: where
+/// name or namespace is in doubt its text tells it from every other, so that none takes its place.
+fn policy_keys(
+    kind: Kind,
+    name: &ObjectName,
+    namespaces: &Namespaces,
+    text: &impl Hash,
+    settings: &MeshSettings,
+) -> Vec<ObjectKey> {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let hash = hasher.finish();
+    let new_name = match &*name.name {
+        "" => format!("unnamed-{hash:016x}"),
+        name => format!("{name}-unclear-{hash:016x}"),
+    };
+    let key = |namespace: &str, name: &str| ObjectKey { kind, name: NamespacedName::new(namespace, name) };
+    match namespaces {
+        Namespaces::One(namespace) if !name.name.is_empty() => vec![key(namespace, &name.name)],
+        Namespaces::One(namespace) => vec![key(namespace, &new_name)],
+        Namespaces::Some(namespaces) => {
+            namespaces.iter().map(|namespace| key(namespace, &new_name)).collect()
+        }
+        // What stands in the root namespace is about every other.
+        Namespaces::Any => vec![key(&settings.root_namespace, &new_name)],
+    }
 }
 
 fn namespaced(kind: Kind, object: &ObjectName, name: &str) -> NamespacedName {

@@ -142,12 +142,6 @@ fn what_is_no_object_is_named() {
         &["2 not_read Deployment shop/web: kind: Deployment of apps/v1 is not read"],
     );
     check(
-        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorisationPolicy\nmetadata: {name: web}\n",
-        &[
-            "2 not_in_force AuthorisationPolicy web: kind: AuthorisationPolicy of policy.nodemesh.dev/v1alpha1 is not known",
-        ],
-    );
-    check(
         "apiVersion: v1\nkind: Service\nspec: {}\n",
         &["1 not_in_force Service: metadata.name: is missing"],
     );

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{
     Effect, Field, FieldError, Finding, SPEC, Translated, namespaced_name, pattern, policy_scope, port_text,
+    resembles,
 };
 use crate::control::resources::{
     self, AuthorizationAction, PolicyMode, PolicyTargetReference, WorkloadSelector,
@@ -22,6 +23,10 @@ use crate::control::resources::{
 
 /// Istio's annotation for a policy that is only evaluated.
 const DRY_RUN: &str = "istio.io/dry-run";
+/// The fields of any object of Kubernetes.
+const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+/// The fields of `spec`.
+const SPEC_FIELDS: [&str; 5] = ["selector", "targetRefs", "action", "mode", "rules"];
 /// Most entries of any list of a policy.
 const MAX_ENTRIES: usize = 512;
 
@@ -57,7 +62,7 @@ pub fn authorization_policy(
 /// What a policy is taken for whose object could not even be read.
 ///
 /// `object` is what the YAML or JSON says; whatever of it still makes sense counts, so that the policy denies no
-/// more than it might have.
+/// more than it might have. Where its action is in doubt it counts as DENY.
 pub fn unreadable(
     object: &Value,
     name: NamespacedName,
@@ -65,7 +70,6 @@ pub fn unreadable(
     settings: &MeshSettings,
 ) -> AuthorizationPolicy {
     let spec = &object["spec"];
-    let action = field::<AuthorizationAction>(&spec["action"]);
     let mode = field::<PolicyMode>(&spec["mode"]);
     let selector = field::<WorkloadSelector>(&spec["selector"]);
     let targets = field::<Vec<PolicyTargetReference>>(&spec["targetRefs"]);
@@ -78,12 +82,48 @@ pub fn unreadable(
     };
     AuthorizationPolicy {
         scope: scope.unwrap_or_else(|| policy_scope::whole(&name, settings)),
-        action: action.map_or(Action::Deny, |action| action.map_or(Action::Allow, Action::from)),
+        action: certain_action(object).unwrap_or(Action::Deny),
         mode: mode.map_or(Mode::Enforce, |mode| mode.map_or(Mode::Enforce, Mode::from)),
         rules: Vec::new(),
         fault: Some(fault(error)),
         name,
     }
+}
+
+/// The action of a policy that could not be read, if there can be no doubt of it: it is given where it belongs, or
+/// nothing stands where it might have been meant to be given.
+fn certain_action(object: &Value) -> Option<Action> {
+    let spec = &object["spec"];
+    if has_other_action(object, true) {
+        return None;
+    }
+    match field::<AuthorizationAction>(&spec["action"]) {
+        Ok(Some(action)) => Some(action.into()),
+        Ok(None) if has_only(object, &OBJECT_FIELDS) && has_only(spec, &SPEC_FIELDS) => Some(Action::Allow),
+        Ok(None) | Err(_) => None,
+    }
+}
+
+/// Whether a field that looks like `action` stands anywhere but in `spec`. Labels may have any name.
+fn has_other_action(value: &Value, is_object: bool) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(name, value)| match name.as_str() {
+            "labels" | "matchLabels" | "annotations" => false,
+            "spec" if is_object => {
+                let spec = value.as_object().into_iter().flatten();
+                let mut others = spec.filter(|(name, _)| *name != "action");
+                others.any(|(name, value)| resembles(name, "action") || has_other_action(value, false))
+            }
+            name => resembles(name, "action") || has_other_action(value, false),
+        }),
+        Value::Array(entries) => entries.iter().any(|entry| has_other_action(entry, false)),
+        _ => false,
+    }
+}
+
+/// Whether a value is an object without any other fields.
+fn has_only(value: &Value, known: &[&str]) -> bool {
+    value.as_object().is_some_and(|fields| fields.keys().all(|name| known.contains(&name.as_str())))
 }
 
 /// One field of an object that could not be read whole; `None` if it is not given.
@@ -361,4 +401,54 @@ fn header_name(key: &str) -> Option<Text> {
     let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
     let good = !name.is_empty() && name.bytes().all(pattern::is_token_byte);
     good.then(|| name.to_ascii_lowercase().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(object: &str, expected: Option<Action>) {
+        let object: Value = serde_saphyr::from_str(object).unwrap();
+        assert_eq!(certain_action(&object), expected, "{object}");
+    }
+
+    #[test]
+    fn an_action_is_certain_only_if_nothing_else_could_be_meant() {
+        check("{spec: {}}", Some(Action::Allow));
+        check("{kind: x, metadata: {lables: {}}, spec: {rules: [{form: []}]}}", Some(Action::Allow));
+        check("{spec: {action: ALLOW, rulez: []}}", Some(Action::Allow));
+        check("{spec: {action: AUDIT}, more: 1}", Some(Action::Audit));
+        check("{spec: {action: DENY}}", Some(Action::Deny));
+        check("{spec: {selector: {matchLabels: {action: x}}}}", Some(Action::Allow));
+        for doubtful in [
+            "{spec: {acton: DENY}}",
+            "{spec: {Action: DENY}}",
+            "{spec: {action: ALLOW, Action: DENY}}",
+            "{spec: {rulez: []}}",
+            "{spec: {}, action: DENY}",
+            "{spec: {action: ALLOW}, action: DENY}",
+            "{spek: {action: DENY}}",
+            "{spek: {action: DENY}, spec: {}}",
+            "{metadata: {action: DENY}, spec: {}}",
+            "{spec: {rules: [{action: DENY}]}}",
+            "{spec: {action: deny}}",
+            "{spec: [action]}",
+            "{metadata: {}}",
+        ] {
+            check(doubtful, None);
+        }
+    }
+
+    #[test]
+    fn the_fields_of_spec_are_all_known() {
+        let schema = schemars::schema_for!(resources::AuthorizationPolicySpec);
+        let properties = schema.get("properties").and_then(Value::as_object).unwrap();
+        let mut known = SPEC_FIELDS;
+        known.sort_unstable();
+        assert_eq!(
+            properties.keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+            known.into()
+        );
+    }
 }

@@ -154,6 +154,12 @@ const METADATA: Field<'static> = Field::Root("metadata");
 const SPEC: Field<'static> = Field::Root("spec");
 const STATUS: Field<'static> = Field::Root("status");
 
+/// Whether a word is another one, but for case or a slip of the pen: one letter in four, three at most.
+pub(super) fn resembles(word: &str, meant: &str) -> bool {
+    let (word, meant) = (word.to_ascii_lowercase(), meant.to_ascii_lowercase());
+    word.len() <= 2 * meant.len() && strsim::osa_distance(&word, &meant) <= (meant.len() / 4).min(3)
+}
+
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
