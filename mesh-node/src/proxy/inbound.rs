@@ -208,7 +208,7 @@ impl Core {
                 return Err(self.refuse(&Rejection::WrongDestination));
             }
         };
-        let side = Side::open(&self.traffic, &self.shared.access_log, subject, &decided, &plan);
+        let side = Side::open(self, subject, &decided, &plan);
         Ok((side, Course::Direct { dial, planned: Planned::from(&plan) }))
     }
 

@@ -38,7 +38,7 @@ impl Core {
         let (plan, decided) =
             self.or_reject(decided, Subject { facts: &facts, destination: &destination, caller: None })?;
         let subject = Subject { facts: &facts, destination: &destination, caller: None };
-        let side = Side::open(&self.traffic, &self.shared.access_log, subject, &decided, &plan);
+        let side = Side::open(self, subject, &decided, &plan);
         let busy = self.load.add(plan.address(), Unit::Connection);
         let mut record = Record::new(place, Some(busy), side);
         let course = self.course(&snapshot, pod, &mut record, plan)?;

@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload};
-use mesh_common::policy::{Basis, CarriedAs, Denial, Permit, PolicyKind, PolicyName, RuleMatch};
+use mesh_common::model::{
+    AuthorizationPolicy, ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload,
+};
+use mesh_common::policy::{
+    AuditFinding, AuditVerdict, Basis, CarriedAs, Denial, Permit, PolicyKind, PolicyName, RuleMatch,
+};
 use mesh_common::resolve::Destination;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -12,10 +16,14 @@ use smallvec::SmallVec;
 use super::limits::Place;
 use super::load::BusyGuard;
 use super::response::{Rejection, flags_of};
-use crate::telemetry::access_log::{AccessLog, DecidedBy, OpenRecord, Record as AccessRecord};
-use crate::telemetry::labels::{RecordedProtocol, Reporter, SecurityPolicy, Verdict};
+use super::{Core, ProxyMetrics};
+use crate::telemetry::access_log::{AccessLog, Audited, DecidedBy, OpenRecord, Record as AccessRecord};
+use crate::telemetry::labels::{AuditEffect, RecordedProtocol, Reporter, SecurityPolicy, Verdict};
 use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
 use crate::transport::Outcome;
+
+/// Findings of one connection or request that its record names; of more it says how many.
+const NAMED_FINDINGS: usize = 4;
 
 /// What is kept with a connection, from its decision to its end.
 #[derive(Debug)]
@@ -63,6 +71,7 @@ pub(super) struct HttpConnection {
 pub(super) struct Decided {
     pub(super) verdict: Verdict,
     pub(super) policy: Option<Box<DecidedBy>>,
+    pub(super) audit: Option<Box<Audited>>,
 }
 
 /// One reporter's view of a connection.
@@ -228,30 +237,29 @@ impl Decided {
     pub(super) fn by(permit: &Permit<'_>) -> Self {
         let verdict = if permit.findings().is_empty() { Verdict::Allowed } else { Verdict::Audited };
         let policy = match permit.basis() {
-            Basis::Rule(RuleMatch { policy, rule }) => {
-                let kind = PolicyKind::AuthorizationPolicy;
-                let policy = PolicyName { kind, name: policy.name.clone() };
-                Some(Box::new(DecidedBy { policy, rule: Some(rule) }))
-            }
+            Basis::Rule(RuleMatch { policy, rule }) => Some(Box::new(decided_by(policy, Some(rule)))),
             Basis::Outbound | Basis::Probe | Basis::NoPolicy | Basis::EachRequest => None,
         };
-        Self { verdict, policy }
+        Self { verdict, policy, audit: audited(permit.findings()) }
+    }
+
+    /// Says it in the record of what was permitted, and counts what only such records tell.
+    pub(super) fn report(&self, record: &mut AccessRecord, metrics: &ProxyMetrics) {
+        record.verdict = self.verdict;
+        record.policy.clone_from(&self.policy);
+        record.audit.clone_from(&self.audit);
+        if let Some(audit) = &self.audit {
+            metrics.audited(audit);
+        }
     }
 }
 
 impl Side {
     /// Begins to report a permitted connection.
-    pub(super) fn open(
-        traffic: &CoreTraffic,
-        log: &AccessLog,
-        subject: Subject<'_>,
-        verdict: &Decided,
-        plan: &Plan,
-    ) -> Self {
-        let mut open = begin(log, subject, Some(plan));
-        open.record.verdict = verdict.verdict;
-        open.record.policy = verdict.policy.clone();
-        let counted = traffic.connection_opened(&parties(subject, Some(plan)));
+    pub(super) fn open(core: &Core, subject: Subject<'_>, decided: &Decided, plan: &Plan) -> Self {
+        let mut open = begin(&core.shared.access_log, subject, Some(plan));
+        decided.report(&mut open.record, &core.shared.metrics);
+        let counted = core.traffic.connection_opened(&parties(subject, Some(plan)));
         Self { facts: subject.facts.clone(), spoken: subject.destination.protocol, log: open, counted }
     }
 
@@ -281,6 +289,27 @@ pub(super) fn reject(traffic: &CoreTraffic, log: &AccessLog, subject: Subject<'_
         open.record.policy = named(denial);
         open.record.error = Some(denial.to_string().into());
     }
+}
+
+fn decided_by(policy: &AuthorizationPolicy, rule: Option<usize>) -> DecidedBy {
+    let kind = PolicyKind::AuthorizationPolicy;
+    DecidedBy { policy: PolicyName { kind, name: policy.name.clone() }, rule }
+}
+
+fn audited(findings: &[AuditFinding<'_>]) -> Option<Box<Audited>> {
+    let effect = |finding: &AuditFinding<'_>| match finding.verdict {
+        AuditVerdict::WouldDeny(_) => AuditEffect::WouldDeny,
+        AuditVerdict::Audited => AuditEffect::Matched,
+    };
+    let named = |finding: &AuditFinding<'_>| (decided_by(finding.policy, finding.rule), effect(finding));
+    let would_deny = findings.iter().filter(|finding| effect(finding) == AuditEffect::WouldDeny).count();
+    (!findings.is_empty()).then(|| {
+        Box::new(Audited {
+            first: findings.iter().take(NAMED_FINDINGS).map(named).collect(),
+            would_deny,
+            matched: findings.len() - would_deny,
+        })
+    })
 }
 
 /// Policy and rule of a denial, as the access record has them.

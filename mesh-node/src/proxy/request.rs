@@ -71,8 +71,7 @@ impl Core {
         request: &RequestFacts<'_>,
     ) -> RequestSide {
         let mut side = self.side_of(subject, Some(plan), request);
-        side.log.record.verdict = decided.verdict;
-        side.log.record.policy = decided.policy.clone();
+        decided.report(&mut side.log.record, &self.shared.metrics);
         side
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use mesh_common::snapshot::Snapshot;
-use prometheus::{IntCounterVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, Opts};
 
 use super::limits::Places;
 use crate::identity::Identities;
 use crate::kernel::{CallerWriter, OriginalDstReader};
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::{AccessLog, Audited};
+use crate::telemetry::labels::AuditEffect;
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
 
@@ -38,6 +39,8 @@ pub struct Shared {
 pub struct ProxyMetrics {
     refusals: IntCounterVec,
     tunnels_lost: IntCounterVec,
+    would_deny: IntCounter,
+    matched: IntCounter,
 }
 
 impl ProxyMetrics {
@@ -60,14 +63,35 @@ impl ProxyMetrics {
             ),
             &["reason"],
         )?;
+        let audited = IntCounterVec::new(
+            Opts::new(
+                "nodemesh_policy_audited_total",
+                "Connections and requests that policies which refuse nothing would deny or have matched, counted \
+                 once for each effect when they are let through.",
+            ),
+            &["effect"],
+        )?;
         registry.register(Box::new(refusals.clone()))?;
         registry.register(Box::new(tunnels_lost.clone()))?;
-        Ok(Self { refusals, tunnels_lost })
+        registry.register(Box::new(audited.clone()))?;
+        let [would_deny, matched] = [AuditEffect::WouldDeny, AuditEffect::Matched]
+            .map(|effect| audited.with_label_values(&[effect.as_str()]));
+        Ok(Self { refusals, tunnels_lost, would_deny, matched })
     }
 
     /// Counts a refusal. `reason` is one of a closed set of words.
     pub(super) fn refused(&self, reason: &'static str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts what policies that refuse nothing found of a connection or request.
+    pub(super) fn audited(&self, audited: &Audited) {
+        if audited.would_deny > 0 {
+            self.would_deny.inc();
+        }
+        if audited.matched > 0 {
+            self.matched.inc();
+        }
     }
 
     /// Counts a lost tunnel. `reason` is one of a closed set of words.

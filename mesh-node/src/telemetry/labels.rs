@@ -106,12 +106,22 @@ closed_label! {
     Verdict {
         /// Policy let it through.
         Allowed = "allowed",
-        /// A policy in mode Audit would have refused it.
+        /// Policy let it through, and a policy that refuses nothing found something: see field `audit`.
         Audited = "audited",
         /// Policy refused it.
         Denied = "denied",
         /// It ended before policy was asked.
         Undecided = "undecided",
+    }
+}
+
+closed_label! {
+    /// Label `effect`: what a policy that refuses nothing found.
+    AuditEffect {
+        /// In force, it would have refused.
+        WouldDeny = "would_deny",
+        /// A rule of an AUDIT policy matches.
+        Matched = "matched",
     }
 }
 

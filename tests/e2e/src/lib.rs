@@ -7,7 +7,8 @@ pub mod peer;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use mesh_test_harness::mesh::Scenario;
+use anyhow::{Result, ensure};
+use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
 use mesh_test_harness::topology::NODES;
 
@@ -63,6 +64,30 @@ pub fn policy(name: &str, action: &str, rules: &str) -> String {
         "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: {name}\n  \
          namespace: shop\nspec:\n  selector:\n    matchLabels:\n      app: server\n  action: {action}\n{rules}"
     )
+}
+
+/// Policies that refuse nothing: a dry run that would permit `other` alone, and an AUDIT of `client`.
+pub fn dry_run() -> String {
+    let dry = policy("only-other", "ALLOW", &from_account("other")).replace("spec:", "spec:\n  mode: Audit");
+    format!("{dry}---\n{}", policy("watch", "AUDIT", &from_account("client")))
+}
+
+/// The destination's record of what `client` did once names what [`dry_run`] found, and the metric counts it.
+///
+/// # Errors
+/// They do not.
+pub fn dry_run_is_reported(mesh: &Mesh, protocol: &str) -> Result<()> {
+    let found =
+        "AuthorizationPolicy shop/only-other would_deny, AuthorizationPolicy shop/watch rules[0] matched";
+    let server = mesh.node(node(1));
+    let record = server.record("the finding", |record| record["audit"].is_string())?;
+    for (field, wanted) in [("audit", found), ("verdict", "audited"), ("protocol", protocol)] {
+        ensure!(record[field] == wanted, "{field} of {record}");
+    }
+    for effect in ["would_deny", "matched"] {
+        server.metric("nodemesh_policy_audited_total", &[("effect", effect)], |count| count == 1.0)?;
+    }
+    Ok(())
 }
 
 /// Rules that one service account of namespace `shop` matches.

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::thread;
 
 use anyhow::Result;
-use mesh_test_e2e::{SERVER, from_account, peer_authentication, policy, server, service};
+use mesh_test_e2e::{
+    SERVER, dry_run, dry_run_is_reported, from_account, peer_authentication, policy, server, service,
+};
 use mesh_test_harness::clients::Called;
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -49,6 +51,14 @@ fn a_call_passes_with_its_trailers_and_is_counted_as_grpc_on_both_sides() {
             assert_eq!(record["dst.identity"], "spiffe://cluster.local/ns/shop/sa/server");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_refuse() {
+    with_server(pair().objects("policy", &dry_run()), GRPC, |mesh, _| {
+        assert_eq!(one(mesh, "client", UNARY)?.grpc_status.as_deref(), Some("0"));
+        dry_run_is_reported(mesh, "grpc")
     });
 }
 

@@ -1,7 +1,7 @@
 //! Who may open a connection: decided at the destination, on the identity in the certificate.
 
 use anyhow::Result;
-use mesh_test_e2e::{ECHO, UNDECLARED, at, from_account, pair, policy};
+use mesh_test_e2e::{ECHO, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy};
 use mesh_test_harness::clients::Dialled;
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::servers::Kind;
@@ -43,6 +43,15 @@ fn an_allow_without_rules_permits_nothing() {
 #[test]
 fn an_audit_refuses_nothing() {
     check(pair().objects("policy", &policy("watch", "AUDIT", &from_account("client"))), Echo, Echo);
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_refuse() {
+    pair().objects("policy", &dry_run()).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        dry_run_is_reported(mesh, "tcp")
+    });
 }
 
 #[test]

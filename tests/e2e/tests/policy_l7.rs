@@ -1,7 +1,9 @@
 //! What may be asked: decided per request at the destination, on what is forwarded.
 
 use anyhow::Result;
-use mesh_test_e2e::{HTTP, UNDECLARED, at, from_account, pair, policy, request};
+use mesh_test_e2e::{
+    HTTP, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request,
+};
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::servers::{Kind, Server};
@@ -31,6 +33,14 @@ fn a_denial_is_a_403_with_the_words_that_people_know() {
         let record = mesh.b().record("the denial", |record| record["policy"].is_string())?;
         assert!(record["policy"].as_str().is_some_and(|name| name.contains("shop/no-delete")), "{record}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_refuse() {
+    with_server(pair().objects("policy", &dry_run()), |mesh, _| {
+        assert_eq!(status(mesh, "GET /")?, 200);
+        dry_run_is_reported(mesh, "http/1.1")
     });
 }
 

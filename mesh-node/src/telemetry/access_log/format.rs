@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use super::{DecidedBy, Record};
+use super::{Audited, DecidedBy, Record};
 use crate::args::LogFormat;
 
 const UNTIL_SECOND: &[BorrowedFormatItem<'_>] =
@@ -76,6 +76,7 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
     }
     line.text(field!("route"), record.route.as_deref());
     line.policy(field!("policy"), record.policy.as_deref());
+    line.audit(field!("audit"), record.audit.as_deref());
     line.bare_text(field!("verdict"), record.verdict.as_str());
     line.bare_text(field!("reason"), record.reason);
     line.number(field!("bytes_sent"), record.bytes_sent);
@@ -188,16 +189,39 @@ impl Line<'_> {
 
     /// `Kind namespace/name rules[0]`; in text with quotes, for it has spaces.
     fn policy(&mut self, field: Field, decided: Option<&DecidedBy>) {
-        let Some(DecidedBy { policy, rule }) = decided else { return };
-        let NamespacedName { namespace, name } = &policy.name;
+        let Some(decided) = decided else { return };
         self.name(field);
-        ["\"", policy.kind.as_str(), " ", namespace, "/", name].into_iter().for_each(|part| self.put(part));
+        self.put("\"");
+        self.put_policy(decided);
+        self.put("\"");
+    }
+
+    /// As [`policy`](Self::policy), each with what it found: `Kind namespace/name rules[0] would_deny`.
+    fn audit(&mut self, field: Field, audited: Option<&Audited>) {
+        let Some(audited) = audited else { return };
+        self.name(field);
+        self.put("\"");
+        for (index, (by, effect)) in audited.first.iter().enumerate() {
+            self.put(if index == 0 { "" } else { ", " });
+            self.put_policy(by);
+            [" ", effect.as_str()].into_iter().for_each(|part| self.put(part));
+        }
+        if audited.left_off() > 0 {
+            self.put(", ");
+            self.put_number(audited.left_off());
+            self.put(" more");
+        }
+        self.put("\"");
+    }
+
+    fn put_policy(&mut self, DecidedBy { policy, rule }: &DecidedBy) {
+        let NamespacedName { namespace, name } = &policy.name;
+        [policy.kind.as_str(), " ", namespace, "/", name].into_iter().for_each(|part| self.put(part));
         if let Some(rule) = *rule {
             self.put(" rules[");
             self.put_number(rule);
             self.put("]");
         }
-        self.put("\"");
     }
 
     fn identity(&mut self, field: Field, principal: Option<&str>) {

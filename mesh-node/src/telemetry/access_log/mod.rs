@@ -20,7 +20,7 @@ use mesh_common::model::{Direction, Service, Text, Workload};
 use mesh_common::policy::PolicyName;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
-use super::labels::{RecordedProtocol, Verdict};
+use super::labels::{AuditEffect, RecordedProtocol, Verdict};
 use super::registry::Registry;
 use crate::args::LogFormat;
 
@@ -85,6 +85,8 @@ pub struct Record {
     pub route: Option<Text>,
     /// The policy, and its rule, that decided.
     pub policy: Option<Box<DecidedBy>>,
+    /// What policies that refuse nothing found.
+    pub audit: Option<Box<Audited>>,
     /// What policy said.
     pub verdict: Verdict,
     /// Why it ended as it did: one of the words that metrics use too.
@@ -114,6 +116,24 @@ impl fmt::Display for DecidedBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.policy)?;
         self.rule.map_or(Ok(()), |rule| write!(formatter, " rules[{rule}]"))
+    }
+}
+
+/// Findings of policies that refuse nothing, none of which may be left unsaid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// The first of them, each with what it found.
+    pub first: Box<[(DecidedBy, AuditEffect)]>,
+    /// How many would have refused.
+    pub would_deny: usize,
+    /// How many of AUDIT policies matched.
+    pub matched: usize,
+}
+
+impl Audited {
+    /// How many are not named.
+    pub fn left_off(&self) -> usize {
+        (self.would_deny + self.matched).saturating_sub(self.first.len())
     }
 }
 
@@ -197,6 +217,7 @@ impl AccessLog {
                 destination_identity: None,
                 route: None,
                 policy: None,
+                audit: None,
                 verdict: Verdict::Undecided,
                 reason: "-",
                 bytes_sent: 0,
@@ -226,6 +247,7 @@ impl Drop for OpenRecord {
             destination_identity: self.record.destination_identity.take(),
             route: self.record.route.take(),
             policy: self.record.policy.take(),
+            audit: self.record.audit.take(),
             error: self.record.error.take(),
             request: self.record.request.take(),
             ..self.record

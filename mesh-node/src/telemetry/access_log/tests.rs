@@ -1,6 +1,9 @@
 use super::*;
 use std::sync::{Mutex, PoisonError};
 
+use mesh_common::model::NamespacedName;
+use mesh_common::policy::PolicyKind;
+
 /// What a writer wrote, to look at.
 #[derive(Clone, Default)]
 struct Output(Arc<Mutex<Vec<u8>>>);
@@ -105,6 +108,26 @@ fn a_request_is_written_with_its_parties_and_its_statuses() {
     assert!(request.contains(head), "{request}");
     assert!(request.contains(" bytes_sent=0 "), "{request}");
     assert!(request.contains(" src.identity=spiffe://cluster.local/ns/a/sa/b "), "{request}");
+}
+
+#[test]
+fn findings_of_policies_that_refuse_nothing_are_named_or_counted() {
+    let by = |name: &str, rule| DecidedBy {
+        policy: PolicyName { kind: PolicyKind::AuthorizationPolicy, name: NamespacedName::new("shop", name) },
+        rule,
+    };
+    let first = [(by("allow", None), AuditEffect::WouldDeny), (by("seen", Some(1)), AuditEffect::Matched)];
+    for (format, before) in [(LogFormat::Text, " audit="), (LogFormat::Json, ",\"audit\":")] {
+        for (matched, more) in [(1, ""), (3, ", 2 more")] {
+            let text = written(format, |log| {
+                let audit = Audited { first: first.to_vec().into(), would_deny: 1, matched };
+                begin(log).record.audit = Some(Box::new(audit));
+            });
+            let named =
+                "AuthorizationPolicy shop/allow would_deny, AuthorizationPolicy shop/seen rules[1] matched";
+            assert!(text.contains(&format!("{before}\"{named}{more}\"")), "{text}");
+        }
+    }
 }
 
 /// Tells what is written, write by write.
