@@ -233,6 +233,16 @@ impl Core {
     }
 }
 
+/// Whether the called side of a connection between two pods of this agent reads its bytes as HTTP, for nobody has
+/// declared what they are and policy asks about requests: as it does with a stream of a peer.
+pub(super) fn asks_about_requests(snapshot: &Snapshot, outbound: &ConnectionFacts, local: &Local) -> bool {
+    let facts = arrived_here(outbound, local);
+    let destination = resolve::destination(snapshot, &facts);
+    destination.protocol == Protocol::Undeclared
+        && policy::authorize_connection(snapshot, &facts, &destination)
+            .is_ok_and(|permit| permit.requests() == Requests::NeedDecision)
+}
+
 /// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
 pub(super) fn is_worth_reading(verdict: &Result<Permit<'_>, Denial>) -> bool {
     !verdict.as_ref().is_err_and(|denial| {

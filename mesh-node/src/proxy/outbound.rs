@@ -10,6 +10,7 @@ use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
+use super::inbound::asks_about_requests;
 use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
@@ -30,14 +31,16 @@ impl Core {
         let snapshot = self.snapshot();
         let facts = self.local_facts(&snapshot, pod, accepted)?;
         let destination = resolve::destination(&snapshot, &facts);
+        let http = HttpCourse { dialled: facts.original_dst, known_client: true, one_exchange: false };
         if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
-            let course = HttpCourse { dialled: facts.original_dst, known_client: true, one_exchange: false };
-            return Ok(self.requests_of(place, &snapshot, facts, destination, course));
+            return Ok(self.requests_of(place, &snapshot, facts, destination, http));
         }
-        let decided = self.decide(&snapshot, &facts, &destination, &[]);
-        let (plan, decided) =
-            self.or_reject(decided, Subject { facts: &facts, destination: &destination, caller: None })?;
         let subject = Subject { facts: &facts, destination: &destination, caller: None };
+        let decided = self.decide(&snapshot, &facts, &destination, &[]);
+        let (plan, decided) = self.or_reject(decided, subject)?;
+        if matches!(&plan, Plan::Local(local) if asks_about_requests(&snapshot, &facts, local)) {
+            return Ok(self.requests_of(place, &snapshot, facts, destination, http));
+        }
         let side = Side::open(self, subject, &decided, &plan);
         let busy = self.load.add(plan.address(), Unit::Connection);
         let mut record = Record::new(place, Some(busy), side);

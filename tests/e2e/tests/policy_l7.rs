@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use mesh_test_e2e::{
-    HTTP, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request,
+    HTTP, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request, server, service,
 };
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::servers::{Kind, Server};
 
 /// What an application may take for `/admin`: none may pass a DENY on it.
@@ -124,6 +125,26 @@ fn a_second_request_of_one_connection_is_judged_on_its_own() {
         let statuses: Vec<&str> = seen.split("HTTP/1.1 ").skip(1).map(|text| &text[..3]).collect();
         assert_eq!(statuses, ["200", "403"]);
         assert_eq!(server.events("request").len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn on_an_undeclared_port_a_pod_of_the_same_node_is_judged_by_its_requests_too() {
+    let a = vec![PodSpec::new("client"), server("server")];
+    let rules = "- to:\n    - operation:\n        paths: [/admin]\n";
+    let scenario = Scenario::new(a, vec![PodSpec::new("far")]).service(service());
+    scenario.objects("policy", &policy("no-admin", "DENY", rules)).run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::Http, UNDECLARED)?;
+        let to = mesh.pod("server").at(UNDECLARED);
+        for pod in ["client", "far"] {
+            for (path, wanted) in [("open", 200), ("admin", 403)] {
+                let response = mesh.pod(pod).curl(&format!("http://{to}/{path}"), &[])?;
+                assert_eq!(response.status, wanted, "{pod} /{path}: {response:?}");
+            }
+            let seen = mesh.pod(pod).http_bytes(to, "this is no HTTP\r\n\r\n")?;
+            assert!(!seen.received.contains(" 200 "), "{pod}: {seen:?}");
+        }
         Ok(())
     });
 }
