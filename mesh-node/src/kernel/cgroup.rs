@@ -47,6 +47,17 @@ pub enum CgroupError {
         /// The flag to set.
         flag: &'static str,
     },
+    /// There is no such cgroup.
+    #[error("find the cgroup {path} of {flag}; set it to the one of this node", path = path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+        /// The flag to set.
+        flag: &'static str,
+        /// Why it was not found.
+        #[source]
+        source: io::Error,
+    },
     /// The agent would be taken for a pod's process, or every pod for the agent.
     #[error(
         "--agent-cgroup {agent} is or holds --cgroup-root {pods}: pods would be taken for the agent",
@@ -104,7 +115,11 @@ impl Cgroups {
 
 impl Cgroup {
     fn open(path: &Path, flag: &'static str) -> Result<Self, CgroupError> {
-        let path = path.canonicalize().map_err(access("find", path))?;
+        let path = path.canonicalize().map_err(|source| CgroupError::Missing {
+            path: path.to_owned(),
+            flag,
+            source,
+        })?;
         if !is_cgroup2(&path) {
             return Err(CgroupError::NotCgroup2 { path, flag });
         }

@@ -43,8 +43,9 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
     let mut stage = steps::Stage::set(&mut screen)?;
     stage.play(&mut screen)?;
     let good = screen.end();
-    if keep == Keep::Up {
-        stage.hold(&screen);
+    match keep {
+        Keep::Up => stage.hold(&mut screen),
+        Keep::Nothing => screen.say("to look around by hand: cargo xtask demo --keep"),
     }
     drop(stage);
     if !good {

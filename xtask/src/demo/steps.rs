@@ -41,12 +41,12 @@ impl Stage {
         self.live_edit(screen)?;
         self.restart_under_load(screen)?;
         self.metrics(screen)?;
-        self.look_around(screen);
         Ok(())
     }
 
-    /// Waits until the person has seen enough.
-    pub(super) fn hold(&self, screen: &Screen) {
+    /// Says how to look around by hand, and waits until the person has seen enough.
+    pub(super) fn hold(&self, screen: &mut Screen) {
+        self.look_around(screen);
         screen.say("the scene stays up; press Enter or Ctrl-C to take it down");
         // An end of input counts as Enter only on a terminal; without one, wait for a signal.
         if std::io::stdin().read(&mut [0]).is_ok_and(|count| count == 0) {
@@ -220,7 +220,7 @@ impl Stage {
     }
 
     fn look_around(&self, screen: &mut Screen) {
-        screen.step("look around by hand (cargo xtask demo --keep)");
+        screen.step("look around by hand");
         let folder = self.mesh.topology().run().folder();
         let node = self.mesh.node("node-a");
         let frontend = self.mesh.pod("frontend").place();
@@ -232,7 +232,9 @@ impl Stage {
         screen.say(format!("a shell in the pod frontend   {enter}"));
         screen.say(format!("then                          curl http://{WEB}/    redis-cli -h {REDIS}"));
         screen.say(format!(
-            "the agent of node-a           mesh-node status --admin-socket {}",
+            "the agent of node-a           {} status --admin-socket {}",
+            mesh_test_harness::binary::mesh_node()
+                .map_or_else(|_| "mesh-node".into(), |path| path.display().to_string()),
             node.admin_socket().display()
         ));
         screen.say(format!("objects, edited live          {}/config", folder.display()));
