@@ -54,9 +54,9 @@ fn refused_at_its_own_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// How curl says it: a reset when it looks whether it is connected (7), or later (56).
+/// How curl says it: a reset when it looks whether it is connected (7), as it sends (55), or later (56).
 fn is_reset(response: &Response) -> bool {
-    matches!(response.exit, 7 | 56)
+    matches!(response.exit, 7 | 55 | 56)
 }
 
 /// The same, where the server's node has no place: a connection is reset, a request answered.
