@@ -1,14 +1,15 @@
 //! `host[:port]`, read in its narrow form and written in one spelling.
 
 use std::borrow::Cow;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Refusal;
 
 /// The longest host that is read, in bytes: a DNS name's limit.
 pub const MAX_HOST: usize = 255;
 
-/// The authority that a request names: host in lower case, no final dot, no default port.
+/// The authority that a request names: host in lower case, no final dot, no default port; of an IPv6 literal the
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority<'a>(Cow<'a, [u8]>);
 
@@ -20,21 +21,15 @@ impl<'a> Authority<'a> {
     /// [`Refusal::HostInvalid`].
     pub fn parse(text: &'a [u8]) -> Result<Self, Refusal> {
         let (host, port) = split(text)?;
-        if !is_host(host) || port.is_some_and(|port| !is_port(port)) {
+        if port.is_some_and(|port| !is_port(port)) {
             return Err(Refusal::HostInvalid);
         }
-        let default_port = port == Some(b"80");
-        let dotted = host.ends_with(b".");
-        let lower = !host.iter().any(u8::is_ascii_uppercase);
-        if lower && !dotted && !default_port {
-            return Ok(Self(Cow::Borrowed(text)));
-        }
-        let mut spelled = host[..host.len() - usize::from(dotted)].to_ascii_lowercase();
-        if let Some(port) = port.filter(|_| !default_port) {
-            spelled.push(b':');
-            spelled.extend_from_slice(port);
-        }
-        Ok(Self(Cow::Owned(spelled)))
+        let spelled = spelled(host).ok_or(Refusal::HostInvalid)?;
+        Ok(Self(match port.filter(|port| *port != b"80") {
+            None => spelled,
+            Some(_) if *spelled == *host => Cow::Borrowed(text),
+            Some(port) => Cow::Owned([&spelled, &b":"[..], port].concat()),
+        }))
     }
 
     /// What a client names that dialled `address` and says no more.
@@ -67,10 +62,33 @@ fn split(text: &[u8]) -> Result<(&[u8], Option<&[u8]>), Refusal> {
     }
 }
 
-fn is_host(host: &[u8]) -> bool {
-    if let Some(literal) = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) {
-        return std::str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+fn spelled(host: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if host.starts_with(b"[") {
+        return spelled_literal(std::str::from_utf8(host).ok()?).map(|literal| match literal {
+            Cow::Borrowed(literal) => Cow::Borrowed(literal.as_bytes()),
+            Cow::Owned(literal) => Cow::Owned(literal.into_bytes()),
+        });
     }
+    if !is_name(host) {
+        return None;
+    }
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let lower = !host.iter().any(u8::is_ascii_uppercase);
+    Some(if lower { Cow::Borrowed(host) } else { Cow::Owned(host.to_ascii_lowercase()) })
+}
+
+/// The one spelling of an IPv6 address in brackets (RFC 5952); an IPv4 address in it is written as one. `None` if it
+/// is none.
+pub fn spelled_literal(host: &str) -> Option<Cow<'_, str>> {
+    let address: Ipv6Addr = host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    let spelled = match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    Some(if spelled == host { Cow::Borrowed(host) } else { Cow::Owned(spelled) })
+}
+
+fn is_name(host: &[u8]) -> bool {
     // Docker and Kubernetes names may hold `_`; RFC 3986 also has `~`.
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     let labels = host.strip_suffix(b".").unwrap_or(host);
@@ -104,6 +122,18 @@ mod tests {
         check("10.0.0.1:8080", Some("10.0.0.1:8080"));
         check("[FD00::1]:8080", Some("[fd00::1]:8080"));
         check("my_app", Some("my_app"));
+        check("my_app.:80", Some("my_app"));
+    }
+
+    #[test]
+    fn an_address_has_one_spelling() {
+        for text in ["[fd00::1]", "[FD00:0::1]", "[fd00:0:0:0:0:0:0:1]", "[fd00::0.0.0.1]:80"] {
+            check(text, Some("[fd00::1]"));
+        }
+        check("[fd00:0::1]:8080", Some("[fd00::1]:8080"));
+        check("[::ffff:a00:1]", Some("10.0.0.1"));
+        check("[::ffff:10.0.0.1]:8080", Some("10.0.0.1:8080"));
+        check("[::a00:1]", Some("[::a00:1]"));
     }
 
     #[test]

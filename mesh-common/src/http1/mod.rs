@@ -26,7 +26,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, MAX_HOST};
+pub use authority::{Authority, MAX_HOST, spelled_literal};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
 pub use field::{

@@ -63,6 +63,22 @@ fn no_spelling_of_a_denied_path_gets_through() {
 }
 
 #[test]
+fn no_spelling_of_a_denied_address_gets_through() {
+    let rules = "- to:\n    - operation:\n        hosts: [\"[FD00:0::1]\", 10.0.0.1, web.shop.]\n";
+    with_server(pair().objects("policy", &policy("no-address", "DENY", rules)), |mesh, server| {
+        let ask = |host: &str| answer(mesh, &request("GET /", "").replace("server.shop", host));
+        assert_eq!(ask("[fd00::2]")?, 200);
+        for host in
+            ["[fd00::1]", "[fd00:0:0::1]:8080", "10.0.0.1", "[::ffff:a00:1]", "web.shop", "WEB.shop.:80"]
+        {
+            assert_eq!(ask(host)?, 403, "{host}");
+        }
+        assert_eq!(server.events("request").len(), 1, "the server saw no other request");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_path_is_forwarded_as_it_was_matched() {
     let rules = "- to:\n    - operation:\n        paths: [/public/*]\n";
     with_server(pair().objects("policy", &policy("public", "ALLOW", rules)), |mesh, server| {

@@ -1,8 +1,9 @@
 //! Values of policy fields: text patterns, address ranges, and what each field takes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
+use mesh_common::http1::spelled_literal;
 use mesh_common::model::policy::Pattern;
 use mesh_common::model::{RequestTarget, SpiffeId};
 
@@ -48,12 +49,29 @@ pub(super) fn pattern(field: &Field<'_>, text: &str) -> Result<Pattern, FieldErr
     Ok(pattern)
 }
 
-/// `hosts`: compared in lower case, so kept in lower case.
+/// `hosts`: compared in lower case, without a dot at the end and an address in its one spelling, so kept that way.
 pub(super) fn host(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let refuse = |reason: &str| Err(FieldError::new(field, format!("{text:?} {reason}")));
     if text.contains(['/', '@', '?', '#']) || text.contains(char::is_whitespace) {
-        return Err(FieldError::new(field, format!("{text:?} is not a host: HOST or HOST:PORT")));
+        return refuse("is not a host: HOST or HOST:PORT");
     }
-    pattern(field, &text.to_lowercase())
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return refuse("matches no host: write an IPv6 address in brackets");
+    }
+    let lower = text.to_lowercase();
+    let port = lower.rfind(':').filter(|colon| !lower[*colon..].contains(']'));
+    let (host, port) = lower.split_at(port.unwrap_or(lower.len()));
+    if matches!(host, "." | "*.") {
+        return refuse("names no host");
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if !(host.starts_with('[') && host.ends_with(']')) {
+        return pattern(field, &format!("{host}{port}"));
+    }
+    match spelled_literal(host) {
+        Some(host) => pattern(field, &format!("{host}{port}")),
+        None => refuse("is not an IPv6 address in brackets"),
+    }
 }
 
 /// `methods`: a token (RFC 9110 section 5.6.2).
@@ -167,6 +185,28 @@ fn split(text: &str) -> (Pattern, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_kept_as_it_is_compared() {
+        let field = Field::Root("hosts");
+        for (text, kept) in [
+            ("A.Example", "a.example"),
+            ("a.example.", "a.example"),
+            ("a.example.:8080", "a.example:8080"),
+            ("a.example:80", "a.example:80"),
+            ("[FD00:0::1]", "[fd00::1]"),
+            ("[fd00:0::1]:8080", "[fd00::1]:8080"),
+            ("[::ffff:a00:1]", "10.0.0.1"),
+        ] {
+            assert_eq!(host(&field, text).unwrap(), Pattern::Exact(kept.into()), "{text}");
+        }
+        assert_eq!(host(&field, "*.example.").unwrap(), Pattern::Suffix(".example".into()));
+        assert_eq!(host(&field, "a.*").unwrap(), Pattern::Prefix("a.".into()));
+        assert_eq!(host(&field, "[fd00::1]:*").unwrap(), Pattern::Prefix("[fd00::1]:".into()));
+        for text in ["", ".", "*.", "fd00::1", "[10.0.0.1]", "a/b", "a b"] {
+            assert!(host(&field, text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_path_that_no_normal_path_has_is_refused() {
