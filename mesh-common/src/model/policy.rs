@@ -170,7 +170,7 @@ pub struct PeerAuthentication {
     /// Whom it is about; never [`Scope::Services`].
     pub scope: Scope,
     /// `metadata.creationTimestamp`, seconds since the epoch; 0 where there is none. Of two about the same
-    /// workload at the same level the older is in force, of two as old the first by namespace and name.
+    /// workload at the same level the older is in force; where that cannot be said, the stricter mode of each port.
     pub created: u64,
     /// `mtls.mode`; `None` inherits (`UNSET`). What is not understood is [`MutualTls::Strict`].
     pub mode: Option<MutualTls>,
@@ -185,6 +185,30 @@ pub enum MutualTls {
     Permissive,
     /// Mutual TLS only.
     Strict,
+}
+
+impl PeerAuthentication {
+    /// What is in force of two that nothing ranks: the stricter mode, of each port too. It has the name of the one with
+    /// the stricter mode, of two as strict of the first.
+    #[must_use]
+    pub fn or_stricter(&self, other: &Self) -> Self {
+        let mode_at = |policy: &Self, port: &u16| policy.ports.get(port).copied().flatten().or(policy.mode);
+        let ports = self.ports.keys().chain(other.ports.keys());
+        let ports = ports.map(|port| (*port, stricter(mode_at(self, port), mode_at(other, port)))).collect();
+        let mode = stricter(self.mode, other.mode);
+        let named = if mode == self.mode { self } else { other };
+        Self { mode, ports, ..named.clone() }
+    }
+}
+
+/// What is inherited may be strict, so it is stricter than what is permissive.
+fn stricter(one: Option<MutualTls>, other: Option<MutualTls>) -> Option<MutualTls> {
+    let strictness = |mode: &Option<MutualTls>| match mode {
+        Some(MutualTls::Permissive) => 0,
+        None => 1,
+        Some(MutualTls::Strict) => 2,
+    };
+    std::cmp::max_by_key(one, other, strictness)
 }
 
 impl<T> Default for Match<T> {

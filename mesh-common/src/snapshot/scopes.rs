@@ -153,15 +153,15 @@ impl Tables {
             &mut self.stale;
         if std::mem::take(mesh_policies) {
             self.state.mesh_policies = self.policies.set(&self.policies.authorization_scopes.mesh);
-            self.state.mesh_peer_authentication = self.policies.oldest(&self.policies.peer_scopes.mesh);
+            self.state.mesh_peer_authentication = self.policies.in_force(&self.policies.peer_scopes.mesh);
         }
         for namespace in std::mem::take(namespace_policies) {
             let names = self.policies.authorization_scopes.namespaces.get(&namespace);
             let set = names.and_then(|names| self.policies.set(names));
             put(&mut self.state.namespace_policies, &namespace, set);
             let names = self.policies.peer_scopes.namespaces.get(&namespace);
-            let oldest = names.and_then(|names| self.policies.oldest(names));
-            put(&mut self.state.namespace_peer_authentications, &namespace, oldest);
+            let in_force = names.and_then(|names| self.policies.in_force(names));
+            put(&mut self.state.namespace_peer_authentications, &namespace, in_force);
         }
         for service in std::mem::take(service_policies) {
             let names = self.policies.authorization_scopes.services.get(&service);
@@ -188,13 +188,21 @@ impl Policies {
         PolicySet::new(names.into_iter().map(|name| Arc::clone(&self.authorization[name])).collect())
     }
 
-    /// Of several at the same level the oldest is in force, as with Istio; of two as old the first by name.
-    fn oldest<'a>(
+    /// Of several at the same level the oldest is in force, as with Istio. Of those as old, and of those of which the
+    /// age is not known, the stricter mode of each port.
+    fn in_force<'a>(
         &self,
         names: impl IntoIterator<Item = &'a NamespacedName>,
     ) -> Option<Arc<PeerAuthentication>> {
-        let policies = names.into_iter().map(|name| &self.peer[name]);
-        policies.min_by_key(|policy| (policy.created, &policy.name)).cloned()
+        let policies: Vec<_> = names.into_iter().map(|name| &self.peer[name]).collect();
+        let oldest = policies.iter().map(|policy| policy.created).filter(|created| *created > 0).min();
+        let mut counting =
+            policies.into_iter().filter(|policy| policy.created == 0 || Some(policy.created) == oldest);
+        let first = Arc::clone(counting.next()?);
+        Some(counting.fold(first, |strictest, other| {
+            let both = strictest.or_stricter(other);
+            if both == *strictest { strictest } else { Arc::new(both) }
+        }))
     }
 
     fn selecting(&mut self, workload: &Workload) -> Option<Arc<PolicySet>> {
@@ -211,7 +219,7 @@ impl Policies {
 
     fn peer_selecting(&self, workload: &Workload) -> Option<Arc<PeerAuthentication>> {
         let candidates = self.peer_scopes.selecting(workload).into_iter();
-        self.oldest(candidates.filter(|name| selects(&self.peer[*name].scope, workload)))
+        self.in_force(candidates.filter(|name| selects(&self.peer[*name].scope, workload)))
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Overview {
     pub kernel: Vec<Capability>,
     /// TCP connections that captured pods had before, and that go on outside the mesh.
     pub connections_outside: usize,
-    /// Objects that are not in force as they are written.
+    /// All objects that are not in force as they are written, those that deny first.
     pub problems: Vec<Problem>,
 }
 

@@ -32,17 +32,27 @@ fn configuration(status: &Status) -> Check {
     let (verdict, detail, advice) = match status.problems.as_slice() {
         [] => (CheckVerdict::Passed, "every object is in force as written".to_owned(), None),
         [first, ..] => {
+            let count = status.problems.len() + status.problems_left_out;
             let detail = format!(
-                "{} fields or objects are not in force as written, as {} in {}: {}",
-                status.problems.len(),
+                "{} to look at, as {} in {}: {}",
+                counted(count, "problem", "problems"),
                 if first.field.is_empty() { "one" } else { &first.field },
                 first.file,
                 first.reason
             );
-            (CheckVerdict::Warned, detail, Some("mesh-node status lists all of them".to_owned()))
+            let advice = match status.problems_left_out {
+                0 => "mesh-node status lists all of them".to_owned(),
+                _ => format!("mesh-node status lists the first {}", status.problems.len()),
+            };
+            (CheckVerdict::Warned, detail, Some(advice))
         }
     };
     Check { name: "configuration".to_owned(), verdict, detail, advice }
+}
+
+/// `1 pod`, `2 pods`.
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn identities(certificates: &[Certificate]) -> Check {

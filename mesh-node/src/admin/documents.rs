@@ -41,8 +41,11 @@ pub struct Status {
     pub connections_outside: usize,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
-    /// Objects that are not in force as they are written.
+    /// Objects that are not in force as they are written; those that deny come first.
     pub problems: Vec<Problem>,
+    /// Problems that are not listed, because there are too many.
+    #[serde(default)]
+    pub problems_left_out: usize,
 }
 
 /// Something that the kernel offers, or does not.
@@ -61,6 +64,9 @@ pub struct Capability {
 pub struct Problem {
     /// Where it stands: a file below the configuration folder.
     pub file: String,
+    /// Its line, from 1; 0 if it is about the whole file.
+    #[serde(default)]
+    pub line: usize,
     /// Which document of the file, from 1; 0 if it is about the whole file.
     pub document: usize,
     /// Kind, namespace and name, if they could be read.
@@ -177,8 +183,8 @@ pub struct Policy {
     pub name: String,
     /// Whom it is about.
     pub scope: String,
-    /// Pods that it is about; none where Services are its target.
-    pub pods: Option<usize>,
+    /// Pods that it is about.
+    pub pods: usize,
     /// `ALLOW`, `DENY`, `AUDIT`, `STRICT`, `PERMISSIVE` or `UNSET`.
     pub action: String,
     /// `Enforce` or `Audit`.

@@ -14,6 +14,7 @@ mod server;
 mod socket;
 
 pub use agent::{Agent, Overview, capabilities};
+pub use checks::counted;
 pub use server::{serve_metrics, serve_readiness};
 pub use socket::{AdminSocket, SocketError, serve_socket};
 

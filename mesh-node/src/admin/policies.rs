@@ -1,5 +1,7 @@
 //! Policies as documents, with Istio's field names.
 
+use std::collections::BTreeSet;
+
 use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
     Rule, Scope, Source,
@@ -37,7 +39,10 @@ fn authorization(snapshot: &Snapshot, policy: &AuthorizationPolicy) -> Policy {
         }
         .to_owned(),
         rules: policy.rules.iter().map(rule).collect(),
-        fault: policy.fault.as_ref().map(|fault| format!("{}: {}", fault.field, fault.reason)),
+        fault: policy.fault.as_ref().map(|fault| match &*fault.field {
+            "" => fault.reason.clone(),
+            field => format!("{field}: {}", fault.reason),
+        }),
     }
 }
 
@@ -82,8 +87,8 @@ fn scope(scope: &Scope) -> String {
     }
 }
 
-fn pods(snapshot: &Snapshot, scope: &Scope) -> Option<usize> {
-    let count = match scope {
+fn pods(snapshot: &Snapshot, scope: &Scope) -> usize {
+    match scope {
         Scope::Mesh => snapshot.workloads().count(),
         Scope::Namespace(namespace) => {
             snapshot.workloads().filter(|pod| pod.name.namespace == *namespace).count()
@@ -93,9 +98,14 @@ fn pods(snapshot: &Snapshot, scope: &Scope) -> Option<usize> {
             .filter(|pod| namespace.as_ref().is_none_or(|namespace| pod.name.namespace == *namespace))
             .filter(|pod| labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value)))
             .count(),
-        Scope::Services(_) => return None,
-    };
-    Some(count)
+        Scope::Services(services) => {
+            let records = services.iter().filter_map(|service| snapshot.service(service));
+            let endpoints = records.flat_map(|record| {
+                (0..record.service.ports.len()).flat_map(move |port| record.endpoints_of(port))
+            });
+            endpoints.filter_map(|endpoint| endpoint.workload.as_ref()).collect::<BTreeSet<_>>().len()
+        }
+    }
 }
 
 fn rule(rule: &Rule) -> Value {

@@ -19,6 +19,9 @@ pub type Answer = Response<Full<Bytes>>;
 /// The longest body that is read, in bytes: a log filter.
 const MAX_BODY: usize = 4096;
 
+/// Most problems that a status lists.
+const MAX_PROBLEMS: usize = 1000;
+
 /// The metrics' media type (Prometheus text exposition format).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
@@ -76,6 +79,9 @@ async fn status(agent: &impl Agent) -> Status {
     let snapshot = agent.snapshot();
     let unmet = agent.unmet().await;
     let certificates = agent.certificates();
+    let mut problems = overview.problems;
+    let problems_left_out = problems.len().saturating_sub(MAX_PROBLEMS);
+    problems.truncate(MAX_PROBLEMS);
     let is_enrolled = |pod: &&std::sync::Arc<_>| is_enrolled(pod);
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -95,7 +101,8 @@ async fn status(agent: &impl Agent) -> Status {
         connections_outside: overview.connections_outside,
         node: overview.node,
         kernel: overview.kernel,
-        problems: overview.problems,
+        problems,
+        problems_left_out,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::telemetry::logging::LogFilter;
 pub(crate) struct Idle {
     pub(crate) filter: LogFilter,
     pub(crate) unmet: Vec<String>,
+    pub(crate) problems: usize,
 }
 
 impl Agent for Idle {
@@ -33,14 +34,7 @@ impl Agent for Idle {
                 present: true,
                 detail: "5.9".to_owned(),
             }],
-            problems: vec![Problem {
-                file: "web.yaml".to_owned(),
-                document: 1,
-                object: None,
-                field: "spec.rules".to_owned(),
-                reason: "is no list".to_owned(),
-                effect: "denies".to_owned(),
-            }],
+            problems: (0..self.problems).map(|_| problem()).collect(),
         }
     }
 
@@ -73,9 +67,21 @@ impl Agent for Idle {
     }
 }
 
+fn problem() -> Problem {
+    Problem {
+        file: "web.yaml".to_owned(),
+        line: 3,
+        document: 1,
+        object: None,
+        field: "spec.rules".to_owned(),
+        reason: "is no list".to_owned(),
+        effect: "denies".to_owned(),
+    }
+}
+
 fn idle(unmet: &[&str]) -> (impl Sized, Idle) {
     let (subscriber, filter) = LogFilter::detached("info").unwrap();
-    (subscriber, Idle { filter, unmet: unmet.iter().map(ToString::to_string).collect() })
+    (subscriber, Idle { filter, unmet: unmet.iter().map(ToString::to_string).collect(), problems: 1 })
 }
 
 async fn body(answer: routes::Answer) -> (StatusCode, Bytes) {
@@ -123,6 +129,20 @@ async fn status_names_what_is_wrong() {
     assert!(!status.ready);
     assert_eq!(status.unmet, ["no core has a listener"]);
     assert_eq!(status.problems[0].field, "spec.rules");
+}
+
+#[tokio::test]
+async fn problems_that_are_not_listed_are_counted() {
+    let (_log, agent) = idle(&[]);
+    let agent = Idle { problems: 1005, ..agent };
+    let (_, text) = body(routes::admin(&agent, request(Method::GET, "/v1/status", "")).await).await;
+    let status: Status = serde_json::from_slice(&text).unwrap();
+    assert_eq!((status.problems.len(), status.problems_left_out), (1000, 5));
+    let (_, text) = body(routes::admin(&agent, request(Method::GET, "/v1/check", "")).await).await;
+    let checks: Vec<Check> = serde_json::from_slice(&text).unwrap();
+    let check = checks.iter().find(|check| check.name == "configuration").unwrap();
+    assert!(check.detail.starts_with("1005 problems to look at"), "{}", check.detail);
+    assert_eq!(check.advice.as_deref(), Some("mesh-node status lists the first 1000"));
 }
 
 #[tokio::test]

@@ -277,6 +277,7 @@ fn shown(problem: &Problem) -> ShownProblem {
     let complaint = &problem.complaint;
     ShownProblem {
         file: problem.place.file.to_string(),
+        line: problem.line,
         document: problem.place.document,
         object: complaint.object.as_ref().map(ToString::to_string),
         field: complaint.field.clone().unwrap_or_default(),

@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::table::Table;
+use crate::admin::counted;
 use crate::admin::documents::{
     Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, Status, Workload,
 };
@@ -48,7 +49,7 @@ pub fn status(status: &Status) -> String {
     if !status.kernel.is_empty() {
         text += &format!("\n{}", kernel.draw(""));
     }
-    text + "\n" + &problems(&status.problems)
+    text + "\n" + &problems(&status.problems, status.problems_left_out)
 }
 
 fn carries(status: &Status) -> String {
@@ -59,16 +60,20 @@ fn carries(status: &Status) -> String {
     format!("{} enrolled pods, {} open connections{outside}", status.enrolled, status.connections)
 }
 
-fn problems(problems: &[Problem]) -> String {
+fn problems(problems: &[Problem], left_out: usize) -> String {
     if problems.is_empty() {
         return "every object is in force as written\n".to_owned();
     }
-    let mut text = format!("{} not in force as written:\n", problems.len());
-    for Problem { file, document, object, field, reason, effect } in problems {
-        let place = if *document == 0 { file.clone() } else { format!("{file}, document {document}") };
-        let object = object.as_deref().unwrap_or("object that cannot be read");
+    let mut text = format!("{} to look at:\n", counted(problems.len() + left_out, "problem", "problems"));
+    for Problem { file, line, document, object, field, reason, effect } in problems {
+        let line = if *line == 0 { String::new() } else { format!(":{line}") };
+        let document = if *document == 0 { String::new() } else { format!(" (document {document})") };
+        let object = object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
         let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
-        text += &format!("  {place}: {object}: {field}{reason} ({effect})\n");
+        text += &format!("  {file}{line}{document}: {object}{field}{reason} ({effect})\n");
+    }
+    if left_out > 0 {
+        text += &format!("  ... and {left_out} more that are not listed\n");
     }
     text
 }
@@ -174,7 +179,7 @@ pub fn policies(policies: &[Policy]) -> String {
             policy.mode.clone(),
             policy.rules.len().to_string(),
             policy.scope.clone(),
-            policy.pods.map_or_else(|| NOTHING.to_owned(), |pods| pods.to_string()),
+            policy.pods.to_string(),
             policy.fault.clone().unwrap_or_else(|| NOTHING.to_owned()),
         ]);
     }
@@ -262,16 +267,18 @@ mod tests {
     fn a_problem_says_where_it_stands() {
         let problem = Problem {
             file: "web.yaml".to_owned(),
+            line: 8,
             document: 2,
             object: Some("Pod shop/web".to_owned()),
             field: "spec.nodeName".to_owned(),
             reason: "is no text".to_owned(),
             effect: "not in force".to_owned(),
         };
-        let text = problems(&[problem]);
-        assert!(
-            text.contains("web.yaml, document 2: Pod shop/web: spec.nodeName: is no text (not in force)")
-        );
+        let line = "  web.yaml:8 (document 2): Pod shop/web: spec.nodeName: is no text (not in force)\n";
+        let alone = problems(std::slice::from_ref(&problem), 0);
+        assert_eq!(alone, format!("1 problem to look at:\n{line}"));
+        let first = problems(&[problem], 3);
+        assert_eq!(first, format!("4 problems to look at:\n{line}  ... and 3 more that are not listed\n"));
     }
 
     #[test]

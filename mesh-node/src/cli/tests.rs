@@ -12,7 +12,7 @@ async fn ask<T: Send + 'static>(question: impl FnOnce(&Path) -> T + Send + 'stat
     let path = folder.path().join("admin.sock");
     let socket = AdminSocket::listen(&path).unwrap();
     let (_log, filter) = LogFilter::detached("info").unwrap();
-    let agent = Arc::new(Idle { filter, unmet: vec!["no core has a listener".to_owned()] });
+    let agent = Arc::new(Idle { filter, unmet: vec!["no core has a listener".to_owned()], problems: 1 });
     let asked = tokio::task::spawn_blocking(move || question(&path));
     tokio::select! {
         () = serve_socket(socket, agent) => unreachable!("it serves until it is dropped"),

@@ -42,6 +42,11 @@ impl Grace {
         due.map(|(file, held)| (file, held.text)).collect()
     }
 
+    /// The files whose text is put off.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Text> {
+        self.held.keys()
+    }
+
     /// When the next one is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.held.values().map(|held| held.until).min()

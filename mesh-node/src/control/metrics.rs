@@ -33,7 +33,7 @@ impl Metrics {
             problems: IntGaugeVec::new(
                 Opts::new(
                     "nodemesh_control_problems",
-                    "Problems of the configuration that are listed by mesh-node status, by what they mean.",
+                    "Problems of the configuration, by what they mean; mesh-node status lists them.",
                 ),
                 &["effect"],
             )?,

@@ -5,6 +5,7 @@
 //! all, one batch after the other, and publishes an immutable snapshot after each; everybody else reads. Never: a
 //! look at traffic, or at the kernel.
 
+mod advice;
 pub mod documents;
 pub mod generate;
 mod grace;
@@ -16,6 +17,8 @@ pub mod store;
 pub mod translate;
 pub mod watch_dir;
 
+#[cfg(test)]
+mod problem_tests;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +35,8 @@ use tokio::sync::watch;
 use tokio::time::timeout_at;
 use tracing::{debug, info, warn};
 
-use self::documents::{Complaint, Place, Problem, Reader};
+use self::advice::Advice;
+use self::documents::{Complaint, ObjectName, Place, Problem, Reader};
 use self::grace::Grace;
 use self::metrics::Metrics;
 use self::object::Kind;
@@ -41,6 +45,10 @@ use self::store::Store;
 use self::translate::Effect;
 use self::watch_dir::{Content, FolderWatch, Reading};
 use crate::telemetry::registry::Registry;
+
+/// What is said of a file whose text is put off.
+const WAITS: &str =
+    "was changed, and waits up to 1 s to be written whole: a policy in it is not understood yet";
 
 /// Most problems of one batch that are logged one by one.
 const MAX_LOGGED: usize = 50;
@@ -108,8 +116,7 @@ struct Desk {
 
 /// What a batch led to.
 struct Applied {
-    snapshot: Snapshot,
-    problems: Vec<Problem>,
+    snapshot: Arc<Snapshot>,
     changes: usize,
     objects: BTreeMap<Kind, usize>,
 }
@@ -128,11 +135,7 @@ impl Control {
         Ok(Self {
             folder,
             folder_name: config_dir.to_string_lossy().as_ref().into(),
-            desk: Desk {
-                store: Store::new(Reader::new(Arc::clone(&mesh))),
-                grace: Grace::default(),
-                reconciler: Reconciler::new(mesh),
-            },
+            desk: Desk::new(mesh),
             metrics: Metrics::new(registry).map_err(ControlError::Metrics)?,
             snapshots: Arc::default(),
             problems: Arc::default(),
@@ -165,26 +168,28 @@ impl Control {
             };
             let started = Instant::now();
             let files = readings.len();
-            let trouble = folder.trouble().map(|reason| folder_problem(&folder_name, reason));
-            let work = tokio::task::spawn_blocking(move || {
-                let applied = desk.apply(readings, trouble);
-                (desk, applied)
-            });
+            let trouble = folder.trouble().map(|reason| file_problem(&folder_name, reason));
             let applied;
-            (desk, applied) = match work.await {
+            (desk, applied) = match aside(desk, move |desk| desk.apply(readings)).await {
                 Ok(done) => done,
                 Err(source) => return ControlError::Failed { files, source },
             };
             let now = applied.snapshot.generation();
             let is_new = *generation.borrow() != Some(now);
             if is_new {
-                snapshots.store(Arc::new(applied.snapshot));
+                snapshots.store(Arc::clone(&applied.snapshot));
                 generation.send_replace(Some(now));
             }
-            metrics.observe(&applied.objects, &applied.problems, now, started.elapsed());
-            report(&problems.load(), &applied.problems);
-            problems.store(Arc::new(applied.problems));
-            let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let took = started.elapsed();
+            let wrong;
+            (desk, wrong) = match aside(desk, move |desk| desk.problems(&applied.snapshot, trouble)).await {
+                Ok(done) => done,
+                Err(source) => return ControlError::Failed { files, source },
+            };
+            metrics.observe(&applied.objects, &wrong, now, took);
+            report(&problems.load(), &wrong);
+            problems.store(Arc::new(wrong));
+            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             if is_new {
                 info!(
                     generation = now,
@@ -200,8 +205,28 @@ impl Control {
     }
 }
 
+/// Works at the desk on a thread of its own.
+async fn aside<T: Send + 'static>(
+    mut desk: Desk,
+    work: impl FnOnce(&mut Desk) -> T + Send + 'static,
+) -> Result<(Desk, T), tokio::task::JoinError> {
+    tokio::task::spawn_blocking(move || {
+        let done = work(&mut desk);
+        (desk, done)
+    })
+    .await
+}
+
 impl Desk {
-    fn apply(&mut self, readings: Vec<Reading>, trouble: Option<Problem>) -> Applied {
+    fn new(mesh: Arc<MeshSettings>) -> Self {
+        Self {
+            store: Store::new(Reader::new(Arc::clone(&mesh))),
+            grace: Grace::default(),
+            reconciler: Reconciler::new(mesh),
+        }
+    }
+
+    fn apply(&mut self, readings: Vec<Reading>) -> Applied {
         let now = Instant::now();
         for Reading { file, content } in readings {
             match content {
@@ -224,20 +249,40 @@ impl Desk {
         let changes = self.store.changes();
         let count = changes.len();
         self.reconciler.apply(changes);
-        let mut problems = self.store.problems();
-        problems.extend(trouble);
         Applied {
-            snapshot: self.reconciler.snapshot(),
-            problems,
+            snapshot: Arc::new(self.reconciler.snapshot()),
             changes: count,
             objects: self.store.counts(),
         }
     }
+
+    /// All that is wrong: first what denies, then the rest, by file and line.
+    fn problems(&self, snapshot: &Snapshot, trouble: Option<Problem>) -> Vec<Problem> {
+        let mut problems = self.store.problems();
+        problems.extend(trouble);
+        problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
+        problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
+        problems.sort_by(|a, b| {
+            let order = |problem: &Problem| problem.complaint.effect != Effect::Denies;
+            (order(a), a).cmp(&(order(b), b))
+        });
+        problems
+    }
+
+    /// An advice where its object stands; `None` if that has gone meanwhile.
+    fn problem(&self, advice: Advice) -> Option<Problem> {
+        let Advice { key, field, reason, effect } = advice;
+        let (place, line) = self.store.place(&key)?;
+        let complaint =
+            Complaint { line: 1, object: Some(ObjectName::from(&key)), field: Some(field), reason, effect };
+        Some(Problem { place, line, complaint })
+    }
 }
 
-fn folder_problem(folder: &Text, reason: &str) -> Problem {
+/// What is wrong with the folder, or with a file of it, as a whole.
+fn file_problem(file: &Text, reason: &str) -> Problem {
     Problem {
-        place: Place { file: folder.clone(), document: 0 },
+        place: Place { file: file.clone(), document: 0 },
         line: 0,
         complaint: Complaint {
             line: 0,

@@ -327,9 +327,12 @@ fn a_policy_that_was_closed_half_written_is_given_a_second() {
         let wrong = ALLOW_GET.replace("methods", "method");
         folder.write("a.yaml", &wrong);
         let written = Instant::now();
-        folder.eventually("the policy denies", || !folder.problems().is_empty()).await;
+        folder.eventually("the edit waits", || !folder.problems().is_empty()).await;
+        assert_eq!(folder.problems(), [format!("last_good_kept a.yaml: {WAITS}")]);
+        let denies = || folder.problems().iter().any(|problem| problem.starts_with("denies"));
+        folder.eventually("the policy denies", denies).await;
         assert!(written.elapsed() >= Duration::from_secs(1), "{:?}", written.elapsed());
-        assert!(folder.problems()[0].starts_with("denies"), "{:?}", folder.problems());
+        assert_eq!(folder.problems().len(), 1);
         folder.write("a.yaml", ALLOW_GET);
         folder.eventually("the policy is good again", || folder.problems().is_empty()).await;
         let generation = folder.snapshot().generation();
@@ -362,6 +365,7 @@ fn of_two_documents_about_one_object_the_last_counts_and_both_are_reported() {
         &[("a.yaml", &pod("a", "10.0.0.1")), ("b.yaml", &pod("a", "10.0.0.2"))],
         |folder| async move {
             assert!(folder.snapshot().workload_at("10.0.0.2".parse().unwrap()).is_some());
+            folder.eventually("both are reported", || !folder.problems().is_empty()).await;
             assert_eq!(
                 folder.problems(),
                 [

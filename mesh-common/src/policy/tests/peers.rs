@@ -49,18 +49,47 @@ fn the_most_specific_mode_that_is_set_holds() {
 }
 
 #[test]
-fn of_two_of_one_level_the_older_holds_and_then_the_first_by_name() {
+fn of_two_of_one_level_the_older_holds_and_else_the_stricter() {
     let namespace = |name: &str, created, mode| PeerAuthentication {
         created,
-        ..peer_authentication(name, Scope::Namespace("shop".into()), Some(mode))
+        ..peer_authentication(name, Scope::Namespace("shop".into()), mode)
     };
-    let (a, b) = (
-        |created| namespace("a", created, MutualTls::Strict),
-        |created| namespace("b", created, MutualTls::Permissive),
-    );
     let refused = Err(DenialReason::PlaintextUnderStrict);
-    assert_eq!(plaintext(vec![a(2), b(1)], 8080), Ok(Requests::AreCovered));
-    assert_eq!(plaintext(vec![a(1), b(1)], 8080), refused);
+    let (strict, permissive) = (Some(MutualTls::Strict), Some(MutualTls::Permissive));
+    for (a, b) in [("a", "b"), ("b", "a")] {
+        let both = |strict_since, permissive_since| {
+            let strict = namespace(a, strict_since, strict);
+            plaintext(vec![strict, namespace(b, permissive_since, permissive)], 8080)
+        };
+        assert_eq!(both(2, 1), Ok(Requests::AreCovered), "the older one is permissive");
+        assert_eq!(both(1, 2), refused, "the older one is strict");
+        assert_eq!(both(1, 1), refused, "both are as old");
+        assert_eq!(both(0, 0), refused, "no age is known");
+        assert_eq!(both(0, 1), refused, "one age is not known");
+        assert_eq!(both(1, 0), refused, "the other is not known");
+        let mesh = peer_authentication("mesh", Scope::Mesh, strict);
+        let inherits = vec![mesh, namespace(a, 0, None), namespace(b, 0, permissive)];
+        assert_eq!(plaintext(inherits, 8080), refused, "what is inherited may be strict");
+    }
+}
+
+#[test]
+fn of_two_that_nothing_ranks_the_stricter_mode_of_each_port_holds() {
+    let workload = |name: &str, mode, port: Option<MutualTls>| PeerAuthentication {
+        ports: port.map(|mode| (8080, Some(mode))).into_iter().collect(),
+        ..peer_authentication(name, selecting_api(), Some(mode))
+    };
+    let (strict, permissive) = (MutualTls::Strict, MutualTls::Permissive);
+    let (refused, passed) = (Err(DenialReason::PlaintextUnderStrict), Ok(Requests::AreCovered));
+    let both = |port| {
+        let a = workload("a", strict, Some(permissive));
+        plaintext(vec![a, workload("b", permissive, Some(strict))], port)
+    };
+    assert_eq!((both(8080), both(9090)), (refused, refused));
+    let open = |other| plaintext(vec![workload("a", strict, Some(permissive)), other], 8080);
+    assert_eq!(open(workload("b", strict, None)), refused);
+    assert_eq!(open(workload("b", permissive, None)), passed);
+    assert_eq!(open(workload("b", permissive, Some(permissive))), passed);
 }
 
 #[test]

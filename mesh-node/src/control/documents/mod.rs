@@ -99,6 +99,16 @@ pub enum Claim {
     Unreadable(Meaning),
 }
 
+impl From<&ObjectKey> for ObjectName {
+    fn from(key: &ObjectKey) -> Self {
+        Self {
+            kind: key.kind.name().to_owned(),
+            namespace: key.name.namespace.to_string(),
+            name: key.name.name.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.document {

@@ -17,9 +17,6 @@ use super::object::{Kind, Meaning, ObjectKey};
 use super::reconciler::Change;
 use super::translate::{DEFAULT_NAMESPACE, Effect};
 
-/// Most problems that are listed.
-const MAX_PROBLEMS: usize = 1000;
-
 /// All files of a folder.
 #[derive(Debug)]
 pub struct Store {
@@ -189,7 +186,7 @@ impl Store {
         changes
     }
 
-    /// All that is wrong, by file and line; the first `MAX_PROBLEMS` of it.
+    /// All that is wrong with what the files say, in no order.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, file) in &self.files {
@@ -211,13 +208,15 @@ impl Store {
             }
         }
         problems.extend(self.contested.iter().flat_map(|key| self.duplicates(key)));
-        problems.sort();
-        let left_out = problems.len().saturating_sub(MAX_PROBLEMS);
-        if left_out > 0 {
-            problems.truncate(MAX_PROBLEMS);
-            problems.push(and_more(left_out));
-        }
         problems
+    }
+
+    /// Where the document stands that says what an object is, and its line.
+    pub fn place(&self, key: &ObjectKey) -> Option<(Place, usize)> {
+        let claims = self.claims.get(key)?;
+        let good = claims.iter().rev().find(|(_, claim)| matches!(claim, Claim::Good(_)));
+        let (place, _) = good.or_else(|| claims.iter().next_back())?;
+        Some((place.clone(), self.line(place)))
     }
 
     fn replace(&mut self, place: &Place, old: Option<&Arc<Document>>, new: Option<&Arc<Document>>) {
@@ -302,14 +301,9 @@ impl Store {
             } else {
                 (format!("also stands in {others}; this one does not count"), Effect::NotInForce)
             };
-            let object = ObjectName {
-                kind: key.kind.name().to_owned(),
-                namespace: key.name.namespace.to_string(),
-                name: key.name.name.to_string(),
-            };
             let complaint = Complaint {
                 line: 1,
-                object: Some(object),
+                object: Some(ObjectName::from(key)),
                 field: Some("metadata.name".to_owned()),
                 reason,
                 effect,
@@ -334,15 +328,6 @@ fn key_of(object: &ObjectName) -> Option<ObjectKey> {
         (true, namespace) => namespace,
     };
     Some(ObjectKey { kind, name: mesh_common::model::NamespacedName::new(namespace, &*object.name) })
-}
-
-fn and_more(left_out: usize) -> Problem {
-    let reason = format!("{left_out} more problems are not listed");
-    Problem {
-        place: Place { file: "...".into(), document: 0 },
-        line: 0,
-        complaint: Complaint { line: 0, object: None, field: None, reason, effect: Effect::Warning },
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::{Effect, Field, FieldError, Finding, SPEC, Translated, namespaced_name, policy_scope, port_text};
 use crate::control::resources::{self, MutualTlsMode, MutualTlsSettings, WorkloadSelector};
 
+/// The age of one that is not understood: the older of a scope is in force, and it must be, whatever its age.
+const UNKNOWN_AGE: u64 = 0;
+
 /// Translates a PeerAuthentication. One that is not understood is STRICT for all that it might be about.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub fn peer_authentication(
         value: PeerAuthentication {
             name,
             scope,
-            created,
+            created: UNKNOWN_AGE,
             mode: Some(MutualTls::Strict),
             ports: BTreeMap::new(),
         },
@@ -58,8 +61,13 @@ pub fn unreadable(object: &Value, name: NamespacedName, settings: &MeshSettings)
     let scope =
         selector.and_then(|selector| policy_scope::of_selector(&name, selector.as_ref(), settings).ok());
     let scope = scope.unwrap_or_else(|| policy_scope::whole(&name, settings));
-    // The oldest of its scope is in force: so that this one is.
-    PeerAuthentication { name, scope, created: 0, mode: Some(MutualTls::Strict), ports: BTreeMap::new() }
+    PeerAuthentication {
+        name,
+        scope,
+        created: UNKNOWN_AGE,
+        mode: Some(MutualTls::Strict),
+        ports: BTreeMap::new(),
+    }
 }
 
 /// `portLevelMtls`.

@@ -1,0 +1,209 @@
+//! PURE. What is wrong between objects that are each fine by themselves.
+//!
+//! In: a snapshot. Out: for each object that another one contradicts, or that names what is not there, what a person
+//! should know of it. Looked at after the snapshot is published, so that it delays nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use mesh_common::model::policy::{PeerAuthentication, Scope};
+use mesh_common::model::{NamespacedName, Text, Workload};
+use mesh_common::snapshot::Snapshot;
+
+use super::object::{Kind, ObjectKey};
+use super::translate::Effect;
+
+/// Most other objects that are named.
+const MAX_NAMED: usize = 5;
+
+/// What should be known of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Advice {
+    pub(super) key: ObjectKey,
+    pub(super) field: String,
+    pub(super) reason: String,
+    pub(super) effect: Effect,
+}
+
+/// All that should be known, in no order.
+pub(super) fn advice(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut advice = contested_services(snapshot);
+    advice.extend(contested_pods(snapshot));
+    advice.extend(rivals(snapshot));
+    advice.extend(missing_services(snapshot));
+    advice.extend(selecting_nobody(snapshot));
+    advice
+}
+
+/// Services that share an address and port: it is nobody's.
+fn contested_services(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut claims: HashMap<SocketAddr, Vec<(&NamespacedName, &str)>> = HashMap::new();
+    for record in snapshot.services() {
+        let service = &*record.service;
+        let cluster_ips = service.cluster_ips.iter().map(|address| (*address, "spec.clusterIP"));
+        let external = service.external_addresses.iter().map(|address| (*address, "spec.externalIPs"));
+        for (address, field) in cluster_ips.chain(external) {
+            for port in &service.ports {
+                let claim = claims.entry(SocketAddr::new(address, port.port)).or_default();
+                if claim.iter().all(|(name, _)| *name != &service.name) {
+                    claim.push((&service.name, field));
+                }
+            }
+        }
+    }
+    contested(Kind::Service, claims, "every connection to it is reset")
+}
+
+/// Pods that share an address: it is nobody's.
+fn contested_pods(snapshot: &Snapshot) -> Vec<Advice> {
+    if snapshot.contested_addresses() == 0 {
+        return Vec::new();
+    }
+    let mut claims: HashMap<IpAddr, Vec<(&NamespacedName, &str)>> = HashMap::new();
+    for pod in snapshot.workloads().filter(|pod| !pod.host_network) {
+        for address in &pod.addresses {
+            claims.entry(*address).or_default().push((&pod.name, "status.podIPs"));
+        }
+    }
+    contested(Kind::Pod, claims, "nobody is known by it")
+}
+
+fn contested<A: std::fmt::Display>(
+    kind: Kind,
+    claims: HashMap<A, Vec<(&NamespacedName, &str)>>,
+    effect: &str,
+) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    for (address, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
+        for (name, field) in claimants {
+            let others = claimants.iter().map(|(other, _)| *other).filter(|other| other != name);
+            let reason = format!("{address} is also that of {}: {effect}", named(kind, others));
+            advice.push(Advice {
+                key: ObjectKey { kind, name: (*name).clone() },
+                field: (*field).to_owned(),
+                reason,
+                effect: Effect::FieldIgnored,
+            });
+        }
+    }
+    advice
+}
+
+/// PeerAuthentications about the same workloads.
+fn rivals(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut scopes: BTreeMap<String, Vec<&PeerAuthentication>> = BTreeMap::new();
+    for policy in snapshot.all_peer_authentications() {
+        scopes.entry(format!("{:?}", policy.scope)).or_default().push(policy);
+    }
+    let mut advice = Vec::new();
+    for policies in scopes.values().filter(|policies| policies.len() > 1) {
+        let oldest = policies.iter().map(|policy| policy.created).filter(|created| *created > 0).min();
+        let counts = |policy: &PeerAuthentication| policy.created == 0 || Some(policy.created) == oldest;
+        let tied = policies.iter().filter(|policy| counts(policy)).count();
+        for policy in policies {
+            let others = policies.iter().map(|other| &other.name).filter(|name| **name != policy.name);
+            let (outcome, effect) = match (counts(policy), tied) {
+                (true, 1) => ("this one is the oldest and counts", Effect::Warning),
+                (true, _) => ("no age ranks them, so the stricter mode of each port counts", Effect::Warning),
+                (false, _) => ("an older one counts, this one does not", Effect::NotInForce),
+            };
+            let others = named(Kind::PeerAuthentication, others);
+            advice.push(Advice {
+                key: ObjectKey { kind: Kind::PeerAuthentication, name: policy.name.clone() },
+                field: "spec.selector".to_owned(),
+                reason: format!("is about the same workloads as {others}: {outcome}"),
+                effect,
+            });
+        }
+    }
+    advice
+}
+
+/// Policies on Services that are not there.
+fn missing_services(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    for policy in snapshot.authorization_policies() {
+        let Scope::Services(services) = &policy.scope else { continue };
+        for (index, service) in services.iter().enumerate() {
+            if snapshot.service(service).is_none() {
+                advice.push(Advice {
+                    key: ObjectKey { kind: Kind::AuthorizationPolicy, name: policy.name.clone() },
+                    field: format!("spec.targetRefs[{index}].name"),
+                    reason: format!("there is no Service {service}: the policy protects nothing there"),
+                    effect: Effect::Warning,
+                });
+            }
+        }
+    }
+    advice
+}
+
+/// Policies whose labels no pod has.
+fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
+    let authorization = snapshot
+        .authorization_policies()
+        .map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
+    let peer = snapshot
+        .all_peer_authentications()
+        .map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
+    let mut open: HashMap<(&Text, &Text), Vec<Selecting<'_>>> = HashMap::new();
+    for (kind, name, scope) in authorization.chain(peer) {
+        if let Scope::Selector { namespace, labels } = scope
+            && let Some(label) = labels.first_key_value()
+        {
+            open.entry(label).or_default().push(Selecting {
+                kind,
+                name,
+                namespace: namespace.as_ref(),
+                labels,
+            });
+        }
+    }
+    for pod in snapshot.workloads() {
+        if open.is_empty() {
+            break;
+        }
+        for label in &pod.labels {
+            let Some(selecting) = open.get_mut(&label) else { continue };
+            selecting.retain(|policy| !policy.selects(pod));
+            if selecting.is_empty() {
+                open.remove(&label);
+            }
+        }
+    }
+    let alone = open.into_values().flatten();
+    let alone = alone.map(|policy| Advice {
+        key: ObjectKey { kind: policy.kind, name: policy.name.clone() },
+        field: "spec.selector.matchLabels".to_owned(),
+        reason: "no pod has these labels: the policy is about nobody".to_owned(),
+        effect: Effect::Warning,
+    });
+    alone.collect()
+}
+
+/// A policy, and whom it selects.
+struct Selecting<'a> {
+    kind: Kind,
+    name: &'a NamespacedName,
+    namespace: Option<&'a Text>,
+    labels: &'a BTreeMap<Text, Text>,
+}
+
+impl Selecting<'_> {
+    fn selects(&self, pod: &Workload) -> bool {
+        self.namespace.is_none_or(|namespace| *namespace == pod.name.namespace)
+            && self.labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+}
+
+/// The first of some objects by name, and how many more there are.
+fn named<'a>(kind: Kind, names: impl Iterator<Item = &'a NamespacedName>) -> String {
+    let mut names: Vec<&NamespacedName> = names.collect();
+    names.sort();
+    let shown: Vec<String> =
+        names.iter().take(MAX_NAMED).map(|name| format!("{} {name}", kind.name())).collect();
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}

@@ -1,0 +1,124 @@
+//! What is said of objects that are wrong together, and in which order.
+
+use super::metrics::Metrics;
+use super::watch_dir::{Content, Reading};
+use super::*;
+
+const POLICY: &str = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\n";
+
+/// What is said of a folder of one file, as `EFFECT text`.
+fn said(documents: &[String]) -> Vec<String> {
+    let (_, problems) = read(&documents.join("---\n"));
+    problems.iter().map(|problem| format!("{} {problem}", problem.complaint.effect.code())).collect()
+}
+
+fn read(text: &str) -> (Applied, Vec<Problem>) {
+    let mut desk = Desk::new(MeshSettings::default().into());
+    let applied =
+        desk.apply(vec![Reading { file: "a.yaml".into(), content: Content::Text(text.to_owned()) }]);
+    let problems = desk.problems(&applied.snapshot, None);
+    (applied, problems)
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+fn pod(name: &str, address: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: web}}}}\nstatus: {{podIP: {address}}}\n"
+    )
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "{POLICY}metadata: {{name: {name}, namespace: shop}}\nspec: {{action: DENY, rules: [{{}}], {spec}}}\n"
+    )
+}
+
+fn peer_authentication(name: &str, created: &str, mode: &str) -> String {
+    format!(
+        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: shop{created}}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+    )
+}
+
+#[test]
+fn services_with_one_address_name_each_other() {
+    assert_eq!(
+        said(&[service("a", 80), service("b", 80), service("c", 81)]),
+        [
+            "field_ignored a.yaml:1 (document 1): Service shop/a: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/b: every connection to it is reset",
+            "field_ignored a.yaml:5 (document 2): Service shop/b: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/a: every connection to it is reset",
+        ]
+    );
+}
+
+#[test]
+fn pods_with_one_address_name_each_other() {
+    let said = said(&[pod("a", "10.0.0.1"), pod("b", "10.0.0.1"), pod("c", "10.0.0.2")]);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].ends_with("10.0.0.1 is also that of Pod shop/b: nobody is known by it"), "{said:?}");
+}
+
+#[test]
+fn peer_authentications_of_one_scope_name_each_other() {
+    let reasons = |created: [&str; 2]| {
+        let files = [
+            peer_authentication("a", created[0], "PERMISSIVE"),
+            peer_authentication("b", created[1], "STRICT"),
+        ];
+        let said = said(&files);
+        let ends = said.iter().map(|text| text.split_once("same workloads as ").unwrap().1.to_owned());
+        ends.collect::<Vec<_>>()
+    };
+    let tied = "no age ranks them, so the stricter mode of each port counts";
+    let expected =
+        [format!("PeerAuthentication shop/b: {tied}"), format!("PeerAuthentication shop/a: {tied}")];
+    let [older, younger] =
+        [", creationTimestamp: 2024-01-01T00:00:00Z", ", creationTimestamp: 2024-01-02T00:00:00Z"];
+    for created in [["", ""], [older, older], [older, ""], ["", older]] {
+        assert_eq!(reasons(created), expected, "{created:?}");
+    }
+    assert_eq!(
+        reasons([older, younger]),
+        [
+            "PeerAuthentication shop/b: this one is the oldest and counts",
+            "PeerAuthentication shop/a: an older one counts, this one does not",
+        ]
+    );
+    let elsewhere = peer_authentication("c", "", "STRICT").replace("namespace: shop", "namespace: other");
+    assert_eq!(said(&[peer_authentication("a", "", "STRICT"), elsewhere]), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_about_nobody_says_so() {
+    let targets = |name: &str| format!("targetRefs: [{{kind: Service, name: {name}}}]");
+    let labels = |name: &str| format!("selector: {{matchLabels: {{app: {name}}}}}");
+    let good =
+        [pod("a", "10.0.0.1"), service("a", 80), policy("x", &targets("a")), policy("z", &labels("web"))];
+    assert_eq!(said(&good), Vec::<String>::new());
+    assert_eq!(
+        said(&[pod("a", "10.0.0.1"), policy("x", &targets("b")), policy("z", &labels("wbe"))]),
+        [
+            "warning a.yaml:5 (document 2): AuthorizationPolicy shop/x: spec.targetRefs[0].name: there is no Service shop/b: the policy protects nothing there",
+            "warning a.yaml:10 (document 3): AuthorizationPolicy shop/z: spec.selector.matchLabels: no pod has these labels: the policy is about nobody",
+        ]
+    );
+}
+
+#[test]
+fn what_denies_stands_first_and_all_is_counted() {
+    let text = "apiVersion: apps/v1\nkind: Deployment\n---\n".repeat(1200) + &policy("x", "rulez: []");
+    let (applied, problems) = read(&text);
+    assert_eq!(problems.len(), 1201);
+    assert_eq!(problems[0].complaint.effect, Effect::Denies);
+    assert!(problems[1..].is_sorted(), "the rest stands by file and line");
+    let registry = Registry::new();
+    Metrics::new(&registry).unwrap().observe(&applied.objects, &problems, 1, std::time::Duration::ZERO);
+    let metrics = registry.render().unwrap();
+    for line in ["{effect=\"denies\"} 1\n", "{effect=\"not_read\"} 1200\n"] {
+        assert!(metrics.contains(&format!("nodemesh_control_problems{line}")), "{metrics}");
+    }
+}
