@@ -60,8 +60,13 @@ impl<X> Http<X> {
         matches!(&self.client, Client::Stream(end) if end.stream == stream)
     }
 
+    /// What its streams waited for is there.
+    pub(in crate::transport) fn room_again(&mut self) {
+        self.stream_ends().for_each(|end| end.waits = false);
+    }
+
     /// Every stream of the connection.
-    pub(super) fn stream_ends(&mut self) -> impl Iterator<Item = &mut StreamEnd> {
+    fn stream_ends(&mut self) -> impl Iterator<Item = &mut StreamEnd> {
         let client = match &mut self.client {
             Client::Stream(end) => Some(end),
             Client::Socket(_) => None,

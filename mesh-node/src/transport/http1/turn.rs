@@ -63,13 +63,7 @@ impl<C: Conductor> Engine<C> {
     /// Something happened to one of its streams.
     pub(in crate::transport) fn http_event(&mut self, key: Key, stream: StreamId, event: StreamEvent) {
         match event {
-            StreamEvent::Writable => {
-                // Told by a tunnel that takes more, which knows the connection and not its stream, or by credit.
-                let _ = self.http_step(key, |http, _| {
-                    http.stream_ends().for_each(|end| end.waits = false);
-                    None
-                });
-            }
+            StreamEvent::Writable => {}
             StreamEvent::Finished => {
                 let commands = self.http_step(key, |http, bench| {
                     http.stream_end(stream)?.got_fin = true;

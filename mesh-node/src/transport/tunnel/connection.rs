@@ -49,7 +49,7 @@ pub(in crate::transport) enum Kind<X> {
 /// Something happened to a stream of a connection.
 #[derive(Debug)]
 pub(in crate::transport) enum StreamEvent {
-    /// Its tunnel takes it, or takes more after having been full, or there is credit again.
+    /// There is credit again.
     Writable,
     /// The other direction is complete.
     Finished,
@@ -153,6 +153,18 @@ impl<C: Conductor> Engine<C> {
             Kind::Joined(_) => self.joined_turn(key),
             Kind::Http(_) => self.http_turn(key),
         }
+    }
+
+    /// The tunnel that one of its streams waited for takes more. It gets its turn in the queue: whoever flushes a tunnel
+    /// produces nothing more for it.
+    pub(super) fn room_again(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match &mut connection.kind {
+            Kind::Pump(pump) => pump.room_again(),
+            Kind::Joined(_) => return,
+            Kind::Http(http) => http.room_again(),
+        }
+        connection.queue(key, &mut self.core);
     }
 
     /// Something happened to one of its streams.

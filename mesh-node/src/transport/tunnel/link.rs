@@ -14,7 +14,7 @@ use rustix::net::SendFlags;
 
 use super::conductor::TunnelKey;
 use super::core::{Core, NEVER};
-use super::settings::UNREAD;
+use super::settings::{BACKLOG, UNREAD};
 use super::slots::Key;
 use super::timers::Tick;
 use super::tls::Tls;
@@ -58,7 +58,10 @@ pub(in crate::transport) struct Link<P> {
     dirty: bool,
     /// The socket does not take more.
     pub(super) blocked: bool,
-    /// Connections that wait until its socket takes more.
+    /// So much waits for the socket that it is given no more data, light data neither, until all of it is gone: what
+    /// was told to wait would else wait behind everything that comes later.
+    full: bool,
+    /// Connections that wait until everything so far was taken.
     pub(super) waiting: Vec<Key>,
     /// Connections whose streams are opened when it is up.
     pub(super) expecting: Vec<(Key, Open)>,
@@ -102,6 +105,7 @@ impl<P> Link<P> {
             outbox: None,
             dirty: false,
             blocked: false,
+            full: false,
             waiting: Vec::new(),
             expecting: Vec::new(),
             queued: false,
@@ -161,8 +165,8 @@ impl<P> Link<P> {
         }
     }
 
-    /// Sends as much of a stream's bytes as there is credit for; returns how much. A tunnel that takes no more still
-    /// takes what is light.
+    /// Sends as much of a stream's bytes as there is credit for; returns how much. A tunnel whose socket takes no more
+    /// still takes what is light, until it is full.
     pub(in crate::transport) fn send(
         &mut self,
         own: Key,
@@ -170,16 +174,27 @@ impl<P> Link<P> {
         stream: StreamId,
         bytes: &[u8],
     ) -> usize {
-        if self.phase != Phase::Up || (self.blocked && bytes.len() > LIGHT) {
+        if self.phase != Phase::Up || self.full || (self.blocked && bytes.len() > LIGHT) {
             return 0;
         }
         let credit = usize::try_from(self.session.sendable(stream)).unwrap_or(usize::MAX);
         let length = bytes.len().min(credit);
         if length > 0 {
             self.outbox(own, core).push_data(stream, &bytes[..length]);
-            self.session.sent(stream, length);
+            self.count(stream, length);
         }
         length
+    }
+
+    /// Counts bytes of a stream that were put into the [outbox](Self::outbox).
+    pub(super) fn count(&mut self, stream: StreamId, length: usize) {
+        self.session.sent(stream, length);
+        self.full |= self.backlog() >= BACKLOG;
+    }
+
+    /// Bytes that the socket has not taken, sealed or not.
+    pub(super) fn backlog(&self) -> usize {
+        self.outbox.as_ref().map_or(0, Outbox::len) + self.outgoing.len() - self.written
     }
 
     /// Says that a stream's own direction is complete.
@@ -189,14 +204,25 @@ impl<P> Link<P> {
         }
     }
 
-    /// Whether the socket does not take more.
+    /// Whether the socket does not take more, or this turn has produced enough for it.
     pub(in crate::transport) fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked || self.full
     }
 
-    /// Has a connection told when it takes more.
+    /// Whether nothing can be sent, however light.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Has a connection told when it takes more. For one that was refused while it [is blocked](Self::is_blocked): the
+    /// end of a turn or the socket's next edge flushes it then.
     pub(in crate::transport) fn wait(&mut self, connection: Key) {
         self.waiting.push(connection);
+    }
+
+    /// Those that waited, if everything is gone that they waited for.
+    pub(super) fn take_waiting(&mut self) -> Vec<Key> {
+        if self.is_blocked() { Vec::new() } else { std::mem::take(&mut self.waiting) }
     }
 
     /// Where TLS itself puts what it has to say.
@@ -233,6 +259,7 @@ impl<P> Link<P> {
                 self.written = 0;
             }
         }
+        self.full &= self.blocked;
         if self.outgoing.len() - self.written > UNREAD { Err(TunnelLoss::NotRead) } else { Ok(()) }
     }
 

@@ -88,6 +88,11 @@ impl Pump {
         self.hung_up |= ready.hung_up;
     }
 
+    /// It is no longer in its tunnel's list of those that wait.
+    pub(super) fn room_again(&mut self) {
+        self.waits = false;
+    }
+
     pub(super) fn is_bulk(&self) -> bool {
         self.bulk
     }
@@ -202,10 +207,7 @@ impl<C: Conductor> Engine<C> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Kind::Pump(pump) = &mut connection.kind else { return };
         match event {
-            StreamEvent::Writable => {
-                pump.waits = false;
-                connection.queue(key, &mut self.core);
-            }
+            StreamEvent::Writable => connection.queue(key, &mut self.core),
             StreamEvent::Finished => {
                 pump.got_fin = true;
                 pump.replay = None;
@@ -279,10 +281,10 @@ impl<C: Conductor> Engine<C> {
         let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
         let (mut read, mut more) = (0, false);
         while pump.readable && pump.connected && !pump.sent_fin && link.phase == Phase::Up {
-            if link.blocked && (pump.bulk || pump.waits || read > 0) {
-                // Light connections still get a frame in; what is bulk waits until the socket takes more.
+            if link.is_full() || link.blocked && (pump.bulk || pump.waits || read > 0) {
+                // Light connections still get a frame in; what is bulk waits until the socket has taken all.
                 if !std::mem::replace(&mut pump.waits, true) {
-                    link.waiting.push(key);
+                    link.wait(key);
                 }
                 break;
             }
@@ -317,7 +319,7 @@ impl<C: Conductor> Engine<C> {
             };
             pump.keep_for_replay(outbox.uncommitted(length));
             outbox.commit(stream, length);
-            link.session.sent(stream, length);
+            link.count(stream, length);
             read += length;
             // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
             pump.readable = length == most || pump.hung_up;

@@ -60,7 +60,10 @@ pub(super) const TURN: usize = 128 * 1024;
 pub(super) const BULK: usize = 16 * 1024;
 /// Unsent bytes in a tunnel's socket beyond which it counts as full (TCP_NOTSENT_LOWAT).
 pub(super) const UNSENT: u32 = 128 * 1024;
-/// Sealed bytes that a peer may leave unread before its tunnel is closed. Data stops long before; only answers
+/// Bytes of a tunnel that its socket has not taken, sealed or not, beyond which its streams wait until all of them
+/// are gone. What is over is at most what one connection adds at a time.
+pub(super) const BACKLOG: usize = 512 * 1024;
+/// Sealed bytes that a peer may leave unread before its tunnel is closed. Data stops at [`BACKLOG`]; only answers
 /// to its own frames can grow so far.
 pub(super) const UNREAD: usize = 4 * 1024 * 1024;
 /// Connections taken from one listener in a turn.

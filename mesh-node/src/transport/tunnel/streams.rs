@@ -222,7 +222,7 @@ impl<C: Conductor> Engine<C> {
         {
             // At most what is kept for another try: less than a new stream's window.
             link.outbox(tunnel, &mut self.core).push_data(id, said);
-            link.session.sent(id, said.len());
+            link.count(id, said.len());
         }
         self.rearm(key);
         self.connection_turn(key);

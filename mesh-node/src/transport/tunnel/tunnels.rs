@@ -151,19 +151,12 @@ impl<C: Conductor> Engine<C> {
         }
         if ready.writable && link.blocked {
             link.blocked = false;
-            link.touch(tunnel, &mut self.core);
-            for connection in std::mem::take(&mut link.waiting) {
-                self.wake(connection);
-            }
+            // What waits goes before anything that the rest of this turn produces.
+            self.flush_tunnel(tunnel);
         }
         if ready.readable {
             self.tunnel_read(tunnel);
         }
-    }
-
-    fn wake(&mut self, connection: Key) {
-        // The list has connections, and each knows which of its streams waits.
-        self.stream_event(connection, mesh_common::tunnel::StreamId(0), StreamEvent::Writable);
     }
 
     /// One read: at most one budget of ciphertext, and all that follows from it.
@@ -394,7 +387,11 @@ impl<C: Conductor> Engine<C> {
         match link.flush(&mut self.core) {
             Err(loss) => self.lose(tunnel, loss, None),
             Ok(()) if link.phase == Phase::Closing && !link.has_outgoing() => self.close_tunnel(tunnel),
-            Ok(()) => {}
+            Ok(()) => {
+                for connection in link.take_waiting() {
+                    self.room_again(connection);
+                }
+            }
         }
     }
 
