@@ -20,7 +20,7 @@ mod upstream;
 
 use smallvec::SmallVec;
 
-pub use outgoing::{MAX_REPLAY, Outgoing};
+pub use outgoing::{MAX_REPLAY, Outgoing, forget_sent};
 
 use super::{
     Authority, BodyBytes, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal, RequestHead,

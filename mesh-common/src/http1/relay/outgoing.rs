@@ -87,7 +87,18 @@ impl Outgoing {
         if self.sent == self.bytes.len() {
             self.bytes = recycled(std::mem::take(&mut self.bytes));
             self.sent = 0;
+        } else {
+            forget_sent(&mut self.bytes, &mut self.sent);
         }
+    }
+}
+
+/// Drops the first `sent` of `bytes` once they are half of them: a queue that is never empty stays within twice what
+/// waits in it, and no byte is moved more than once for one that was sent.
+pub fn forget_sent(bytes: &mut Vec<u8>, sent: &mut usize) {
+    if *sent > 0 && *sent >= bytes.len() / 2 {
+        bytes.drain(..*sent);
+        *sent = 0;
     }
 }
 
@@ -99,4 +110,24 @@ fn recycled(mut bytes: Vec<u8>) -> Vec<u8> {
     }
     bytes.clear();
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_never_empty_holds_little_more_than_what_waits() {
+        let mut out = Outgoing::default();
+        out.buffer().extend_from_slice(&[0; 10_000]);
+        let mut next = 0_u8;
+        for _ in 0..10_000 {
+            out.buffer().extend_from_slice(&[next; 1000]);
+            out.sent(1000);
+            next = next.wrapping_add(1);
+        }
+        assert_eq!(out.len(), 10_000);
+        assert_eq!(out.pending().first(), Some(&next.wrapping_sub(10)));
+        assert!(out.bytes.capacity() < 50_000, "{} bytes of room", out.bytes.capacity());
+    }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use mesh_common::http1::relay::forget_sent;
 use mesh_common::model::SpiffeId;
 use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Credit, Frame, Open, Outbox, ResetReason, Session, StreamId};
@@ -255,6 +256,7 @@ impl<P> Link<P> {
             self.written += self.write(&outgoing[self.written..])?;
             if self.written < outgoing.len() {
                 self.outgoing = outgoing;
+                forget_sent(&mut self.outgoing, &mut self.written);
             } else {
                 self.written = 0;
             }
@@ -281,5 +283,42 @@ impl<P> Link<P> {
             }
         }
         Ok(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use mesh_common::tunnel::{Limits, Role};
+
+    use super::*;
+    use crate::identity::{Alpn, server_name};
+    use crate::transport::handshakes::{Handshakes, Source};
+    use crate::transport::tunnel::Settings;
+    use crate::transport::tunnel::tests::world::World;
+
+    #[test]
+    fn a_socket_that_never_takes_all_is_kept_little_more_than_what_waits_for_it() {
+        let (world, address) = (World::new(), SocketAddr::from(([127, 0, 0, 1], 80)));
+        let mut core = Core::new(Settings::default(), Handshakes::default()).unwrap();
+        let config = world.identities.client(&world.client, &world.server, Alpn::Mux1).unwrap();
+        let tls = Tls::client(config, server_name(None, address.ip())).unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let place = core.handshakes.take(Source::Address(address.ip())).unwrap();
+        let session = Session::new(Role::Client, Limits::default());
+        let mut link = Link::new(near.into(), tls, session, (), address, address, place);
+        link.outgoing = vec![0; BACKLOG];
+        let mut taken = [0; 16 * 1024];
+        for _ in 0..1000 {
+            link.blocked = false;
+            link.flush(&mut core).unwrap();
+            let missing = BACKLOG - link.backlog();
+            link.outgoing.resize(link.outgoing.len() + missing, 0);
+            far.read_exact(&mut taken).unwrap();
+        }
+        assert!(link.outgoing.capacity() <= 4 * BACKLOG, "{} bytes of room", link.outgoing.capacity());
     }
 }

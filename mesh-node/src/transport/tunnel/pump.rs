@@ -6,6 +6,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
+use mesh_common::http1::relay::forget_sent;
 use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Frame, MAX_PAYLOAD, StreamId};
 use rustix::io::Errno;
@@ -151,6 +152,8 @@ impl Pump {
             // Given back whole: an idle connection keeps no buffer.
             self.pending = Vec::new();
             self.written = 0;
+        } else {
+            forget_sent(&mut self.pending, &mut self.written);
         }
         Ok(sent)
     }
@@ -368,4 +371,34 @@ fn receive(
     }
     let mut slices: SmallVec<[IoSliceMut<'_>; 4]> = room.into_iter().map(IoSliceMut::new).collect();
     rustix::io::readv(socket, &mut slices)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::transport::tunnel::slots::Slots;
+
+    #[test]
+    fn a_reader_that_never_takes_all_is_kept_little_more_than_what_waits_for_it() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let tunnel = Slots::new().insert(());
+        let mut pump = Pump::of_server(Plain::new(near.into()), tunnel, StreamId(1));
+        let piece = [0; 16 * 1024];
+        while pump.pending.len() < 32 * piece.len() {
+            pump.deliver(&[&piece]).unwrap();
+        }
+        let mut taken = piece;
+        for _ in 0..1000 {
+            far.read_exact(&mut taken).unwrap();
+            pump.writable = true;
+            pump.write_pending().unwrap();
+            pump.deliver(&[&piece]).unwrap();
+        }
+        assert!(pump.pending.len() > pump.written, "nothing waited");
+        assert!(pump.pending.capacity() < 4 << 20, "{} bytes of room", pump.pending.capacity());
+    }
 }
