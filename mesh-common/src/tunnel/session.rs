@@ -275,10 +275,8 @@ impl<T: Copy> Session<T> {
         self.remove(id.0).is_some()
     }
 
-    /// Counts bytes that the application took (or that were dropped on its behalf). Returns the CREDIT to send.
-    ///
-    /// # Panics
-    /// If they are more than arrived.
+    /// Counts bytes that the application took (or that were dropped on its behalf), no more than arrived. Returns the
+    /// CREDIT to send.
     #[must_use]
     pub fn consumed(&mut self, id: StreamId, bytes: usize) -> Option<Credit> {
         let stream = self.streams.get_mut(&id.0)?;

@@ -1,11 +1,15 @@
 //! A stream as one end of an exchange.
 
-use mesh_common::tunnel::{ResetReason, StreamId};
+use mesh_common::tunnel::ResetReason;
 
 use super::connection::{Client, Http, StreamEnd, Upstream};
-use crate::transport::tunnel::{Core, Key, Link, Slots};
+use crate::transport::tunnel::{Core, Key, Link, Slots, StreamKey};
 
 impl StreamEnd {
+    fn key(&self) -> StreamKey {
+        (self.tunnel, self.stream)
+    }
+
     /// Sends as much as there is credit for and the tunnel takes; returns how much. `user` is told when there is
     /// room again.
     pub(super) fn send<P>(
@@ -56,8 +60,8 @@ impl StreamEnd {
 
 impl<X> Http<X> {
     /// Whether requests come from this stream.
-    pub(super) fn is_client(&self, stream: StreamId) -> bool {
-        matches!(&self.client, Client::Stream(end) if end.stream == stream)
+    pub(super) fn is_client(&self, stream: StreamKey) -> bool {
+        matches!(&self.client, Client::Stream(end) if end.key() == stream)
     }
 
     /// What its streams waited for is there.
@@ -78,11 +82,11 @@ impl<X> Http<X> {
         client.into_iter().chain(upstream)
     }
 
-    /// The end that this stream is, if it is one. A connection has streams only on one of its sides: at the source
+    /// The end that this stream is, if it is one: of an exchange that is over the stream may still go on. A connection has streams only on one of its sides: at the source
     /// the client is a socket, at the destination the upstream is.
-    pub(super) fn stream_end(&mut self, stream: StreamId) -> Option<&mut StreamEnd> {
+    pub(super) fn stream_end(&mut self, stream: StreamKey) -> Option<&mut StreamEnd> {
         match (&mut self.client, &mut self.upstream) {
-            (Client::Stream(end), _) | (_, Upstream::Stream(end)) if end.stream == stream => Some(end),
+            (Client::Stream(end), _) | (_, Upstream::Stream(end)) if end.key() == stream => Some(end),
             _ => None,
         }
     }

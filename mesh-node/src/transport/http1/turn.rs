@@ -1,13 +1,14 @@
 //! Moves bytes between the client, the relay and the upstream, as far as each of them goes.
 
 use mesh_common::http1::relay::{Commands, Waiting};
-use mesh_common::tunnel::StreamId;
 
 use super::connection::{Bench, Client, Http, Plan, Upstream};
 use super::settings::ROUNDS;
 use super::socket::{Received, Unsent};
 use crate::transport::outcome::CloseReason;
-use crate::transport::tunnel::{BUDGET, Conductor, Connection, Engine, Key, Kind, Ready, StreamEvent};
+use crate::transport::tunnel::{
+    BUDGET, Conductor, Connection, Engine, Key, Kind, Ready, StreamEvent, StreamKey,
+};
 
 /// The commands of one step; `None` if nothing moved.
 type Step<C> = Option<Commands<Plan<<C as Conductor>::Exchange>>>;
@@ -35,8 +36,9 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Bytes of one of its streams have arrived.
-    pub(in crate::transport) fn http_deliver(&mut self, key: Key, stream: StreamId, pieces: &[&[u8]]) {
+    pub(in crate::transport) fn http_deliver(&mut self, key: Key, stream: StreamKey, pieces: &[&[u8]]) {
         let _ = self.http_step(key, |http, _| {
+            http.stream_end(stream)?;
             let from_client = http.is_client(stream);
             let out = if from_client { http.relay.to_upstream() } else { http.relay.to_client() };
             out.expect(pieces.iter().map(|piece| piece.len()).sum());
@@ -61,7 +63,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Something happened to one of its streams.
-    pub(in crate::transport) fn http_event(&mut self, key: Key, stream: StreamId, event: StreamEvent) {
+    pub(in crate::transport) fn http_event(&mut self, key: Key, stream: StreamKey, event: StreamEvent) {
         match event {
             StreamEvent::Writable => {}
             StreamEvent::Finished => {
@@ -79,7 +81,7 @@ impl<C: Conductor> Engine<C> {
         self.http_turn(key);
     }
 
-    fn http_stream_lost(&mut self, key: Key, stream: StreamId, reason: CloseReason) {
+    fn http_stream_lost(&mut self, key: Key, stream: StreamKey, reason: CloseReason) {
         let mut of_upstream = false;
         let commands = self.http_step(key, |http, _| {
             http.stream_end(stream)?;

@@ -57,6 +57,9 @@ pub(in crate::transport) enum StreamEvent {
     Lost(CloseReason),
 }
 
+/// A stream by its tunnel: the numbers of each begin anew, and one connection may have streams of several.
+pub(in crate::transport) type StreamKey = (Key, StreamId);
+
 /// Which socket of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) enum Side {
@@ -168,7 +171,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Something happened to one of its streams.
-    pub(super) fn stream_event(&mut self, key: Key, stream: StreamId, event: StreamEvent) {
+    pub(super) fn stream_event(&mut self, key: Key, stream: StreamKey, event: StreamEvent) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match &connection.kind {
             Kind::Pump(_) => self.pump_event(key, event),

@@ -58,7 +58,7 @@ pub use engine::{Engine, LiveConnection, Next};
 pub use mailbox::{Handle, Message};
 pub use settings::Settings;
 
-pub(in crate::transport) use connection::{Connection, Kind, StreamEvent};
+pub(in crate::transport) use connection::{Connection, Kind, StreamEvent, StreamKey};
 pub(in crate::transport) use core::{Core, NEVER};
 pub(in crate::transport) use link::Link;
 pub(in crate::transport) use reactor::{Ready, Token};

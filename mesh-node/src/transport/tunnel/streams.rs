@@ -9,7 +9,7 @@ use mesh_common::tunnel::{
 };
 
 use super::conductor::{Caller, Conductor, Refusal};
-use super::connection::{Kind, StreamEvent};
+use super::connection::{Kind, StreamEvent, StreamKey};
 use super::engine::Engine;
 use super::link::Phase;
 use super::slots::Key;
@@ -37,7 +37,7 @@ impl<C: Conductor> Engine<C> {
             start = end;
         }
         // What came before a violation was said by the same peer under the same certificate: it still counts.
-        self.deliver(&mut deliveries, plaintext);
+        self.deliver(tunnel, &mut deliveries, plaintext);
         self.deliveries = deliveries;
         result
     }
@@ -76,16 +76,18 @@ impl<C: Conductor> Engine<C> {
                     link.frame(tunnel, &mut self.core, &Frame::Reset(id, reason));
                 }
                 Event::Opened(id, open) => self.stream_opened(tunnel, id, &open),
-                Event::Writable(id, connection) => self.stream_event(connection, id, StreamEvent::Writable),
+                Event::Writable(id, connection) => {
+                    self.stream_event(connection, (tunnel, id), StreamEvent::Writable);
+                }
                 Event::Finished(id, connection) => {
                     // Bytes first: what came before the end is written before the end is passed on.
-                    self.deliver(deliveries, plaintext);
-                    self.stream_event(connection, id, StreamEvent::Finished);
+                    self.deliver(tunnel, deliveries, plaintext);
+                    self.stream_event(connection, (tunnel, id), StreamEvent::Finished);
                 }
                 Event::Reset(id, connection, reason) => {
                     deliveries.pieces.retain(|(of, stream, _)| *of != connection || *stream != id);
                     let lost = StreamEvent::Lost(CloseReason::PeerReset(reason));
-                    self.stream_event(connection, id, lost);
+                    self.stream_event(connection, (tunnel, id), lost);
                     self.stream_ended(tunnel);
                 }
                 Event::GoAway { last, reason } => self.peer_goes_away(tunnel, last, reason)?,
@@ -95,7 +97,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Hands out what was gathered: per stream in one call, in order.
-    fn deliver(&mut self, deliveries: &mut Deliveries, plaintext: &Plaintext) {
+    fn deliver(&mut self, tunnel: Key, deliveries: &mut Deliveries, plaintext: &Plaintext) {
         let mut pieces = std::mem::take(&mut deliveries.pieces);
         // Stable: within one stream the order stays. Most reads hold one stream or one piece of each.
         pieces.sort_by_key(|(connection, stream, _)| (*connection, *stream));
@@ -103,13 +105,13 @@ impl<C: Conductor> Engine<C> {
             let (connection, stream, _) = same[0];
             let slices: smallvec::SmallVec<[&[u8]; 16]> =
                 same.iter().map(|(_, _, range)| &plaintext.bytes[range.clone()]).collect();
-            self.stream_data(connection, stream, &slices);
+            self.stream_data(connection, (tunnel, stream), &slices);
         }
         pieces.clear();
         deliveries.pieces = pieces;
     }
 
-    fn stream_data(&mut self, key: Key, stream: StreamId, pieces: &[&[u8]]) {
+    fn stream_data(&mut self, key: Key, stream: StreamKey, pieces: &[&[u8]]) {
         let Some(connection) = self.connections.get(key) else { return };
         match &connection.kind {
             Kind::Pump(_) => self.pump_deliver(key, pieces),
@@ -159,7 +161,7 @@ impl<C: Conductor> Engine<C> {
                 let _ = link.session.reset(id);
             }
             let lost = StreamEvent::Lost(CloseReason::PeerReset(ResetReason::Draining));
-            self.stream_event(connection, id, lost);
+            self.stream_event(connection, (tunnel, id), lost);
         }
         self.stream_ended(tunnel);
         Ok(())

@@ -425,7 +425,7 @@ impl<C: Conductor> Engine<C> {
         }
         let reason = CloseReason::TunnelLost(loss);
         for (stream, connection) in streams {
-            self.stream_event(connection, stream, StreamEvent::Lost(reason));
+            self.stream_event(connection, (tunnel, stream), StreamEvent::Lost(reason));
         }
         for (connection, _) in link.expecting {
             self.not_joined(connection, tunnel, loss);

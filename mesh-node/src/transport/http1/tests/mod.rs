@@ -1,6 +1,7 @@
 //! HTTP/1.1 through two engines over loopback, with real TLS, sockets and applications.
 
 mod deadlines;
+mod late;
 mod slow;
 mod world;
 

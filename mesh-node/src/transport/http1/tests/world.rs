@@ -43,6 +43,8 @@ pub(super) struct Judge {
     own: SpiffeId,
     expected: SpiffeId,
     pub(super) to: To,
+    /// Where requests for `/elsewhere` go.
+    pub(super) elsewhere: Option<To>,
     /// Where a request goes whose first endpoint was not there.
     pub(super) second: Option<To>,
     pub(super) denies: bool,
@@ -166,7 +168,8 @@ impl Conductor for Judge {
         if self.denies && request.path.as_str() == "/denied" {
             return Err(LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" });
         }
-        Ok((text, self.course(self.to)))
+        let elsewhere = self.elsewhere.filter(|_| request.path.as_str() == "/elsewhere");
+        Ok((text, self.course(elsewhere.unwrap_or(self.to))))
     }
 
     fn next_endpoint_of_request(
@@ -265,6 +268,7 @@ pub(super) fn judge(world: &World, direction: Direction, to: To) -> Judge {
         own: own.clone(),
         expected: expected.clone(),
         to,
+        elsewhere: None,
         second: None,
         denies: direction == Direction::Inbound,
         permitted: true,
