@@ -98,6 +98,7 @@ impl<P> Relay<P> {
     }
 
     pub(super) fn take_client(&mut self, fresh: &[u8], court: &mut Court<'_, P>, commands: &mut Commands<P>) {
+        self.owed = false;
         let mut held = std::mem::take(&mut self.held_client);
         let left = feed(&mut held, fresh, |input| self.advance_client(input, court, commands));
         self.held_client = left.unwrap_or_default();
@@ -249,7 +250,10 @@ impl<P> Relay<P> {
         let summary = Summary { status: answer.status, bytes: active.exchange.bytes(), ending };
         self.end_exchange(summary, Release::Abort, commands);
         match (to.keep_alive, complete) {
-            (true, _) => self.phase = Phase::Head(HeadScan::default()),
+            (true, _) => {
+                self.phase = Phase::Head(HeadScan::default());
+                self.owed = !self.held_client.is_empty();
+            }
             (false, true) => self.finish_client(Close::Finish, commands),
             (false, false) => self.finish_client(Close::Linger, commands),
         }

@@ -203,6 +203,8 @@ pub struct Relay<P> {
     client_ended: bool,
     /// The client is told to close after its present exchange.
     last: bool,
+    /// What is held of the client follows an exchange that failed: its turn has come.
+    owed: bool,
 }
 
 #[derive(Debug)]
@@ -250,6 +252,7 @@ impl<P> Relay<P> {
             to_upstream: Outgoing::default(),
             client_ended: false,
             last: false,
+            owed: false,
         }
     }
 
@@ -302,6 +305,12 @@ impl<P> Relay<P> {
     /// Whether more of the upstream can be taken now.
     pub fn wants_upstream(&self) -> bool {
         self.to_client.len() < HIGH_WATER
+    }
+
+    /// Whether what a client sent behind a request that failed has its turn: [`client_bytes`](Self::client_bytes) takes
+    /// it, with nothing new.
+    pub fn is_owed(&self) -> bool {
+        self.owed
     }
 
     /// What is being waited for.

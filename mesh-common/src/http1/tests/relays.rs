@@ -152,6 +152,27 @@ fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
 }
 
 #[test]
+fn what_is_pipelined_behind_a_request_that_failed_has_its_turn() {
+    const GONE: LocalAnswer<'static> = LocalAnswer { status: 503, text: "gone", reason: "gone" };
+    let fails: [fn(&mut Bench); 4] = [
+        |bench| bench.act(|relay, _| relay.upstream_failed(Failure::Lost(GONE))),
+        |bench| bench.act(|relay, _| relay.upstream_broke()),
+        |bench| bench.act(|relay, _| relay.cut(GONE)),
+        |bench| bench.act(|relay, court| relay.upstream_bytes(b"SSH-2.0-x\r\n\r\n", court)),
+    ];
+    for fail in fails {
+        let mut bench = Bench::connection();
+        bench.client(&[get("/1"), get("/2")].concat()).acquire(false);
+        assert!(!bench.relay.is_owed());
+        fail(&mut bench);
+        assert!(bench.status() >= 502 && bench.relay.is_owed(), "{}", bench.down);
+        bench.commands.clear();
+        bench.client("").took(&[ACQUIRE, Command::FinishUpstream]);
+        assert_eq!((bench.relay.plan().unwrap().as_str(), bench.relay.is_owed()), ("/2", false));
+    }
+}
+
+#[test]
 fn a_request_too_large_to_keep_is_not_tried_elsewhere() {
     let refused = LocalAnswer { status: 503, text: "", reason: "connect_refused" };
     let mut bench = Bench::connection();

@@ -18,7 +18,8 @@ impl<C: Conductor> Engine<C> {
     pub(in crate::transport) fn http_turn(&mut self, key: Key) {
         let before = self.core.moved;
         for _ in 0..ROUNDS {
-            let mut moved = self.http_from_client(key);
+            let mut moved = self.http_owed(key);
+            moved |= self.http_from_client(key);
             moved |= self.http_to_upstream(key);
             moved |= self.http_from_upstream(key);
             moved |= self.http_to_client(key);
@@ -124,6 +125,16 @@ impl<C: Conductor> Engine<C> {
             *active = now;
         }
         commands
+    }
+
+    /// Requests behind one that failed have their turn.
+    fn http_owed(&mut self, key: Key) -> bool {
+        let commands = self.http_step(key, |http, bench| {
+            http.relay.is_owed().then(|| http.ask(bench, |relay, court| relay.client_bytes(&[], court)))
+        });
+        let Some(commands) = commands else { return false };
+        self.http_obey(key, commands);
+        true
     }
 
     fn http_from_client(&mut self, key: Key) -> bool {

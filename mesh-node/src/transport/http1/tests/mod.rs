@@ -60,6 +60,20 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn a_request_pipelined_behind_one_that_failed_is_answered_too() {
+    let (world, seen) = (World::new(), Arc::default());
+    let mut local = judge(&world, Direction::Outbound, To::Application(polite(&seen)));
+    local.elsewhere = Some(To::Application(nobody()));
+    let source = Side::start(local, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    client.write_all([get("/elsewhere"), get("/elsewhere"), get("/")].concat().as_bytes()).unwrap();
+    for expected in ["HTTP/1.1 503 ", "HTTP/1.1 503 ", "HTTP/1.1 200 "] {
+        let (head, _) = read_message(&mut client).unwrap();
+        assert!(head.starts_with(expected), "{head}");
+    }
+}
+
+#[test]
 fn a_denied_request_is_403_and_the_connection_goes_on() {
     let (world, seen) = (World::new(), Arc::default());
     let (source, destination) = pair(&world, polite(&seen));
