@@ -25,7 +25,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use super::inbound::is_worth_reading;
+use super::inbound::{caller_pod, is_worth_reading};
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
 use super::pod::PodHandle;
@@ -33,7 +33,7 @@ use super::record::{HttpConnection, Record, Subject};
 use super::request::{Reported, RequestSides, arrived_here};
 use super::response::Rejection;
 use super::under_way::UnderWay;
-use super::{Core, Proxy, dial_from, dial_own};
+use super::{Between, Core, Proxy, dial_from, dial_own};
 use crate::identity::{Identities, Peer};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
@@ -127,7 +127,7 @@ impl Proxy {
         let (called, place) = match admitted {
             Ok(admitted) => admitted,
             Err(rejection) => {
-                self.shared.metrics.refused(rejection.reason());
+                let _ = self.refuse_unresolved(pod, Between::inbound(peer, local), &rejection);
                 return connect::reset_on_close(&socket);
             }
         };
@@ -146,6 +146,9 @@ impl Proxy {
                 proxy.http2_arrived(&pod, place, facts, service)
             };
             let served = proxy.http2.server.serve_tls(socket, &identity, handshake, begin).await;
+            if let Some(reason) = served.as_ref().err().filter(|error| error.is_of_handshake()) {
+                proxy.report_unresolved(&pod, Between::inbound(peer, local), reason.reason());
+            }
             proxy.http2_ended(&pod, served);
         });
     }
@@ -160,7 +163,11 @@ impl Proxy {
         let snapshot = self.snapshot();
         let facts = ConnectionFacts { claimed_dst: claimed(&snapshot, &facts, service), ..facts };
         let destination = resolve::destination(&snapshot, &facts).with_detected(Protocol::Http2);
-        if !is_worth_reading(&policy::authorize_connection(&snapshot, &facts, &destination)) {
+        let denial = policy::authorize_connection(&snapshot, &facts, &destination).err();
+        if let Some(denial) = denial.filter(|denial| !is_worth_reading(denial)) {
+            let caller = caller_pod(&snapshot, &facts);
+            let subject = Subject { facts: &facts, destination: &destination, caller };
+            let _ = self.or_reject::<()>(Err(Rejection::Denied(denial)), subject);
             return None;
         }
         let mut http = HttpConnection::new(&snapshot, facts, destination);

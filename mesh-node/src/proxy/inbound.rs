@@ -13,12 +13,11 @@ use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
-use super::Core;
-use super::limits::Place;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject};
 use super::request::arrived_here;
 use super::response::Rejection;
+use super::{Between, Core};
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
@@ -44,13 +43,13 @@ impl Core {
         caller: &Caller,
         open: &Open,
     ) -> Result<(Record, Course), Refusal> {
-        let place = self.place(pod)?;
         let snapshot = self.snapshot();
+        let client = SocketAddr::new(caller.peer.ip(), open.source_port);
         let facts = ConnectionFacts {
             direction: Direction::Inbound,
-            client: SocketAddr::new(caller.peer.ip(), open.source_port),
+            client,
             original_dst: caller.local,
-            local: self.called(&snapshot, pod)?,
+            local: self.called(&snapshot, pod, Between::inbound(client, caller.local))?,
             peer: PeerIdentity::Verified(caller.identity.clone()),
             claimed_dst: Some(open.dialled),
         };
@@ -58,7 +57,7 @@ impl Core {
             StreamKind::Http1 => Carrier::ExchangeStream,
             StreamKind::Opaque => Carrier::Stream,
         };
-        self.arrived(place, &snapshot, facts, Protocol::Undeclared, carrier)
+        self.arrived(pod, &snapshot, facts, Protocol::Undeclared, carrier)
     }
 
     /// Decides how a connection to a pod begins. If policy lets in anybody, nothing is waited for: a server may
@@ -69,7 +68,8 @@ impl Core {
         accepted: &Accepted<'_>,
     ) -> Result<Inbound<Record>, Refusal> {
         if accepted.local.ip().is_loopback() {
-            return Err(self.refuse(&Rejection::NotCaptured));
+            let between = Between::accepted(Direction::Inbound, accepted);
+            return Err(self.refuse_unresolved(pod, between, &Rejection::NotCaptured));
         }
         let snapshot = self.snapshot();
         // An enrolled pod of another node speaks first: a ClientHello of ours.
@@ -119,23 +119,24 @@ impl Core {
         accepted: &Accepted<'_>,
         spoken: Protocol,
     ) -> Result<(Record, Course), Refusal> {
-        let place = self.place(pod)?;
         let snapshot = self.snapshot();
         let facts = self.stranger(&snapshot, pod, accepted)?;
-        self.arrived(place, &snapshot, facts, spoken, Carrier::Socket)
+        self.arrived(pod, &snapshot, facts, spoken, Carrier::Socket)
     }
 
     /// What arrived at a pod goes on as bytes, or request by request: if it is an exchange, if the port is declared
     /// as HTTP, or if policy asks about requests.
     fn arrived(
         &self,
-        place: Place,
+        pod: &PodHandle,
         snapshot: &Snapshot,
         facts: ConnectionFacts,
         spoken: Protocol,
         carrier: Carrier,
     ) -> Result<(Record, Course), Refusal> {
         let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
+        let caller = caller_pod(snapshot, &facts);
+        let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller })?;
         let verdict = policy::authorize_connection(snapshot, &facts, &destination);
         let asks = verdict.as_ref().is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
         let is_http = match (carrier, destination.protocol) {
@@ -145,7 +146,7 @@ impl Core {
             (_, Protocol::Undeclared) => asks,
             (Carrier::Stream, Protocol::Http2 | Protocol::Grpc) | (_, Protocol::Tcp | Protocol::Tls) => false,
         };
-        if !is_http || !is_worth_reading(&verdict) {
+        if !is_http || verdict.as_ref().is_err_and(|denial| !is_worth_reading(denial)) {
             let (side, course) = self.admit(snapshot, &facts, &destination, verdict)?;
             return Ok((Record::new(place, None, side), course));
         }
@@ -180,14 +181,20 @@ impl Core {
             direction: Direction::Inbound,
             client: accepted.peer,
             original_dst: accepted.local,
-            local: self.called(snapshot, pod)?,
+            local: self.called(snapshot, pod, Between::accepted(Direction::Inbound, accepted))?,
             peer: PeerIdentity::None(NoIdentity::Plaintext),
             claimed_dst: None,
         })
     }
 
-    fn called(&self, snapshot: &Snapshot, pod: &PodHandle) -> Result<Arc<Workload>, Refusal> {
-        snapshot.workload(pod.uid()).cloned().ok_or_else(|| self.refuse(&Rejection::PodGone))
+    fn called(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        between: Between,
+    ) -> Result<Arc<Workload>, Refusal> {
+        let gone = || self.refuse_unresolved(pod, between, &Rejection::PodGone);
+        snapshot.workload(pod.uid()).cloned().ok_or_else(gone)
     }
 
     /// Plans what policy said of an inbound connection, and begins its report.
@@ -202,10 +209,10 @@ impl Core {
         let (plan, decided) = self.or_reject(self.plan_inbound(snapshot, verdict), subject)?;
         let dial = match &plan {
             Plan::Application(application) => {
-                self.dial_application(facts.local.as_ref(), application.address)?
+                self.or_reject(self.dial_application(&facts.local, application.address), subject)?
             }
             Plan::Tunnel(_) | Plan::Direct(_) | Plan::Local(_) => {
-                return Err(self.refuse(&Rejection::WrongDestination));
+                return self.or_reject(Err(Rejection::WrongDestination), subject);
             }
         };
         let side = Side::open(self, subject, &decided, &plan);
@@ -227,8 +234,8 @@ impl Core {
         Ok((plan, decided))
     }
 
-    fn dial_application(&self, called: &Workload, address: SocketAddr) -> Result<Dial, Refusal> {
-        let pod = self.pod(&called.uid).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
+    fn dial_application(&self, called: &Workload, address: SocketAddr) -> Result<Dial, Rejection> {
+        let pod = self.pod(&called.uid).ok_or(Rejection::PodGone)?;
         Ok(super::dial_own(&pod, address))
     }
 }
@@ -243,11 +250,9 @@ pub(super) fn asks_about_requests(snapshot: &Snapshot, outbound: &ConnectionFact
             .is_ok_and(|permit| permit.requests() == Requests::NeedDecision)
 }
 
-/// Whether requests are worth reading: not in the clear where mutual TLS is required, nor for nobody.
-pub(super) fn is_worth_reading(verdict: &Result<Permit<'_>, Denial>) -> bool {
-    !verdict.as_ref().is_err_and(|denial| {
-        matches!(denial.reason, DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_))
-    })
+/// Whether requests are worth reading though the connection is refused: not in the clear where mutual TLS is required, nor for nobody.
+pub(super) fn is_worth_reading(denial: &Denial) -> bool {
+    !matches!(denial.reason, DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_))
 }
 
 /// The caller's pod: the one at its address, if its identity is the one that was proved.

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::policy;
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, ResetReason, StreamToken};
@@ -45,6 +45,7 @@ pub use self::shared::{ProxyMetrics, Shared};
 use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
+use self::record::Subject;
 use self::response::Rejection;
 use crate::capture::dial_application;
 use crate::identity::{Alpn, HandshakeFailure, server_name};
@@ -122,8 +123,9 @@ impl Core {
         self.pods.borrow().get(uid).cloned()
     }
 
-    fn place(&self, pod: &PodHandle) -> Result<Place, Refusal> {
-        pod.places().take().map_err(|limit| self.refuse(&Rejection::Limited(limit)))
+    /// A place for a connection, which is reported as refused if there is none.
+    fn place(&self, pod: &PodHandle, subject: Subject<'_>) -> Result<Place, Refusal> {
+        self.or_reject(pod.places().take().map_err(Rejection::Limited), subject)
     }
 
     fn original_dst(&self, pod: &PodHandle, accepted: &Accepted<'_>) -> Option<SocketAddr> {
@@ -141,6 +143,42 @@ impl Core {
     fn refuse(&self, rejection: &Rejection) -> Refusal {
         self.shared.metrics.refused(rejection.reason());
         Refusal(rejection.reset())
+    }
+
+    /// Refuses what came before it was known what for.
+    fn refuse_unresolved(&self, pod: &PodHandle, between: Between, rejection: &Rejection) -> Refusal {
+        self.report_unresolved(pod, between, rejection.reason());
+        self.refuse(rejection)
+    }
+
+    /// Reports a connection that ended before it was known what for.
+    fn report_unresolved(&self, pod: &PodHandle, between: Between, reason: &'static str) {
+        let Between { direction, client, address } = between;
+        let mut open = self.shared.access_log.begin(direction, client, address);
+        open.record.reason = reason;
+        let local = self.snapshot().workload(pod.uid()).cloned();
+        match direction {
+            Direction::Outbound => open.record.source = local,
+            Direction::Inbound => open.record.destination = local,
+        }
+    }
+}
+
+/// The ends of a connection of which nothing else is known.
+#[derive(Clone, Copy)]
+struct Between {
+    direction: Direction,
+    client: SocketAddr,
+    address: SocketAddr,
+}
+
+impl Between {
+    fn accepted(direction: Direction, accepted: &Accepted<'_>) -> Self {
+        Self { direction, client: accepted.peer, address: accepted.local }
+    }
+
+    fn inbound(client: SocketAddr, address: SocketAddr) -> Self {
+        Self { direction: Direction::Inbound, client, address }
     }
 }
 
@@ -172,6 +210,10 @@ impl Conductor for Proxy {
         first: FirstBytes<'_>,
     ) -> Result<(Record, Course), Refusal> {
         self.peeked(pod, accepted, first)
+    }
+
+    fn not_begun(&mut self, pod: &PodHandle, peer: SocketAddr, local: SocketAddr, reason: CloseReason) {
+        self.report_unresolved(pod, Between::inbound(peer, local), reason.reason());
     }
 
     fn accept_h2(
@@ -294,6 +336,10 @@ impl Conductor for Proxy {
         let failure = tunnel.error.map(HandshakeFailure::of);
         let reason = failure.map_or(tunnel.loss.reason(), HandshakeFailure::as_str);
         self.shared.metrics.tunnel_lost(reason);
+        // One that carried streams is told by their records.
+        if let Some((client, address)) = tunnel.peer.zip(tunnel.never_up_at) {
+            self.report_unresolved(pod, Between::inbound(client, address), reason);
+        }
         let peer = tunnel.peer.map(tracing::field::display);
         let expected = tunnel.key.map(|key| tracing::field::display(&key.identity));
         debug!(pod = %pod.uid().0, peer, expected, reason, streams = tunnel.streams, "tunnel lost");

@@ -9,12 +9,12 @@ use mesh_common::route::{self, Choice, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
-use super::Core;
 use super::inbound::asks_about_requests;
 use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
 use super::response::Rejection;
+use super::{Between, Core};
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
@@ -27,10 +27,10 @@ impl Core {
         pod: &PodHandle,
         accepted: &Accepted<'_>,
     ) -> Result<(Record, Course), Refusal> {
-        let place = self.place(pod)?;
         let snapshot = self.snapshot();
         let facts = self.local_facts(&snapshot, pod, accepted)?;
         let destination = resolve::destination(&snapshot, &facts);
+        let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller: None })?;
         let http = HttpCourse { dialled: facts.original_dst, known_client: true, one_exchange: false };
         if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
             return Ok(self.requests_of(place, &snapshot, facts, destination, http));
@@ -44,8 +44,13 @@ impl Core {
         let side = Side::open(self, subject, &decided, &plan);
         let busy = self.load.add(plan.address(), Unit::Connection);
         let mut record = Record::new(place, Some(busy), side);
-        let course = self.course(&snapshot, pod, &mut record, plan)?;
-        Ok((record, course))
+        match self.course(&snapshot, pod, &mut record, plan) {
+            Ok(course) => Ok((record, course)),
+            Err(refusal) => {
+                record.refused_by_called(refusal);
+                Err(refusal)
+            }
+        }
     }
 
     /// Another endpoint for a connection whose endpoint was not there.
@@ -74,9 +79,14 @@ impl Core {
         pod: &PodHandle,
         accepted: &Accepted<'_>,
     ) -> Result<ConnectionFacts, Refusal> {
+        let refuse = |rejection| {
+            let between = Between::accepted(Direction::Outbound, accepted);
+            self.refuse_unresolved(pod, between, &rejection)
+        };
+        // Taken whatever becomes of the connection: what is left in the kernel's map takes another's place.
         let original_dst = self.original_dst(pod, accepted);
-        let original_dst = original_dst.ok_or_else(|| self.refuse(&Rejection::NotCaptured))?;
-        let local = snapshot.workload(pod.uid()).ok_or_else(|| self.refuse(&Rejection::PodGone))?;
+        let original_dst = original_dst.ok_or_else(|| refuse(Rejection::NotCaptured))?;
+        let local = snapshot.workload(pod.uid()).ok_or_else(|| refuse(Rejection::PodGone))?;
         let peer = accepted.peer;
         // A socket that was bound to an address keeps it; one that was not has loopback here.
         let own = super::of_family(&local.addresses, original_dst).filter(|_| peer.ip().is_loopback());

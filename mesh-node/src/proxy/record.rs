@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_common::model::{
     AuthorizationPolicy, ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload,
@@ -20,7 +21,8 @@ use super::{Core, ProxyMetrics};
 use crate::telemetry::access_log::{AccessLog, Audited, DecidedBy, OpenRecord, Record as AccessRecord};
 use crate::telemetry::labels::{AuditEffect, RecordedProtocol, Reporter, SecurityPolicy, Verdict};
 use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
-use crate::transport::Outcome;
+use crate::transport::tunnel::Refusal;
+use crate::transport::{CloseReason, Outcome};
 
 /// Findings of one connection or request that its record names; of more it says how many.
 const NAMED_FINDINGS: usize = 4;
@@ -221,6 +223,12 @@ impl Record {
         if let Carried::Bytes(sides) = &mut self.0.what {
             sides.iter_mut().for_each(|side| side.carried(to_server, to_client));
         }
+    }
+
+    /// Ends it as one that the called pod of this agent refused, in the words for a pod of another.
+    pub(super) fn refused_by_called(self, Refusal(reason): Refusal) {
+        let reason = CloseReason::PeerReset(reason);
+        self.end(&Outcome { to_server: 0, to_client: 0, duration: Duration::ZERO, reason });
     }
 
     /// Says on every side how it ended. Requests have said so themselves.

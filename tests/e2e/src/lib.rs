@@ -8,6 +8,7 @@ pub mod peer;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
 use mesh_test_harness::topology::NODES;
@@ -87,6 +88,22 @@ pub fn dry_run_is_reported(mesh: &Mesh, protocol: &str) -> Result<()> {
     for effect in ["would_deny", "matched"] {
         server.metric("nodemesh_policy_audited_total", &[("effect", effect)], |count| count == 1.0)?;
     }
+    Ok(())
+}
+
+/// The destination has so many records of connections that came to nothing before anybody knew what they were for.
+///
+/// # Errors
+/// It has fewer.
+pub fn failed_handshakes_are_told(mesh: &Mesh, count: usize) -> Result<()> {
+    let told = |record: &&serde_json::Value| {
+        record["verdict"] == "undecided"
+            && record["dst.workload"] == "shop/server"
+            && !matches!(record["reason"].as_str(), None | Some("-"))
+    };
+    eventually_true("each failed handshake has its record", PATIENCE, || {
+        mesh.node(node(1)).records().iter().filter(told).count() >= count
+    })?;
     Ok(())
 }
 

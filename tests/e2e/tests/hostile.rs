@@ -5,7 +5,7 @@ use mesh_common::tunnel::StreamKind;
 use mesh_test_e2e::peer::{
     Credentials, Peer, Unusual, signed_by_another, signed_by_itself, signed_by_the_mesh,
 };
-use mesh_test_e2e::{ECHO, HTTP, at, from_account, pair, policy, request};
+use mesh_test_e2e::{ECHO, HTTP, at, failed_handshakes_are_told, from_account, pair, policy, request};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::mesh::Mesh;
 use mesh_test_harness::servers::Kind;
@@ -18,12 +18,13 @@ fn a_good_certificate_is_let_in_and_a_bad_one_is_not() {
         let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         assert_eq!(echoed(mesh, Some(&good(mesh)?)), Some(PLAINTEXT_MARKER.to_owned()), "nothing unusual");
         assert_eq!(echo.connections(), 1);
-        for (name, credentials) in bad(mesh)? {
+        let bad = bad(mesh)?;
+        for (name, credentials) in &bad {
             assert_eq!(echoed(mesh, credentials.as_ref()), None, "{name}");
         }
         assert_eq!(echo.connections(), 1, "the application saw nobody else");
         mesh.b().metric("nodemesh_identity_peers_refused_total", &[], |count| count >= 9.0)?;
-        Ok(())
+        failed_handshakes_are_told(mesh, bad.len())
     });
 }
 

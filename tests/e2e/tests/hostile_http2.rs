@@ -4,7 +4,7 @@ use anyhow::Result;
 use http::Request;
 use mesh_test_e2e::http2_peer::{Http2Peer, Response};
 use mesh_test_e2e::peer::{Credentials, Unusual, signed_by_another, signed_by_itself, signed_by_the_mesh};
-use mesh_test_e2e::{ECHO, from_account, pair, policy};
+use mesh_test_e2e::{ECHO, failed_handshakes_are_told, from_account, pair, policy};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::servers::{Kind, Server};
@@ -27,12 +27,12 @@ fn a_good_certificate_is_let_in_and_a_bad_one_is_not() {
             ("two identities", Some(signed(mesh, |unusual| unusual.uris.push(CLIENT.to_owned()))?)),
             ("no identity", Some(signed(mesh, |unusual| unusual.uris.clear())?)),
         ];
-        for (name, credentials) in bad {
+        for (name, credentials) in &bad {
             let answer = ask(mesh, credentials.as_ref(), PORT, SERVICE, get("/"));
             assert!(answer.is_err(), "{name}: {answer:?}");
         }
         assert_eq!(server.events("request").len(), 1, "the application saw nobody else");
-        Ok(())
+        failed_handshakes_are_told(mesh, bad.len())
     });
 }
 

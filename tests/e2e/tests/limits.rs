@@ -43,15 +43,13 @@ fn hold(mesh: &Mesh, pod: &str, to: SocketAddr, count: usize) -> Result<Vec<Held
     (0..count).map(|_| mesh.pod(pod).hold(to)).collect()
 }
 
-/// A connection and a request of a pod are refused at once, and its node counts why.
+/// A connection and a request of a pod are refused at once, and its node counts and records why.
 fn refused_at_its_own_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<()> {
     let dialled = mesh.pod(pod).dial(at(ECHO)).send("x").run()?;
     ensure!(dialled.refusal() == Some("reset"), "{pod}: {dialled:?}");
     let response = mesh.pod(pod).curl(URL, &[])?;
     ensure!(is_reset(&response), "{pod}: {response:?}");
-    mesh.node(node(0))
-        .metric("nodemesh_proxy_refusals_total", &[("reason", reason)], |count| count >= 2.0)?;
-    Ok(())
+    refusal_is_told(mesh, 0, pod, reason)
 }
 
 /// How curl says it: a reset when it looks whether it is connected (7), as it sends (55), or later (56).
@@ -65,8 +63,21 @@ fn refused_at_the_servers_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<(
     ensure!(dialled.refusal() == Some("reset"), "{pod}: {dialled:?}");
     let response = mesh.pod(pod).curl(URL, &[])?;
     ensure!(response.status == 503, "{pod}: {response:?}");
-    mesh.node(node(1))
-        .metric("nodemesh_proxy_refusals_total", &[("reason", reason)], |count| count >= 2.0)?;
+    refusal_is_told(mesh, 1, pod, reason)
+}
+
+/// A node counts both refusals of a pod, and has a record of each.
+fn refusal_is_told(mesh: &Mesh, index: usize, pod: &str, reason: &str) -> Result<()> {
+    let node = mesh.node(node(index));
+    node.metric("nodemesh_proxy_refusals_total", &[("reason", reason)], |count| count >= 2.0)?;
+    let name = format!("/{pod}");
+    let told = |record: &serde_json::Value| {
+        let source = record["src.workload"].as_str().unwrap_or_default();
+        record["reason"] == reason && source.ends_with(&name) && record["verdict"] == "undecided"
+    };
+    eventually_true("each has its record", PATIENCE, || {
+        node.records().iter().filter(|record| told(record)).count() >= 2
+    })?;
     Ok(())
 }
 
@@ -187,7 +198,11 @@ fn one_more_is_refused(mesh: &Mesh, event: &str) -> Result<()> {
             mesh.pod("outsider").dial(mesh.pod("server").at(ECHO)).send("x").until_bytes(1).run().ok()?;
         (dialled.refusal() == Some("reset") && count >= 1.0).then_some(())
     };
-    eventually("one more is refused and counted", PATIENCE, refused)
+    eventually("one more is refused and counted", PATIENCE, refused)?;
+    let told = |record: &serde_json::Value| {
+        record["reason"] == "overloaded" && record["dst.workload"] == "shop/server"
+    };
+    mesh.node(node(1)).record("the refusal", told).map(drop)
 }
 
 /// A client that began a handshake and does not go on.

@@ -63,6 +63,14 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// Whether it ended before anybody was asked about it.
+    pub fn is_of_handshake(&self) -> bool {
+        match self {
+            Self::Socket(_) | Self::NoIdentity(_) | Self::Handshake(_) | Self::HandshakeTimeout => true,
+            Self::NotTrusted | Self::NotServed | Self::Http(_) => false,
+        }
+    }
+
     /// The stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

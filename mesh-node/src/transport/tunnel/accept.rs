@@ -23,6 +23,7 @@ use super::timers::{Tick, Timed};
 use crate::capture::{self, AcceptEnd};
 use crate::transport::connect;
 use crate::transport::handshakes::{Place, Source};
+use crate::transport::outcome::CloseReason;
 use crate::transport::plain::Plain;
 
 /// Names a listener; chosen by whoever adds it, once per pod, direction and family.
@@ -129,6 +130,7 @@ impl<C: Conductor> Engine<C> {
             }
             Ok(Inbound::Peek) => {
                 let Some(place) = self.core.handshakes.take(Source::Address(peer.ip())) else {
+                    self.conductor.not_begun(&pod, peer, local, CloseReason::Overloaded);
                     return connect::reset_on_close(&socket);
                 };
                 let deadline = self.core.now.after(self.core.settings.detect_timeout);
@@ -137,6 +139,10 @@ impl<C: Conductor> Engine<C> {
             }
             Err(refusal) => self.turn_away(&socket, refusal),
         }
+    }
+
+    fn not_begun(&mut self, detecting: &Detecting<C::Pod>, reason: CloseReason) {
+        self.conductor.not_begun(&detecting.pod, detecting.peer, detecting.local, reason);
     }
 
     fn near(&self, socket: OwnedFd, started: Tick) -> Near {
@@ -169,9 +175,10 @@ impl<C: Conductor> Engine<C> {
     /// Looks at what has arrived. `over`: nothing more will.
     fn detect(&mut self, detecting: Detecting<C::Pod>, over: bool) {
         let mut input = std::mem::take(&mut self.core.input);
-        // One that was reset by its peer is let go: there is nobody to answer.
-        if let Ok(length) = peek(&detecting.socket, &mut input[..MAX_HELLO]) {
-            match hello(&input[..length]) {
+        match peek(&detecting.socket, &mut input[..MAX_HELLO]) {
+            // One that was reset by its peer is let go: there is nobody to answer.
+            Err(_) => self.not_begun(&detecting, CloseReason::ClientReset),
+            Ok(length) => match hello(&input[..length]) {
                 Hello::Incomplete if !over => self.wait_for_more(detecting),
                 Hello::Tunnel => {
                     let Detecting { socket, pod, peer, local, place, .. } = detecting;
@@ -189,7 +196,7 @@ impl<C: Conductor> Engine<C> {
                     };
                     self.detected_plaintext(detecting, first);
                 }
-            }
+            },
         }
         if self.core.input.is_empty() {
             self.core.input = input;
@@ -201,7 +208,9 @@ impl<C: Conductor> Engine<C> {
         let key = self.detecting.insert(detecting);
         let Some(detecting) = self.detecting.get(key) else { return };
         if self.core.reactor.add_socket(&detecting.socket, Token::Detecting(key)).is_err() {
-            self.detecting.remove(key);
+            if let Some(detecting) = self.detecting.remove(key) {
+                self.not_begun(&detecting, CloseReason::Internal);
+            }
             return;
         }
         self.core.arm(&mut NEVER.clone(), deadline, Timed::Detecting(key));

@@ -157,6 +157,12 @@ pub trait Conductor: Sized + 'static {
         first: FirstBytes<'_>,
     ) -> Result<(Self::Record, Course), Refusal>;
 
+    /// Told of an inbound connection that ended before anything was decided: too many are at that point, or its peer
+    /// went away.
+    fn not_begun(&mut self, pod: &Self::Pod, peer: SocketAddr, local: SocketAddr, reason: CloseReason) {
+        let _ = (pod, peer, local, reason);
+    }
+
     /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read. `place` is
     /// held until its handshake has ended.
     fn accept_h2(
@@ -307,4 +313,6 @@ pub struct LostTunnel<'a> {
     pub error: Option<&'a rustls::Error>,
     /// Streams that went with it.
     pub streams: usize,
+    /// The pod's address, if it was accepted and its handshake came to nothing.
+    pub never_up_at: Option<SocketAddr>,
 }

@@ -104,7 +104,8 @@ impl<C: Conductor> Engine<C> {
             Ok(tls) => tls,
             Err(loss) => {
                 connect::reset_on_close(&socket);
-                let lost = LostTunnel { peer: Some(peer), key: None, loss, error: None, streams: 0 };
+                let (peer, never_up_at) = (Some(peer), Some(local));
+                let lost = LostTunnel { peer, key: None, loss, error: None, streams: 0, never_up_at };
                 return self.conductor.tunnel_lost(&pod, lost);
             }
         };
@@ -420,7 +421,8 @@ impl<C: Conductor> Engine<C> {
         if count > 0 || !was_up || loss != TunnelLoss::Closed {
             self.core.counters.tunnels_lost.add(1);
             let peer = connected.then_some(link.peer);
-            let lost = LostTunnel { peer, key: link.key.as_ref(), loss, error, streams: count };
+            let never_up_at = (link.key.is_none() && !was_up).then_some(link.local);
+            let lost = LostTunnel { peer, key: link.key.as_ref(), loss, error, streams: count, never_up_at };
             self.conductor.tunnel_lost(&link.pod, lost);
         }
         let reason = CloseReason::TunnelLost(loss);
