@@ -2,6 +2,7 @@
 //!
 //! Written to standard error; access records have standard output to themselves.
 
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -26,6 +27,16 @@ pub enum LoggingError {
         #[source]
         cause: tracing_subscriber::filter::ParseError,
     },
+    /// A directive names no level: it would turn everything else off.
+    #[error(
+        "{directives:?} is no log filter: {word:?} is none of off, error, warn, info, debug and trace; write it as in info or info,mesh_node::kernel=debug"
+    )]
+    Level {
+        /// What was given.
+        directives: String,
+        /// What stands in place of a level.
+        word: String,
+    },
     /// A log is there already.
     #[error("install the log")]
     Install(#[source] TryInitError),
@@ -37,7 +48,7 @@ pub enum LoggingError {
 /// Installs the log of this process; returns what changes its filter.
 ///
 /// # Errors
-/// [`LoggingError::Directives`] if `directives` cannot be read, [`LoggingError::Install`] if there is a log already.
+/// [`LoggingError::Directives`] or [`LoggingError::Level`] if `directives` cannot be read, [`LoggingError::Install`] if there is a log already.
 pub fn install(directives: &str, format: LogFormat) -> Result<LogFilter, LoggingError> {
     let (filter, handle) = reload::Layer::new(parse(directives)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -78,6 +89,14 @@ impl LogFilter {
 }
 
 fn parse(directives: &str) -> Result<EnvFilter, LoggingError> {
+    let mut words = directives.split(',');
+    // What selects spans may have commas of its own, and is more than a word.
+    let is_word = |word: &&str| !directives.contains(['[', '{']) && !word.contains('=');
+    // The library takes no word at all for a level.
+    let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+    if let Some(word) = words.find(|word| is_word(word) && !is_level(word)) {
+        return Err(LoggingError::Level { directives: directives.to_owned(), word: word.to_owned() });
+    }
     EnvFilter::builder()
         .parse(directives)
         .map_err(|cause| LoggingError::Directives { directives: directives.to_owned(), cause })
@@ -92,6 +111,23 @@ mod tests {
         let (_layer, filter) = LogFilter::detached("info").unwrap();
         filter.set("warn,mesh_node::kernel=debug").unwrap();
         assert_eq!(filter.directives().unwrap(), "mesh_node::kernel=debug,warn");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        let (_layer, filter) = LogFilter::detached("info").unwrap();
+        for wrong in
+            ["inof", "", " ", "info,", "info,,,", ",info", "nonsense", "info,mesh_node", "info debug"]
+        {
+            let error = filter.set(wrong).unwrap_err();
+            assert!(matches!(error, LoggingError::Level { .. }), "{wrong:?}: {error}");
+        }
+        let error = filter.set("inof").unwrap_err().to_string();
+        assert!(error.contains("\"inof\" is none of off, error, warn, info, debug and trace"), "{error}");
+        assert_eq!(filter.directives().unwrap(), "info");
+        for good in ["off", "WARN", "info,mesh_node::kernel=debug", "mesh_node=trace", "[span{field}]=info"] {
+            filter.set(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        }
     }
 
     #[test]
