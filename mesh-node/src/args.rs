@@ -50,10 +50,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
     /// Ranges of pods and cluster IPs, besides those of Node objects: an unknown address inside is refused, never sent in the clear
-    #[arg(long, env = "NODEMESH_MESH_CIDRS", value_name = "CIDR,...", value_delimiter = ',')]
+    #[arg(long, env = "NODEMESH_MESH_CIDRS", value_name = "CIDR,...", value_delimiter = ',', value_parser = cidr)]
     pub(crate) mesh_cidrs: Vec<IpNet>,
     /// Cores that carry traffic, one thread each [default: all that this process may use]
-    #[arg(long, env = "NODEMESH_WORKERS", value_name = "COUNT")]
+    #[arg(long, env = "NODEMESH_WORKERS", value_name = "COUNT", value_parser = at_least_one::<NonZeroUsize>)]
     pub(crate) workers: Option<NonZeroUsize>,
 }
 
@@ -134,10 +134,10 @@ pub(crate) struct TunnelArgs {
     #[arg(long, env = "NODEMESH_TUNNEL_IDLE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) tunnel_idle_timeout: Duration,
     /// Tunnels kept per source pod, destination address and core
-    #[arg(long, env = "NODEMESH_TUNNELS_PER_DESTINATION", value_name = "COUNT", default_value = "1")]
+    #[arg(long, env = "NODEMESH_TUNNELS_PER_DESTINATION", value_name = "COUNT", default_value = "1", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) tunnels_per_destination: NonZeroU32,
     /// Streams of one tunnel at a time
-    #[arg(long, env = "NODEMESH_TUNNEL_MAX_STREAMS", value_name = "COUNT", default_value = "4096")]
+    #[arg(long, env = "NODEMESH_TUNNEL_MAX_STREAMS", value_name = "COUNT", default_value = "4096", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) tunnel_max_streams: NonZeroU32,
     /// Largest window of one stream, in bytes
     #[arg(long, env = "NODEMESH_STREAM_WINDOW", value_name = "BYTES", default_value = "1048576", value_parser = clap::value_parser!(u32).range(65_536..=16_777_216))]
@@ -179,28 +179,30 @@ pub(crate) struct HttpArgs {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Connections of the whole node
-    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000")]
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS", value_name = "COUNT", default_value = "100000", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) max_connections: NonZeroU32,
     /// Connections of one namespace
     #[arg(
         long,
         env = "NODEMESH_MAX_CONNECTIONS_PER_NAMESPACE",
         value_name = "COUNT",
-        default_value = "50000"
+        default_value = "50000",
+        value_parser = at_least_one::<NonZeroU32>
     )]
     pub(crate) max_connections_per_namespace: NonZeroU32,
     /// Connections of one pod
-    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS_PER_POD", value_name = "COUNT", default_value = "20000")]
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS_PER_POD", value_name = "COUNT", default_value = "20000", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) max_connections_per_pod: NonZeroU32,
     /// TLS handshakes under way per core
-    #[arg(long, env = "NODEMESH_MAX_PENDING_HANDSHAKES", value_name = "COUNT", default_value = "1024")]
+    #[arg(long, env = "NODEMESH_MAX_PENDING_HANDSHAKES", value_name = "COUNT", default_value = "1024", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) max_pending_handshakes: NonZeroU32,
     /// TLS handshakes under way per core for one source: an address that connects, or a pod of the node
     #[arg(
         long,
         env = "NODEMESH_MAX_PENDING_HANDSHAKES_PER_SOURCE",
         value_name = "COUNT",
-        default_value = "256"
+        default_value = "256",
+        value_parser = at_least_one::<NonZeroU32>
     )]
     pub(crate) max_pending_handshakes_per_source: NonZeroU32,
     /// How long open connections may finish when the agent is told to stop
@@ -237,7 +239,7 @@ pub(crate) struct AdminArgs {
     )]
     pub(crate) admin_socket: PathBuf,
     /// Metric series of traffic that are kept at most; the rest is counted under other
-    #[arg(long, env = "NODEMESH_MAX_SERIES", value_name = "COUNT", default_value = "10000")]
+    #[arg(long, env = "NODEMESH_MAX_SERIES", value_name = "COUNT", default_value = "10000", value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) max_series: NonZeroU32,
 }
 
@@ -280,6 +282,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it as in 500ms, 10s, 5m or 24h")),
     }
+}
+
+fn at_least_one<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "must be a whole number, 1 or more".to_owned())
+}
+
+fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "is no range of addresses: write it as in 10.0.0.0/8 or fd00::/16".to_owned())
 }
 
 fn node_name(text: &str) -> Result<String, String> {

@@ -17,8 +17,10 @@ pub fn checks(status: &Status, certificates: &[Certificate]) -> Vec<Check> {
 fn readiness(status: &Status) -> Check {
     let (verdict, detail, advice) = if status.ready {
         let detail = format!(
-            "{} enrolled pods on node {}, generation {}",
-            status.enrolled, status.node, status.generation
+            "{} on node {}, generation {}",
+            counted(status.enrolled, "enrolled pod", "enrolled pods"),
+            status.node,
+            status.generation
         );
         (CheckVerdict::Passed, detail, None)
     } else {
@@ -76,7 +78,12 @@ fn identities(certificates: &[Certificate]) -> Check {
             (CheckVerdict::Warned, detail, Some("its certificate serves until it expires".to_owned()))
         }
         (None, None) => {
-            (CheckVerdict::Passed, format!("{} identities have valid certificates", certificates.len()), None)
+            let count = counted(
+                certificates.len(),
+                "identity has a valid certificate",
+                "identities have valid certificates",
+            );
+            (CheckVerdict::Passed, count, None)
         }
     };
     Check { name: "identity".to_owned(), verdict, detail, advice }

@@ -2,6 +2,8 @@
 //!
 //! A field may be added; one that is there keeps its name and meaning.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`
@@ -123,6 +125,9 @@ pub struct Workload {
     pub enrolled: bool,
     /// `STRICT` or `PERMISSIVE`, as PeerAuthentications say for ports without a rule of their own.
     pub mutual_tls: String,
+    /// The same for each port that has a rule of its own.
+    #[serde(default)]
+    pub mutual_tls_ports: BTreeMap<u16, String>,
     /// Whether it is ready.
     pub ready: bool,
     /// Whether it is being deleted.
@@ -166,6 +171,9 @@ pub struct Endpoint {
     pub address: String,
     /// Uid of the pod behind it.
     pub workload: Option<String>,
+    /// Namespace and name of that pod.
+    #[serde(default)]
+    pub pod: Option<String>,
     /// `ready`, `terminating` (serving still) or `not ready`.
     pub state: String,
     /// Node; empty if unknown.

@@ -1,5 +1,7 @@
 //! What is known, as documents.
 
+use std::collections::BTreeMap;
+
 use mesh_common::model::endpoint::EndpointState;
 use mesh_common::model::policy::MutualTls;
 use mesh_common::model::{self, Enrolment, Protocol};
@@ -25,6 +27,7 @@ fn workload(snapshot: &Snapshot, pod: &model::Workload) -> Workload {
         identity: pod.identity.to_string(),
         enrolled: pod.enrolment == Enrolment::Enabled,
         mutual_tls: mutual_tls(snapshot, pod).to_owned(),
+        mutual_tls_ports: mutual_tls_ports(snapshot, pod),
         ready: pod.ready,
         terminating: pod.terminating,
         host_network: pod.host_network,
@@ -36,20 +39,31 @@ fn mutual_tls(snapshot: &Snapshot, pod: &model::Workload) -> &'static str {
     let said = snapshot.peer_authentications(&pod.uid).and_then(|found| {
         [found.workload, found.namespace, found.mesh].into_iter().flatten().find_map(|policy| policy.mode)
     });
-    match said {
-        Some(MutualTls::Strict) => "STRICT",
-        Some(MutualTls::Permissive) | None => "PERMISSIVE",
+    mode(said.unwrap_or(MutualTls::Permissive))
+}
+
+/// The ports for which a mode is set.
+fn mutual_tls_ports(snapshot: &Snapshot, pod: &model::Workload) -> BTreeMap<u16, String> {
+    let found = snapshot.peer_authentications(&pod.uid).and_then(|found| found.workload);
+    let ports = found.into_iter().flat_map(|policy| &policy.ports);
+    ports.filter_map(|(port, set)| Some((*port, mode((*set)?).to_owned()))).collect()
+}
+
+fn mode(mode: MutualTls) -> &'static str {
+    match mode {
+        MutualTls::Strict => "STRICT",
+        MutualTls::Permissive => "PERMISSIVE",
     }
 }
 
 /// All Services with their endpoints, by name.
 pub fn services(snapshot: &Snapshot) -> Vec<Service> {
-    let mut services: Vec<Service> = snapshot.services().map(|record| service(record)).collect();
+    let mut services: Vec<Service> = snapshot.services().map(|record| service(snapshot, record)).collect();
     services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     services
 }
 
-fn service(record: &ServiceRecord) -> Service {
+fn service(snapshot: &Snapshot, record: &ServiceRecord) -> Service {
     let model::Service { name, host, cluster_ips, ports, .. } = &*record.service;
     Service {
         namespace: name.namespace.to_string(),
@@ -63,16 +77,18 @@ fn service(record: &ServiceRecord) -> Service {
                 name: port.name.to_string(),
                 port: port.port,
                 protocol: protocol(port.protocol).to_owned(),
-                endpoints: record.endpoints_of(index).iter().map(endpoint).collect(),
+                endpoints: record.endpoints_of(index).iter().map(|found| endpoint(snapshot, found)).collect(),
             })
             .collect(),
     }
 }
 
-fn endpoint(endpoint: &model::Endpoint) -> Endpoint {
+fn endpoint(snapshot: &Snapshot, endpoint: &model::Endpoint) -> Endpoint {
+    let pod = endpoint.workload.as_ref().and_then(|uid| snapshot.workload(uid));
     Endpoint {
         address: std::net::SocketAddr::new(endpoint.address, endpoint.port).to_string(),
         workload: endpoint.workload.as_ref().map(|uid| uid.0.to_string()),
+        pod: pod.map(|pod| pod.name.to_string()),
         state: match endpoint.state {
             EndpointState::Ready => "ready",
             EndpointState::ServingTerminating => "terminating",

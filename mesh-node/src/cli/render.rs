@@ -22,19 +22,22 @@ pub fn status(status: &Status) -> String {
         (
             "agent",
             format!(
-                "{}, process {}, up {}, {} cores",
+                "{}, process {}, up {}, {}",
                 status.version,
                 status.process_id,
                 span(status.uptime_seconds),
-                status.workers
+                counted(status.workers, "core", "cores")
             ),
         ),
         ("state", readiness),
         (
             "knows",
             format!(
-                "{} pods, {} services, {} policies (generation {})",
-                status.workloads, status.services, status.policies, status.generation
+                "{}, {}, {} (generation {})",
+                counted(status.workloads, "pod", "pods"),
+                counted(status.services, "service", "services"),
+                counted(status.policies, "policy", "policies"),
+                status.generation
             ),
         ),
         ("carries", carries(status)),
@@ -55,9 +58,11 @@ pub fn status(status: &Status) -> String {
 fn carries(status: &Status) -> String {
     let outside = match status.connections_outside {
         0 => String::new(),
+        1 => ", and 1 from before capture that goes on outside the mesh until it ends".to_owned(),
         count => format!(", and {count} from before capture that go on outside the mesh until they end"),
     };
-    format!("{} enrolled pods, {} open connections{outside}", status.enrolled, status.connections)
+    let enrolled = counted(status.enrolled, "enrolled pod", "enrolled pods");
+    format!("{enrolled}, {}{outside}", counted(status.connections, "open connection", "open connections"))
 }
 
 fn problems(problems: &[Problem], left_out: usize) -> String {
@@ -113,12 +118,21 @@ pub fn workloads(workloads: &[Workload]) -> String {
             or_nothing(&pod.node),
             or_nothing(&pod.addresses.join(",")),
             yes(pod.enrolled),
-            pod.mutual_tls.clone(),
+            mutual_tls(pod),
             state,
             pod.identity.clone(),
         ]);
     }
     table.draw("no pods")
+}
+
+/// Nothing for a pod outside the mesh: nobody asks its callers.
+fn mutual_tls(pod: &Workload) -> String {
+    if !pod.enrolled {
+        return NOTHING.to_owned();
+    }
+    let ports = pod.mutual_tls_ports.iter().map(|(port, mode)| format!(",{port}={mode}"));
+    pod.mutual_tls.clone() + &ports.collect::<String>()
 }
 
 /// `mesh-node dump services`
@@ -156,7 +170,11 @@ pub fn services(services: &[Service]) -> String {
                 ]);
             };
             for endpoint in &port.endpoints {
-                row([&endpoint.address, &endpoint.state, endpoint.workload.as_deref().unwrap_or("")]);
+                row([
+                    &endpoint.address,
+                    &endpoint.state,
+                    endpoint.pod.as_deref().or(endpoint.workload.as_deref()).unwrap_or(""),
+                ]);
             }
             if port.endpoints.is_empty() {
                 row(["", "no endpoints", ""]);

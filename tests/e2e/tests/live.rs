@@ -54,6 +54,35 @@ fn a_bad_object_is_named_and_the_others_stay_in_force() {
 }
 
 #[test]
+fn a_deny_denies_whatever_is_wrong_with_it() {
+    let good = policy("not-other", "DENY", &from_account("other"));
+    let wrong = [
+        good.replace("action:", "acton:"),
+        good.replace("action:", "Action:"),
+        good.replace("  action: DENY\n", "") + "action: DENY\n",
+        good.replace("spec:", "spek:"),
+        good.replace("  action:", "  action: ALLOW\n  action:"),
+        good.replace("namespace:", "namespce:"),
+        good.replace("policy.nodemesh.dev/v1alpha1", "security.istio.io/v1"),
+        good.replace("policy.nodemesh.dev", "policy.nodemsh.dev"),
+        good.replace("AuthorizationPolicy", "AuthorizationPolcy"),
+    ];
+    pair().objects("all", &policy("all", "ALLOW", "- {}\n")).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        for (number, text) in wrong.iter().enumerate() {
+            let file = format!("wrong-{number}");
+            mesh.config().write(&file, text)?;
+            eventually_true(text, PATIENCE, || !echoes(mesh, "client"))?;
+            let status = mesh.b().command(&["status"])?.success("mesh-node status")?;
+            assert!(status.contains(&format!("{file}.yaml:")) && status.contains("(denies)"), "{status}");
+            mesh.config().remove(&file)?;
+            eventually_true("it is gone", PATIENCE, || echoes(mesh, "client"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn an_edit_loses_no_connection_that_it_still_permits() {
     pair().run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;

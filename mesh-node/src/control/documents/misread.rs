@@ -81,10 +81,12 @@ fn is_another_kind(kind: &str) -> bool {
 pub(super) fn namespaces(object: &Value) -> Namespaces {
     let metadata = &object["metadata"];
     let given = &metadata["namespace"];
-    if let Some(namespace) = scalar(given).filter(|namespace| !namespace.is_empty()) {
+    if let Some(namespace) = scalar(given).filter(|namespace| is_label(namespace)) {
         return Namespaces::One(namespace);
     }
     let mut found = Found { is_unsure: !metadata.is_object() || !is_nothing(given), names: BTreeSet::new() };
+    let lower = given.as_str().map(str::to_ascii_lowercase);
+    found.names.extend(lower.filter(|namespace| is_label(namespace)));
     found.look(unknown(object, &OBJECT_FIELDS), true);
     found.look(unknown(metadata, &METADATA_FIELDS), true);
     found.look(unknown(&object["spec"], &[]), false);
@@ -146,7 +148,7 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 /// Whether a text can be the name of a namespace (RFC 1123 label).
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.len() <= 63 && text.bytes().all(plain)
 }
@@ -182,6 +184,9 @@ mod tests {
         check_namespaces("{spec: {}}", "*");
         check_namespaces("metadata: {name: a, namespce: [shop]}", "*");
         check_namespaces("metadata: {name: a, namespace: [shop]}", "*");
+        check_namespaces("metadata: {name: a, namespace: true}", "*");
+        check_namespaces("metadata: {name: a, namespace: Shop}", "default shop");
+        check_namespaces("metadata: {name: a, namespace: my shop}", "*");
         check_namespaces("metadata: {name: a, namespce: Not a Name}", "*");
     }
 

@@ -163,3 +163,23 @@ fn a_peer_authentication_of_another_group_or_kind_is_strict() {
         assert_eq!(document.complaints[0].effect, Effect::Denies, "{text}");
     }
 }
+
+#[test]
+fn a_dry_run_that_is_neither_true_nor_false_is_enforced_and_reported() {
+    let of = |value: &str| {
+        let place = format!(
+            "metadata: {{name: admin, namespace: shop, annotations: {{istio.io/dry-run: {value:?}}}}}\n"
+        );
+        let document = Reader::new(MeshSettings::default().into())
+            .document(&format!("{HEAD}{place}spec: {{{RULES}}}\n"));
+        let complaints: Vec<_> = document.complaints.iter().map(ToString::to_string).collect();
+        complaints
+    };
+    assert_eq!((of("true"), of("false")), (vec![], vec![]));
+    assert_eq!(
+        of("True"),
+        [
+            "AuthorizationPolicy shop/admin: metadata.annotations[istio.io/dry-run]: \"True\" is neither \"true\" nor \"false\": the policy is enforced"
+        ]
+    );
+}

@@ -268,12 +268,13 @@ fn draft(value: &Value, prefix: String) -> Draft<'_> {
     Draft { value, prefix, name }
 }
 
-/// Text, or what stands in its place: a name that looks like a number still tells which object is meant.
+/// Text, or what stands in its place: a name that looks like a number still tells which object is meant. Of `true` it
+/// cannot be said what was written: YAML also reads it where `y` or `on` stands.
 pub(super) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -299,6 +300,11 @@ fn read<K: DeserializeOwned, T>(
         return Err(error("apiVersion", format!("write apiVersion: {}", kind.api_version())));
     }
     let object: K = strict::read(draft.value)?;
+    let namespace = &*draft.name.namespace;
+    if kind.is_policy() && !namespace.is_empty() && !misread::is_label(namespace) {
+        let reason = format!("{namespace:?} is no namespace: 1 to 63 of a-z, 0-9 and '-'");
+        return Err(error("metadata.namespace", reason));
+    }
     if draft.name.name.is_empty() {
         return Err(error("metadata.name", "is missing".to_owned()));
     }

@@ -189,6 +189,7 @@ fn a_key_that_stands_twice_is_refused() {
     let document = read("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  name: b\n");
     assert!(!document.is_readable);
     assert_eq!(document.complaints[0].line, 5, "{:?}", document.complaints);
+    assert_eq!(document.complaints[0].reason, "\"name\" stands twice");
 }
 
 #[test]
@@ -201,6 +202,22 @@ fn a_policy_that_is_no_yaml_denies_unless_another_state_is_in_force() {
     assert_eq!(key.to_string(), "AuthorizationPolicy shop/web");
     assert_eq!((policy.action, &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
     assert_eq!(document.complaints[0].effect, Effect::Denies);
+}
+
+#[test]
+fn a_reason_has_nothing_that_a_terminal_obeys_and_no_escape_of_an_escape() {
+    let reason = |text: &str| read(text).complaints.remove(0).reason;
+    let said = reason("a: \u{7f}\n");
+    assert!(said.contains("\\u{7f}") && !said.contains("\\\\"), "{said}");
+    assert!(!reason("kind: Pod\n\u{1b}[2Jx: [\n").contains('\u{1b}'));
+}
+
+#[test]
+fn a_name_that_is_no_text_is_not_taken_for_one() {
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: true, namespace: shop}\n",
+        &["3 not_in_force Pod: metadata.name: invalid type: boolean `true`, expected a string"],
+    );
 }
 
 #[test]

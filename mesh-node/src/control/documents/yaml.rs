@@ -27,8 +27,22 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
             .location()
             .and_then(|location| usize::try_from(location.line()).ok())
             .filter(|line| *line > 0),
-        reason: DefaultMessageFormatter.format_message(error.without_snippet()).escape_debug().to_string(),
+        reason: reason(error.without_snippet()),
     })
+}
+
+/// The library's words, where they are not about its own options, without what a terminal might obey.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let said = match error {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{key:?} stands twice"),
+        serde_saphyr::Error::DuplicateMappingKey { .. } => "a key stands twice".to_owned(),
+        error => DefaultMessageFormatter.format_message(error).into_owned(),
+    };
+    let shown = |character: char| match character {
+        '\\' | '"' | '\'' => character.to_string(),
+        character => character.escape_debug().to_string(),
+    };
+    said.chars().map(shown).collect()
 }
 
 fn options() -> Options {

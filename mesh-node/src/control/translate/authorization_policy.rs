@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Effect, Field, FieldError, Finding, SPEC, Translated, namespaced_name, pattern, policy_scope, port_text,
-    resembles,
+    Effect, Field, FieldError, Finding, METADATA, SPEC, Translated, namespaced_name, pattern, policy_scope,
+    port_text, resembles,
 };
 use crate::control::resources::{
     self, AuthorizationAction, PolicyMode, PolicyTargetReference, WorkloadSelector,
@@ -52,6 +52,11 @@ pub fn authorization_policy(
         Some("true") => Mode::Audit,
         _ => spec.mode.map_or(Mode::Enforce, Mode::from),
     };
+    if let Some(other) = dry_run.filter(|value| !matches!(value.as_str(), "true" | "false")) {
+        let reason = format!("{other:?} is neither \"true\" nor \"false\": the policy is enforced");
+        let annotations = METADATA.name("annotations");
+        reader.warn(&annotations.key(DRY_RUN), &reason);
+    }
     let action = spec.action.map_or(Action::Allow, Action::from);
     let rules = reader.rules(spec.rules.as_deref().unwrap_or_default());
     reader.advise(spec, action);

@@ -12,6 +12,10 @@ use super::{Field, FieldError};
 /// The longest value that a policy may match with, in bytes.
 const MAX_VALUE: usize = 1024;
 
+/// How a principal is written.
+const PRINCIPAL: &str =
+    "a principal: TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT, as in cluster.local/ns/shop/sa/web";
+
 /// Reads an address or a CIDR. Bits after the prefix are dropped; IPv4 never stays in the mapped form.
 pub(super) fn ip_block(field: &Field<'_>, text: &str) -> Result<IpNet, FieldError> {
     let refuse = || FieldError::new(field, format!("{text:?} is not an IP address or CIDR"));
@@ -132,7 +136,7 @@ pub(super) fn principal(field: &Field<'_>, text: &str) -> Result<Pattern, FieldE
         Pattern::Exact(id) => {
             format!("spiffe://{id}")
                 .parse::<SpiffeId>()
-                .map_err(|error| FieldError::new(field, error.to_string()))?;
+                .map_err(|_| FieldError::new(field, format!("{text:?} is not {PRINCIPAL}")))?;
         }
         _ if split(text).1.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)) => {}
         _ => return Err(FieldError::new(field, format!("{text:?} matches no SPIFFE id"))),
@@ -205,6 +209,14 @@ mod tests {
         assert_eq!(host(&field, "[fd00::1]:*").unwrap(), Pattern::Prefix("[fd00::1]:".into()));
         for text in ["", ".", "*.", "fd00::1", "[10.0.0.1]", "a/b", "a b"] {
             assert!(host(&field, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_principal_that_is_none_says_how_it_is_written() {
+        let said = |text: &str| principal(&Field::Root("principals"), text).unwrap_err().reason;
+        for text in ["frontend", "cluster.local/ns/shop", "Cluster/ns/a/sa/b"] {
+            assert!(said(text).starts_with(&format!("{text:?} is not a principal: TRUST-DOMAIN/")), "{text}");
         }
     }
 
