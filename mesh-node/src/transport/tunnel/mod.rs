@@ -28,6 +28,7 @@
 //! a thread of its own. It is not `Send`-bound to either: other threads reach it by its [`Handle`].
 
 mod accept;
+mod age;
 mod begin;
 mod conductor;
 mod connection;
