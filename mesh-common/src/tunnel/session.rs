@@ -300,6 +300,11 @@ impl<T: Copy> Session<T> {
         self.going_away
     }
 
+    /// Whether the stream is here: complete in both directions and consumed, or reset, it is not.
+    pub fn has(&self, id: StreamId) -> bool {
+        self.streams.contains_key(&id.0)
+    }
+
     /// How many streams there are.
     pub fn len(&self) -> usize {
         self.streams.len()

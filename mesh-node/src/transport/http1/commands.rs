@@ -180,7 +180,7 @@ impl<C: Conductor> Engine<C> {
             (Upstream::Stream(mut end), Release::Reuse | Release::Close) => {
                 end.give_credit(&mut self.tunnels, &mut self.core);
                 end.finish(&mut self.tunnels, &mut self.core);
-                self.stream_ended(end.tunnel);
+                self.stream_released(end.tunnel, end.stream);
             }
             (Upstream::Application(application), Release::Reuse) => {
                 let settings = &self.core.settings.http;

@@ -3,7 +3,7 @@
 //! In: the time entered for a tunnel has come. Out: PING, GOAWAY, RESET of what the peer should have ended, its end, and
 //! the next look.
 
-use mesh_common::tunnel::{Frame, GoAwayReason};
+use mesh_common::tunnel::{Frame, GoAwayReason, ResetReason, StreamId};
 
 use super::conductor::Conductor;
 use super::core::NEVER;
@@ -48,6 +48,7 @@ impl<C: Conductor> Engine<C> {
         if now >= link.retire_at && !link.retired {
             self.retire(tunnel);
         }
+        let released = self.reset_released(tunnel);
         let link = self.tunnels.get_mut(tunnel)?;
         if link.session.is_empty() {
             let end = link.idle_since.after(settings.tunnel_idle_timeout);
@@ -78,7 +79,40 @@ impl<C: Conductor> Engine<C> {
             Some(asked) => asked.after(settings.answer),
             None => link.heard.after(settings.silence),
         };
-        Some(if link.retired { silence } else { silence.min(link.retire_at) })
+        let next = silence.min(released);
+        Some(if link.retired { next } else { next.min(link.retire_at) })
+    }
+
+    /// Nobody here has to do with a stream any more, whose own direction is complete. The peer's end came with its last
+    /// bytes or comes soon: not at once, or every stream whose end is in a record of its own would be reset.
+    pub(in crate::transport) fn stream_released(&mut self, tunnel: Key, stream: StreamId) {
+        let until = self.core.now.after(self.core.settings.answer);
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        if !link.session.has(stream) {
+            return self.stream_ended(tunnel);
+        }
+        while link.released.front().is_some_and(|(_, ended)| !link.session.has(*ended)) {
+            link.released.pop_front();
+        }
+        link.released.push_back((until, stream));
+        self.core.arm(&mut link.scheduled, until, Timed::Tunnel(tunnel));
+    }
+
+    /// Resets streams that the peer should have ended by now: they would else count for as long as the tunnel lives.
+    /// Returns when to look again.
+    fn reset_released(&mut self, tunnel: Key) -> Tick {
+        let now = self.core.now;
+        while let Some(link) = self.tunnels.get_mut(tunnel)
+            && let Some((until, stream)) = link.released.front().copied()
+        {
+            if until > now {
+                return until;
+            }
+            link.released.pop_front();
+            link.reset(tunnel, &mut self.core, stream, ResetReason::Cancelled);
+            self.stream_ended(tunnel);
+        }
+        NEVER
     }
 
     /// Takes no new stream; closed when its last one ends.

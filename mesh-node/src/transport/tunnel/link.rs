@@ -3,6 +3,7 @@
 //! In: frames that the turn produced, sealed and written at its end. Out: whether the socket took them. What streams
 //! mean to connections is not known here.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -66,6 +67,9 @@ pub(in crate::transport) struct Link<P> {
     pub(super) waiting: Vec<Key>,
     /// Connections whose streams are opened when it is up.
     pub(super) expecting: Vec<(Key, Open)>,
+    /// Streams that nobody here has to do with any more and that the peer has not ended, with the time that it has for it.
+    /// Some of them ended meanwhile.
+    pub(super) released: VecDeque<(Tick, StreamId)>,
     /// A read is queued.
     pub(super) queued: bool,
     pub(super) hung_up: bool,
@@ -109,6 +113,7 @@ impl<P> Link<P> {
             full: false,
             waiting: Vec::new(),
             expecting: Vec::new(),
+            released: VecDeque::new(),
             queued: false,
             hung_up: false,
             scheduled: NEVER,

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use mesh_common::model::Direction;
 use mesh_common::tunnel::{Frame, MAX_RECORD, ResetReason, StreamId, frames};
@@ -33,9 +34,7 @@ impl ByHand {
         let address = application(move |stream| {
             let (late, hears) = &*both.lock().unwrap();
             let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
-            hear(&mut tls, |frame| matches!(frame, Frame::Open(StreamId(1), _)));
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nbyhand";
-            say(&mut tls, &[Frame::Data(StreamId(1), answer)]);
+            answer_first(&mut tls);
             for said in late {
                 say(&mut tls, &[&said[..], &[Frame::Ping(1)]].concat());
                 hear(&mut tls, |frame| *frame == Frame::Pong(1));
@@ -49,6 +48,12 @@ impl ByHand {
         self.speak.send(late).unwrap();
         self.heard.recv_timeout(PATIENCE).unwrap();
     }
+}
+
+fn answer_first(tls: &mut Tls) {
+    hear(tls, |frame| matches!(frame, Frame::Open(StreamId(1), _)));
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nbyhand";
+    say(tls, &[Frame::Data(StreamId(1), answer)]);
 }
 
 fn say(tls: &mut Tls, said: &[Frame<'_>]) {
@@ -67,6 +72,28 @@ fn hear(tls: &mut Tls, mut wanted: impl FnMut(&Frame<'_>) -> bool) {
             return;
         }
     }
+}
+
+#[test]
+fn a_stream_that_its_peer_never_ends_is_reset() {
+    let world = World::new();
+    let config = world.identities.server(&world.server, Alpn::Mux1).unwrap();
+    let (resets, reset) = channel();
+    let resets = Mutex::new(resets);
+    let first = application(move |stream| {
+        let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+        answer_first(&mut tls);
+        hear(&mut tls, |frame| matches!(frame, Frame::Reset(StreamId(1), ResetReason::Cancelled)));
+        resets.lock().unwrap().send(()).unwrap();
+    });
+    let outbound = judge(&world, Direction::Outbound, To::Tunnel(first));
+    let settings = Settings { answer: Duration::from_millis(50), ..Settings::default() };
+    let source = Side::start(outbound, Direction::Outbound, settings);
+    let mut client = connect(source.address);
+    assert_eq!(ask(&mut client, &get("/")), (200, "byhand".to_owned()));
+    // The client may be gone by then.
+    drop(client);
+    reset.recv_timeout(PATIENCE).unwrap();
 }
 
 /// A client asks one endpoint, by hand, and then another, which holds its answer back until the first has said `late`.
