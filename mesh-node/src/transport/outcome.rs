@@ -78,6 +78,8 @@ pub enum TunnelLoss {
     Violation,
     /// The peer does not read.
     NotRead,
+    /// The peer's address has as many tunnels to this core as it may.
+    TooMany,
     /// The trust bundle changed, and nobody vouches for the peer any more.
     NotTrusted,
     /// It is no longer wanted: drain, age, a pod or an identity that is gone.
@@ -167,6 +169,7 @@ impl TunnelLoss {
             Self::Silent => "tunnel_silent",
             Self::Violation => "tunnel_violation",
             Self::NotRead => "tunnel_not_read",
+            Self::TooMany => "too_many_tunnels",
             Self::NotTrusted => "peer_not_trusted",
             Self::Retired => "tunnel_retired",
         }

@@ -51,14 +51,12 @@ impl<C: Conductor> Engine<C> {
         let released = self.reset_released(tunnel);
         let link = self.tunnels.get_mut(tunnel)?;
         if link.session.is_empty() {
-            let end = link.idle_since.after(settings.tunnel_idle_timeout);
-            if now >= end && link.key.is_some() {
-                self.close_tunnel(tunnel);
-                return None;
-            }
             link.asked = None;
-            // A server leaves the end to its client, and only looks now and then.
-            let end = if link.key.is_some() { end } else { NEVER };
+            let end = link.idle_since.after(settings.tunnel_idle_timeout);
+            let end = if link.key.is_some() { end } else { end.after(settings.silence) };
+            if now >= end {
+                return self.end_idle(tunnel);
+            }
             return Some(
                 end.min(now.after(settings.silence)).min(link.retire_at.max(now.after(settings.silence))),
             );
@@ -113,6 +111,23 @@ impl<C: Conductor> Engine<C> {
             self.stream_ended(tunnel);
         }
         NEVER
+    }
+
+    /// Nothing used it for long. A client closes it; a server asks for that first, and closes it if that is not heard: a
+    /// stream that is on its way meanwhile is refused as one that may go elsewhere, not lost.
+    fn end_idle(&mut self, tunnel: Key) -> Option<Tick> {
+        let link = self.tunnels.get_mut(tunnel)?;
+        if link.key.is_some() || self.core.now >= link.deadline {
+            self.close_tunnel(tunnel);
+            return None;
+        }
+        if link.deadline == NEVER {
+            link.deadline = self.core.now.after(self.core.settings.answer);
+            link.retired = true;
+            let last = link.session.go_away();
+            link.frame(tunnel, &mut self.core, &Frame::GoAway { last, reason: GoAwayReason::Idle });
+        }
+        Some(link.deadline)
     }
 
     /// Takes no new stream; closed when its last one ends.

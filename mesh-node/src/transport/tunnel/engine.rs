@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ pub struct Engine<C: Conductor> {
     pub(in crate::transport) applications: Applications,
     /// Tunnels of this side that take new streams.
     pub(super) pool: HashMap<TunnelKey, SmallVec<[Key; 2]>, foldhash::fast::RandomState>,
+    /// How many tunnels of each address are open here; only addresses that have one.
+    pub(super) accepted: HashMap<IpAddr, usize>,
     pub(super) deliveries: Deliveries,
     mailbox: Mailbox<C>,
     /// Held to be let go when descriptors are used up.
@@ -91,6 +94,7 @@ impl<C: Conductor> Engine<C> {
             connections: Slots::new(),
             applications: Applications::default(),
             pool: HashMap::default(),
+            accepted: HashMap::new(),
             deliveries: Deliveries::default(),
             mailbox,
             spare: spare(),

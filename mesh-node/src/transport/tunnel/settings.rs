@@ -11,10 +11,15 @@ use crate::transport::http1::HttpSettings;
 pub struct Settings {
     /// `--tunnel-max-age`: a tunnel older than this takes no new stream.
     pub tunnel_max_age: Duration,
-    /// `--tunnel-idle-timeout`: a tunnel without streams is closed after this.
+    /// `--tunnel-idle-timeout`: a tunnel without streams is closed after this, by its client. A server waits
+    /// [`silence`](Self::silence) longer, so that a client that keeps to it never meets the end of a tunnel that it is
+    /// about to use.
     pub tunnel_idle_timeout: Duration,
     /// `--tunnels-per-destination`, on each core.
     pub tunnels_per_destination: usize,
+    /// Tunnels accepted from one address that are open at a time, on each core. A pod of many cores has one for each of
+    /// them and each pod and port that it calls, and those whose streams outlive the tunnel's age.
+    pub tunnels_per_source: usize,
     /// Streams of one tunnel and growth of its windows.
     pub tunnel: Limits,
     /// `--connect-timeout`: to an application; also from accept to a tunnel that is up.
@@ -39,6 +44,7 @@ impl Default for Settings {
             tunnel_max_age: Duration::from_secs(60),
             tunnel_idle_timeout: Duration::from_secs(30),
             tunnels_per_destination: 1,
+            tunnels_per_source: 4096,
             tunnel: Limits::default(),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),

@@ -1,5 +1,6 @@
 //! The life of tunnels: made when a connection needs one, warm for the next, retired by age, lost by accident.
 
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -96,10 +97,10 @@ impl<C: Conductor> Engine<C> {
         local: SocketAddr,
         place: Place,
     ) {
-        let tls = self
-            .conductor
-            .serve_tunnel(&pod)
-            .and_then(|config| Tls::server(config).map_err(|_| TunnelLoss::NoCertificate));
+        let room =
+            self.accepted.get(&peer.ip()).is_none_or(|open| *open < self.core.settings.tunnels_per_source);
+        let config = if room { self.conductor.serve_tunnel(&pod) } else { Err(TunnelLoss::TooMany) };
+        let tls = config.and_then(|config| Tls::server(config).map_err(|_| TunnelLoss::NoCertificate));
         let tls = match tls {
             Ok(tls) => tls,
             Err(loss) => {
@@ -113,6 +114,7 @@ impl<C: Conductor> Engine<C> {
         let mut link = Link::new(socket, tls, session, pod, peer, local, place);
         link.deadline = self.core.now.after(self.core.settings.handshake_timeout);
         if let Ok(tunnel) = self.enter_tunnel(link) {
+            *self.accepted.entry(peer.ip()).or_default() += 1;
             // The ClientHello has been there for a while: no edge will tell.
             self.tunnel_read(tunnel);
         }
@@ -319,16 +321,29 @@ impl<C: Conductor> Engine<C> {
 
     /// The orderly end of a tunnel without streams.
     pub(super) fn close_tunnel(&mut self, tunnel: Key) {
-        self.leave_pool(tunnel);
-        let Some(mut link) = self.tunnels.remove(tunnel) else { return };
+        let Some(mut link) = self.forget_tunnel(tunnel) else { return };
         link.say_goodbye(&mut self.core);
+    }
+
+    /// It is no longer among the tunnels, and its place among those of its source is free.
+    fn forget_tunnel(&mut self, tunnel: Key) -> Option<Link<C::Pod>> {
+        self.leave_pool(tunnel);
+        let link = self.tunnels.remove(tunnel)?;
         self.core.counters.tunnels.subtract(1);
+        if link.key.is_none()
+            && let Entry::Occupied(mut open) = self.accepted.entry(link.peer.ip())
+        {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+        Some(link)
     }
 
     /// The end of a tunnel by accident: its streams are told, and may begin elsewhere.
     pub(super) fn lose(&mut self, tunnel: Key, loss: TunnelLoss, error: Option<&rustls::Error>) {
-        self.leave_pool(tunnel);
-        let Some(mut link) = self.tunnels.remove(tunnel) else { return };
+        let Some(mut link) = self.forget_tunnel(tunnel) else { return };
         // An alert or a GOAWAY may be waiting to be said.
         let _ = link.flush(&mut self.core);
         // Given back first: what begins elsewhere may need it.
@@ -336,7 +351,6 @@ impl<C: Conductor> Engine<C> {
         let streams = link.session.after(0);
         let connected = link.phase != Phase::Connecting;
         let was_up = matches!(link.phase, Phase::Up | Phase::Closing);
-        self.core.counters.tunnels.subtract(1);
         let count = streams.len() + link.expecting.len();
         // A peer that ends an unused tunnel without close_notify has harmed nobody.
         if count > 0 || !was_up || loss != TunnelLoss::Closed {

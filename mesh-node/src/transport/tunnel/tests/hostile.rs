@@ -211,3 +211,23 @@ fn a_handshake_that_never_ends_is_given_up_without_growing() {
     assert_eq!(losses(&destination).len(), 1);
     assert_eq!(destination.counters.pending_handshakes.read(), 0);
 }
+
+#[test]
+fn a_peer_that_keeps_a_tunnel_without_using_it_loses_it() {
+    let world = World::new();
+    let settings = Settings {
+        tunnel_idle_timeout: Duration::from_millis(30),
+        silence: Duration::from_millis(10),
+        answer: Duration::from_millis(30),
+        ..Settings::default()
+    };
+    let destination = Side::start(world.script(Direction::Inbound, nobody()), Direction::Inbound, settings);
+    let mut peer = Peer::of(&world, destination.address);
+    peer.say(&[Frame::Ping(1)]).unwrap();
+    // It hears GOAWAY, does nothing about it, and asks for another stream.
+    peer.hear(|heard| heard.iter().any(|frame| matches!(frame, Frame::GoAway { .. })));
+    let _ = peer.say(&[open(1)]);
+    assert!(peer.is_ended());
+    eventually("it to be forgotten", || (destination.counters.tunnels.read() == 0).then_some(()));
+    assert_eq!(destination.log.opened.load(Ordering::SeqCst), 0);
+}

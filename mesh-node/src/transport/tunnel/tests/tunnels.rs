@@ -108,6 +108,55 @@ fn a_tunnel_without_streams_is_closed_after_a_while() {
     assert_eq!((source.counters.tunnels_lost.read(), destination.counters.tunnels_lost.read()), (0, 0));
 }
 
+/// A client that never closes a tunnel by itself.
+fn patient_source(world: &World, destination: &Side) -> Side {
+    let settings = Settings { tunnel_idle_timeout: PATIENCE, ..Settings::default() };
+    Side::start(world.script(Direction::Outbound, destination.address), Direction::Outbound, settings)
+}
+
+fn impatient_destination(world: &World) -> Side {
+    let settings = Settings {
+        tunnel_idle_timeout: Duration::from_millis(30),
+        silence: Duration::from_millis(10),
+        answer: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    Side::start(world.script(Direction::Inbound, application(echo)), Direction::Inbound, settings)
+}
+
+#[test]
+fn a_server_asks_its_client_to_end_a_tunnel_without_streams() {
+    let world = World::new();
+    let destination = impatient_destination(&world);
+    let source = patient_source(&world, &destination);
+    for count in 1..=2 {
+        ping(&mut connect(source.address), b"once");
+        eventually("the tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
+        eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
+        assert_eq!(source.counters.tunnels_opened.read(), count);
+    }
+    assert_eq!((source.counters.tunnels_lost.read(), destination.counters.tunnels_lost.read()), (0, 0));
+}
+
+#[test]
+fn a_source_has_no_more_tunnels_than_it_may() {
+    let world = World::new();
+    let settings = Settings { tunnels_per_source: 1, ..Settings::default() };
+    let script = world.script(Direction::Inbound, application(echo));
+    let destination = Side::start(script, Direction::Inbound, settings);
+    let first = patient_source(&world, &destination);
+    let mut held = connect(first.address);
+    ping(&mut held, b"the only one");
+    let second = patient_source(&world, &destination);
+    assert_eq!(ends_in(connect(second.address)), Some(ErrorKind::ConnectionReset));
+    assert_eq!(*destination.log.losses.lock().unwrap(), [TunnelLoss::TooMany]);
+    ping(&mut held, b"goes on");
+    drop(first);
+    eventually("its place to be free", || (destination.counters.tunnels.read() == 0).then_some(()));
+    let third = patient_source(&world, &destination);
+    ping(&mut connect(third.address), b"again");
+}
+
 #[test]
 fn a_drained_destination_lets_its_streams_finish_and_takes_no_more() {
     let world = World::new();
