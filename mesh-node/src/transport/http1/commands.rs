@@ -259,6 +259,8 @@ impl<C: Conductor> Engine<C> {
             return self.end(key, CloseReason::Completed);
         }
         connection.active = self.core.now;
+        // Too late also for a preface: what still comes is read and dropped.
+        http.is_new = false;
         if let Upstream::Expected(Expected { .. }) = http.upstream {
             self.http_upstream_lost(key, failure::TUNNEL_LATE);
         } else if self.http_is_connecting(key) {

@@ -17,8 +17,10 @@ use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
 
 pub(in crate::transport) struct Http<X> {
     pub(super) client: Client,
-    /// Nothing was read of its client so far.
+    /// Whether its client speaks HTTP/2 is not known so far, and nothing was read.
     pub(super) is_new: bool,
+    /// The beginning of HTTP/2's preface is there, which counts as that of a head.
+    pub(super) preface_began: bool,
     pub(super) upstream: Upstream,
     pub(super) relay: Relay<Plan<X>>,
     dialled: Authority<'static>,
@@ -127,6 +129,7 @@ impl<X> Http<X> {
         Self {
             client,
             is_new: true,
+            preface_began: false,
             upstream: Upstream::None,
             relay: Relay::new(kind),
             dialled: Authority::of(course.dialled),
@@ -182,6 +185,7 @@ impl<X> Http<X> {
         }
         let after = |wait: Duration| active.after(wait);
         match self.waiting {
+            Waiting::Request if self.is_new && self.preface_began => self.since.after(http.header_timeout),
             Waiting::Request => after(http.idle_timeout),
             Waiting::Head => self.since.after(http.header_timeout),
             Waiting::Body => after(http.body_timeout),

@@ -50,6 +50,10 @@ impl<C: Conductor> Engine<C> {
                 Opening::Incomplete if length > 0 && !socket.is_hung_up() => {
                     // The next bytes make a new edge.
                     socket.wait_for_more();
+                    if !std::mem::replace(&mut http.preface_began, true) {
+                        http.since = self.core.now;
+                        self.rearm(key);
+                    }
                     false
                 }
                 Opening::Incomplete | Opening::Other => {

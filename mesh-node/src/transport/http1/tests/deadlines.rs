@@ -9,7 +9,7 @@ use mesh_common::model::Direction;
 use super::world::{Side, To, ask, connect, get, judge, polite, read_all};
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
-use crate::transport::tunnel::tests::world::World;
+use crate::transport::tunnel::tests::world::{PATIENCE, World};
 
 /// A source whose clients have so long for each thing.
 fn source_with_deadlines(world: &World, each: Duration) -> Side {
@@ -39,6 +39,23 @@ fn each_deadline_of_a_slow_client_holds() {
         assert!(answer.starts_with(expected), "{sent:?}: {answer:?}");
     }
     assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+#[test]
+fn the_beginning_of_an_http_2_preface_has_as_long_as_a_head() {
+    let world = World::new();
+    let http = HttpSettings {
+        header_timeout: Duration::from_millis(100),
+        idle_timeout: PATIENCE,
+        ..HttpSettings::default()
+    };
+    let local = judge(&world, Direction::Outbound, To::Application(polite(&Arc::default())));
+    let source = Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() });
+    let mut client = connect(source.address);
+    let start = Instant::now();
+    client.write_all(b"PRI * HTTP/2.0\r\n").unwrap();
+    assert_eq!(read_all(&mut client), "");
+    assert!(start.elapsed() < PATIENCE / 2, "it had {:?}", start.elapsed());
 }
 
 #[test]
