@@ -3,7 +3,7 @@
 //! In: a snapshot. Out: for each object that another one contradicts, or that names what is not there, what a person
 //! should know of it. Looked at after the snapshot is published, so that it delays nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::model::policy::{PeerAuthentication, Scope};
@@ -32,6 +32,7 @@ pub(super) fn advice(snapshot: &Snapshot) -> Vec<Advice> {
     advice.extend(rivals(snapshot));
     advice.extend(missing_services(snapshot));
     advice.extend(selecting_nobody(snapshot));
+    advice.extend(in_empty_namespaces(snapshot));
     advice
 }
 
@@ -138,16 +139,34 @@ fn missing_services(snapshot: &Snapshot) -> Vec<Advice> {
     advice
 }
 
+/// Policies about whole namespaces that have no pod. One in doubt may stand in several: nothing is said of it.
+fn in_empty_namespaces(snapshot: &Snapshot) -> Vec<Advice> {
+    let inhabited: HashSet<&Text> = snapshot.workloads().map(|pod| &pod.name.namespace).collect();
+    let is_empty = |(_, _, scope): &(Kind, &NamespacedName, &Scope)| match scope {
+        Scope::Namespace(namespace) => !inhabited.contains(namespace),
+        Scope::Mesh | Scope::Selector { .. } | Scope::Services(_) => false,
+    };
+    let alone = scopes(snapshot).filter(is_empty).map(|(kind, name, _)| Advice {
+        key: ObjectKey { kind, name: name.clone() },
+        field: "metadata.namespace".to_owned(),
+        reason: format!("no pod is in namespace {}: the policy is about nobody", name.namespace),
+        effect: Effect::Warning,
+    });
+    alone.collect()
+}
+
+/// Policies of both kinds that are understood, and whom they are about.
+fn scopes(snapshot: &Snapshot) -> impl Iterator<Item = (Kind, &NamespacedName, &Scope)> {
+    let authorization = snapshot.authorization_policies().filter(|policy| policy.fault.is_none());
+    let authorization = authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
+    let peer = snapshot.all_peer_authentications();
+    authorization.chain(peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope)))
+}
+
 /// Policies whose labels no pod has.
 fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
-    let authorization = snapshot
-        .authorization_policies()
-        .map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
-    let peer = snapshot
-        .all_peer_authentications()
-        .map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
     let mut open: HashMap<(&Text, &Text), Vec<Selecting<'_>>> = HashMap::new();
-    for (kind, name, scope) in authorization.chain(peer) {
+    for (kind, name, scope) in scopes(snapshot) {
         if let Scope::Selector { namespace, labels } = scope
             && let Some(label) = labels.first_key_value()
         {

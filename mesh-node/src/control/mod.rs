@@ -256,14 +256,18 @@ impl Desk {
         }
     }
 
-    /// All that is wrong: first what denies, then the rest, by file and line.
+    /// All that is wrong, by file and line: first what denies, last what the mesh has no use for.
     fn problems(&self, snapshot: &Snapshot, trouble: Option<Problem>) -> Vec<Problem> {
         let mut problems = self.store.problems();
         problems.extend(trouble);
         problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
         problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
         problems.sort_by(|a, b| {
-            let order = |problem: &Problem| problem.complaint.effect != Effect::Denies;
+            let order = |problem: &Problem| match problem.complaint.effect {
+                Effect::Denies => 0,
+                Effect::NotRead => 2,
+                _ => 1,
+            };
             (order(a), a).cmp(&(order(b), b))
         });
         problems

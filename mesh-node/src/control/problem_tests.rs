@@ -66,6 +66,7 @@ fn pods_with_one_address_name_each_other() {
 fn peer_authentications_of_one_scope_name_each_other() {
     let reasons = |created: [&str; 2]| {
         let files = [
+            pod("a", "10.0.0.1"),
             peer_authentication("a", created[0], "PERMISSIVE"),
             peer_authentication("b", created[1], "STRICT"),
         ];
@@ -88,8 +89,14 @@ fn peer_authentications_of_one_scope_name_each_other() {
             "PeerAuthentication shop/a: an older one counts, this one does not",
         ]
     );
-    let elsewhere = peer_authentication("c", "", "STRICT").replace("namespace: shop", "namespace: other");
-    assert_eq!(said(&[peer_authentication("a", "", "STRICT"), elsewhere]), Vec::<String>::new());
+    let elsewhere = |text: String| text.replace("namespace: shop", "namespace: other");
+    let apart = [
+        pod("a", "10.0.0.1"),
+        elsewhere(pod("b", "10.0.0.2")),
+        peer_authentication("a", "", "STRICT"),
+        elsewhere(peer_authentication("c", "", "STRICT")),
+    ];
+    assert_eq!(said(&apart), Vec::<String>::new());
 }
 
 #[test]
@@ -109,12 +116,28 @@ fn a_policy_about_nobody_says_so() {
 }
 
 #[test]
+fn a_policy_in_a_namespace_without_pods_says_so() {
+    let alone = policy("x", "").replace("namespace: shop", "namespace: shpo");
+    assert_eq!(
+        said(&[pod("a", "10.0.0.1"), alone]),
+        [
+            "warning a.yaml:5 (document 2): AuthorizationPolicy shpo/x: metadata.namespace: no pod is in namespace shpo: the policy is about nobody"
+        ]
+    );
+    assert_eq!(said(&[pod("a", "10.0.0.1"), policy("x", "")]), Vec::<String>::new());
+}
+
+#[test]
 fn what_denies_stands_first_and_all_is_counted() {
-    let text = "apiVersion: apps/v1\nkind: Deployment\n---\n".repeat(1200) + &policy("x", "rulez: []");
+    let text = "apiVersion: apps/v1\nkind: Deployment\n---\n".repeat(1200)
+        + &policy("x", "rulez: []")
+        + "---\n"
+        + &policy("z", "selector: {matchLabels: {app: none}}");
     let (applied, problems) = read(&text);
-    assert_eq!(problems.len(), 1201);
-    assert_eq!(problems[0].complaint.effect, Effect::Denies);
-    assert!(problems[1..].is_sorted(), "the rest stands by file and line");
+    assert_eq!(problems.len(), 1202);
+    let effects = [0, 1, 2].map(|index| problems[index].complaint.effect);
+    assert_eq!(effects, [Effect::Denies, Effect::Warning, Effect::NotRead]);
+    assert!(problems[2..].is_sorted(), "the rest stands by file and line");
     let registry = Registry::new();
     Metrics::new(&registry).unwrap().observe(&applied.objects, &problems, 1, std::time::Duration::ZERO);
     let metrics = registry.render().unwrap();
