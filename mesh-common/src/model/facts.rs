@@ -21,17 +21,8 @@ pub enum Direction {
 pub enum PeerIdentity {
     /// From a verified certificate, or from a pod of this node in process.
     Verified(SpiffeId),
-    /// Nothing was proved, and why.
-    None(NoIdentity),
-}
-
-/// Why a peer has no identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NoIdentity {
-    /// No TLS of ours was offered.
-    Plaintext,
-    /// A kubelet probe: a host process outside the pods' subtree, to a port that a probe names.
-    Probe,
+    /// Nothing was proved: no TLS of ours was offered.
+    None,
 }
 
 /// What is known of one connection when it is decided.
@@ -111,7 +102,7 @@ impl PeerIdentity {
     pub fn verified(&self) -> Option<&SpiffeId> {
         match self {
             Self::Verified(identity) => Some(identity),
-            Self::None(_) => None,
+            Self::None => None,
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod service;
 pub mod workload;
 
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
-pub use facts::{ConnectionFacts, Direction, NoIdentity, PeerIdentity, RequestCopy, RequestFacts};
+pub use facts::{ConnectionFacts, Direction, PeerIdentity, RequestCopy, RequestFacts};
 pub use identity::{SpiffeId, TrustDomain};
 pub use mesh::MeshSettings;
 pub use name::{NamespacedName, Text};

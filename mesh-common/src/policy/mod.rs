@@ -22,7 +22,7 @@ pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
 
 use self::matching::{Layer7, Subject};
 use crate::model::policy::MutualTls;
-use crate::model::{ConnectionFacts, Direction, NoIdentity, PeerIdentity, Protocol, RequestFacts, Workload};
+use crate::model::{ConnectionFacts, Direction, Protocol, RequestFacts, Workload};
 use crate::resolve::{self, Destination, Target};
 use crate::snapshot::Snapshot;
 
@@ -42,8 +42,6 @@ pub struct Permit<'a> {
 pub enum Basis<'a> {
     /// It goes out, and is decided at the destination.
     Outbound,
-    /// It is a kubelet's probe.
-    Probe,
     /// No ALLOW policy speaks about the workload, and no DENY matches.
     NoPolicy,
     /// A rule allows it.
@@ -186,9 +184,6 @@ fn authorize<'a>(
         }
     };
     let port = destination.address.port();
-    if is_probe(facts, local, port) {
-        return Ok(Permit::new(facts, destination, Basis::Probe));
-    }
     require_mutual_tls(snapshot, facts, local, port)?;
     let gone = || Denial::unknown(resolve::UnknownTarget::LocalGone);
     let sets = snapshot.policy_sets(&local.uid, destination.address).ok_or_else(gone)?;
@@ -206,11 +201,6 @@ fn authorize<'a>(
         requests: if allowed.depends_on_request { Requests::NeedDecision } else { Requests::AreCovered },
         findings: allowed.findings,
     })
-}
-
-/// The kernel saw a host process open it; it must also go to a port that a probe of the pod names.
-fn is_probe(facts: &ConnectionFacts, local: &Workload, port: u16) -> bool {
-    facts.peer == PeerIdentity::None(NoIdentity::Probe) && local.probe_ports.contains(&port)
 }
 
 fn require_mutual_tls(

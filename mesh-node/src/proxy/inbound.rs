@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::model::protocol::{self, Sniffed};
-use mesh_common::model::{
-    ConnectionFacts, Direction, Enrolment, NoIdentity, PeerIdentity, Protocol, Workload,
-};
+use mesh_common::model::{ConnectionFacts, Direction, Enrolment, PeerIdentity, Protocol, Workload};
 use mesh_common::policy::{self, Denial, DenialReason, Permit, Requests};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
@@ -182,7 +180,7 @@ impl Core {
             client: accepted.peer,
             original_dst: accepted.local,
             local: self.called(snapshot, pod, Between::accepted(Direction::Inbound, accepted))?,
-            peer: PeerIdentity::None(NoIdentity::Plaintext),
+            peer: PeerIdentity::None,
             claimed_dst: None,
         })
     }
@@ -260,6 +258,6 @@ pub(super) fn caller_pod<'a>(snapshot: &'a Snapshot, facts: &ConnectionFacts) ->
     let pod = snapshot.workload_at(facts.client_ip())?;
     match &facts.peer {
         PeerIdentity::Verified(identity) => (pod.identity == *identity).then_some(pod),
-        PeerIdentity::None(_) => Some(pod),
+        PeerIdentity::None => Some(pod),
     }
 }

@@ -246,7 +246,7 @@ impl Decided {
         let verdict = if permit.findings().is_empty() { Verdict::Allowed } else { Verdict::Audited };
         let policy = match permit.basis() {
             Basis::Rule(RuleMatch { policy, rule }) => Some(Box::new(decided_by(policy, Some(rule)))),
-            Basis::Outbound | Basis::Probe | Basis::NoPolicy | Basis::EachRequest => None,
+            Basis::Outbound | Basis::NoPolicy | Basis::EachRequest => None,
         };
         Self { verdict, policy, audit: audited(permit.findings()) }
     }
@@ -384,7 +384,7 @@ pub(super) fn parties<'a>(subject: Subject<'a>, plan: Option<&'a Plan>) -> Parti
             reporter: Reporter::Destination,
             security: match facts.peer {
                 PeerIdentity::Verified(_) => SecurityPolicy::MutualTls,
-                PeerIdentity::None(_) => SecurityPolicy::None,
+                PeerIdentity::None => SecurityPolicy::None,
             },
             source: caller,
             source_identity: facts.peer.verified(),

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::*;
 use crate::model::policy::{Action, Condition, Match, Mode, Operation, PolicyFault, Rule, Scope, Source};
 use crate::model::samples::{from_principals, inbound, matching, pod, policy, service};
-use crate::model::{AuthorizationPolicy, NamespacedName, PeerAuthentication, RequestTarget, WorkloadUid};
+use crate::model::{
+    AuthorizationPolicy, NamespacedName, PeerAuthentication, PeerIdentity, RequestTarget, WorkloadUid,
+};
 use crate::snapshot::{Delta, Tables};
 
 const WEB: &str = "cluster.local/ns/shop/sa/web";
@@ -38,8 +40,8 @@ fn facts(port: u16) -> ConnectionFacts {
     inbound(&Arc::new(pod("api", "b", "10.0.1.1")), port, &pod("web", "a", "10.0.0.1"))
 }
 
-fn without_identity(port: u16, why: NoIdentity) -> ConnectionFacts {
-    ConnectionFacts { peer: PeerIdentity::None(why), ..facts(port) }
+fn without_identity(port: u16) -> ConnectionFacts {
+    ConnectionFacts { peer: PeerIdentity::None, ..facts(port) }
 }
 
 fn connect(snapshot: &Snapshot, facts: &ConnectionFacts) -> Result<Requests, DenialReason> {
@@ -236,7 +238,7 @@ fn audit_reports_and_lets_through() {
 
 #[test]
 fn without_an_identity_no_principal_matches_and_every_negation_does() {
-    let plain = without_identity(8080, NoIdentity::Plaintext);
+    let plain = without_identity(8080);
     let any = policy("allow", Action::Allow, "api", vec![from_principals(&["*"])]);
     assert_eq!(connect(&snapshot(Protocol::Tcp, vec![any]), &plain), Err(DenialReason::NoRuleAllows));
     let not =

@@ -1,4 +1,4 @@
-//! Who must prove an identity, and whom a probe is.
+//! Who must prove an identity.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn plaintext(policies: Vec<PeerAuthentication>, port: u16) -> Result<Requests, D
     for policy in policies {
         tables.apply(Delta::UpsertPeerAuthentication(Arc::new(policy)));
     }
-    connect(&tables.snapshot(), &without_identity(port, NoIdentity::Plaintext))
+    connect(&tables.snapshot(), &without_identity(port))
 }
 
 #[test]
@@ -90,28 +90,4 @@ fn of_two_that_nothing_ranks_the_stricter_mode_of_each_port_holds() {
     assert_eq!(open(workload("b", strict, None)), refused);
     assert_eq!(open(workload("b", permissive, None)), passed);
     assert_eq!(open(workload("b", permissive, Some(permissive))), passed);
-}
-
-#[test]
-fn a_probe_passes_everything_but_only_to_a_port_that_a_probe_names() {
-    let mut tables = tables(Protocol::Tcp);
-    tables.apply(Delta::UpsertPeerAuthentication(Arc::new(peer_authentication(
-        "mesh",
-        Scope::Mesh,
-        Some(MutualTls::Strict),
-    ))));
-    tables.apply(Delta::UpsertAuthorizationPolicy(Arc::new(policy("nothing", Action::Allow, "", vec![]))));
-    let probed =
-        crate::model::Workload { probe_ports: smallvec::smallvec![8080], ..pod("api", "b", "10.0.1.1") };
-    tables.apply(Delta::UpsertWorkload(Arc::new(probed)));
-    let snapshot = tables.snapshot();
-    assert_eq!(connect(&snapshot, &without_identity(8080, NoIdentity::Probe)), Ok(Requests::AreCovered));
-    assert_eq!(
-        connect(&snapshot, &without_identity(9090, NoIdentity::Probe)),
-        Err(DenialReason::PlaintextUnderStrict)
-    );
-    assert_eq!(
-        connect(&snapshot, &without_identity(8080, NoIdentity::Plaintext)),
-        Err(DenialReason::PlaintextUnderStrict)
-    );
 }

@@ -74,12 +74,14 @@ fn join_crumbs(headers: &mut HeaderMap) {
     }
 }
 
-/// One Content-Length of digits alone: some readers take `+5`, `5, 5` or the second of two.
+/// One Content-Length of digits alone, as over HTTP/1.1: some readers take `+5`, `5, 5`, `010` as eight, or the second
+/// of two.
 fn check_content_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
     let digits = length.as_bytes();
-    if lengths.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+    let is_decimal = matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some() || !is_decimal {
         return Err(Refusal::ContentLength);
     }
     Ok(())

@@ -74,6 +74,7 @@ fn what_has_no_one_meaning_is_refused() {
     for (name, value, refusal) in [
         ("content-length", "+5", Refusal::ContentLength),
         ("content-length", "5, 5", Refusal::ContentLength),
+        ("content-length", "010", Refusal::ContentLength),
         ("content_length", "5", Refusal::FieldName),
         ("transfer_encoding", "chunked", Refusal::FieldName),
     ] {
