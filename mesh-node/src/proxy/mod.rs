@@ -345,12 +345,14 @@ impl Conductor for Proxy {
         debug!(pod = %pod.uid().0, peer, expected, reason, streams = tunnel.streams, "tunnel lost");
     }
 
-    fn still_permitted(&mut self, record: &Record) -> bool {
+    fn still_permitted(&mut self, record: &mut Record) -> bool {
         let snapshot = self.snapshot();
-        record.sides().all(|(facts, carried)| {
-            let verdict = policy::recheck(&snapshot, facts, carried);
-            verdict.inspect_err(|denial| self.shared.metrics.refused(denial.reason.code())).is_ok()
-        })
+        let mut verdicts = record.sides().map(|(facts, carried)| policy::recheck(&snapshot, facts, carried));
+        let Some(denial) = verdicts.find_map(Result::err) else { return true };
+        drop(verdicts);
+        self.shared.metrics.refused(denial.reason.code());
+        record.denied(&Rejection::Denied(denial));
+        false
     }
 
     fn peer_still_trusted(&mut self, certificates: &[CertificateDer<'_>]) -> bool {

@@ -225,6 +225,13 @@ impl Record {
         }
     }
 
+    /// Says what forbids a connection that was permitted once.
+    pub(super) fn denied(&mut self, rejection: &Rejection) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.iter_mut().for_each(|side| describe_rejection(&mut side.log.record, rejection));
+        }
+    }
+
     /// Ends it as one that the called pod of this agent refused, in the words for a pod of another.
     pub(super) fn refused_by_called(self, Refusal(reason): Refusal) {
         let reason = CloseReason::PeerReset(reason);
@@ -291,11 +298,16 @@ impl Side {
 pub(super) fn reject(traffic: &CoreTraffic, log: &AccessLog, subject: Subject<'_>, rejection: &Rejection) {
     traffic.connection_failed(&parties(subject, None), rejection.flags());
     let mut open = begin(log, subject, None);
-    open.record.verdict = rejection.verdict();
     open.record.reason = rejection.reason();
+    describe_rejection(&mut open.record, rejection);
+}
+
+/// Says what policy said, and which.
+pub(super) fn describe_rejection(record: &mut AccessRecord, rejection: &Rejection) {
+    record.verdict = rejection.verdict();
     if let Rejection::Denied(denial) = rejection {
-        open.record.policy = named(denial);
-        open.record.error = Some(denial.to_string().into());
+        record.policy = named(denial);
+        record.error = Some(denial.to_string().into());
     }
 }
 
@@ -321,7 +333,7 @@ fn audited(findings: &[AuditFinding<'_>]) -> Option<Box<Audited>> {
 }
 
 /// Policy and rule of a denial, as the access record has them.
-pub(super) fn named(denial: &Denial) -> Option<Box<DecidedBy>> {
+fn named(denial: &Denial) -> Option<Box<DecidedBy>> {
     denial.policy.clone().map(|policy| Box::new(DecidedBy { policy, rule: denial.rule }))
 }
 

@@ -15,7 +15,9 @@ use smallvec::SmallVec;
 
 use super::Core;
 use super::inbound::caller_pod;
-use super::record::{Decided, HttpConnection, Subject, begin, describe_called, named, parties, recorded};
+use super::record::{
+    Decided, HttpConnection, Subject, begin, describe_called, describe_rejection, parties, recorded,
+};
 use super::response::Rejection;
 use crate::telemetry::access_log::{OpenRecord, Request};
 use crate::telemetry::labels::{RecordedProtocol, RequestProtocol, ResponseFlags};
@@ -84,12 +86,7 @@ impl Core {
     ) -> RequestSide {
         self.shared.metrics.refused(rejection.reason());
         let mut side = self.side_of(subject, None, request);
-        let record = &mut side.log.record;
-        record.verdict = rejection.verdict();
-        if let Rejection::Denied(denial) = rejection {
-            record.policy = named(denial);
-            record.error = Some(denial.to_string().into());
-        }
+        describe_rejection(&mut side.log.record, rejection);
         side
     }
 

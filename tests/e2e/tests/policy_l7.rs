@@ -175,6 +175,9 @@ fn an_open_connection_of_bytes_does_not_outlive_a_new_rule_about_requests() {
         mesh.config().write("policy", &policy("no-admin", "DENY", &rules))?;
         let (how, _) = eventually("what may carry a denied request is closed", PATIENCE, || held.broken())?;
         assert_eq!(how, "reset");
+        let record = mesh.b().record("the end", |record| record["reason"] == "no_longer_permitted")?;
+        assert_eq!(record["policy"], "AuthorizationPolicy shop/no-admin rules[0]", "{record}");
+        assert_eq!(record["verdict"], "denied", "{record}");
         kept.finish()?;
         Ok(())
     });

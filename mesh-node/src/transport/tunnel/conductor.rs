@@ -283,8 +283,9 @@ pub trait Conductor: Sized + 'static {
     /// handshake is complete, `key` outbound.
     fn tunnel_lost(&mut self, pod: &Self::Pod, tunnel: LostTunnel<'_>);
 
-    /// Asked for every connection when the engine is told to look again: whether it is still permitted.
-    fn still_permitted(&mut self, record: &Self::Record) -> bool;
+    /// Asked for every connection when the engine is told to look again: whether it is still permitted. `record` is
+    /// to say why not.
+    fn still_permitted(&mut self, record: &mut Self::Record) -> bool;
 
     /// Asked for every tunnel when the trust bundle has changed: whether the peer is still vouched for.
     fn peer_still_trusted(&mut self, certificates: &[CertificateDer<'_>]) -> bool {

@@ -288,8 +288,8 @@ impl<C: Conductor> Engine<C> {
     /// tables have changed.
     pub fn recheck(&mut self) {
         for key in self.connections.keys() {
-            let Some(connection) = self.connections.get(key) else { continue };
-            let permitted = self.conductor.still_permitted(&connection.record);
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let permitted = self.conductor.still_permitted(&mut connection.record);
             match &connection.kind {
                 Kind::Pump(_) | Kind::Joined(_) if !permitted => {
                     self.end(key, CloseReason::NoLongerPermitted)

@@ -205,7 +205,7 @@ impl Conductor for Judge {
 
     fn tunnel_lost(&mut self, _: &Self::Pod, _: LostTunnel<'_>) {}
 
-    fn still_permitted(&mut self, (): &()) -> bool {
+    fn still_permitted(&mut self, (): &mut ()) -> bool {
         true
     }
 }

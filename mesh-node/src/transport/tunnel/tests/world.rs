@@ -197,7 +197,7 @@ impl Conductor for Script {
         self.log.losses.lock().unwrap().push(tunnel.loss);
     }
 
-    fn still_permitted(&mut self, _: &u32) -> bool {
+    fn still_permitted(&mut self, _: &mut u32) -> bool {
         self.permitted
     }
 }
