@@ -10,6 +10,7 @@
 //!
 //! Never waits, reads a clock, logs or opens a socket.
 
+mod asked_for;
 mod authority;
 mod body;
 mod exchange;
@@ -26,6 +27,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use asked_for::AskedFor;
 pub use authority::{Authority, MAX_HOST, spelled_literal};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use mesh_common::http1::{FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
+use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
     ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
 };
@@ -266,9 +266,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
         if self.identity.is_some() { IDENTITY_FIELDS } else { FORWARDING_FIELDS }
     }
 
-    fn malformed(&self, refusal: Refusal) {
+    fn malformed(&self, refusal: Refusal, asked: AskedFor) {
         let record = self.record.borrow();
-        self.proxy.report_refused(record.as_http().expect("it has requests"), refusal);
+        self.proxy.report_refused(record.as_http().expect("it has requests"), refusal, asked);
     }
 
     fn late(&self, answer: &OwnAnswer) {

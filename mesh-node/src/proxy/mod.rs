@@ -305,9 +305,9 @@ impl Conductor for Proxy {
         Core::end_request(exchange, outcome);
     }
 
-    fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal) {
+    fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal, asked: http1::AskedFor) {
         if let Some(http) = record.as_http() {
-            self.report_refused(http, refusal);
+            self.report_refused(http, refusal, asked);
         }
     }
 

@@ -97,11 +97,19 @@ impl Core {
     }
 
     /// Reports a request that could not be understood.
-    pub(super) fn report_refused(&self, http: &HttpConnection, refusal: http1::Refusal) {
+    pub(super) fn report_refused(
+        &self,
+        http: &HttpConnection,
+        refusal: http1::Refusal,
+        asked: http1::AskedFor,
+    ) {
         self.shared.metrics.refused(refusal.reason());
         let subject = http.subject();
         let mut log = begin(&self.shared.access_log, subject, None);
         log.record.error = Some(refusal.to_string().into());
+        let http1::AskedFor { method, path } = asked;
+        let request = Request { method, path, host: Box::default(), status: 0, grpc_status: None };
+        log.record.request = Some(Box::new(request));
         let side = RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) };
         side.ended(&Reported {
             protocol: recorded(http.spoken),

@@ -107,6 +107,19 @@ pub fn failed_handshakes_are_told(mesh: &Mesh, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// The node of `client` has a record of a GET that could not be read, with what was asked for and its answer.
+///
+/// # Errors
+/// It has none.
+pub fn unreadable_is_told(mesh: &Mesh, path: &str) -> Result<()> {
+    let told =
+        |record: &serde_json::Value| record["reason"] == "path_bad_escape" && record["http.path"] == path;
+    let record = mesh.node(node(0)).record("the request", told)?;
+    ensure!(record["http.method"] == "GET" && record["http.status"] == 400, "{record}");
+    ensure!(record.get("http.host").is_none(), "{record}");
+    Ok(())
+}
+
 /// Rules that one service account of namespace `shop` matches.
 pub fn from_account(account: &str) -> String {
     format!("- from:\n    - source:\n        principals: [cluster.local/ns/shop/sa/{account}]\n")

@@ -6,6 +6,7 @@ use std::thread;
 use anyhow::Result;
 use mesh_test_e2e::{
     SERVER, dry_run, dry_run_is_reported, from_account, peer_authentication, policy, server, service,
+    unreadable_is_told,
 };
 use mesh_test_harness::clients::Called;
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
@@ -113,6 +114,7 @@ fn plain_http2_is_judged_by_method_and_path() {
             assert_eq!(ask(path, &[])?.status, 403, "{path}");
         }
         assert_eq!(ask("/public/%zz", &[])?.status, 400);
+        unreadable_is_told(mesh, "/public/%zz")?;
         assert_eq!(ask("/x/..//public/b", &[])?.status, 200);
         let paths: Vec<_> = server.events("request").iter().map(|seen| seen["path"].clone()).collect();
         assert_eq!(paths, ["/public/a", "/public/b"], "the server saw what was permitted, as it was matched");

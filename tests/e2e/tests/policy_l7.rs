@@ -3,6 +3,7 @@
 use anyhow::Result;
 use mesh_test_e2e::{
     HTTP, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request, server, service,
+    unreadable_is_told,
 };
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -58,7 +59,8 @@ fn no_spelling_of_a_denied_path_gets_through() {
             }
         }
         assert_eq!(server.events("request").len(), 1, "the server saw no other request");
-        Ok(())
+        assert_eq!(status(mesh, "GET /%zz?secret=1")?, 400);
+        unreadable_is_told(mesh, "/%zz")
     });
 }
 

@@ -5,8 +5,8 @@ use super::{
     Upstream, Verdict, Waiting, feed,
 };
 use crate::http1::{
-    BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal,
-    RequestHead, ResponseFor, Version, write_local_answer,
+    AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules,
+    Refusal, RequestHead, ResponseFor, Version, write_local_answer,
 };
 
 impl<P> Relay<P> {
@@ -24,7 +24,8 @@ impl<P> Relay<P> {
         match &mut self.phase {
             Phase::Head(_) | Phase::Discard(_) => {
                 if !self.held_client.is_empty() {
-                    commands.push(Command::Refused(Refusal::Truncated));
+                    let asked = AskedFor::of_head(&self.held_client);
+                    commands.push(Command::Refused(Refusal::Truncated, asked));
                 }
                 self.finish_client(Close::Finish, &mut commands);
             }
@@ -142,7 +143,7 @@ impl<P> Relay<P> {
                     }
                 }
                 Err(refusal) => {
-                    self.refuse(refusal, commands);
+                    self.refuse(refusal, rest, commands);
                     return input.len();
                 }
             }
@@ -220,16 +221,18 @@ impl<P> Relay<P> {
     }
 
     /// The client sent something that cannot be understood.
-    fn refuse(&mut self, refusal: Refusal, commands: &mut Commands<P>) {
+    fn refuse(&mut self, refusal: Refusal, sent: &[u8], commands: &mut Commands<P>) {
         let answer = LocalAnswer { status: refusal.status(), text: "", reason: refusal.reason() };
         if matches!(self.phase, Phase::Exchange(_)) {
             self.fail(answer, Ending::BadRequest(refusal), commands);
             return;
         }
+        let mut asked = AskedFor::default();
         if matches!(self.phase, Phase::Head(_)) {
+            asked = AskedFor::of_head(sent);
             self.answer_unknown(answer);
         }
-        commands.push(Command::Refused(refusal));
+        commands.push(Command::Refused(refusal, asked));
         self.finish_client(Close::Linger, commands);
     }
 

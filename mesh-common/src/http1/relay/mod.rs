@@ -23,7 +23,8 @@ use smallvec::SmallVec;
 pub use outgoing::{MAX_REPLAY, Outgoing, forget_sent};
 
 use super::{
-    Authority, BodyBytes, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal, RequestHead,
+    AskedFor, Authority, BodyBytes, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal,
+    RequestHead,
 };
 
 /// A side that has this much to send is given no more.
@@ -51,7 +52,7 @@ pub enum Command<P> {
     /// The exchange is over: for logs and metrics.
     Finished(P, Summary),
     /// A request was refused before anybody was asked about it; it was answered with its status.
-    Refused(Refusal),
+    Refused(Refusal, AskedFor),
     /// Send what is to be sent, then half-close; the client may go on sending (only after 101).
     FinishClient,
     /// The client has had its last answer.

@@ -64,7 +64,8 @@ fn a_refused_head_is_answered_and_ends_the_connection() {
     bench.client(
         "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
     );
-    bench.took(&[Command::Refused(Refusal::ContentLength), Command::CloseClient(Close::Linger)]);
+    let refused = Command::Refused(Refusal::ContentLength, AskedFor::new(b"GET", b"/"));
+    bench.took(&[refused, Command::CloseClient(Close::Linger)]);
     assert_eq!((bench.status(), bench.relay.waiting()), (400, Waiting::Nothing));
 }
 

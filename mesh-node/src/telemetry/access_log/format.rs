@@ -66,9 +66,9 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
     );
     line.bare_text(field!("protocol"), record.protocol.as_str());
     if let Some(request) = &record.request {
-        line.text(field!("http.method"), Some(&request.method));
-        line.text(field!("http.host"), Some(&request.host));
-        line.text(field!("http.path"), Some(&request.path));
+        line.known(field!("http.method"), &request.method);
+        line.known(field!("http.host"), &request.host);
+        line.known(field!("http.path"), &request.path);
         line.number(field!("http.status"), request.status);
         if let Some(status) = request.grpc_status {
             line.number(field!("grpc.status"), status);
@@ -228,6 +228,11 @@ impl Line<'_> {
         if let Some(principal) = principal {
             self.bare_parts(field, &["spiffe://", principal]);
         }
+    }
+
+    /// Text that is empty where a request could not be read so far.
+    fn known(&mut self, field: Field, value: &str) {
+        self.text(field, Some(value).filter(|value| !value.is_empty()));
     }
 
     /// Text that a peer may have chosen: quoted and escaped, so that no field or line can be forged.

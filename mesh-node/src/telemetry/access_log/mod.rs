@@ -137,7 +137,7 @@ impl Audited {
     }
 }
 
-/// What is said of a request besides.
+/// What is said of a request besides; what is empty could not be read.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Its method.

@@ -26,9 +26,9 @@ impl<C: Conductor> Engine<C> {
                 Command::Reroute(_) => self.http_reroute(key),
                 Command::Release(how) => self.http_release(key, how),
                 Command::Finished(planned, summary) => self.http_finished(key, *planned, summary),
-                Command::Refused(refusal) => {
+                Command::Refused(refusal, asked) => {
                     if let Some(Connection { record, .. }) = self.connections.get_mut(key) {
-                        self.conductor.request_refused(record, refusal);
+                        self.conductor.request_refused(record, refusal, asked);
                     }
                 }
                 Command::FinishUpstream => self.http_note(key, |http| http.finish_upstream = true),

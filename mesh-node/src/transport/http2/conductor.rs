@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
-use mesh_common::http1::Refusal;
+use mesh_common::http1::{AskedFor, Refusal};
 use mesh_common::model::{RequestFacts, SpiffeId, Workload};
 use mesh_common::route::{Local, Plan};
 use tokio::sync::Notify;
@@ -32,7 +32,7 @@ pub trait Conductor: 'static {
     fn strip(&self) -> &'static [&'static str];
 
     /// A request came that has no one meaning; it is answered and counted, never decided.
-    fn malformed(&self, refusal: Refusal);
+    fn malformed(&self, refusal: Refusal, asked: AskedFor);
 
     /// A request came after the caller's certificate had ended; it gets `answer` and is counted, never decided.
     fn late(&self, answer: &OwnAnswer);

@@ -11,7 +11,7 @@ use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
-use mesh_common::http1::StripList;
+use mesh_common::http1::{AskedFor, StripList};
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -77,7 +77,8 @@ pub(super) async fn serve<C: Conductor>(
         return Ok(own::<C>(answer, asked, None, open));
     }
     if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
-        conductor.malformed(refusal);
+        let asked_for = AskedFor::new(parts.method.as_str().as_bytes(), parts.uri.path().as_bytes());
+        conductor.malformed(refusal, asked_for);
         return Ok(own::<C>(OwnAnswer::malformed(refusal), asked, None, open));
     }
     let cut = Cut::default();

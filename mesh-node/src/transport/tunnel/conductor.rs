@@ -251,7 +251,7 @@ pub trait Conductor: Sized + 'static {
     );
 
     /// Told of a request that was answered with its status before anybody was asked: it could not be understood.
-    fn request_refused(&mut self, record: &mut Self::Record, refusal: http1::Refusal);
+    fn request_refused(&mut self, record: &mut Self::Record, refusal: http1::Refusal, asked: http1::AskedFor);
 
     /// Asked for every exchange when the engine is told to look again: whether it is still permitted.
     fn request_still_permitted(&mut self, record: &Self::Record, exchange: &Self::Exchange) -> bool;

@@ -187,7 +187,7 @@ impl Conductor for Judge {
         self.log.exchanges.lock().unwrap().push((exchange, *outcome));
     }
 
-    fn request_refused(&mut self, (): &mut (), refusal: http1::Refusal) {
+    fn request_refused(&mut self, (): &mut (), refusal: http1::Refusal, _: http1::AskedFor) {
         self.log.refusals.lock().unwrap().push(refusal);
     }
 

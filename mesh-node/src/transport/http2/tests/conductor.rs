@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
-use mesh_common::http1::{IDENTITY_FIELDS, Refusal};
+use mesh_common::http1::{AskedFor, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::*;
 use mesh_common::policy;
 use mesh_common::resolve;
@@ -92,7 +92,7 @@ impl Conductor for Deciding {
         self.world.late.set(self.world.late.get() + 1);
     }
 
-    fn malformed(&self, refusal: Refusal) {
+    fn malformed(&self, refusal: Refusal, _: AskedFor) {
         self.world.malformed.borrow_mut().push(refusal);
     }
 

@@ -179,7 +179,7 @@ impl Conductor for Script {
 
     fn exchange_ended(&mut self, _: &mut u32, (): (), _: &ExchangeOutcome) {}
 
-    fn request_refused(&mut self, _: &mut u32, _: http1::Refusal) {}
+    fn request_refused(&mut self, _: &mut u32, _: http1::Refusal, _: http1::AskedFor) {}
 
     fn request_still_permitted(&mut self, _: &u32, (): &()) -> bool {
         self.permitted
