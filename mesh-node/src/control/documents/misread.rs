@@ -63,13 +63,21 @@ impl Namespaces {
 }
 
 /// The policy kind that an object seems to be; `None` if it does not seem to be a policy.
-pub(super) fn policy_kind(kind: &str, group: &str) -> Option<Kind> {
+pub(super) fn policy_kind(kind: &str, api_version: &str) -> Option<Kind> {
+    let group = api_version.split('/').next().unwrap_or_default();
     let policies = || Kind::ALL.into_iter().filter(|kind| kind.is_policy());
     policies().find(|policy| resembles(kind, policy.name())).or_else(|| {
         let is_ours =
             (resembles(group, resources::GROUP) || group.contains("nodemesh")) && !is_another_kind(kind);
         is_ours.then_some(Kind::AuthorizationPolicy)
     })
+}
+
+/// The text of a field of an object, or of one that may have been meant to be it.
+pub(super) fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    let given = object[field].as_str();
+    let meant = || unknown(object, &OBJECT_FIELDS).find(|(name, _)| resembles(name, field))?.1.as_str();
+    given.or_else(meant).unwrap_or_default()
 }
 
 /// A kind that is read, and no policy: in the wrong group it is a mistake, and asks for nobody's denial.
@@ -196,6 +204,17 @@ mod tests {
     }
 
     #[test]
+    fn a_field_is_read_under_a_name_that_looks_like_it() {
+        let of = |object: &str| text(&serde_saphyr::from_str(object).unwrap(), "kind").to_owned();
+        assert_eq!(of("{kind: A, Kind: B}"), "A");
+        assert_eq!(
+            (of("{Kind: B}"), of("{kimd: B}"), of("{spec: B}")),
+            ("B".into(), "B".into(), String::new())
+        );
+        assert_eq!((of("[kind]"), of("kind")), (String::new(), String::new()));
+    }
+
+    #[test]
     fn a_kind_is_a_policy_by_its_name_or_by_its_group() {
         let (authorization, peer) = (Some(Kind::AuthorizationPolicy), Some(Kind::PeerAuthentication));
         check_kind("AuthorizationPolicy", "security.istio.io", authorization);
@@ -206,6 +225,7 @@ mod tests {
         check_kind("PeerAuthentication", "security.istio.io", peer);
         check_kind("TrafficPolicy", "policy.nodemesh.dev", authorization);
         check_kind("", "policy.nodemsh.dev", authorization);
+        check_kind("TrafficPolicy", "policy.nodemesh.dev/v1", authorization);
         check_kind("NetworkPolicy", "networking.k8s.io", None);
         check_kind("RequestAuthentication", "security.istio.io", None);
         check_kind("Pod", "policy.nodemesh.dev", None);

@@ -147,7 +147,13 @@ fn a_policy_of_another_group_or_kind_denies_and_says_what_to_write() {
     let istio =
         format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n{PLACE}spec: {{{RULES}}}\n");
     assert_eq!(taken_for(&istio).0, [(Action::Allow, "shop".to_owned())], "it permits nothing");
-    check_denies(&format!("apiVersion: {own}\n{PLACE}spec: {{{RULES}}}\n"), &["shop"]);
+    for head in [
+        format!("apiVersion: {own}\n"),
+        format!("ApiVersion: {own}\nKind: AuthorizationPolicy\n"),
+        "apiVersion: policy.nodemesh.dev\nkind: Policy\n".to_owned(),
+    ] {
+        check_denies(&format!("{head}{PLACE}spec: {{{RULES}}}\n"), &["shop"]);
+    }
 }
 
 #[test]

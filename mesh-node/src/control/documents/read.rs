@@ -106,14 +106,12 @@ impl Reader {
     /// The kind of a draft; `None`, and a complaint, if it is not one that is read.
     fn kind(&self, draft: &Draft<'_>, document: &mut Document) -> Option<Kind> {
         let api_version = draft.value["apiVersion"].as_str();
-        let group = api_version.unwrap_or_default().split_once('/').map_or("", |(group, _)| group);
         let known = Kind::ALL.into_iter().find(|kind| kind.name() == draft.name.kind);
         if let Some(kind) = known.filter(|kind| api_version == Some(kind.api_version())) {
             return Some(kind);
         }
-        if draft.value.is_object()
-            && let Some(kind) = misread::policy_kind(&draft.name.kind, group)
-        {
+        let [kind, version] = ["kind", "apiVersion"].map(|field| misread::text(draft.value, field));
+        if let Some(kind) = misread::policy_kind(kind, version) {
             return Some(kind);
         }
         let (field, reason, effect) = match (api_version, &*draft.name.kind) {
@@ -225,7 +223,7 @@ impl Reader {
         document.is_readable = false;
         let salvaged = salvage::salvage(text);
         let mut name = salvaged.object;
-        let policy = misread::policy_kind(&name.kind, &salvaged.group);
+        let policy = misread::policy_kind(&name.kind, &salvaged.api_version);
         let is_known = policy.is_some() || Kind::ALL.into_iter().any(|kind| kind.name() == name.kind);
         let mut effect = Effect::NotInForce;
         if let Some(kind) = policy {

@@ -7,8 +7,8 @@ use super::ObjectName;
 /// What a text seems to give.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Salvaged {
-    /// The group in the first `apiVersion`.
-    pub(super) group: String,
+    /// The first `apiVersion`.
+    pub(super) api_version: String,
     /// The first kind, namespace and name.
     pub(super) object: ObjectName,
     /// Every namespace.
@@ -18,9 +18,8 @@ pub(super) struct Salvaged {
 /// Looks for keys and their plain values, wherever they stand.
 pub(super) fn salvage(text: &str) -> Salvaged {
     let first = |key| scalars(text, key).next().unwrap_or_default().to_owned();
-    let version = first("apiVersion");
     Salvaged {
-        group: version.split_once('/').map_or("", |(group, _)| group).to_owned(),
+        api_version: first("apiVersion"),
         object: ObjectName { kind: first("kind"), namespace: first("namespace"), name: first("name") },
         namespaces: scalars(text, "namespace").map(str::to_owned).collect(),
     }
@@ -46,17 +45,17 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, group: &str, object: (&str, &str, &str), namespaces: &[&str]) {
+    fn check(text: &str, version: &str, object: (&str, &str, &str), namespaces: &[&str]) {
         let found = salvage(text);
         let ObjectName { kind, namespace, name } = &found.object;
-        assert_eq!((&*found.group, (&**kind, &**namespace, &**name)), (group, object), "{text:?}");
+        assert_eq!((&*found.api_version, (&**kind, &**namespace, &**name)), (version, object), "{text:?}");
         assert_eq!(found.namespaces.iter().collect::<Vec<_>>(), namespaces, "{text:?}");
     }
 
     #[test]
     fn the_keys_of_an_object_tell_what_it_is() {
         let text = "apiVersion: x/v1\nkind: AuthorizationPolicy # who\nmetadata:\n  name: 'web'\n  namespace: shop\nspec: [";
-        check(text, "x", ("AuthorizationPolicy", "shop", "web"), &["shop"]);
+        check(text, "x/v1", ("AuthorizationPolicy", "shop", "web"), &["shop"]);
         check("kind: Pod\nmetadata: {name: a, namespace: b}\n", "", ("Pod", "b", "a"), &["b"]);
         check("{\"kind\": \"Pod\",\n\"name\":\"a\"", "", ("Pod", "", "a"), &[]);
         check("namespace: a\nnamespace: b\nnamespaces: [c]\nx.namespace: d", "", ("", "a", ""), &["a", "b"]);
