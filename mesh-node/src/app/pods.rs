@@ -5,12 +5,14 @@
 //! again; it holds up no other.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use mesh_common::model::{Enrolment, Text, Workload, WorkloadUid};
 use mesh_common::snapshot::Snapshot;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::cores::Cores;
@@ -92,10 +94,13 @@ impl Pods {
         cgroup_root: &Path,
     ) -> Result<(Result<(), TrialError>, Result<(), TrialError>), TrialError> {
         let trial = Arc::new(self.pods.begin_trial(cgroup_root)?);
-        let tried = Arc::clone(&trial);
-        let results = spawn_blocking(move || (tried.outbound(), tried.inbound())).await;
+        let results = on_a_thread({
+            let trial = Arc::clone(&trial);
+            move || (trial.outbound(), trial.inbound())
+        });
+        let results = results.await;
         self.pods.end_trial(&trial)?;
-        results.map_err(|error| TrialError::Make(error.into()))
+        results.map_err(TrialError::Make)
     }
 
     /// Makes the node's pods what the snapshot says.
@@ -177,4 +182,17 @@ impl Pods {
             warn!(pod = %workload.name, error = %Chain(error), "pod is not captured; its connections are refused");
         }
     }
+}
+
+/// Does something that waits, on a thread that is gone afterwards: one of the runtime's stays for seconds, with all
+/// that it has opened.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (tell, told) = oneshot::channel();
+    // Nobody listens only if the agent is ending.
+    let work = move || drop(tell.send(work()));
+    let thread = thread::Builder::new().name("trial".to_owned()).spawn(work)?;
+    let done = told.await.map_err(|_| io::Error::other("the thread of a trial panicked"));
+    // It has nothing left to do but to end.
+    let _ = thread.join();
+    done
 }
