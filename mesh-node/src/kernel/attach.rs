@@ -57,8 +57,9 @@ impl Links {
             if let Some(cgroup) = cgroup_of(entry, cgroups) {
                 let target = Target { fd: cgroup.directory.as_fd(), id: cgroup.id };
                 let pin = pins.links().join(entry.name);
-                let held = self.cgroups.remove(entry.name);
-                self.cgroups.insert(entry.name, stand(entry, programs.fd(entry.name), &target, &pin, held)?);
+                let held = self.cgroups.get(entry.name);
+                let link = stand(entry, programs.fd(entry.name), &target, &pin, held)?;
+                self.cgroups.insert(entry.name, link);
             }
         }
         Ok(())
@@ -74,7 +75,7 @@ impl Links {
     ) -> Result<(), AttachError> {
         let pin = pins.namespace(cookie);
         let id = rustix::fs::fstat(netns).map_err(failed("find", &DELIVER, &pin))?.st_ino;
-        let held = self.namespaces.remove(&cookie);
+        let held = self.namespaces.get(&cookie);
         let link = stand(&DELIVER, programs.fd(DELIVER.name), &Target { fd: netns, id }, &pin, held)?;
         self.namespaces.insert(cookie, link);
         Ok(())
@@ -178,12 +179,13 @@ fn stand(
     program: BorrowedFd<'_>,
     target: &Target<'_>,
     pin: &Path,
-    held: Option<OwnedFd>,
+    held: Option<&OwnedFd>,
 ) -> Result<OwnedFd, AttachError> {
     let at_pin = pinned(pin);
     let is_pinned = at_pin.is_some();
     let present = at_pin.or_else(|| {
-        let held = held?;
+        // A copy: where this fails the link stays held, and attached.
+        let held = held?.try_clone().ok()?;
         let info = sys::link_info(held.as_fd()).ok()?;
         Some((held, info))
     });

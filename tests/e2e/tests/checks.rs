@@ -91,6 +91,25 @@ fn who_removes_the_pins_opens_no_pod() {
     });
 }
 
+#[test]
+fn a_program_that_cannot_be_pinned_again_stays_attached() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let pin = mesh.a().pin_dir().join("links/connect4");
+        // A folder in the way of the pin; the agent may be faster with its pin.
+        eventually_true("something else is at its place", PATIENCE, || {
+            fs::remove_file(&pin).is_ok() && fs::create_dir(&pin).is_ok()
+        })?;
+        eventually_true("the agent tries in vain", PATIENCE, || {
+            mesh.node(node(0)).log().contains("cannot attach the programs again")
+        })?;
+        // The Service's address exists in the mesh alone.
+        mesh.pod("client").echo(at(ECHO))?;
+        fs::remove_dir(&pin).context("clear the place")?;
+        mesh.a().wait_until_ready()
+    });
+}
+
 fn checks(mesh: &Mesh, node: &str) -> Result<Value> {
     let answer = mesh.node(node).command(&["check", "-o", "json"])?;
     serde_json::from_str(&answer.stdout).with_context(|| format!("read {}", answer.stdout))
