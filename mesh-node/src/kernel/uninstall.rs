@@ -116,6 +116,7 @@ impl Objects {
             if left.is_empty() || Instant::now() >= deadline {
                 return left;
             }
+            // Between two looks of a bounded wait: the kernel tells nobody that it freed something.
             thread::sleep(LOOK_EVERY);
         }
     }

@@ -162,6 +162,7 @@ impl<C: Conductor> Engine<C> {
                 Next::Again => tokio::task::yield_now().await,
                 Next::Wait(until) => {
                     let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+                    // Until something is readable, or the next deadline of a connection.
                     tokio::select! {
                         readable = epoll.readable() => readable?.clear_ready(),
                         () = tokio::time::sleep_until(until.into()) => {}

@@ -246,6 +246,7 @@ fn a_caller_that_stays_after_its_certificate_is_served_no_more() {
             stays.write_all(&ask(stream)).await.expect("the connection is open");
             stream += 2;
             assert!(stream < 20_000, "still served");
+            // The pace of the requests: the certificate ends while they go on, and no event says so.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let served = world.records.borrow().len();

@@ -200,6 +200,7 @@ fn a_stream_that_is_open_for_longer_than_the_idle_timeout_goes_on() {
         let response = world.caller().await.0.clone().send_request(request).await.unwrap();
         let mut body = response.into_body();
         for _ in 0..3 {
+            // Three idle timeouts without a message: the time that passes is what is tested.
             tokio::time::sleep(Duration::from_millis(120)).await;
             send.send(Bytes::from_static(b"late")).await.unwrap();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().as_ref(), b"late");

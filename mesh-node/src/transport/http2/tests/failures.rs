@@ -163,6 +163,7 @@ fn requests_go_on_while_agents_drain_their_connections() {
         for turn in 0..100 {
             let seen = caller.ask(grpc("/e/U", "x")).await.unwrap();
             assert_eq!(seen.trailer("grpc-status"), Some("0"), "turn {turn}");
+            // The pace of the requests: they span ten lives of a connection.
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
         assert!(world.dials.get() > 4, "{} dials", world.dials.get());

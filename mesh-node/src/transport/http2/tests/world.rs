@@ -89,6 +89,7 @@ pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
         if holds() {
             return;
         }
+        // Between two looks of a bounded wait: what is looked at tells nobody that it changed.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within 5 s: {what}");
