@@ -112,6 +112,11 @@ impl Cores {
         self.shared.places.used()
     }
 
+    /// Tunnels now, accepted or opened.
+    pub(super) fn tunnels(&self) -> u64 {
+        self.cores.iter().map(|core| core.counters.tunnels.read()).sum()
+    }
+
     /// Takes nothing new; open connections may finish.
     pub(super) fn drain(&self) {
         for core in &self.cores {

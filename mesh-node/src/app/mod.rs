@@ -197,14 +197,15 @@ fn access_log(
     Ok((log, Some(writer)))
 }
 
-/// Lets open connections finish, bounded, then ends the cores.
+/// Lets open connections finish, bounded, then ends the cores. The other ends of tunnels end them, once they have heard
+/// of it: what they send until then may go elsewhere.
 async fn drain(pods: Pods, limit: Duration) {
     let cores = pods.into_cores();
     info!(connections = cores.connections(), "draining");
     cores.drain();
     let deadline = Instant::now() + limit;
     let idle = async {
-        while cores.connections() > 0 {
+        while cores.connections() > 0 || cores.tunnels() > 0 {
             sleep_until((Instant::now() + Duration::from_millis(20)).min(deadline)).await;
         }
     };

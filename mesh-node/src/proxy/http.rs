@@ -18,6 +18,7 @@ use mesh_common::tunnel::{Open, StreamKind};
 use super::Core;
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
+use super::outbound::{around, has_others};
 use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
 use super::request::{Reported, RequestSide, RequestSides, arrived_here};
@@ -106,19 +107,19 @@ impl Core {
         pod: &PodHandle,
         record: &mut Record,
         exchange: &mut Exchange,
+        failure: CloseReason,
     ) -> Option<RequestCourse> {
         let snapshot = self.snapshot();
         let http = record.http()?;
         http.refresh(&snapshot);
         let subject = http.subject();
-        if !matches!(subject.destination.target, resolve::Target::Service(_)) {
-            return None;
-        }
-        let tried = [exchange.0.busy.endpoint()];
-        // Policy has spoken at this side, where it permits what it resolves: only the endpoint is chosen anew.
-        let permit = policy::authorize_connection(&snapshot, subject.facts, subject.destination).ok()?;
-        let choice = Choice { random: fastrand::u64(..), load: &self.load, tried: &tried };
-        let plan = route::plan_request(&snapshot, permit, &choice).ok()?;
+        let endpoint = exchange.0.busy.endpoint();
+        let plan = around(endpoint, has_others(subject.destination), failure, |tried| {
+            // Policy has spoken at this side, where it permits what it resolves: only the endpoint is chosen anew.
+            let permit = policy::authorize_connection(&snapshot, subject.facts, subject.destination).ok()?;
+            let choice = Choice { random: fastrand::u64(..), load: &self.load, tried };
+            route::plan_request(&snapshot, permit, &choice).ok()
+        })?;
         // Between pods of this agent the called side would have to decide with the request's own facts.
         if matches!(plan, Plan::Local(_)) {
             return None;

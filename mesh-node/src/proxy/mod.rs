@@ -298,7 +298,7 @@ impl Conductor for Proxy {
         failure: CloseReason,
     ) -> Option<RequestCourse> {
         debug!(reason = failure.reason(), "endpoint was not there for a request; trying another");
-        self.request_elsewhere(pod, record, exchange)
+        self.request_elsewhere(pod, record, exchange, failure)
     }
 
     fn exchange_ended(&mut self, _: &mut Record, exchange: Exchange, outcome: &ExchangeOutcome) {
@@ -321,7 +321,7 @@ impl Conductor for Proxy {
 
     fn next_endpoint(&mut self, record: &mut Record, failure: CloseReason) -> Option<Course> {
         debug!(reason = failure.reason(), "endpoint was not there; trying another");
-        self.elsewhere(record)
+        self.elsewhere(record, failure)
     }
 
     fn carried(&mut self, record: &mut Record, to_server: u64, to_client: u64) {

@@ -15,10 +15,10 @@ use super::pod::PodHandle;
 use super::record::{Decided, Record, Side, Subject, reject};
 use super::response::Rejection;
 use super::{Between, Core};
-use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
 use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
+use crate::transport::{CloseReason, Planned};
 
 impl Core {
     /// Decides a connection that an application of `pod` opened.
@@ -54,9 +54,9 @@ impl Core {
     }
 
     /// Another endpoint for a connection whose endpoint was not there.
-    pub(super) fn elsewhere(&self, record: &mut Record) -> Option<Course> {
+    pub(super) fn elsewhere(&self, record: &mut Record, failure: CloseReason) -> Option<Course> {
         let endpoint = record.endpoint()?;
-        record.give_up(endpoint);
+        record.give_up();
         let snapshot = self.snapshot();
         let facts = record.facts().clone();
         if facts.direction == Direction::Inbound {
@@ -64,11 +64,10 @@ impl Core {
         }
         let pod = self.pod(&facts.local.uid)?;
         let destination = resolve::destination(&snapshot, &facts);
-        if !matches!(destination.target, Target::Service(_)) {
-            return None;
-        }
-        let tried = record.tried().to_vec();
-        let (plan, _) = self.decide(&snapshot, &facts, &destination, &tried).ok()?;
+        let plan = around(endpoint, has_others(&destination), failure, |tried| {
+            let (plan, _) = self.decide(&snapshot, &facts, &destination, tried).ok()?;
+            Some(plan)
+        })?;
         record.set_busy(self.load.add(plan.address(), Unit::Connection));
         self.course(&snapshot, &pod, record, plan).ok()
     }
@@ -163,5 +162,55 @@ impl Core {
             reject(&self.traffic, &self.shared.access_log, subject, &rejection);
             self.refuse(&rejection)
         })
+    }
+}
+
+/// Whether what was dialled may be found elsewhere.
+pub(super) fn has_others(destination: &Destination) -> bool {
+    matches!(destination.target, Target::Service(_))
+}
+
+/// A plan around an endpoint that was not there: another one, where a Service `has_others`; or the same one, if only
+/// the way to it was closed.
+pub(super) fn around<P>(
+    endpoint: SocketAddr,
+    has_others: bool,
+    failure: CloseReason,
+    plan: impl Fn(&[SocketAddr]) -> Option<P>,
+) -> Option<P> {
+    let elsewhere = if has_others { plan(&[endpoint]) } else { None };
+    elsewhere.or_else(|| failure.spares_the_endpoint().then(|| plan(&[]))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::tunnel::ResetReason;
+
+    use super::*;
+    use crate::transport::ConnectFailure;
+
+    const FIRST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const OTHER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2);
+    const REFUSED: CloseReason = CloseReason::Connect(ConnectFailure::Refused);
+    const DRAINING: CloseReason = CloseReason::PeerReset(ResetReason::Draining);
+
+    /// What is chosen of `endpoints` around the first one.
+    fn chosen(endpoints: &[SocketAddr], failure: CloseReason) -> Option<SocketAddr> {
+        around(FIRST, true, failure, |tried| endpoints.iter().find(|one| !tried.contains(one)).copied())
+    }
+
+    #[test]
+    fn an_endpoint_whose_tunnel_goes_away_is_tried_again_only_if_there_is_no_other() {
+        assert_eq!(chosen(&[FIRST, OTHER], DRAINING), Some(OTHER));
+        assert_eq!(chosen(&[FIRST], DRAINING), Some(FIRST));
+        assert_eq!(chosen(&[FIRST, OTHER], REFUSED), Some(OTHER));
+        assert_eq!(chosen(&[FIRST], REFUSED), None);
+    }
+
+    #[test]
+    fn a_pod_that_was_dialled_itself_has_no_other_endpoint() {
+        let itself = |failure| around(FIRST, false, failure, |tried| tried.is_empty().then_some(FIRST));
+        assert_eq!(itself(DRAINING), Some(FIRST));
+        assert_eq!(itself(REFUSED), None);
     }
 }

@@ -38,8 +38,6 @@ struct Kept {
     /// The endpoint that it makes busy.
     busy: Option<BusyGuard>,
     what: Carried,
-    /// Endpoints that refused.
-    tried: SmallVec<[SocketAddr; 1]>,
 }
 
 /// What a connection is reported as.
@@ -105,7 +103,7 @@ impl Record {
     }
 
     fn carrying(place: Place, busy: Option<BusyGuard>, what: Carried) -> Self {
-        Self(Box::new(Kept { _place: place, busy, what, tried: SmallVec::new() }))
+        Self(Box::new(Kept { _place: place, busy, what }))
     }
 
     /// The called pod of this agent reports too.
@@ -191,13 +189,12 @@ impl Record {
         }
     }
 
-    /// Remembers an endpoint that refused and lets go of it.
-    pub(super) fn give_up(&mut self, endpoint: SocketAddr) {
+    /// Lets go of the endpoint that was not there, and of what it had to say.
+    pub(super) fn give_up(&mut self) {
         self.0.busy = None;
         if let Carried::Bytes(sides) = &mut self.0.what {
             sides.truncate(1);
         }
-        self.0.tried.push(endpoint);
     }
 
     /// The endpoint that is tried now.
@@ -207,10 +204,6 @@ impl Record {
 
     pub(super) fn set_busy(&mut self, busy: BusyGuard) {
         self.0.busy = Some(busy);
-    }
-
-    pub(super) fn tried(&self) -> &[SocketAddr] {
-        &self.0.tried
     }
 
     /// DNS name of the Service that was dialled, if one was.

@@ -108,7 +108,10 @@ impl CloseReason {
     /// What the other daemon is told when this ends a stream.
     pub fn as_reset(self) -> ResetReason {
         match self {
-            Self::Completed | Self::ClientReset | Self::ServerReset => ResetReason::Cancelled,
+            // Not DRAINING: an application may have seen bytes of it, so it may not begin elsewhere.
+            Self::Completed | Self::ClientReset | Self::ServerReset | Self::Draining => {
+                ResetReason::Cancelled
+            }
             Self::PeerReset(reason) => reason,
             Self::Connect(ConnectFailure::Refused) => ResetReason::ConnectRefused,
             Self::Connect(ConnectFailure::Unreachable) => ResetReason::Unreachable,
@@ -118,10 +121,15 @@ impl CloseReason {
             }
             Self::IdleTimedOut => ResetReason::IdleTimedOut,
             Self::NoLongerPermitted => ResetReason::Denied,
-            Self::Draining => ResetReason::Draining,
             Self::Overloaded => ResetReason::Overloaded,
             Self::BadMessage => ResetReason::BadMessage,
         }
+    }
+
+    /// Whether only the tunnel went away, or its daemon is about to: the same endpoint may be tried again, if there is no
+    /// other.
+    pub fn spares_the_endpoint(self) -> bool {
+        self == Self::PeerReset(ResetReason::Draining)
     }
 
     /// Whether another endpoint may be tried, given that no byte reached an application: the endpoint was not

@@ -217,17 +217,24 @@ impl Process {
         Ok(Ended { status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
-    /// The last lines of both outputs, for a person.
+    /// The last lines of both outputs, for a person. Of those before, the records of an agent that say of a failure.
     pub fn tail(&self, lines: usize) -> String {
         let mut text = String::new();
         for (what, content) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
             let all: Vec<&str> = content.lines().collect();
-            for line in &all[all.len().saturating_sub(lines)..] {
+            let (before, last) = all.split_at(all.len().saturating_sub(lines));
+            let failures = before.iter().filter(|line| is_failure(line)).take(lines);
+            for line in failures.chain(last) {
                 text.push_str(&format!("{} {what}: {line}\n", self.name));
             }
         }
         text
     }
+}
+
+/// Whether an access record says that something was refused, cut or answered by the mesh itself.
+fn is_failure(record: &str) -> bool {
+    record.contains("\"log\":\"access\"") && !record.contains("\"reason\":\"completed\"")
 }
 
 impl Drop for Process {

@@ -52,14 +52,18 @@ impl<C: Conductor> Engine<C> {
         let link = self.tunnels.get_mut(tunnel)?;
         if link.session.is_empty() {
             link.asked = None;
+            if now >= link.deadline {
+                self.close_tunnel(tunnel);
+                return None;
+            }
             let end = link.idle_since.after(settings.tunnel_idle_timeout);
             let end = if link.key.is_some() { end } else { end.after(settings.silence) };
-            if now >= end {
+            if now >= end && link.deadline == NEVER {
                 return self.end_idle(tunnel);
             }
-            return Some(
-                end.min(now.after(settings.silence)).min(link.retire_at.max(now.after(settings.silence))),
-            );
+            let retires = if link.retired { NEVER } else { link.retire_at };
+            let ends = if link.deadline == NEVER { end } else { link.deadline };
+            return Some(ends.min(now.after(settings.silence)).min(retires));
         }
         match link.asked {
             Some(asked) if now >= asked.after(settings.answer) => {
@@ -113,21 +117,18 @@ impl<C: Conductor> Engine<C> {
         NEVER
     }
 
-    /// Nothing used it for long. A client closes it; a server asks for that first, and closes it if that is not heard: a
-    /// stream that is on its way meanwhile is refused as one that may go elsewhere, not lost.
+    /// Nothing used it for long. A client closes it; a server asks for that first.
     fn end_idle(&mut self, tunnel: Key) -> Option<Tick> {
         let link = self.tunnels.get_mut(tunnel)?;
-        if link.key.is_some() || self.core.now >= link.deadline {
+        if link.key.is_some() {
             self.close_tunnel(tunnel);
             return None;
         }
-        if link.deadline == NEVER {
-            link.deadline = self.core.now.after(self.core.settings.answer);
-            link.retired = true;
-            let last = link.session.go_away();
-            link.frame(tunnel, &mut self.core, &Frame::GoAway { last, reason: GoAwayReason::Idle });
-        }
-        Some(link.deadline)
+        link.retired = true;
+        let last = link.session.go_away();
+        link.frame(tunnel, &mut self.core, &Frame::GoAway { last, reason: GoAwayReason::Idle });
+        self.await_end(tunnel);
+        self.tunnels.get(tunnel).map(|link| link.deadline)
     }
 
     /// Takes no new stream; closed when its last one ends.

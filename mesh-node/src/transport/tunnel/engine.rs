@@ -330,8 +330,8 @@ impl<C: Conductor> Engine<C> {
         self.flush();
     }
 
-    /// Accepts nothing more: listeners are let go, tunnels say GOAWAY. What is open goes on; see
-    /// [`is_drained`](Self::is_drained).
+    /// Accepts nothing more: listeners are let go, tunnels say GOAWAY. What is open goes on. It is over when there is
+    /// neither a connection nor a tunnel: every client has heard of it.
     pub fn drain(&mut self) {
         self.draining = true;
         for id in self.listener_names.keys().copied().collect::<Vec<_>>() {
@@ -344,11 +344,6 @@ impl<C: Conductor> Engine<C> {
             self.retire(key);
         }
         self.flush();
-    }
-
-    /// Whether a drain has come to its end.
-    pub fn is_drained(&self) -> bool {
-        self.draining && self.connections.len() == 0
     }
 
     /// Resets what is still open and ends [`run`](Self::run) and [`drive`](Self::drive).

@@ -62,10 +62,6 @@ impl<T> Slots<T> {
         Some(self.slab.remove(key.index as usize).1)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slab.len()
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slab
             .iter()

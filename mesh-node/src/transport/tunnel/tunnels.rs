@@ -59,7 +59,9 @@ impl<C: Conductor> Engine<C> {
         let of = |tunnel: &Key| {
             let link = self.tunnels.get(*tunnel)?;
             let streams = link.session.len() + link.expecting.len();
-            (streams < room && !link.session.is_going_away()).then_some((streams, *tunnel))
+            let takes_more =
+                streams < room && self.core.now < link.retire_at && !link.session.is_going_away();
+            takes_more.then_some((streams, *tunnel))
         };
         let known = self.pool.get(key).map(|tunnels| tunnels.as_slice()).unwrap_or_default();
         let least = known.iter().filter_map(of).min();
@@ -269,6 +271,9 @@ impl<C: Conductor> Engine<C> {
                 }
             }
         }
+        if self.tunnels.get(tunnel).is_some_and(|link| link.retired) {
+            self.retire(tunnel);
+        }
         self.tunnel_deadline(tunnel);
         Ok(())
     }
@@ -288,11 +293,24 @@ impl<C: Conductor> Engine<C> {
             return;
         }
         link.idle_since = self.core.now;
-        if link.retired || link.session.is_going_away() {
+        if !(link.retired || link.session.is_going_away()) {
+            return;
+        }
+        if link.key.is_some() {
             link.phase = Phase::Closing;
-            link.deadline = self.core.now.after(self.core.settings.answer);
             link.touch(tunnel, &mut self.core);
         }
+        self.await_end(tunnel);
+    }
+
+    /// What is left of a tunnel without streams has so long to end. A server's client ends it: a stream that is on its
+    /// way meanwhile is refused as one that may go elsewhere, not lost.
+    pub(super) fn await_end(&mut self, tunnel: Key) {
+        let Some(link) = self.tunnels.get_mut(tunnel) else { return };
+        if link.deadline == NEVER {
+            link.deadline = self.core.now.after(self.core.settings.answer);
+        }
+        self.core.arm(&mut link.scheduled, link.deadline, Timed::Tunnel(tunnel));
     }
 
     pub(super) fn leave_pool(&mut self, tunnel: Key) {

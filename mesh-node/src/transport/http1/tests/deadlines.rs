@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::model::Direction;
 
-use super::world::{Side, To, ask, connect, get, judge, polite, read_all};
+use super::world::{Side, To, ask, connect, eventually, get, judge, polite, read_all};
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
 use crate::transport::tunnel::tests::world::{PATIENCE, World};
@@ -70,4 +70,28 @@ fn a_client_that_sends_is_never_cut_off_however_long_its_connection_lives() {
         // Far from the deadline, also where this thread is not scheduled for a while.
         std::thread::park_timeout(each / 20);
     }
+}
+
+#[test]
+fn a_tunnel_that_is_too_old_takes_no_new_request_from_that_moment_on() {
+    let world = World::new();
+    let inbound = judge(&world, Direction::Inbound, To::Application(polite(&Arc::default())));
+    let destination = Side::start(inbound, Direction::Inbound, Settings::default());
+    let age = Duration::from_millis(1000);
+    // Looked at when it should have been there by, and then because of its age alone.
+    let each = Duration::from_millis(500);
+    let settings = Settings {
+        connect_timeout: each,
+        handshake_timeout: each,
+        tunnel_max_age: age,
+        silence: PATIENCE,
+        ..Settings::default()
+    };
+    let outbound = judge(&world, Direction::Outbound, To::Tunnel(destination.address));
+    let source = Side::start(outbound, Direction::Outbound, settings);
+    let (begun, mut client) = (Instant::now(), connect(source.address));
+    assert_eq!(ask(&mut client, &get("/young")).0, 200);
+    eventually("it to be too old", || (begun.elapsed() > age + Duration::from_millis(50)).then_some(()));
+    assert_eq!(ask(&mut client, &get("/old")).0, 200);
+    assert_eq!(source.counters.tunnels_opened.read(), 2);
 }

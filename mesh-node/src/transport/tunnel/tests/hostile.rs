@@ -213,6 +213,21 @@ fn a_handshake_that_never_ends_is_given_up_without_growing() {
 }
 
 #[test]
+fn a_stream_that_meets_the_end_of_its_tunnel_is_refused_not_lost() {
+    let world = World::new();
+    let mut script = world.script(Direction::Inbound, nobody());
+    script.believed = Some(Duration::from_millis(20));
+    let settings = Settings { silence: Duration::from_millis(10), ..Settings::default() };
+    let destination = Side::start(script, Direction::Inbound, settings);
+    let mut peer = Peer::of(&world, destination.address);
+    peer.say(&[Frame::Ping(1)]).unwrap();
+    peer.hear(|heard| heard.iter().any(|frame| matches!(frame, Frame::GoAway { last: 0, .. })));
+    peer.say(&[open(1), Frame::Data(StreamId(1), b"on its way")]).unwrap();
+    peer.hear(|heard| heard.contains(&Frame::Reset(StreamId(1), ResetReason::Draining)));
+    assert_eq!(destination.log.opened.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn a_peer_that_keeps_a_tunnel_without_using_it_loses_it() {
     let world = World::new();
     let settings = Settings {
