@@ -49,12 +49,16 @@ pub(in crate::transport) struct Pump {
     written: usize,
     /// At the source: what was sent, until the peer shows that it took the stream or there is too much of it.
     replay: Option<Vec<u8>>,
+    /// What an earlier try has read: sent before anything else, as there is room for it.
+    said: Vec<u8>,
 }
 
 impl Pump {
-    /// The source's end: the socket of the application that connects. `replay` is sent first.
-    pub(super) fn of_client(socket: Plain, tunnel: Key, replay: Vec<u8>) -> Self {
-        Self { of_client: true, replay: Some(replay), connected: true, ..Self::new(socket, tunnel, None) }
+    /// The source's end: the socket of the application that connects, which has `said` something if this is its second
+    /// and last try.
+    pub(super) fn of_client(socket: Plain, tunnel: Key, said: Vec<u8>) -> Self {
+        let replay = said.is_empty().then(Vec::new);
+        Self { of_client: true, replay, said, connected: true, ..Self::new(socket, tunnel, None) }
     }
 
     /// The destination's end: the socket to the application, whose connect is under way.
@@ -80,6 +84,7 @@ impl Pump {
             pending: Vec::new(),
             written: 0,
             replay: None,
+            said: Vec::new(),
         }
     }
 
@@ -110,11 +115,10 @@ impl Pump {
         (!self.connected).then_some(CloseReason::Connect(ConnectFailure::TimedOut))
     }
 
-    /// The stream is open. Returns what is to be sent first.
-    pub(super) fn opened(&mut self, stream: StreamId) -> &[u8] {
+    /// The stream is open.
+    pub(super) fn opened(&mut self, stream: StreamId) {
         self.stream = Some(stream);
         self.readable = true;
-        self.replay.as_deref().unwrap_or_default()
     }
 
     /// The socket and what it has said, if no byte can have reached an application.
@@ -282,6 +286,18 @@ impl<C: Conductor> Engine<C> {
         let Kind::Pump(pump) = &mut connection.kind else { return Ok(()) };
         let Some((tunnel, stream)) = pump.stream() else { return Ok(()) };
         let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
+        if !pump.said.is_empty() {
+            let sent = link.send(tunnel, &mut self.core, stream, &pump.said);
+            connection.to_server += sent as u64;
+            pump.said.drain(..sent);
+            if !pump.said.is_empty() {
+                if link.is_blocked() && !std::mem::replace(&mut pump.waits, true) {
+                    link.wait(key);
+                }
+                return Ok(());
+            }
+            pump.said = Vec::new();
+        }
         let (mut read, mut more) = (0, false);
         while pump.readable && pump.connected && !pump.sent_fin && link.phase == Phase::Up {
             if link.is_full() || link.blocked && (pump.bulk || pump.waits || read > 0) {

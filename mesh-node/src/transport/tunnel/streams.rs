@@ -218,14 +218,7 @@ impl<C: Conductor> Engine<C> {
                 return;
             }
         };
-        let said = pump.opened(id);
-        if !said.is_empty()
-            && let Some(link) = self.tunnels.get_mut(tunnel)
-        {
-            // At most what is kept for another try: less than a new stream's window.
-            link.outbox(tunnel, &mut self.core).push_data(id, said);
-            link.count(id, said.len());
-        }
+        pump.opened(id);
         self.rearm(key);
         self.connection_turn(key);
     }

@@ -1,8 +1,12 @@
 //! A network that is slower than those who send over it: everybody waits, nobody is reset.
 
+use mesh_common::tunnel::{Frame, MAX_RECORD, frames};
+use rustls::{ServerConnection, StreamOwned};
+
 use super::*;
+use crate::identity::Alpn;
 use crate::transport::tunnel::link::Link;
-use crate::transport::tunnel::settings::{BACKLOG, BUDGET};
+use crate::transport::tunnel::settings::{BACKLOG, BUDGET, REPLAY};
 
 /// Passes on what goes to `destination` in blocks with a rest after each: some 10 MB/s, and what is ahead of it waits
 /// at the sender. What comes back is not held up.
@@ -68,6 +72,67 @@ fn backlog(side: &Side) -> usize {
         let _ = send.send(engine.tunnels.values_mut().map(|link| Link::backlog(link)).sum());
     });
     receive.recv_timeout(PATIENCE).unwrap()
+}
+
+/// The other end of a tunnel, by hand: takes `count` streams with `each` bytes of data, then says of every one that
+/// nobody was there.
+fn refuses_late(world: &World, count: usize, each: usize) -> SocketAddr {
+    let config = world.identities.server(&world.server, Alpn::Mux1).unwrap();
+    application(move |stream| {
+        let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+        let (mut heard, mut buffer) = (Vec::new(), [0; MAX_RECORD]);
+        let (mut streams, mut data) = (Vec::new(), 0);
+        while data < count * each {
+            let length = tls.read(&mut buffer).unwrap();
+            assert!(length > 0, "the tunnel ended");
+            heard.extend_from_slice(&buffer[..length]);
+            (streams, data) = (Vec::new(), 0);
+            for frame in frames(&heard).map_while(Result::ok) {
+                match frame {
+                    Frame::Open(id, _) => streams.push(id),
+                    Frame::Data(_, bytes) => data += bytes.len(),
+                    _ => {}
+                }
+            }
+        }
+        for stream in streams {
+            let mut record = Vec::new();
+            Frame::Reset(stream, ResetReason::ConnectRefused).write(&mut record);
+            tls.write_all(&record).unwrap();
+        }
+        tls.flush().unwrap();
+        // Until the other side ends it.
+        while matches!(tls.read(&mut buffer), Ok(1..)) {}
+    })
+}
+
+#[test]
+fn what_is_said_again_elsewhere_waits_for_the_network_too() {
+    const CLIENTS: usize = 300;
+    let world = World::new();
+    let destination = world.destination(application(counts));
+    let mut script = world.script(Direction::Outbound, refuses_late(&world, CLIENTS, REPLAY));
+    script.second = Some(Route::Tunnel(slow_wire(destination.address)));
+    let source = Side::start(script, Direction::Outbound, Settings::default());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(source.address)).collect();
+    clients.iter_mut().for_each(|client| client.write_all(&[7; REPLAY]).unwrap());
+    let mut most = 0;
+    eventually("all of them to be tried elsewhere", || {
+        most = most.max(backlog(&source));
+        (source.counters.retries.read() == CLIENTS as u64).then_some(())
+    });
+    for client in &mut clients {
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut arrived = [0; 8];
+        client.read_exact(&mut arrived).unwrap();
+        assert_eq!(u64::from_be_bytes(arrived), REPLAY as u64);
+        most = most.max(backlog(&source));
+    }
+    assert_eq!(*source.log.losses.lock().unwrap(), []);
+    assert!(most < BACKLOG + 2 * BUDGET, "{most} bytes waited for the wire");
+    for outcome in source.outcomes(CLIENTS) {
+        assert_eq!((outcome.to_server, outcome.to_client), (REPLAY as u64, 8));
+    }
 }
 
 #[test]
