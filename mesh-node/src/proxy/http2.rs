@@ -271,10 +271,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
         self.proxy.report_refused(record.as_http().expect("it has requests"), refusal, asked);
     }
 
-    fn late(&self, answer: &OwnAnswer) {
-        self.proxy.shared.metrics.refused(answer.reason);
-        let caller = self.identity.as_ref().map(tracing::field::display);
-        debug!(pod = %self.pod.uid().0, caller, reason = answer.reason, "request after the caller's certificate ended");
+    fn late(&self, asked: AskedFor) {
+        let record = self.record.borrow();
+        self.proxy.report_late(record.as_http().expect("it has requests"), asked);
     }
 
     fn leave(&self) -> &Notify {

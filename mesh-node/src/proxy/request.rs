@@ -19,8 +19,9 @@ use super::record::{
     Decided, HttpConnection, Subject, begin, describe_called, describe_rejection, parties, recorded,
 };
 use super::response::Rejection;
+use crate::identity::Reason;
 use crate::telemetry::access_log::{OpenRecord, Request};
-use crate::telemetry::labels::{RecordedProtocol, RequestProtocol, ResponseFlags};
+use crate::telemetry::labels::{RecordedProtocol, RequestProtocol, ResponseFlags, Verdict};
 use crate::telemetry::traffic::{RequestOutcome, Requests};
 
 /// The reporters of a request: one; two between pods of this agent, the caller's, then the called pod's.
@@ -103,20 +104,45 @@ impl Core {
         refusal: http1::Refusal,
         asked: http1::AskedFor,
     ) {
-        self.shared.metrics.refused(refusal.reason());
+        let mut side = self.undecided_side(http, asked);
+        side.log.record.error = Some(refusal.to_string().into());
+        self.refused_undecided(
+            http,
+            side,
+            (refusal.status(), ResponseFlags::DownstreamProtocolError, refusal.reason()),
+        );
+    }
+
+    /// Reports a request that came after its caller's certificate had ended, and that nobody looked at.
+    pub(super) fn report_late(&self, http: &HttpConnection, asked: http1::AskedFor) {
+        let mut side = self.undecided_side(http, asked);
+        side.log.record.verdict = Verdict::Denied;
+        side.log.record.error = Some("the caller's certificate has ended since it was shown".into());
+        self.refused_undecided(http, side, (0, ResponseFlags::IdentityError, Reason::Expired.as_str()));
+    }
+
+    fn undecided_side(&self, http: &HttpConnection, asked: http1::AskedFor) -> RequestSide {
         let subject = http.subject();
         let mut log = begin(&self.shared.access_log, subject, None);
-        log.record.error = Some(refusal.to_string().into());
         let http1::AskedFor { method, path } = asked;
         let request = Request { method, path, host: Box::default(), status: 0, grpc_status: None };
         log.record.request = Some(Box::new(request));
-        let side = RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) };
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) }
+    }
+
+    fn refused_undecided(
+        &self,
+        http: &HttpConnection,
+        side: RequestSide,
+        (code, flags, reason): (u16, ResponseFlags, &'static str),
+    ) {
+        self.shared.metrics.refused(reason);
         side.ended(&Reported {
             protocol: recorded(http.spoken),
-            code: refusal.status(),
+            code,
             grpc_status: None,
-            flags: ResponseFlags::DownstreamProtocolError,
-            reason: refusal.reason(),
+            flags,
+            reason,
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,

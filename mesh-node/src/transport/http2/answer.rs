@@ -6,7 +6,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use mesh_common::http1::Refusal;
 
 use super::connect::ConnectFailure;
-use crate::identity::Reason;
 
 /// gRPC status codes (grpc/statuscodes).
 const INTERNAL: u16 = 13;
@@ -41,11 +40,6 @@ impl OwnAnswer {
             text: "RBAC: access denied",
             reason,
         }
-    }
-
-    /// The caller's certificate has ended since it was shown.
-    pub(super) fn late() -> Self {
-        Self::denied(Reason::Expired.as_str())
     }
 
     /// There is nowhere to go. `reason` is the code of why.

@@ -1,6 +1,5 @@
 //! Bodies on their way: passed on frame by frame, counted, their trailers sifted.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,27 +17,10 @@ use super::connect::Sender1;
 use super::cut::{Cut, Half};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
+use super::upload::Upload;
 
 /// The most trailer fields that pass.
 const MAX_TRAILERS: usize = 64;
-
-/// A request's body.
-#[derive(Debug)]
-pub(super) struct RequestBody {
-    incoming: Incoming,
-    /// Shared with the record: the request may still be going up while the response comes down.
-    progress: Rc<Progress>,
-    /// Fields that the sender may not set, in trailers either.
-    strip: StripList<'static>,
-    cut: Cut,
-}
-
-/// How far a request's body is.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    bytes: Cell<u64>,
-    is_complete: Cell<bool>,
-}
 
 /// A response's body, with the record of its exchange; a request that was not understood has none.
 pub(super) struct AnswerBody<E: Exchange> {
@@ -76,7 +58,7 @@ pub(super) struct Application {
 /// Calls [`Exchange::ended`] once, whatever happens.
 pub(super) struct Record<E: Exchange> {
     exchange: E,
-    request: Rc<Progress>,
+    request: Rc<Upload>,
     response_bytes: u64,
     grpc_status: Option<u16>,
     ending: Ending,
@@ -93,14 +75,9 @@ pub(super) enum Broken {
     /// By policy.
     #[error("the exchange is no longer permitted")]
     Cut,
-}
-
-impl RequestBody {
-    pub(super) fn new(incoming: Incoming, strip: StripList<'static>, cut: Cut) -> (Self, Rc<Progress>) {
-        let progress = Rc::new(Progress::default());
-        progress.is_complete.set(incoming.is_end_stream());
-        (Self { incoming, progress: progress.clone(), strip, cut }, progress)
-    }
+    /// The request is sent once more, by another body.
+    #[error("the request is sent once more")]
+    Again,
 }
 
 impl<E: Exchange> AnswerBody<E> {
@@ -140,7 +117,7 @@ impl<E: Exchange> AnswerBody<E> {
 }
 
 impl<E: Exchange> Record<E> {
-    pub(super) fn new(exchange: E, request: Rc<Progress>, cut: Cut) -> Self {
+    pub(super) fn new(exchange: E, request: Rc<Upload>, cut: Cut) -> Self {
         Self {
             exchange,
             request,
@@ -168,7 +145,7 @@ impl<E: Exchange> Drop for Record<E> {
             self.ending = Ending::Cut;
         }
         let end = End {
-            request_bytes: self.request.bytes.get(),
+            request_bytes: self.request.bytes(),
             response_bytes: self.response_bytes,
             grpc_status: self.grpc_status,
             ending: self.ending,
@@ -177,48 +154,11 @@ impl<E: Exchange> Drop for Record<E> {
         // Where the request is still going up, or the response broke off, the connection is out of step.
         if let Held::Application(application) = std::mem::take(&mut self.held)
             && self.ending == Ending::Complete
-            && self.request.is_complete.get()
+            && self.request.is_complete()
         {
             let Application { pool, key, sender } = *application;
             pool.give_back(key, sender);
         }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if self.cut.poll(Half::Request, context).is_ready() {
-            return Poll::Ready(Some(Err(Broken::Cut)));
-        }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
-        let progress = &self.progress;
-        let Some(frame) = frame.transpose()? else {
-            progress.is_complete.set(true);
-            return Poll::Ready(None);
-        };
-        let frame = sift(frame, self.strip);
-        match frame.data_ref() {
-            Some(data) => progress.bytes.set(progress.bytes.get() + data.len() as u64),
-            None => progress.is_complete.set(true),
-        }
-        if self.incoming.is_end_stream() {
-            progress.is_complete.set(true);
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 
@@ -291,7 +231,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
 }
 
 /// Leaves out of trailers what a head decides on, what the sender may not say, and everything past the limit.
-fn sift(frame: Frame<Bytes>, strip: StripList<'_>) -> Frame<Bytes> {
+pub(super) fn sift(frame: Frame<Bytes>, strip: StripList<'_>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Err(frame) => frame,
         Ok(trailers) => {

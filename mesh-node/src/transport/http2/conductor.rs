@@ -34,8 +34,8 @@ pub trait Conductor: 'static {
     /// A request came that has no one meaning; it is answered and counted, never decided.
     fn malformed(&self, refusal: Refusal, asked: AskedFor);
 
-    /// A request came after the caller's certificate had ended; it gets `answer` and is counted, never decided.
-    fn late(&self, answer: &OwnAnswer);
+    /// A request came after the caller's certificate had ended; it is refused unseen and counted, never decided.
+    fn late(&self, asked: AskedFor);
 
     /// Notified when the caller is to go: it is told so (GOAWAY), and what is open goes on.
     fn leave(&self) -> &Notify;

@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::body::RequestBody;
 use super::peers::Peers;
 use super::runtime::client_of;
 use super::settings::Settings;
-use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
+use super::upload::RequestBody;
+use crate::identity::{Alpn, HandshakeFailure, Identities, Unavailable};
 use crate::transport::handshakes::Place;
 
 /// Why an endpoint has no connection for a request, or gave no answer on it.
@@ -95,16 +95,19 @@ pub(super) struct TlsTo {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     place: Place,
+    /// The last second of the certificate that is shown: from then on the other side takes no request.
+    own_until: u64,
 }
 
 pub(super) type Sender2 = http2::SendRequest<RequestBody>;
 pub(super) type Sender1 = http1::SendRequest<RequestBody>;
 
-/// A connection that just began: how to ask on it, the work that carries it, and whom it leads to.
+/// A connection that just began: how to ask on it, and the work that carries it.
 pub(super) struct Begun<S, W> {
     pub(super) sender: S,
     pub(super) work: W,
-    pub(super) peer: Option<Peer>,
+    /// The last second (UTC, since the epoch) at which both ends are who they proved to be; `None` in the clear.
+    pub(super) until: Option<u64>,
 }
 
 /// The work of a connection; ends with it.
@@ -131,7 +134,7 @@ pub(super) async fn http2_over_tls(
     (identities, peers): (&Identities, &Rc<Peers>),
     settings: &Settings,
 ) -> Result<Begun<Sender2, Work>, ConnectFailure> {
-    let TlsTo { config, name, place } = tls;
+    let TlsTo { config, name, place, own_until } = tls;
     let stream = connected(dialled, settings).await?;
     let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = timeout(settings.handshake_timeout, handshake)
@@ -155,7 +158,7 @@ pub(super) async fn http2_over_tls(
             () = watched.distrusted() => {}
         }
     });
-    Ok(Begun { sender, work, peer: Some(peer) })
+    Ok(Begun { sender, work, until: Some(peer.not_after.min(own_until)) })
 }
 
 /// HTTP/2 in the clear.
@@ -182,7 +185,7 @@ pub(super) async fn http1_in_the_clear(
         // How it ended is told to the request that it carried.
         let _ = connection.await;
     });
-    Ok(Begun { sender, work, peer: None })
+    Ok(Begun { sender, work, until: None })
 }
 
 async fn http2_over<T>(stream: T, settings: &Settings) -> Result<Begun<Sender2, Work>, ConnectFailure>
@@ -199,7 +202,7 @@ where
         // How it ended is told to the requests that it carried.
         let _: Result<(), hyper::Error> = connection.await;
     });
-    Ok(Begun { sender, work, peer: None })
+    Ok(Begun { sender, work, until: None })
 }
 
 /// Why TLS did not come about, in one word.
@@ -217,7 +220,9 @@ pub(super) fn tls_to(
     tunnel: &mesh_common::route::Tunnel,
     place: Place,
 ) -> Result<TlsTo, ConnectFailure> {
+    // Read first: a renewal in between makes it too early, never too late.
+    let own_until = identities.not_after(local).unwrap_or(0);
     let config = identities.client(local, tunnel.expected(), Alpn::H2).map_err(ConnectFailure::NoIdentity)?;
     let name = crate::identity::server_name(tunnel.sni.as_deref(), tunnel.endpoint.ip());
-    Ok(TlsTo { config, name, place })
+    Ok(TlsTo { config, name, place, own_until })
 }

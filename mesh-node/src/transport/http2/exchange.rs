@@ -1,12 +1,13 @@
 //! One request: into its form, before the conductor, to where its plan says, and the response back.
 
-use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use h2::Reason;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
@@ -18,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
-use super::body::{AnswerBody, Application, Held, Record, RequestBody};
+use super::body::{AnswerBody, Application, Held, Record};
 use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::{Cut, Half};
@@ -27,12 +28,17 @@ use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
 use super::settings::Settings;
+use super::upload::{RequestBody, Upload};
 use crate::identity::Identities;
 use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::tasks;
 
 /// How many endpoints a request may find unreachable: the first, and one elsewhere.
 const MOST_ENDPOINTS: usize = 2;
+
+/// How often a request is sent to one endpoint, where it was not looked at: a connection may end under it, and so may
+/// the next one.
+const MOST_SENDS: usize = 3;
 
 /// What all connections of this core share.
 pub(super) struct Shared {
@@ -62,30 +68,33 @@ struct Unsent {
     failure: ConnectFailure,
 }
 
-/// Serves one request. Every way out is a response.
+/// Serves one request.
+///
+/// # Errors
+/// REFUSED_STREAM for one that came too late on its connection: its caller may send it again on another one (RFC 9113
+/// section 8.7), for which an honest one has a new certificate.
 pub(super) async fn serve<C: Conductor>(
     shared: Rc<Shared>,
     conductor: Rc<C>,
     open: Open,
     request: Request<Incoming>,
-) -> Result<Answer<C>, Infallible> {
+) -> Result<Answer<C>, h2::Error> {
     let (mut parts, incoming) = request.into_parts();
     let asked = Asked { is_grpc: is_grpc(&parts.headers), is_head: parts.method == Method::HEAD };
     if open.is_late() {
-        let answer = OwnAnswer::late();
-        conductor.late(&answer);
-        return Ok(own::<C>(answer, asked, None, open));
+        conductor.late(asked_for(&parts));
+        return Err(Reason::REFUSED_STREAM.into());
     }
     if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
-        let asked_for = AskedFor::new(parts.method.as_str().as_bytes(), parts.uri.path().as_bytes());
-        conductor.malformed(refusal, asked_for);
+        conductor.malformed(refusal, asked_for(&parts));
         return Ok(own::<C>(OwnAnswer::malformed(refusal), asked, None, open));
     }
     let cut = Cut::default();
     let strip = StripList { names: conductor.strip() };
-    let (body, progress) = RequestBody::new(incoming, strip, cut.clone());
+    let upload = Upload::new(incoming, strip, cut.clone());
+    let body = upload.body().expect("nothing of it was read");
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
-    let mut record = Record::new(exchange, progress, cut.clone());
+    let mut record = Record::new(exchange, upload, cut.clone());
     let answered = tokio::select! {
         biased;
         () = poll_fn(|context| cut.poll(Half::Response, context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
@@ -101,6 +110,10 @@ pub(super) async fn serve<C: Conductor>(
         }
         Err(answer) => Ok(own::<C>(answer, asked, Some(record), open)),
     }
+}
+
+fn asked_for(parts: &Parts) -> AskedFor {
+    AskedFor::new(parts.method.as_str().as_bytes(), parts.uri.path().as_bytes())
 }
 
 fn own<C: Conductor>(
@@ -211,29 +224,44 @@ async fn send_http2<E: Exchange>(
     request: (Parts, RequestBody),
     record: &mut Record<E>,
 ) -> Result<Response<Incoming>, Unsent> {
-    let mut request = Request::from_parts(request.0, request.1);
-    let mut again = true;
+    let (parts, mut body) = request;
+    let upload = body.upload();
+    let mut left = MOST_SENDS;
     loop {
         let mut lease = match shared.http2.lease(key, &begin).await {
             Ok(lease) => lease,
-            Err(failure) => return Err(Unsent { request: Some(request.into_parts()), failure }),
+            Err(failure) => return Err(Unsent { request: Some((parts, body)), failure }),
         };
         record.hold(Held::Place(lease.place));
-        match lease.sender.try_send_request(request).await {
-            Ok(response) => return Ok(response),
-            Err(mut error) => match error.take_message() {
-                // The connection closed under it, unsent: once more.
-                Some(unsent) if again => {
-                    again = false;
-                    request = unsent;
-                }
-                _ => {
-                    let failure = ConnectFailure::Http(Rc::new(error.into_error()));
-                    return Err(Unsent { request: None, failure });
-                }
-            },
+        left -= 1;
+        let request = Request::from_parts(parts.clone(), body);
+        let mut error = match lease.sender.try_send_request(request).await {
+            Ok(response) => {
+                upload.seen();
+                return Ok(response);
+            }
+            Err(error) => error,
+        };
+        // The connection closed under it, unsent; or the other side says that it did not look at it.
+        let unsent = error.take_message().map(Request::into_body);
+        let error = error.into_error();
+        let again = unsent.or_else(|| if is_unseen(&error) { upload.body() } else { None });
+        match again.filter(|_| left > 0) {
+            Some(again) => body = again,
+            None => {
+                return Err(Unsent { request: None, failure: ConnectFailure::Http(Rc::new(error)) });
+            }
         }
     }
+}
+
+/// Whether the other side says that it did nothing about a request (RFC 9113 section 8.7): its stream was refused, or is
+/// after the last one that a GOAWAY names.
+fn is_unseen(error: &hyper::Error) -> bool {
+    let said = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    said.is_some_and(|said| {
+        said.is_remote() && (said.is_go_away() || said.reason() == Some(Reason::REFUSED_STREAM))
+    })
 }
 
 async fn send_http1<C: Conductor>(
@@ -244,6 +272,8 @@ async fn send_http1<C: Conductor>(
     request: (Parts, RequestBody),
     record: &mut Record<C::Exchange>,
 ) -> Result<Response<Incoming>, Unsent> {
+    // An application may have acted on what it was sent: there is no other try.
+    request.1.upload().seen();
     let mut sender = match shared.http1.take(&key).await {
         Some(sender) => sender,
         None => match connect_http1(shared, conductor, plan).await {

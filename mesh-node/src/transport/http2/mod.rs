@@ -21,6 +21,7 @@ mod request;
 mod runtime;
 mod serve;
 mod settings;
+mod upload;
 
 pub use answer::{OwnAnswer, is_grpc_type};
 pub use conductor::{Conductor, End, Ending, Exchange};

@@ -162,7 +162,7 @@ impl Pool {
                 }
                 Ok(begun) => {
                     let load = Rc::new(Load { open: Cell::new(0), last_used: Cell::new(Instant::now()) });
-                    let retire = begun.peer.as_ref().map(|peer| pool.retire_in(peer.not_after));
+                    let retire = begun.until.map(|until| pool.retire_in(until));
                     endpoint.live.borrow_mut().push(Live {
                         sender: begun.sender,
                         load: load.clone(),
@@ -201,9 +201,9 @@ impl Pool {
         }
     }
 
-    /// A connection takes requests until it is old, or half of what is left of the peer's certificate is over.
-    fn retire_in(&self, peer_not_after: u64) -> Duration {
-        self.settings.max_age.min(self.identities.time_left(peer_not_after) / 2)
+    /// A connection takes requests until it is old, or half of what is left of both ends' certificates is over.
+    fn retire_in(&self, until: u64) -> Duration {
+        self.settings.max_age.min(self.identities.time_left(until) / 2)
     }
 
     /// Forgets an endpoint to which nothing leads.

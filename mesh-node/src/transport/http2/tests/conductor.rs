@@ -88,7 +88,7 @@ impl Conductor for Deciding {
         IDENTITY_FIELDS
     }
 
-    fn late(&self, _: &OwnAnswer) {
+    fn late(&self, _: AskedFor) {
         self.world.late.set(self.world.late.get() + 1);
     }
 

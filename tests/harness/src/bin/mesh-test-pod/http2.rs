@@ -18,6 +18,7 @@ use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_test_harness::PLAINTEXT_MARKER;
@@ -89,6 +90,70 @@ async fn answer(number: u64, request: Request<Incoming>) -> Result<Response<AnyB
     Ok(response.body(body).expect("the head is well formed but for a status that a test names"))
 }
 
+/// A connection for gRPC calls one after the other.
+pub(crate) struct Calls {
+    runtime: tokio::runtime::Runtime,
+    tasks: LocalSet,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Calls {
+    /// Opens one.
+    pub(crate) fn open(connect: &Connect) -> io::Result<Self> {
+        let stream = connect.open()?;
+        stream.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tasks = LocalSet::new();
+        let sender = tasks.block_on(&runtime, async {
+            let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
+            let handshake = hyper::client::conn::http2::handshake(Here, io);
+            let (sender, connection) = handshake.await.map_err(described)?;
+            tokio::task::spawn_local(async move {
+                // How it ended is what its calls say.
+                let _ = connection.await;
+            });
+            io::Result::Ok(sender)
+        })?;
+        Ok(Self { runtime, tasks, sender })
+    }
+
+    /// Reads what has come meanwhile: whether another call may begin.
+    pub(crate) fn is_open(&self) -> bool {
+        let Self { runtime, tasks, sender } = self;
+        tasks.block_on(runtime, async {
+            // The connection's task has its turn before this one goes on.
+            tokio::task::yield_now().await;
+            !sender.is_closed()
+        })
+    }
+
+    /// Makes a call: its HTTP status, if gRPC's is OK.
+    pub(crate) fn call(&mut self, path: &str) -> io::Result<u16> {
+        let Self { runtime, tasks, sender } = self;
+        let request = Request::post(format!("http://server.shop{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(message()))
+            .map_err(io::Error::other)?;
+        tasks.block_on(runtime, async {
+            let response = sender.send_request(request).await.map_err(described)?;
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(described)?;
+            let status = body.trailers().unwrap_or(&head.headers);
+            match text(status, "grpc-status").as_deref() {
+                Some("0") => Ok(head.status.as_u16()),
+                other => {
+                    Err(io::Error::other(format!("status {} grpc-status {other:?}", head.status.as_u16())))
+                }
+            }
+        })
+    }
+}
+
+fn described(error: hyper::Error) -> io::Error {
+    io::Error::other(error_text(&error))
+}
+
 /// Flags of `call`.
 #[derive(Args)]
 pub(crate) struct Call {
@@ -150,7 +215,7 @@ impl Call {
         })
     }
 
-    async fn call(&self, mut sender: hyper::client::conn::http2::SendRequest<Messages>) -> Value {
+    async fn call(&self, mut sender: SendRequest<Messages>) -> Value {
         let (messages, body) = mpsc::channel(4);
         let request = Request::post(format!("http://server.shop{}", self.path))
             .header("content-type", "application/grpc")

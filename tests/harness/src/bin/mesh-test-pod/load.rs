@@ -1,4 +1,4 @@
-//! HTTP requests from several connections until standard input ends, counted by what became of them.
+//! HTTP requests or gRPC calls from several connections until standard input ends, counted by what became of them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::connection::Connect;
 use crate::hold::stop_at_end_of_input;
+use crate::http2::Calls;
 use crate::report::{event, how};
 
 /// Flags of `load`.
@@ -33,6 +34,15 @@ pub(crate) struct Load {
     /// Path of the requests
     #[arg(long, default_value = "/")]
     path: String,
+    /// Calls gRPC over HTTP/2 instead
+    #[arg(long)]
+    grpc: bool,
+}
+
+/// An open connection.
+enum Open {
+    Http1(TcpStream),
+    Grpc(Calls),
 }
 
 /// What became of the requests of one connection.
@@ -72,10 +82,10 @@ impl Load {
 
     fn work(&self, stop: &AtomicBool) -> Tally {
         let mut tally = Tally::default();
-        let mut stream = None;
+        let mut open = None;
         let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            match self.request(&mut stream) {
+            match self.request(&mut open) {
                 Ok(200) => {
                     tally.answered += 1;
                     tally.longest_gap = tally.longest_gap.max(last.elapsed());
@@ -83,12 +93,12 @@ impl Load {
                 }
                 Ok(status) => *tally.failed.entry(format!("status {status}")).or_default() += 1,
                 Err(error) => {
-                    stream = None;
+                    open = None;
                     *tally.failed.entry(how(&error)).or_default() += 1;
                 }
             }
             if self.fresh {
-                stream = None;
+                open = None;
             }
             // The pace of the load, not a wait for something.
             thread::sleep(Duration::from_millis(self.every_ms));
@@ -97,11 +107,23 @@ impl Load {
     }
 
     /// Sends one request, over the connection that is there or a new one: the status.
-    fn request(&self, stream: &mut Option<TcpStream>) -> io::Result<u16> {
-        let mut connection = match stream.take() {
-            Some(open) => open,
-            None => self.connect.open()?,
-        };
+    fn request(&self, open: &mut Option<Open>) -> io::Result<u16> {
+        match open.take() {
+            // One that was told to go ends in good order.
+            Some(Open::Grpc(calls)) if calls.is_open() => self.call(calls, open),
+            _ if self.grpc => self.call(Calls::open(&self.connect)?, open),
+            Some(Open::Http1(stream)) => self.get(stream, open),
+            _ => self.get(self.connect.open()?, open),
+        }
+    }
+
+    fn call(&self, mut calls: Calls, open: &mut Option<Open>) -> io::Result<u16> {
+        let status = calls.call(&self.path)?;
+        *open = Some(Open::Grpc(calls));
+        Ok(status)
+    }
+
+    fn get(&self, mut connection: TcpStream, open: &mut Option<Open>) -> io::Result<u16> {
         let head = format!(
             "GET {} HTTP/1.1\r\nhost: {}\r\nx-marker: {PLAINTEXT_MARKER}\r\n\r\n",
             self.path, self.connect.to
@@ -109,7 +131,7 @@ impl Load {
         connection.write_all(head.as_bytes())?;
         let (status, reusable) = read_response(&mut connection)?;
         if reusable {
-            *stream = Some(connection);
+            *open = Some(Open::Http1(connection));
         }
         Ok(status)
     }

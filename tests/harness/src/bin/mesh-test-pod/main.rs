@@ -29,7 +29,7 @@ enum Command {
     Dial(dial::Dial),
     /// Keeps one connection to an echo server busy until standard input ends
     Hold(hold::Hold),
-    /// Sends HTTP requests until standard input ends and counts what became of them
+    /// Sends HTTP requests or gRPC calls until standard input ends and counts what became of them
     Load(load::Load),
     /// Calls a gRPC method over HTTP/2 without TLS and reports how each call ended
     Call(http2::Call),

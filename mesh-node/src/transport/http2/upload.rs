@@ -1,0 +1,179 @@
+//! A request's body on its way up: passed on frame by frame and counted. Its beginning is kept until the response shows
+//! that somebody looked at the request: one that was refused unseen is sent once more, whole.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use mesh_common::http1::StripList;
+
+use super::body::{Broken, sift};
+use super::cut::{Cut, Half};
+
+/// First bytes of a body that are kept for one more try, as many as of an opaque connection.
+const REPLAY: usize = 16 * 1024;
+
+/// A request's body, for one try.
+pub(super) struct RequestBody {
+    upload: Rc<Upload>,
+    /// Which try it is for.
+    attempt: u32,
+    /// What an earlier try has read.
+    again: VecDeque<Bytes>,
+}
+
+/// What all tries of a request share.
+pub(super) struct Upload {
+    /// `None` once nobody reads on: what the caller still sends is dropped then.
+    incoming: RefCell<Option<Incoming>>,
+    /// What was read, for another try; `None` if there can be none.
+    kept: RefCell<Option<Vec<Bytes>>>,
+    attempt: Cell<u32>,
+    /// The body of the latest try is there.
+    is_held: Cell<bool>,
+    bytes: Cell<u64>,
+    is_complete: Cell<bool>,
+    /// Fields that the sender may not set, in trailers either.
+    strip: StripList<'static>,
+    cut: Cut,
+}
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, strip: StripList<'static>, cut: Cut) -> Rc<Self> {
+        Rc::new(Self {
+            is_complete: Cell::new(incoming.is_end_stream()),
+            incoming: RefCell::new(Some(incoming)),
+            kept: RefCell::new(Some(Vec::new())),
+            attempt: Cell::new(0),
+            is_held: Cell::new(false),
+            bytes: Cell::new(0),
+            strip,
+            cut,
+        })
+    }
+
+    /// The body for one more try; `None` if too much of it was read. An earlier one gives nothing any more.
+    pub(super) fn body(self: &Rc<Self>) -> Option<RequestBody> {
+        let again = self.kept.borrow().clone()?.into();
+        self.attempt.set(self.attempt.get() + 1);
+        self.is_held.set(true);
+        Some(RequestBody { upload: self.clone(), attempt: self.attempt.get(), again })
+    }
+
+    /// The request was looked at: there is no other try.
+    pub(super) fn seen(&self) {
+        self.kept.take();
+        if !self.is_held.get() {
+            self.incoming.take();
+        }
+    }
+
+    /// Bytes that the caller has sent.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether the caller has sent all of it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete.get()
+    }
+
+    fn keep(&self, data: &Bytes) {
+        let mut kept = self.kept.borrow_mut();
+        if self.bytes.get() > REPLAY as u64 {
+            *kept = None;
+        }
+        if let Some(kept) = &mut *kept {
+            kept.push(data.clone());
+        }
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut incoming = self.incoming.borrow_mut();
+        let Some(incoming) = &mut *incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
+        let Some(frame) = frame.transpose()? else {
+            self.is_complete.set(true);
+            return Poll::Ready(None);
+        };
+        let frame = sift(frame, self.strip);
+        match frame.data_ref() {
+            Some(data) => {
+                self.bytes.set(self.bytes.get() + data.len() as u64);
+                self.keep(data);
+            }
+            None => {
+                self.is_complete.set(true);
+                // Trailers are not kept.
+                self.seen();
+            }
+        }
+        if incoming.is_end_stream() {
+            self.is_complete.set(true);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl RequestBody {
+    /// What it shares with other tries.
+    pub(super) fn upload(&self) -> Rc<Upload> {
+        self.upload.clone()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.attempt != self.upload.attempt.get() {
+            return;
+        }
+        self.upload.is_held.set(false);
+        // Where the request may be tried again, the rest of its body is wanted.
+        if self.upload.kept.borrow().is_none() {
+            self.upload.incoming.take();
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.upload.cut.poll(Half::Request, context).is_ready() {
+            return Poll::Ready(Some(Err(Broken::Cut)));
+        }
+        if self.attempt != self.upload.attempt.get() {
+            return Poll::Ready(Some(Err(Broken::Again)));
+        }
+        match self.again.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => self.upload.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let incoming = self.upload.incoming.borrow();
+        self.again.is_empty() && incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let again: usize = self.again.iter().map(Bytes::len).sum();
+        let incoming = self.upload.incoming.borrow();
+        let rest = incoming.as_ref().map(Incoming::size_hint).unwrap_or_default();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + again as u64);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + again as u64);
+        }
+        hint
+    }
+}
