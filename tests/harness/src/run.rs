@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::eventually::eventually_true;
@@ -145,7 +146,7 @@ fn dead_run(name: &str) -> Option<String> {
 }
 
 fn remove(name: &str, cgroups: &Path) -> Result<()> {
-    let processes = remove_cgroups(&cgroups.join(name));
+    let processes = remove_cgroups(&cgroups.join(name)).and(remove_older_cgroups(name));
     let folder = Path::new(FOLDERS).join(name);
     let bpffs = folder.join("bpf");
     if bpffs.exists() {
@@ -153,12 +154,8 @@ fn remove(name: &str, cgroups: &Path) -> Result<()> {
         let _ = unmount(&bpffs, UnmountFlags::DETACH);
     }
     let namespaces = remove_namespaces(name);
-    let files = match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    };
+    let files = gone_is_well(fs::remove_dir_all(&folder));
+    let files = files.with_context(|| format!("remove {}", folder.display()));
     processes.and(namespaces).and(files)
 }
 
@@ -167,32 +164,78 @@ pub(crate) fn remove_cgroups(root: &Path) -> Result<()> {
     if !root.exists() {
         return Ok(());
     }
-    fs::write(root.join("cgroup.kill"), "1").with_context(|| format!("kill {}", root.display()))?;
+    let killed = fs::write(root.join("cgroup.kill"), "1");
+    gone_is_well(killed).with_context(|| format!("kill {}", root.display()))?;
     let events = root.join("cgroup.events");
     eventually_true("every process of the run is gone", Duration::from_secs(10), || {
-        fs::read_to_string(&events).is_ok_and(|text| text.contains("populated 0"))
+        fs::read_to_string(&events).map_or(!root.exists(), |text| text.contains("populated 0"))
     })?;
     remove_cgroup_tree(root)
 }
 
+/// Removes what the run has in hierarchies of version 1; its processes are gone.
+fn remove_older_cgroups(run: &str) -> Result<()> {
+    let prefix = format!("{run}-");
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let older = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (mount, kind) = (words.next()?, words.next()?);
+        (kind == "cgroup").then(|| PathBuf::from(mount))
+    });
+    for hierarchy in older {
+        let entries = fs::read_dir(&hierarchy).with_context(|| format!("read {}", hierarchy.display()))?;
+        let own = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        for root in own {
+            // A process that was killed is a member until the kernel has done with it.
+            let mut refusal = None;
+            let removed = eventually_true("a cgroup is empty", Duration::from_secs(10), || {
+                refusal = remove_cgroup_tree(&root.path()).err();
+                refusal.is_none()
+            });
+            removed.map_err(|error| refusal.unwrap_or(error))?;
+        }
+    }
+    Ok(())
+}
+
 fn remove_cgroup_tree(root: &Path) -> Result<()> {
-    for entry in fs::read_dir(root).with_context(|| format!("read {}", root.display()))?.flatten() {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup_tree(&entry.path())?;
         }
     }
-    fs::remove_dir(root).with_context(|| format!("remove {}", root.display()))
+    gone_is_well(fs::remove_dir(root)).with_context(|| format!("remove {}", root.display()))
+}
+
+/// A run that comes later removes the leftovers of a dead one, also while that one's reaper does.
+fn gone_is_well(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        // What a cgroup's files say once it is removed.
+        Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 fn remove_namespaces(run: &str) -> Result<()> {
+    let names = namespaces(run);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = names.iter().map(|name| format!("netns delete {name}")).collect();
+    // Another may have removed some; then the rest is tried once more.
+    netns::ip_batch(&lines).or_else(|error| match namespaces(run) {
+        left if left.len() < names.len() => remove_namespaces(run),
+        _ => Err(error),
+    })
+}
+
+/// The names of the run's network namespaces.
+fn namespaces(run: &str) -> Vec<String> {
     let prefix = format!("{run}-");
     let entries = fs::read_dir(netns::FOLDER).into_iter().flatten().flatten();
-    let lines: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with(&prefix))
-        .map(|name| format!("netns delete {name}"))
-        .collect();
-    if lines.is_empty() { Ok(()) } else { netns::ip_batch(&lines) }
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
 #[cfg(test)]
