@@ -11,6 +11,13 @@ use crate::process;
 /// Longest time for one test binary, in seconds: a wait without end must not eat CI's time.
 const DEADLINE: &str = "1200";
 
+/// Programs that tests start, by the variable that names each.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("MESH_NODE_BIN", "mesh-node"),
+    ("MESH_TEST_POD_BIN", "mesh-test-pod"),
+    ("MESH_CLUSTER_BIN", "mesh-cluster"),
+];
+
 /// One test binary.
 pub struct Binary {
     package: String,
@@ -94,7 +101,7 @@ impl Binaries {
         println!("\n-- {} {}", test.package, test.target);
         let mut command = process::command("timeout");
         command.args(["--kill-after=10", DEADLINE]).arg(&test.executable).current_dir(&test.folder);
-        for (variable, program) in [("MESH_NODE_BIN", "mesh-node"), ("MESH_TEST_POD_BIN", "mesh-test-pod")] {
+        for (variable, program) in PROGRAMS {
             // A caller's own choice wins, as a release build.
             if std::env::var_os(variable).is_none() {
                 command.env(variable, self.program(program)?);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,6 @@ use time::{Duration, OffsetDateTime};
 
 /// A test cluster is gone long before.
 const LIFETIME: Duration = Duration::days(30);
-/// The first address of the Services' range: the API server's own Service.
-const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
 /// The authority of a cluster, and the folder that everything it makes goes to.
 pub struct Certificates {
@@ -48,16 +46,16 @@ impl Certificates {
         self.folder.join(name)
     }
 
-    /// `NAME.crt` and `NAME.key` of a server at `address`, which the cluster's own names lead to as well.
+    /// `NAME.crt` and `NAME.key` of a server at `addresses`, which its name and the API server's names lead to as well.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn server(&self, name: &str, address: IpAddr) -> Result<()> {
+    pub fn server(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
         let mut params = params(name, None);
-        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let names = [name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
         let names = names.iter().map(|name| Ok(SanType::DnsName((*name).try_into()?)));
         params.subject_alt_names = names.collect::<Result<_, rcgen::Error>>()?;
-        params.subject_alt_names.extend([address, SERVICE].map(SanType::IpAddress));
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         self.sign(name, params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
@@ -66,7 +64,7 @@ impl Certificates {
     /// # Errors
     /// The folder cannot be written.
     pub fn client(&self, name: &str, user: &str, group: Option<&str>, url: &str) -> Result<PathBuf> {
-        self.sign(name, params(user, group), ExtendedKeyUsagePurpose::ClientAuth)?;
+        self.client_pair(name, user, group)?;
         let file = |ending: &str| self.file(&format!("{name}.{ending}")).display().to_string();
         let config = serde_json::json!({
             "apiVersion": "v1",
@@ -81,6 +79,14 @@ impl Certificates {
             "current-context": "test",
         });
         self.write(&format!("{name}.kubeconfig"), &format!("{config:#}\n"))
+    }
+
+    /// `NAME.crt` and `NAME.key` of a client that is `user` of `group`.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn client_pair(&self, name: &str, user: &str, group: Option<&str>) -> Result<()> {
+        self.sign(name, params(user, group), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn sign(&self, name: &str, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<()> {

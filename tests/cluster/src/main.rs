@@ -1,13 +1,17 @@
 //! `cargo xtask cluster`: a Kubernetes of this machine's own, to try things on.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use mesh_test_cluster::programs::Programs;
+use mesh_test_cluster::cluster::MOST_NODES;
+use mesh_test_cluster::node::Inside;
+use mesh_test_cluster::node_inside;
+use mesh_test_cluster::programs::{self, Programs};
 use mesh_test_cluster::standing::{self, Standing};
 
-/// Start, look at and end a Kubernetes of this machine's own: an API server and its store on loopback
+/// Start, look at and end a Kubernetes of this machine's own: a control plane and nodes that run pods
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask cluster")]
 struct Arguments {
@@ -17,11 +21,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build Kubernetes, if it is not built yet
+    /// Build Kubernetes and its name server, if they are not built yet
     Build,
     /// Build what is missing, start the cluster, wait until it is ready and print how to reach it
-    Up,
-    /// Say whether it stands, and how to reach it
+    Up {
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Say whether it stands, and how to reach it and its nodes
     Status {
         /// How to say it
         #[arg(short, long, value_enum, default_value = "text")]
@@ -33,11 +40,32 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Give an image to every node
+    Load {
+        /// The image, as an OCI archive
+        image: PathBuf,
+    },
     /// End it and remove all that it made
     Down,
     /// Hold the cluster until a signal comes; what up starts
     #[command(hide = true)]
-    Hold,
+    Hold {
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Enter the namespaces of a node; what starts a node
+    #[command(hide = true)]
+    Node { inside: String },
+    /// Be the first process of a node
+    #[command(hide = true)]
+    NodeInside { inside: String },
+}
+
+#[derive(clap::Args)]
+struct Size {
+    /// How many nodes; 0 is an API server and its store on loopback, and nothing runs pods
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(..=i64::from(MOST_NODES)))]
+    nodes: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,18 +86,27 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Build => println!("{}", Programs::get()?.part("kubectl").display()),
-        Verb::Up => {
-            let (standing, took) = Standing::up()?;
+        Verb::Build => {
+            println!("{}\n{}", Programs::get()?.part("kubectl").display(), programs::coredns()?.display());
+        }
+        Verb::Up { size } => {
+            let (standing, took) = Standing::up(size.nodes)?;
             eprintln!("ready after {:.1} s", took.as_secs_f64());
             println!("export KUBECONFIG={}", standing.kubeconfig.display());
         }
         Verb::Status { output } => return status(output),
         Verb::Shell { words } => return shell(&words),
-        Verb::Down => standing::present()?.down()?,
-        Verb::Hold => standing::hold()?,
+        Verb::Load { image } => Standing::present()?.load(&image)?,
+        Verb::Down => Standing::present()?.down()?,
+        Verb::Hold { size } => standing::hold(size.nodes)?,
+        Verb::Node { inside } => node_inside::enter(&told(&inside)?)?,
+        Verb::NodeInside { inside } => node_inside::run(&told(&inside)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn told(inside: &str) -> Result<Inside> {
+    serde_json::from_str(inside).context("understand what a node is")
 }
 
 /// Succeeds if a cluster stands.
@@ -78,19 +115,27 @@ fn status(output: Output) -> Result<ExitCode> {
     match (output, &standing) {
         (Output::Json, _) => println!("{:#}", serde_json::to_value(&standing)?),
         (Output::Text, None) => println!("no cluster stands; cargo xtask cluster up starts one"),
-        (Output::Text, Some(Standing { process, url, kubeconfig })) => {
+        (Output::Text, Some(Standing { process, url, kubeconfig, nodes })) => {
             println!("process     {process}\nAPI server  {url}\nkubeconfig  {}", kubeconfig.display());
+            for node in nodes {
+                println!(
+                    "{:<12}{}, process {}, {}",
+                    node.name,
+                    node.address,
+                    node.process,
+                    node.logs.display()
+                );
+            }
         }
     }
     Ok(if standing.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn shell(words: &[String]) -> Result<ExitCode> {
-    let standing = standing::present()?;
-    let programs = Programs::get()?.part("kubectl");
-    let folder = programs.parent().context("a program is in a folder")?;
+    let standing = Standing::present()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths([folder.to_owned()].into_iter().chain(std::env::split_paths(&path)))?;
+    let folders = [Programs::get()?.folder().to_owned()].into_iter().chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(folders)?;
     let own = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
     let (program, arguments) = words.split_first().map_or((&own, &[][..]), |(first, rest)| (first, rest));
     let mut command = Command::new(program);

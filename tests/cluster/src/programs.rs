@@ -1,22 +1,38 @@
-//! The programs of Kubernetes, built by the Go tool from pinned modules.
+//! The programs of a cluster: Kubernetes with its store, and its name server.
 //!
-//! In: `kubernetes/` beside this crate. Out: a folder with one program and a link for each part. It is built once for
-//! each content of `kubernetes/` and kept in the user's cache, which fresh clones share.
+//! In: the modules in `kubernetes/` and `coredns/` beside this crate. Out: a folder with one program and a link for each
+//! part of Kubernetes, and the path of the name server.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, IsTerminal, Write, stderr};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
+use anyhow::{Context, Result};
 
-/// The module that pins every version.
-const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes");
-/// What the program is made of.
-const SOURCES: [&str; 3] = ["go.mod", "go.sum", "kubeall/main.go"];
+use crate::go::Recipe;
+
+/// Kubernetes and its store in one program. Its version is what `kubernetes/go.mod` requires, and nowhere else.
+pub const KUBERNETES: Recipe = Recipe {
+    title: "Kubernetes",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes"),
+    versioned: "k8s.io/kubernetes",
+    package: "./kubeall",
+    program: "kubeall",
+    source: "kubeall/main.go",
+    linker_flags: tell_version,
+};
+
+/// The name server of clusters, with the plugins that a test cluster needs.
+pub const COREDNS: Recipe = Recipe {
+    title: "CoreDNS",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/coredns"),
+    versioned: "github.com/coredns/coredns",
+    package: ".",
+    program: "coredns",
+    source: "main.go",
+    linker_flags: |_| String::new(),
+};
+
 /// The parts, as the program knows them.
 const PARTS: [&str; 7] = [
     "etcd",
@@ -27,10 +43,6 @@ const PARTS: [&str; 7] = [
     "kubectl",
     "kubelet",
 ];
-/// What the program is built from, beside it.
-const BUILT_FROM: &str = "built-from";
-/// How often a log that nobody watches gets a line.
-const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// A folder of programs that is complete.
 #[derive(Clone, Debug)]
@@ -39,30 +51,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs, and builds them if they are not there: ten minutes on two idle cores the first time.
+    /// Finds the programs of Kubernetes, and builds them if they are not there: ten minutes on two idle cores the first
+    /// time.
     ///
     /// # Errors
     /// Go is missing or fails, or the cache cannot be written.
     pub fn get() -> Result<Self> {
-        Self::get_in(&cache()?)
-    }
-
-    fn get_in(cache: &Path) -> Result<Self> {
-        let sources = sources(Path::new(MODULE))?;
-        let version = version(&sources)?;
-        let folder = cache.join(format!("kubernetes-{version}"));
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let lock = File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
-        // Another run that builds the same is waited for.
-        flock(&lock, FlockOperation::LockExclusive).context("lock the folder of Kubernetes' programs")?;
-        let programs = Self { folder };
-        if fs::read_to_string(programs.folder.join(BUILT_FROM)).is_ok_and(|built| built == sources) {
-            return Ok(programs);
-        }
-        programs.build(version)?;
-        fs::write(programs.folder.join(BUILT_FROM), &sources)
-            .context("note what the programs were built from")?;
-        Ok(programs)
+        Ok(Self { folder: KUBERNETES.get(link_parts)? })
     }
 
     /// Where a part is.
@@ -71,62 +66,32 @@ impl Programs {
         self.folder.join(name)
     }
 
-    fn build(&self, version: &str) -> Result<()> {
-        let packages = packages()?;
-        let program = self.folder.join("kubeall");
-        let mut go = go();
-        go.args(["build", "-v", "-trimpath", "-ldflags", &linker_flags(version), "-o"]);
-        go.arg(&program).arg("./kubeall");
-        let mut progress = Progress::new(format!("building Kubernetes {version}"), packages);
-        let mut child = go.stderr(Stdio::piped()).spawn().context(NO_GO)?;
-        let mut said = Vec::new();
-        for line in BufReader::new(child.stderr.take().context("standard error is piped")?).lines() {
-            let line = line.context("read what go says")?;
-            progress.step();
-            said.push(line);
-        }
-        progress.end();
-        let status = child.wait().context("wait for go")?;
-        if !status.success() {
-            bail!("go build of Kubernetes {version}: {status}\n{}", last_lines(&said));
-        }
-        for part in PARTS {
-            let link = self.folder.join(part);
-            let _ = fs::remove_file(&link);
-            symlink("kubeall", &link).with_context(|| format!("link {}", link.display()))?;
-        }
-        Ok(())
+    /// The folder that holds them all.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 
-const NO_GO: &str =
-    "start go; it builds Kubernetes: install Go 1.25 or newer (on Debian the package golang-go of backports)";
-
-/// `$XDG_CACHE_HOME/nodemesh`, or `~/.cache/nodemesh`.
-fn cache() -> Result<PathBuf> {
-    let own = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let caches = own.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    Ok(caches
-        .context("neither XDG_CACHE_HOME nor a home folder is known; set XDG_CACHE_HOME")?
-        .join("nodemesh"))
+/// Finds the name server, and builds it if it is not there: two minutes on two idle cores the first time.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn coredns() -> Result<PathBuf> {
+    Ok(COREDNS.get(|_| Ok(()))?.join(COREDNS.program))
 }
 
-fn sources(module: &Path) -> Result<String> {
-    let read = |name: &&str| {
-        let path = module.join(name);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-    };
-    Ok(SOURCES.iter().map(read).collect::<Result<Vec<_>>>()?.concat())
-}
-
-/// The version of Kubernetes, without `v`: what `go.mod` requires says it.
-fn version(sources: &str) -> Result<&str> {
-    let required = sources.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
-    required.context("go.mod of the cluster requires no k8s.io/kubernetes")
+/// The program is called by the name of the part.
+fn link_parts(folder: &Path) -> Result<()> {
+    for part in PARTS {
+        let link = folder.join(part);
+        let _ = fs::remove_file(&link);
+        symlink(KUBERNETES.program, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(())
 }
 
 /// The names under which Kubernetes' parts tell their version. Without them clients refuse to speak to it.
-fn linker_flags(version: &str) -> String {
+fn tell_version(version: &str) -> String {
     let mut numbers = version.split('.');
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let facts = [
@@ -137,70 +102,7 @@ fn linker_flags(version: &str) -> String {
         ("buildDate", "1970-01-01T00:00:00Z".to_owned()),
     ];
     let set = |(name, value): &(&str, String)| format!(" -X k8s.io/component-base/version.{name}={value}");
-    format!("-s -w{}", facts.iter().map(set).collect::<String>())
-}
-
-fn go() -> Command {
-    let mut go = Command::new("go");
-    go.current_dir(MODULE)
-        .env("CGO_ENABLED", "0")
-        .env("GOTOOLCHAIN", "local")
-        .env("GOFLAGS", "-buildvcs=false");
-    go
-}
-
-/// How many packages there are to build; brings them all here.
-fn packages() -> Result<usize> {
-    eprintln!("bringing the modules of Kubernetes here: 600 MB the first time");
-    let listed = go().args(["list", "-deps", "./kubeall"]).stderr(Stdio::piped()).output().context(NO_GO)?;
-    if !listed.status.success() {
-        let said: Vec<String> = String::from_utf8_lossy(&listed.stderr).lines().map(str::to_owned).collect();
-        bail!("go list of Kubernetes: {}\n{}", listed.status, last_lines(&said));
-    }
-    Ok(listed.stdout.split(|byte| *byte == b'\n').count())
-}
-
-fn last_lines(said: &[String]) -> String {
-    said[said.len().saturating_sub(20)..].join("\n")
-}
-
-/// Says how far something is: on a terminal in one line that changes, elsewhere in a line now and then.
-struct Progress {
-    what: String,
-    of: usize,
-    done: usize,
-    started: Instant,
-    said: Instant,
-}
-
-impl Progress {
-    fn new(what: String, of: usize) -> Self {
-        let now = Instant::now();
-        Self { what, of, done: 0, started: now, said: now }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if stderr().is_terminal() {
-            eprint!("\r{self}");
-            let _ = stderr().flush();
-        } else if self.said.elapsed() >= LINE_EVERY {
-            self.said = Instant::now();
-            eprintln!("{self}");
-        }
-    }
-
-    fn end(&self) {
-        let before = if stderr().is_terminal() { "\r" } else { "" };
-        eprintln!("{before}{self}");
-    }
-}
-
-impl std::fmt::Display for Progress {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { what, of, done, started, .. } = self;
-        write!(formatter, "{what}: {done} packages, at most {of}, {} s", started.elapsed().as_secs())
-    }
+    facts.iter().map(set).collect()
 }
 
 #[cfg(test)]
@@ -208,11 +110,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_what_the_module_requires() {
-        let sources = sources(Path::new(MODULE)).unwrap();
-        let version = version(&sources).unwrap();
-        assert_eq!(version.split('.').count(), 3, "{version}");
-        assert!(linker_flags(version).contains(&format!("gitVersion=v{version} ")));
-        assert!(super::version("module x\n").is_err());
+    fn a_program_tells_its_version() {
+        assert!(tell_version("1.35.4").contains("version.gitVersion=v1.35.4 "));
+        assert!(tell_version("1.35.4").contains("version.gitMinor=35 "));
     }
 }

@@ -1,13 +1,15 @@
-//! A cluster that stands until it is told to go: up, status, down.
+//! A cluster that stands until it is told to go: up, status, load, down.
 //!
 //! A process of its own holds it, and ends it when it is told to. One at a time; a file says which process that is
 //! and how to reach what it holds.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api_server::ApiServer;
-use crate::programs::Programs;
+use crate::cluster::Cluster;
+use crate::control_plane::ControlPlane;
+use crate::node;
+use crate::programs::{self, Programs};
 
 /// Which process holds it, and how to reach it.
 const STATE: &str = "/run/nodemesh-cluster.json";
@@ -25,8 +30,12 @@ const STATE: &str = "/run/nodemesh-cluster.json";
 const LOG: &str = "/run/nodemesh-cluster.log";
 /// The word that makes this program that process.
 const HOLD: &str = "hold";
+/// What stands before what it says against itself.
+const AGAINST: &str = "error: ";
+/// What that process is told when it may outlive who started it.
+const STAY: &[u8] = b"stay\n";
 /// How long a start or an end may take, on a machine that does other work too.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A cluster that stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +46,23 @@ pub struct Standing {
     pub url: String,
     /// The kubeconfig of somebody who may do everything.
     pub kubeconfig: PathBuf,
+    /// Its nodes; a light one has none.
+    pub nodes: Vec<StandingNode>,
+}
+
+/// A node of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingNode {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its first process, as this machine knows it: the way into its namespaces.
+    pub process: u32,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Where its programs' logs are.
+    pub logs: PathBuf,
 }
 
 impl Standing {
@@ -53,28 +79,42 @@ impl Standing {
         Ok(standing.lives().then_some(standing))
     }
 
-    /// Builds what is missing, starts a cluster and waits until it is ready; the one that stands, if one does.
-    /// Returns how long the start took.
+    /// The one that stands.
     ///
     /// # Errors
-    /// It does not come up; the text is what its process said.
-    pub fn up() -> Result<(Self, Duration)> {
-        let started = Instant::now();
+    /// None does, or see [`Standing::find`].
+    pub fn present() -> Result<Self> {
+        Self::find()?.context("no cluster stands; cargo xtask cluster up starts one")
+    }
+
+    /// Builds what is missing, starts a cluster and waits until it is ready. Returns how long the start took.
+    ///
+    /// # Errors
+    /// Another one stands, or it does not come up; the text is what its process said.
+    pub fn up(nodes: u8) -> Result<(Self, Duration)> {
         if let Some(standing) = Self::find()? {
-            return Ok((standing, Duration::ZERO));
+            if standing.nodes.len() == usize::from(nodes) {
+                return Ok((standing, Duration::ZERO));
+            }
+            bail!("a cluster of {} nodes stands; cargo xtask cluster down ends it", standing.nodes.len());
         }
         Programs::get()?;
-        let log = File::create(LOG).with_context(|| format!("make {LOG}"))?;
-        let mut holder = Command::new(std::env::current_exe().context("find this program")?);
-        holder.arg(HOLD).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        // A group of its own: what ends the caller does not end it.
-        let mut holder =
-            holder.process_group(0).spawn().context("start the process that holds the cluster")?;
-        let standing = eventually("the cluster stands", PATIENCE, || match holder.try_wait() {
-            Ok(None) => Self::find().transpose(),
-            _ => Some(Err(said())),
-        });
-        Ok((standing.flatten()?, started.elapsed()))
+        if nodes > 0 {
+            programs::coredns()?;
+        }
+        let started = Instant::now();
+        let mut holder = Holder::start(nodes)?;
+        let standing = eventually("the cluster stands", PATIENCE, || {
+            holder.show();
+            match holder.child.try_wait() {
+                Ok(None) => Self::find().transpose(),
+                _ => Some(Err(said())),
+            }
+        })
+        .flatten()?;
+        holder.show();
+        holder.leave()?;
+        Ok((standing, started.elapsed()))
     }
 
     /// Ends it and waits until it is gone.
@@ -88,10 +128,64 @@ impl Standing {
         eventually("the cluster is gone", PATIENCE, || (!self.lives()).then_some(()))
     }
 
+    /// Gives an image to every node.
+    ///
+    /// # Errors
+    /// It is no image, or a containerd does not take it.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        if self.nodes.is_empty() {
+            bail!("the cluster has no nodes; cargo xtask cluster down, then up --nodes 2");
+        }
+        self.nodes.iter().try_for_each(|node| node::load(node.process, archive))
+    }
+
     /// Whether the process is one that holds a cluster: ids are given anew.
     fn lives(&self) -> bool {
         let words = fs::read(Path::new("/proc").join(self.process.to_string()).join("cmdline"));
-        words.is_ok_and(|words| words.ends_with(format!("\0{HOLD}\0").as_bytes()))
+        words.is_ok_and(|words| words.split(|byte| *byte == 0).nth(1) == Some(HOLD.as_bytes()))
+    }
+
+    fn of(control_plane: &ControlPlane, nodes: Vec<StandingNode>) -> Self {
+        Self {
+            process: std::process::id(),
+            url: control_plane.url(),
+            kubeconfig: control_plane.kubeconfig().to_owned(),
+            nodes,
+        }
+    }
+}
+
+/// The process that holds a cluster, as who starts it sees it. It ends if this one does before it is left.
+struct Holder {
+    child: Child,
+    /// How much of its log was shown.
+    shown: usize,
+}
+
+impl Holder {
+    fn start(nodes: u8) -> Result<Self> {
+        let log = File::create(LOG).with_context(|| format!("make {LOG}"))?;
+        let mut holder = Command::new(std::env::current_exe().context("find this program")?);
+        holder.args([HOLD, "--nodes", &nodes.to_string()]);
+        holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        // A group of its own: what ends the caller later does not end it.
+        let child = holder.process_group(0).spawn().context("start the process that holds the cluster")?;
+        Ok(Self { child, shown: 0 })
+    }
+
+    /// Shows the steps that it has done since; what it says against it at the end is its error's.
+    fn show(&mut self) {
+        let log = fs::read_to_string(LOG).unwrap_or_default();
+        let log = log.split_once(AGAINST).map_or(log.as_str(), |(steps, _)| steps);
+        let new = &log[self.shown.min(log.len())..];
+        let whole = new.rfind('\n').map_or(0, |end| end + 1);
+        eprint!("{}", &new[..whole]);
+        self.shown += whole;
+    }
+
+    fn leave(mut self) -> Result<()> {
+        let mut stdin = self.child.stdin.take().context("standard input is piped")?;
+        stdin.write_all(STAY).context("leave the process that holds the cluster")
     }
 }
 
@@ -99,18 +193,14 @@ impl Standing {
 ///
 /// # Errors
 /// It does not start, or cannot be made known.
-pub fn hold() -> Result<()> {
+pub fn hold(nodes: u8) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Listened to from the first: what is told meanwhile is heard after the start.
     let _inside = runtime.enter();
     let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let server = ApiServer::start()?;
-    let standing = Standing {
-        process: std::process::id(),
-        url: server.url().to_owned(),
-        kubeconfig: server.kubeconfig().to_owned(),
-    };
-    write(&serde_json::to_string(&standing)?)?;
+    thread::spawn(end_if_left_alone);
+    let held = Held::start(nodes)?;
+    write(&serde_json::to_string(&held.standing()?)?)?;
     runtime.block_on(async {
         tokio::select! {
             _ = end.recv() => {}
@@ -118,14 +208,58 @@ pub fn hold() -> Result<()> {
         }
     });
     fs::remove_file(STATE).with_context(|| format!("remove {STATE}"))?;
-    drop(server);
+    drop(held);
     Ok(())
+}
+
+/// Ends this process if who started it ends before it says that this one may stay. The run's reaper does the rest.
+fn end_if_left_alone() {
+    let mut told = Vec::new();
+    // An error is an end as well.
+    let _ = io::stdin().read_to_end(&mut told);
+    if told != STAY {
+        std::process::exit(1);
+    }
+}
+
+/// What a process holds.
+enum Held {
+    Light(Box<ApiServer>),
+    Full(Box<Cluster>),
+}
+
+impl Held {
+    fn start(nodes: u8) -> Result<Self> {
+        Ok(match nodes {
+            0 => Self::Light(Box::new(ApiServer::start()?)),
+            nodes => Self::Full(Box::new(Cluster::start(nodes, |step| eprintln!("{step}"))?)),
+        })
+    }
+
+    fn standing(&self) -> Result<Standing> {
+        let cluster = match self {
+            Self::Light(server) => return Ok(Standing::of(server, Vec::new())),
+            Self::Full(cluster) => cluster,
+        };
+        let node = |node: &node::Node| {
+            Ok(StandingNode {
+                name: node.name().to_owned(),
+                address: node.address(),
+                process: node.process()?,
+                netns: node.netns().path(),
+                logs: node.folder().to_owned(),
+            })
+        };
+        let nodes = cluster.nodes().iter().map(node).collect::<Result<_>>()?;
+        Ok(Standing::of(cluster.control_plane(), nodes))
+    }
 }
 
 /// What the process that holds it said against it.
 fn said() -> anyhow::Error {
     let log = fs::read_to_string(LOG).unwrap_or_default();
-    anyhow::anyhow!("{}", log.trim().trim_start_matches("error: ").to_owned())
+    let against = log.split_once(AGAINST).map_or(log.as_str(), |(_, error)| error);
+    anyhow::anyhow!("{}", against.trim().to_owned())
 }
 
 /// Nobody reads half of it.
@@ -133,15 +267,4 @@ fn write(state: &str) -> Result<()> {
     let new = format!("{STATE}.new");
     fs::write(&new, state).with_context(|| format!("write {new}"))?;
     fs::rename(&new, STATE).with_context(|| format!("write {STATE}"))
-}
-
-/// Fails if nothing stands.
-///
-/// # Errors
-/// See [`Standing::find`].
-pub fn present() -> Result<Standing> {
-    match Standing::find()? {
-        Some(standing) => Ok(standing),
-        None => bail!("no cluster stands; cargo xtask cluster up starts one"),
-    }
 }

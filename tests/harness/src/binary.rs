@@ -1,6 +1,7 @@
 //! Finds the programs that tests start: next to the test's own executable, built once.
 //!
-//! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN` and `MESH_TEST_POD_BIN` override it.
+//! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN`, `MESH_TEST_POD_BIN` and
+//! `MESH_CLUSTER_BIN` override it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,15 @@ pub fn test_pod() -> Result<&'static Path> {
     found(&FOUND, || locate("MESH_TEST_POD_BIN", "mesh-test-harness", "mesh-test-pod"))
 }
 
+/// What makes a Kubernetes of this machine's own, and is the first process of its nodes.
+///
+/// # Errors
+/// It is neither named by `MESH_CLUSTER_BIN` nor can be built.
+pub fn cluster() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(&FOUND, || locate("MESH_CLUSTER_BIN", "mesh-test-cluster", "mesh-cluster"))
+}
+
 fn found(
     cell: &'static OnceLock<Result<PathBuf, String>>,
     locate: impl FnOnce() -> Result<PathBuf>,
@@ -46,6 +56,9 @@ fn locate(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
         return Ok(path);
     }
     let own = env::current_exe().context("find the test's own executable")?;
+    if own.ends_with(program) {
+        return Ok(own);
+    }
     let profile = profile_folder(&own)?;
     build(package, program, profile)?;
     let path = profile.join(program);

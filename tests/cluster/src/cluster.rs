@@ -1,0 +1,150 @@
+//! The full form: a control plane and nodes that run pods.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::run::Run;
+
+use crate::certificates::Certificates;
+use crate::control_plane::{ControlPlane, Form, Site};
+use crate::images;
+use crate::network::Network;
+use crate::node::{self, Common, Node};
+use crate::programs::Programs;
+
+/// How many nodes are named after letters.
+pub const MOST_NODES: u8 = 20;
+/// How long nodes and the name server may take to be ready, on a machine that does other work too.
+const READY: Duration = Duration::from_secs(120);
+/// The name server's objects.
+const NAME_SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/objects/name-server.yaml");
+
+/// A cluster that runs. Ended, with all it holds, on drop.
+#[derive(Debug)]
+pub struct Cluster {
+    /// In this order: the nodes, the control plane, what joins them, what removes the rest.
+    nodes: Vec<Node>,
+    control_plane: ControlPlane,
+    _network: Network,
+    _run: Run,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until its nodes and its name server are ready; `say` hears how far it is.
+    ///
+    /// # Errors
+    /// A program cannot be built or started, or is not ready in time; the text has the last lines of its log.
+    pub fn start(nodes: u8, say: impl Fn(&str)) -> Result<Self> {
+        if !(1..=MOST_NODES).contains(&nodes) {
+            bail!("a cluster of {nodes} nodes: one to {MOST_NODES} can be made");
+        }
+        let programs = Programs::get()?;
+        crate::programs::coredns()?;
+        let say = Steps { begun: Instant::now(), say };
+        let run = Run::start()?;
+        let certificates = Certificates::make(&run.folder().join("pki"))?;
+        let network = Network::make(&run)?;
+        let site = Site {
+            place: Some(network.control_plane(&run)?),
+            address: network.api_server(),
+            // Nobody else is in the namespace.
+            store: [2379, 2380],
+        };
+        let mut control_plane = ControlPlane::start(&run, &certificates, site, Form::Full)?;
+        let images = images::make(&run.folder().join("images"))?;
+        say.step("images are made");
+        let common = Common {
+            run: &run,
+            network: &network,
+            certificates: &certificates,
+            programs: &programs,
+            images: &images,
+            nodes,
+        };
+        let nodes = (1..=nodes).map(|number| Node::start(common, number)).collect::<Result<Vec<_>>>()?;
+        control_plane.wait_until_ready()?;
+        say.step("the API server is ready");
+        control_plane.start_workers(&run, &certificates)?;
+        let mut cluster = Self { nodes, control_plane, _network: network, _run: run };
+        cluster.kubectl(&["apply", "-f", NAME_SERVER]).context("apply the name server")?;
+        cluster.wait_until_ready(&say)?;
+        Ok(cluster)
+    }
+
+    /// The control plane.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Runs kubectl as somebody who may do everything; returns what it printed.
+    ///
+    /// # Errors
+    /// It fails; the text is what it said.
+    pub fn kubectl(&self, words: &[&str]) -> Result<String> {
+        self.control_plane.kubectl(words)
+    }
+
+    /// Gives an image to every node.
+    ///
+    /// # Errors
+    /// It is no image, or a containerd does not take it.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| node::load(node.process()?, archive))
+    }
+
+    fn wait_until_ready(&mut self, say: &Steps<impl Fn(&str)>) -> Result<()> {
+        let count = self.nodes.len();
+        self.wait("every node is ready", |cluster| {
+            cluster.ready_nodes().is_some_and(|ready| ready == count)
+        })?;
+        say.step("every node is ready");
+        self.wait("the name server is ready", |cluster| {
+            let path = "jsonpath={.status.readyReplicas}";
+            let words = ["--namespace=kube-system", "get", "deployment", "coredns", "-o", path];
+            cluster.kubectl(&words).is_ok_and(|ready| ready == "1")
+        })?;
+        say.step("the name server is ready");
+        Ok(())
+    }
+
+    fn ready_nodes(&self) -> Option<usize> {
+        let path = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+        let states = self.kubectl(&["get", "nodes", "-o", path]).ok()?;
+        Some(states.split_whitespace().filter(|state| *state == "True").count())
+    }
+
+    /// Waits for something; says the ends of all logs if it does not come, or a program ends meanwhile.
+    fn wait(&mut self, reason: &str, holds: impl Fn(&Self) -> bool) -> Result<()> {
+        let waited = eventually(reason, READY, || match self.lives() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => holds(self).then_some(Ok(())),
+        });
+        let logs = || self.nodes.iter().map(Node::tail).collect::<String>();
+        waited.and_then(|outcome| outcome).map_err(|error| error.context(logs()))
+    }
+
+    fn lives(&mut self) -> Result<()> {
+        self.control_plane.lives()?;
+        self.nodes.iter_mut().try_for_each(Node::lives)
+    }
+}
+
+/// Says what is done, and when.
+struct Steps<Say> {
+    begun: Instant,
+    say: Say,
+}
+
+impl<Say: Fn(&str)> Steps<Say> {
+    fn step(&self, what: impl fmt::Display) {
+        (self.say)(&format!("{:5.1} s  {what}", self.begun.elapsed().as_secs_f64()));
+    }
+}

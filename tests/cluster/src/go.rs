@@ -1,0 +1,198 @@
+//! Programs that the Go tool builds from pinned modules.
+//!
+//! In: a module's folder and what to build of it. Out: a folder with the program. It is built once for each content of
+//! the module and kept in the user's cache, which fresh clones share.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, IsTerminal, Write, stderr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// What the program is built from, beside it.
+const BUILT_FROM: &str = "built-from";
+/// How often a log that nobody watches gets a line.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Where Go is when it is not on the path: its own package, then Debian's.
+const FOLDERS: [&str; 2] = ["/usr/local/go/bin", "/usr/lib/go/bin"];
+
+/// What is built from a module.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    /// The name of the program, as a person knows it.
+    pub title: &'static str,
+    /// The folder of `go.mod`.
+    pub module: &'static str,
+    /// The module whose version in `go.mod` is the program's.
+    pub versioned: &'static str,
+    /// The package, from the module's folder.
+    pub package: &'static str,
+    /// The file that the program becomes.
+    pub program: &'static str,
+    /// The source, from the module's folder.
+    pub source: &'static str,
+    /// What the linker is told besides dropping the tables for debuggers, for a version.
+    pub linker_flags: fn(&str) -> String,
+}
+
+impl Recipe {
+    /// Returns the folder with the program; builds it first if it is not there, and calls `finish` on the folder then.
+    ///
+    /// # Errors
+    /// Go is missing or fails, or the cache cannot be written.
+    pub fn get(&self, finish: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let sources = self.sources()?;
+        let version = self.version(&sources)?;
+        let folder = cache()?.join(format!("{}-{version}", self.title.to_lowercase()));
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let lock = File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
+        // Another run that builds the same is waited for.
+        flock(&lock, FlockOperation::LockExclusive)
+            .with_context(|| format!("lock the folder of {}", self.title))?;
+        if fs::read_to_string(folder.join(BUILT_FROM)).is_ok_and(|built| built == sources) {
+            return Ok(folder);
+        }
+        self.build(version, &folder.join(self.program))?;
+        finish(&folder)?;
+        let note = fs::write(folder.join(BUILT_FROM), &sources);
+        note.with_context(|| format!("note what {} was built from", self.title))?;
+        Ok(folder)
+    }
+
+    /// Everything that decides what is built, one file after another.
+    fn sources(&self) -> Result<String> {
+        let read = |name: &&str| {
+            let path = Path::new(self.module).join(name);
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+        };
+        Ok(["go.mod", "go.sum", self.source].iter().map(read).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// The version, without `v`: what `go.mod` requires says it.
+    fn version<'a>(&self, sources: &'a str) -> Result<&'a str> {
+        let required = sources.lines().find_map(|line| {
+            let line = line.trim().trim_start_matches("require ");
+            line.strip_prefix(self.versioned)?.strip_prefix(" v")?.split(' ').next()
+        });
+        required.with_context(|| format!("{}/go.mod requires no {}", self.module, self.versioned))
+    }
+
+    fn build(&self, version: &str, program: &Path) -> Result<()> {
+        let packages = self.packages()?;
+        let flags = format!("-s -w{}", (self.linker_flags)(version));
+        let mut go = self.go();
+        go.args(["build", "-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(program).arg(self.package);
+        let mut progress = Progress::new(format!("building {} {version}", self.title), packages);
+        let mut child = go.stderr(Stdio::piped()).spawn().context(NO_GO)?;
+        let mut said = Vec::new();
+        for line in BufReader::new(child.stderr.take().context("standard error is piped")?).lines() {
+            let line = line.context("read what go says")?;
+            progress.step();
+            said.push(line);
+        }
+        progress.end();
+        let status = child.wait().context("wait for go")?;
+        if !status.success() {
+            bail!("go build of {} {version}: {status}\n{}", self.title, last_lines(&said));
+        }
+        Ok(())
+    }
+
+    /// How many packages there are to build; brings them all here.
+    fn packages(&self) -> Result<usize> {
+        eprintln!("bringing the modules of {} here, if they are not: hundreds of megabytes", self.title);
+        let listed =
+            self.go().args(["list", "-deps", self.package]).stderr(Stdio::piped()).output().context(NO_GO)?;
+        if !listed.status.success() {
+            let said: Vec<String> =
+                String::from_utf8_lossy(&listed.stderr).lines().map(str::to_owned).collect();
+            bail!("go list of {}: {}\n{}", self.title, listed.status, last_lines(&said));
+        }
+        Ok(listed.stdout.split(|byte| *byte == b'\n').count())
+    }
+
+    fn go(&self) -> Command {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
+        let found = folders.map(|folder| folder.join("go")).find(|file| file.is_file());
+        let mut go = Command::new(found.unwrap_or_else(|| "go".into()));
+        go.current_dir(self.module)
+            .env("CGO_ENABLED", "0")
+            // An older Go brings the one that go.mod asks for from the module proxy.
+            .env("GOTOOLCHAIN", "auto")
+            .env("GOFLAGS", "-buildvcs=false");
+        go
+    }
+}
+
+const NO_GO: &str = "start go; it builds Kubernetes: cargo xtask setup says how to get it";
+
+/// `$XDG_CACHE_HOME/nodemesh`, or `~/.cache/nodemesh`.
+fn cache() -> Result<PathBuf> {
+    let own = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let caches = own.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+    Ok(caches
+        .context("neither XDG_CACHE_HOME nor a home folder is known; set XDG_CACHE_HOME")?
+        .join("nodemesh"))
+}
+
+fn last_lines(said: &[String]) -> String {
+    said[said.len().saturating_sub(20)..].join("\n")
+}
+
+/// Says how far something is: on a terminal in one line that changes, elsewhere in a line now and then.
+struct Progress {
+    what: String,
+    of: usize,
+    done: usize,
+    started: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    fn new(what: String, of: usize) -> Self {
+        let now = Instant::now();
+        Self { what, of, done: 0, started: now, said: now }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        if stderr().is_terminal() {
+            eprint!("\r{self}");
+            let _ = stderr().flush();
+        } else if self.said.elapsed() >= LINE_EVERY {
+            self.said = Instant::now();
+            eprintln!("{self}");
+        }
+    }
+
+    fn end(&self) {
+        let before = if stderr().is_terminal() { "\r" } else { "" };
+        eprintln!("{before}{self}");
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, of, done, started, .. } = self;
+        write!(formatter, "{what}: {done} packages, at most {of}, {} s", started.elapsed().as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::programs::{COREDNS, KUBERNETES};
+
+    #[test]
+    fn the_version_is_what_the_module_requires() {
+        for recipe in [KUBERNETES, COREDNS] {
+            let sources = recipe.sources().unwrap();
+            let version = recipe.version(&sources).unwrap();
+            assert_eq!(version.split('.').count(), 3, "{version}");
+            assert!(recipe.version("module x\n").is_err());
+        }
+    }
+}

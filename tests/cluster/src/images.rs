@@ -1,0 +1,146 @@
+//! The images that every node has: made from what is on this machine, as no registry is asked.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::oci::Image;
+use crate::programs;
+
+/// What holds a pod's namespaces.
+pub const PAUSE: &str = "localhost/pause:local";
+/// A shell, `curl`, `ip`, `httpd` and more, for pods of tests.
+pub const TOOLS: &str = "localhost/tools:local";
+/// The name server.
+pub const COREDNS: &str = "localhost/coredns:local";
+
+/// It waits, ends when it is told to, and buries the processes that nobody else does.
+const PAUSE_SOURCE: &str = "\
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void end(int signal) { exit(0); }
+static void bury(int signal) { while (waitpid(-1, 0, WNOHANG) > 0); }
+int main(void) {
+	signal(SIGINT, end);
+	signal(SIGTERM, end);
+	signal(SIGCHLD, bury);
+	for (;;) pause();
+}
+";
+/// What tools has besides busybox.
+const PROGRAMS: [&str; 3] = ["/usr/bin/curl", "/usr/bin/getent", "/bin/ip"];
+/// Loaded by name when a program asks for an address.
+const NAME_LIBRARIES: [&str; 3] = ["libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2"];
+/// Where Debian's libraries are.
+const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
+
+/// An image, and what fills its root.
+struct Made {
+    name: &'static str,
+    stem: &'static str,
+    command: &'static str,
+    fill: fn(&Path) -> Result<()>,
+}
+
+const ALL: [Made; 3] = [
+    Made { name: PAUSE, stem: "pause", command: "/pause", fill: pause },
+    Made { name: TOOLS, stem: "tools", command: "/bin/sh", fill: tools },
+    Made { name: COREDNS, stem: "coredns", command: "/coredns", fill: coredns },
+];
+
+/// Makes all images below `folder`; returns their archives.
+///
+/// # Errors
+/// A program that an image is made of is missing or cannot be built.
+pub fn make(folder: &Path) -> Result<Vec<PathBuf>> {
+    ALL.iter().map(|image| image.make(folder)).collect()
+}
+
+impl Made {
+    fn make(&self, folder: &Path) -> Result<PathBuf> {
+        let root = folder.join(self.stem);
+        fs::create_dir_all(root.join("tmp")).with_context(|| format!("make {}", root.display()))?;
+        (self.fill)(&root).with_context(|| format!("make the image {}", self.name))?;
+        let archive = folder.join(format!("{}.tar", self.stem));
+        Image { name: self.name, root: &root, command: &[self.command] }.write(&archive)?;
+        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+        Ok(archive)
+    }
+}
+
+fn pause(root: &Path) -> Result<()> {
+    let source = root.join("tmp/pause.c");
+    fs::write(&source, PAUSE_SOURCE)?;
+    let mut cc = Command::new("cc");
+    cc.args(["-Os", "-static", "-o"]).arg(root.join("pause")).arg(&source);
+    output(&mut cc)?;
+    Ok(fs::remove_file(source)?)
+}
+
+fn coredns(root: &Path) -> Result<()> {
+    copy(&programs::coredns()?, &root.join("coredns"))
+}
+
+fn tools(root: &Path) -> Result<()> {
+    // As Debian has it: one place under two names.
+    for folder in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(root.join("usr").join(folder))?;
+        symlink(Path::new("usr").join(folder), root.join(folder))?;
+    }
+    copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
+    for applet in output(Command::new("/bin/busybox").arg("--list"))?.lines() {
+        if applet != "busybox" {
+            symlink("busybox", root.join("bin").join(applet))?;
+        }
+    }
+    for program in PROGRAMS.map(Path::new) {
+        let place = inside(root, program);
+        // Busybox has a smaller one of that name.
+        let _ = fs::remove_file(&place);
+        copy(program, &place)?;
+        for library in libraries(program)? {
+            copy(&library, &inside(root, &library))?;
+        }
+    }
+    for library in NAME_LIBRARIES {
+        let library = Path::new(LIBRARIES).join(library);
+        copy(&library, &inside(root, &library))?;
+    }
+    fs::create_dir_all(root.join("etc"))?;
+    Ok(fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?)
+}
+
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The libraries that a program is linked with, and its loader.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(Command::new("ldd").arg(program))?;
+    let paths = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// The file itself, whatever links lead to it, for all to run.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", to.display()))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("start {name}"))?;
+    if !output.status.success() {
+        bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("read what {name} says"))
+}

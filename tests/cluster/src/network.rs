@@ -1,0 +1,153 @@
+//! The network of a cluster: who has which address, and what joins them.
+//!
+//! ```text
+//!   this machine's own namespace     control plane                node-a              pods of node-a
+//!   nmkX 198.18.X.254 ------------- nodes 198.18.X.1 ---------- eth0 198.18.X.11 -- cni0 10.244.1.0/24
+//! ```
+//!
+//! `X` differs between clusters that run at a time, so that this machine reaches each one's API server; all else is
+//! seen by none but the cluster itself.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::{Context, Result, bail};
+use mesh_test_harness::netns::{Namespace, ip_batch};
+use mesh_test_harness::process::Place;
+use mesh_test_harness::run::Run;
+
+/// The range of Services' addresses.
+pub const SERVICES: &str = "10.96.0.0/16";
+/// The first of them: the API server's own Service.
+pub const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The name server's.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The range of all pods' addresses.
+pub const PODS: &str = "10.244.0.0/16";
+/// Where an API server listens that has an address of its own.
+const SECURE: u16 = 6443;
+/// The bridge that joins the nodes.
+const BRIDGE: &str = "nodes";
+/// Its way out.
+const OUTSIDE: &str = "outside";
+
+/// The control plane's network namespace, and the way to it. The way is removed on drop.
+#[derive(Debug)]
+pub struct Network {
+    control_plane: Namespace,
+    /// `X` of the addresses.
+    number: u8,
+}
+
+impl Network {
+    /// Makes the namespace and joins it to the caller's.
+    ///
+    /// # Errors
+    /// Not root, or no range is free.
+    pub fn make(run: &Run) -> Result<Self> {
+        let control_plane = Namespace::create(&format!("{}-cp", run.name()))?;
+        let number = Self::join(&control_plane)?;
+        let network = Self { control_plane, number };
+        network.control_plane.ip(&[
+            format!("link add {BRIDGE} type bridge"),
+            format!("addr add {}/24 dev {BRIDGE}", network.api_server().ip()),
+            format!("link set {BRIDGE} up"),
+            format!("link set {OUTSIDE} master {BRIDGE}"),
+            format!("link set {OUTSIDE} up"),
+        ])?;
+        ip_batch(&[
+            format!("addr add {}/24 dev {}", network.address(254), link(number)),
+            format!("link set {} up", link(number)),
+        ])?;
+        Ok(network)
+    }
+
+    /// Adds a link to the caller's namespace. Its name is the claim to the range: who adds it first has it.
+    fn join(control_plane: &Namespace) -> Result<u8> {
+        let name = control_plane.name();
+        for number in 0..=u8::MAX {
+            let add = format!("link add {} type veth peer name {OUTSIDE} netns {name}", link(number));
+            match ip_batch(&[add]) {
+                Err(error) if error.to_string().contains("File exists") => {}
+                added => return added.map(|()| number),
+            }
+        }
+        bail!("every range of 198.18.0.0/16 has a cluster; end one")
+    }
+
+    /// Joins the namespace of node `number`, counted from 1, of `nodes`; pods of all nodes reach each other then.
+    ///
+    /// # Errors
+    /// The links cannot be made.
+    pub fn add_node(&self, run: &Run, name: &str, number: u8, nodes: u8) -> Result<Namespace> {
+        let node = Namespace::create(&format!("{}-{name}", run.name()))?;
+        self.control_plane.ip(&[
+            format!("link add {name} type veth peer name eth0 netns {}", node.name()),
+            format!("link set {name} master {BRIDGE}"),
+            format!("link set {name} up"),
+            format!("route add {} via {}", pods_of(number), self.node(number)),
+        ])?;
+        let mut lines = vec![
+            format!("addr add {}/24 dev eth0", self.node(number)),
+            "link set eth0 up".to_owned(),
+            format!("route add default via {}", self.api_server().ip()),
+        ];
+        let others = (1..=nodes).filter(|other| *other != number);
+        lines.extend(others.map(|other| format!("route add {} via {}", pods_of(other), self.node(other))));
+        node.ip(&lines)?;
+        node.sysctl(&[("ipv4/ip_forward", "1")])?;
+        Ok(node)
+    }
+
+    /// The control plane's network namespace.
+    pub fn control_plane(&self, run: &Run) -> Result<Place> {
+        Place::new(self.control_plane.clone(), run.cgroup().join("control-plane"), run.folder())
+    }
+
+    /// Where the API server listens.
+    pub fn api_server(&self) -> SocketAddr {
+        SocketAddr::from((self.address(1), SECURE))
+    }
+
+    /// The address of node `number`, counted from 1.
+    pub fn node(&self, number: u8) -> IpAddr {
+        self.address(10 + number).into()
+    }
+
+    /// In a range kept for tests between networks (RFC 2544), which nobody's network uses.
+    fn address(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, last)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // It would go with the control plane's namespace, a moment after nobody looks at it any more.
+        let _ = ip_batch(&[format!("link delete {}", link(self.number))]);
+    }
+}
+
+/// The range of a node's pods.
+pub fn pods_of(number: u8) -> String {
+    format!("10.244.{number}.0/24")
+}
+
+fn link(number: u8) -> String {
+    format!("nmk{number}")
+}
+
+/// Ports that nobody listened on just now.
+///
+/// # Errors
+/// There are none.
+pub fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    // All held before the first is let go, so that they differ.
+    let listeners: Vec<TcpListener> = (0..COUNT)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<Result<_, _>>()
+        .context("find free ports")?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr().map(|address: SocketAddr| address.port()).context("find free ports")?;
+    }
+    Ok(ports)
+}

@@ -1,0 +1,199 @@
+//! A node from outside: its namespaces, its files, and the process that is its first.
+//!
+//! A node has what a machine has: namespaces of all kinds, a root in each cgroup hierarchy, a bpffs, `/run`, `/var` and
+//! `/etc` of its own. Who ends its first process ends all that runs on it.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mesh_test_harness::binary;
+use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::netns::Namespace;
+use mesh_test_harness::process::Place;
+use mesh_test_harness::run::Run;
+use serde::{Deserialize, Serialize};
+
+use crate::certificates::Certificates;
+use crate::hierarchies::{self, Hierarchy};
+use crate::network::Network;
+use crate::node_files;
+use crate::part::Part;
+use crate::programs::Programs;
+
+/// How long a process may take to appear.
+const START: Duration = Duration::from_secs(30);
+/// containerd's socket, as a node sees it.
+pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// What a node's first process is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// The node's name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The folder of its files.
+    pub folder: PathBuf,
+    /// The folder of Kubernetes' programs.
+    pub programs: PathBuf,
+    /// Who its kubelet is.
+    pub kubelet: PathBuf,
+    /// Who its kube-proxy is.
+    pub proxy: PathBuf,
+    /// Where the API server listens.
+    pub api_server: SocketAddr,
+    /// Archives that its containerd gets.
+    pub images: Vec<PathBuf>,
+    /// Its roots in the hierarchies of version 1.
+    pub roots: Vec<PathBuf>,
+    /// What it mounts of version 1.
+    pub hierarchies: Vec<Hierarchy>,
+    /// Where it mounts version 2, below `/sys/fs/cgroup`.
+    pub second_version: PathBuf,
+}
+
+/// A node that runs. Ended on drop.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    address: IpAddr,
+    folder: PathBuf,
+    part: Part,
+    netns: Namespace,
+}
+
+/// What all nodes of a cluster have alike.
+#[derive(Clone, Copy)]
+pub struct Common<'a> {
+    /// What removes it.
+    pub run: &'a Run,
+    /// What joins the nodes.
+    pub network: &'a Network,
+    /// Who they are.
+    pub certificates: &'a Certificates,
+    /// Kubernetes' programs.
+    pub programs: &'a Programs,
+    /// Archives that every containerd gets.
+    pub images: &'a [PathBuf],
+    /// How many nodes there are.
+    pub nodes: u8,
+}
+
+impl Node {
+    /// Starts node `number`, counted from 1. It is not ready yet: its kubelet waits for the API server.
+    ///
+    /// # Errors
+    /// Its namespaces, cgroups or files cannot be made.
+    pub fn start(common: Common<'_>, number: u8) -> Result<Self> {
+        let Common { run, network, certificates, programs, images, nodes } = common;
+        let name = name(number);
+        let address = network.node(number);
+        let api_server = network.api_server();
+        let url = format!("https://{api_server}");
+        let folder = run.folder().join(&name);
+        certificates.server(&name, &[address])?;
+        let user = format!("system:node:{name}");
+        let kubelet = certificates.client(&format!("{name}-kubelet"), &user, Some("system:nodes"), &url)?;
+        let proxy = certificates.client("kube-proxy", "system:kube-proxy", None, &url)?;
+        node_files::write(&folder, &name, number, certificates)?;
+        let inside = Inside {
+            name: name.clone(),
+            address,
+            folder: folder.clone(),
+            programs: programs.folder().to_owned(),
+            kubelet,
+            proxy,
+            api_server,
+            images: images.to_vec(),
+            roots: hierarchies::make_roots(run, &name)?,
+            hierarchies: hierarchies::mounted()?,
+            second_version: hierarchies::second_version()?,
+        };
+        let netns = network.add_node(run, &name, number, nodes)?;
+        let place = Place::new(netns.clone(), run.cgroup().join(&name), run.folder())?;
+        let mut command = place.command(binary::cluster()?)?;
+        command.args(["node", &serde_json::to_string(&inside)?]);
+        let part = Part::start(run, &name, command)?;
+        Ok(Self { name, address, folder, part, netns })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Where its programs' logs are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> &Namespace {
+        &self.netns
+    }
+
+    /// Its first process, as this machine knows it.
+    ///
+    /// # Errors
+    /// It has not begun.
+    pub fn process(&self) -> Result<u32> {
+        let outside = self.part.id();
+        let children = format!("/proc/{outside}/task/{outside}/children");
+        eventually("a node's first process begins", START, || {
+            fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Errors
+    /// It has; the text has the last lines of what its first process said.
+    pub fn lives(&mut self) -> Result<()> {
+        self.part.lives()
+    }
+
+    /// The end of its logs, for a person.
+    pub fn tail(&self) -> String {
+        let last = |name: &str| {
+            let log = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("-- {} {name}\n{}\n", self.name, lines[lines.len().saturating_sub(15)..].join("\n"))
+        };
+        format!(
+            "-- {}\n{}\n{}",
+            self.name,
+            self.part.tail(),
+            ["containerd.log", "kubelet.log"].map(last).concat()
+        )
+    }
+}
+
+/// `node-a` is the first.
+fn name(number: u8) -> String {
+    format!("node-{}", char::from(b'a' + number - 1))
+}
+
+/// Gives an image to the containerd of the node whose first process is `process`.
+///
+/// # Errors
+/// It is no image, or containerd does not take it.
+pub fn load(process: u32, archive: &Path) -> Result<()> {
+    // A socket is reached through the root of any process that sees it.
+    let socket = format!("/proc/{process}/root{CONTAINERD}");
+    let mut ctr = Command::new("ctr");
+    ctr.args(["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack"]).arg(archive);
+    let output = ctr.output().context("start ctr (package containerd)")?;
+    if !output.status.success() {
+        bail!("import {}: {}", archive.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

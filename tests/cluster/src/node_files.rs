@@ -1,0 +1,112 @@
+//! What a node's programs are told: their configuration files.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::certificates::Certificates;
+use crate::images::PAUSE;
+use crate::network::{NAME_SERVER, pods_of};
+use crate::node::CONTAINERD;
+
+/// Where Debian has the network plugins.
+pub const PLUGINS: &str = "/usr/lib/cni";
+
+/// Writes `containerd.toml`, `kubelet.json`, `cni.conflist` and `resolv.conf` to the node's folder.
+///
+/// # Errors
+/// They cannot be written.
+pub fn write(folder: &Path, name: &str, number: u8, certificates: &Certificates) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let files = [
+        ("containerd.toml", containerd()),
+        ("kubelet.json", kubelet(folder, name, certificates)),
+        ("cni.conflist", plugins(number)),
+        // No name server but the cluster's own is reached.
+        ("resolv.conf", String::new()),
+    ];
+    for (file, text) in files {
+        let path = folder.join(file);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn containerd() -> String {
+    format!(
+        r#"version = 2
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  # Where CAP_SYS_RESOURCE is missing nothing may lower its score, and runc dies when it tries.
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{PLUGINS}"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+"#
+    )
+}
+
+fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
+    let file = |name: &str| certificates.file(name).display().to_string();
+    let configuration = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": file("ca.crt") },
+        },
+        "authorization": { "mode": "Webhook" },
+        "tlsCertFile": file(&format!("{name}.crt")),
+        "tlsPrivateKeyFile": file(&format!("{name}.key")),
+        "clusterDNS": [NAME_SERVER.to_string()],
+        "clusterDomain": "cluster.local",
+        "resolvConf": folder.join("resolv.conf"),
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        // This machine's disk is not the cluster's to judge.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "evictionHard": {
+            "memory.available": "50Mi",
+            "nodefs.available": "0%",
+            "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%",
+        },
+        "nodeStatusUpdateFrequency": "5s",
+    });
+    format!("{configuration:#}\n")
+}
+
+fn plugins(number: u8) -> String {
+    let list = json!({
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{ "subnet": pods_of(number) }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    });
+    format!("{list:#}\n")
+}
