@@ -73,7 +73,7 @@ impl std::error::Error for BuildError {
 /// [`BuildError::Missing`] names every tool that is not there; [`BuildError::Failed`] has the compiler's words.
 pub fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf, BuildError> {
     let toolchain = find_toolchain()?;
-    let mut command = cargo(&toolchain);
+    let mut command = cargo(&toolchain, workspace);
     command
         .current_dir(workspace)
         .args(["build", "--package", "mesh-ebpf", "--release", "--target", TARGET, "--target-dir"])
@@ -131,7 +131,7 @@ fn printed(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn cargo(toolchain: &Toolchain) -> Command {
+fn cargo(toolchain: &Toolchain, workspace: &Path) -> Command {
     let mut command = match toolchain {
         Toolchain::Prebuilt { rustc } => {
             let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -152,10 +152,17 @@ fn cargo(toolchain: &Toolchain) -> Command {
     {
         command.env_remove(name);
     }
-    let flags = [format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH), "-Cdebuginfo=2".to_owned()]
-        .into_iter()
-        .chain(["-Clink-arg=--btf".to_owned()])
-        .collect::<Vec<_>>();
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    // The object names its sources, and must be the same wherever they are.
+    let moved = [(Some(workspace.to_path_buf()), "/nodemesh"), (cargo_home(), "/cargo")];
+    let moved = moved.into_iter().filter_map(|(folder, name)| {
+        folder.map(|folder| format!("--remap-path-prefix={}={name}", folder.display()))
+    });
+    let flags = flags.into_iter().chain(moved).collect::<Vec<_>>();
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     if let Some(path) = search_path() {
         command.env("PATH", path);
@@ -170,9 +177,11 @@ fn find_program(name: &str) -> Option<PathBuf> {
 /// `PATH`, and where `cargo install` puts programs.
 fn search_path() -> Option<std::ffi::OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
-    let folders = env::split_paths(&path).chain(home.map(|home| home.join("bin")));
+    let folders = env::split_paths(&path).chain(cargo_home().map(|home| home.join("bin")));
     env::join_paths(folders).ok()
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
 }

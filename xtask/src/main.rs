@@ -9,6 +9,7 @@ mod build_ebpf;
 mod demo;
 mod deny;
 mod docs;
+mod image;
 mod layers;
 mod lint;
 mod orphans;
@@ -22,6 +23,7 @@ mod test;
 mod vm;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -72,6 +74,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Build the container image as an OCI archive, without a container engine, and check it
+    Image {
+        /// The folder that the archive is written to [default: target/image]
+        #[arg(long)]
+        folder: Option<PathBuf>,
+        /// A mesh-node that was built before; without it one is built, which takes some minutes
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
     /// Write docs/flags.md and docs/metrics.md from the code
     Docs {
         /// Write nothing: fail if a file would change
@@ -109,6 +120,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Bench { words } => bench::run(&words)?,
         Verb::Cluster { words } => process::run(process::cargo(CLUSTER).args(words))?,
+        Verb::Image { folder, program } => image::run(folder, program)?,
         Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write }, None)?,
     }
     Ok(ExitCode::SUCCESS)
