@@ -1,4 +1,4 @@
-//! Documents that the code writes: flags and metrics.
+//! Documents that the code writes: flags, metrics, and the definitions of our kinds.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
 
-/// File below `docs/`, and the word after `mesh-node reference` that prints it.
-const DOCUMENTS: &[(&str, &str)] = &[("flags.md", "flags"), ("metrics.md", "metrics")];
+/// File, and the word after `mesh-node reference` that prints it.
+const DOCUMENTS: &[(&str, &str)] = &[
+    ("docs/flags.md", "flags"),
+    ("docs/metrics.md", "metrics"),
+    ("manifests/base/crds.yaml", "definitions"),
+];
 
 /// What to do with a document that differs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub fn run(mode: Mode, program: Option<&Path>) -> Result<()> {
             None => process::cargo(&["run", "--quiet", "--package", "mesh-node", "--"]),
         };
         let text = process::output(print.args(["reference", word]))?;
-        let path = workspace::root().join("docs").join(name);
+        let path = workspace::root().join(name);
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             continue;
         }
@@ -36,12 +40,12 @@ pub fn run(mode: Mode, program: Option<&Path>) -> Result<()> {
             Mode::Check => stale.push(*name),
             Mode::Write => {
                 fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-                println!("wrote docs/{name}");
+                println!("wrote {name}");
             }
         }
     }
     if !stale.is_empty() {
-        bail!("docs/{} differ from the code; run: cargo xtask docs", stale.join(", docs/"));
+        bail!("{} differ from the code; run: cargo xtask docs", stale.join(", "));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Reference documents, written from the code: what flags there are, what is counted.
+//! Reference documents, written from the code: what flags there are, what is counted, what our kinds look like.
 
 use std::fmt::Write;
 
@@ -6,6 +6,7 @@ use clap::{Arg, Command, ValueEnum};
 
 use crate::capture::CaptureMetrics;
 use crate::control;
+use crate::control::generate::{GenerateError, custom_resource_definitions};
 use crate::identity::IdentityMetrics;
 use crate::kernel;
 use crate::proxy::ProxyMetrics;
@@ -24,13 +25,26 @@ pub enum Document {
     Flags,
     /// `docs/metrics.md`
     Metrics,
+    /// `manifests/base/crds.yaml`
+    Definitions,
+}
+
+/// Why a document could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReferenceError {
+    /// Two modules count under one name, or a name breaks the rule.
+    #[error("register what every module counts")]
+    Metrics(#[from] prometheus::Error),
+    /// A definition has no form in YAML.
+    #[error("write the definitions of our kinds")]
+    Definitions(#[from] GenerateError),
 }
 
 /// Writes a document; `root` is the whole command line.
 ///
 /// # Errors
-/// If two modules count under one name, or a name breaks the rule.
-pub fn write(document: Document, root: &Command) -> Result<String, prometheus::Error> {
+/// If the code contradicts itself; see [`ReferenceError`].
+pub fn write(document: Document, root: &Command) -> Result<String, ReferenceError> {
     match document {
         Document::Flags => Ok(flags(root)),
         Document::Metrics => {
@@ -38,6 +52,7 @@ pub fn write(document: Document, root: &Command) -> Result<String, prometheus::E
             register_all(&registry)?;
             Ok(metrics(&registry))
         }
+        Document::Definitions => Ok(custom_resource_definitions()?),
     }
 }
 

@@ -1,60 +1,45 @@
-//! The CustomResourceDefinitions of our kinds, made from their Rust types. They are checked in under
-//! `manifests/base/crds`; a test says when they are not those of the code any more.
+//! The CustomResourceDefinitions of our kinds, made from their Rust types.
 
 use kube::CustomResourceExt as _;
+use serde_json::Value;
 
 use super::resources::{AuthorizationPolicy, PeerAuthentication};
 
-/// One file of `manifests/base/crds`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GeneratedFile {
-    /// Its name.
-    pub name: String,
-    /// What it says.
-    pub text: String,
-}
-
-/// Why a definition could not be written as YAML.
+/// Why the definitions could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("write the definition of {kind} as YAML")]
-pub struct GenerateError {
-    kind: String,
-    #[source]
-    source: serde_saphyr::ser::Error,
+pub enum GenerateError {
+    /// One has no form in JSON.
+    #[error("write a definition as JSON")]
+    Json(#[source] serde_json::Error),
+    /// One has no form in YAML.
+    #[error("write a definition as YAML")]
+    Yaml(#[source] serde_saphyr::ser::Error),
 }
 
-/// The CustomResourceDefinition of every kind of ours.
+/// The CustomResourceDefinition of every kind of ours, as documents of one YAML stream.
 ///
 /// # Errors
-/// If one cannot be written as YAML.
-pub fn custom_resource_definitions() -> Result<Vec<GeneratedFile>, GenerateError> {
-    let definitions = [AuthorizationPolicy::crd(), PeerAuthentication::crd()];
-    let file = |definition: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
-        let names = &definition.spec.names;
-        let body = serde_saphyr::to_string(definition)
-            .map_err(|source| GenerateError { kind: names.kind.clone(), source })?;
-        let text = format!("# Made from the Rust types; see mesh-node/src/control/generate.rs.\n{body}");
-        Ok(GeneratedFile { name: format!("{}.yaml", names.plural), text })
-    };
-    definitions.iter().map(file).collect()
+/// If one cannot be written.
+pub fn custom_resource_definitions() -> Result<String, GenerateError> {
+    let mut text = "# Written by `cargo xtask docs` from the code: change it there.\n".to_owned();
+    for definition in [AuthorizationPolicy::crd(), PeerAuthentication::crd()] {
+        let mut definition = serde_json::to_value(definition).map_err(GenerateError::Json)?;
+        null_is_left_out(&mut definition);
+        text += "---\n";
+        text += &serde_saphyr::to_string(&definition).map_err(GenerateError::Yaml)?;
+    }
+    Ok(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    /// To write them anew, run this with `NODEMESH_BLESS=1`.
-    #[test]
-    fn the_definitions_that_are_checked_in_are_those_of_the_code() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base/crds");
-        for file in custom_resource_definitions().unwrap() {
-            let path = folder.join(&file.name);
-            if std::env::var_os("NODEMESH_BLESS").is_some() {
-                std::fs::write(&path, &file.text).unwrap();
-            }
-            assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), file.text, "{}", path.display());
+/// Has the API server drop a `null` where nothing need be given, as the code does: else a rule would find a field
+/// there, and a default would not be taken.
+fn null_is_left_out(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.remove("nullable");
+            fields.values_mut().for_each(null_is_left_out);
         }
+        Value::Array(entries) => entries.iter_mut().for_each(null_is_left_out),
+        _ => {}
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Field names and meaning are Istio's (`security.istio.io/v1`). In: YAML, or a watch. Out: these values, which
 //! `control::translate` turns into the model. Never: a decision, or a value that was checked for sense.
+//!
+//! The schema refuses what it can, so that a mistake is seen by who makes it: patterns for single values, CEL for
+//! what several fields say together. It costs the API server time by the lengths of lists, three deep: CEL stays out
+//! of the innermost. `translate` decides, on what the schema let through too.
 
 // Columns repeat their type.
 #![expect(clippy::duplicated_attributes, reason = "each printcolumn has a type of its own")]
 
 use std::collections::BTreeMap;
 
-use kube::CustomResource;
-use schemars::JsonSchema;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 /// The API group of Nodemesh's own kinds.
@@ -17,11 +21,28 @@ pub const GROUP: &str = "policy.nodemesh.dev";
 /// The version of [`GROUP`] that is read.
 pub const VERSION: &str = "v1alpha1";
 
+// What values look like, as the schema says it: never narrower than `translate::pattern`.
+const TEXT: &str = r"^(\*|\*?[^*]+|[^*]+\*)$";
+const PRINCIPAL: &str =
+    concat!(r"^(\*|[a-z0-9._-]{1,255}/ns/[^/*]+/sa/[^/*]+", r"|\*[A-Za-z0-9._/-]+|[A-Za-z0-9._/-]+\*)$");
+const NAMESPACE: &str = r"^(\*|\*?[a-z0-9-]+|[a-z0-9-]+\*)$";
+const SERVICE_ACCOUNT: &str = r"^([a-z0-9.-]+/)?[a-z0-9.-]+$";
+const IP_BLOCK: &str = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$";
+const HOST: &str = r"^(\*|\*?[^*/@?#\s]+|[^*/@?#\s]+\*)$";
+const METHOD: &str = r"^(\*|\*?[A-Za-z0-9!#$%&'+.^_`|~-]+|[A-Za-z0-9!#$%&'+.^_`|~-]+\*)$";
+const PATH: &str = r"^(\*[^*{}?#\\\s]*|/[^*{}?#\\\s]*\*?)$";
+const CONDITION_KEY: &str = concat!(
+    r"^(source\.(ip|namespace|principal|serviceAccount)|destination\.(ip|port)",
+    r"|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\])$"
+);
+const PORT: &str =
+    r"^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$";
+
 /// Who may call the workloads that the policy is about, and with what.
 ///
 /// DENY is looked at first, then ALLOW. A workload that an ALLOW policy is about refuses whatever no ALLOW rule
 /// permits. Decided at the destination, on the identity in the caller's certificate.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "policy.nodemesh.dev",
     version = "v1alpha1",
@@ -39,9 +60,26 @@ pub const VERSION: &str = "v1alpha1";
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name", priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.selector) || !has(self.targetRefs) || size(self.targetRefs) == 0")
+    .message("cannot be given together with selector")
+    .field_path(".targetRefs"))]
 pub struct AuthorizationPolicySpec {
     /// The workloads that the policy is about, by their labels. Without `selector` and `targetRefs` it is about
     /// every workload of its namespace, in the root namespace about every workload of the mesh.
@@ -51,11 +89,15 @@ pub struct AuthorizationPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub target_refs: Option<Vec<PolicyTargetReference>>,
-    /// What a match means. Default: ALLOW.
+    /// What a match means. ALLOW: what matches may; what no ALLOW policy of the workload matches may not. DENY: what
+    /// matches may not, whatever ALLOW says. AUDIT: what matches is reported, and decided by the other policies.
+    /// Default: ALLOW.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "ALLOW"))]
     pub action: Option<AuthorizationAction>,
     /// Whether the policy is in force. `Audit` evaluates it and reports, and refuses nothing. Default: Enforce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "Enforce"))]
     pub mode: Option<PolicyMode>,
     /// The policy matches if one of its rules does. No rule never matches; an empty rule `{}` always does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +109,7 @@ pub struct AuthorizationPolicySpec {
 ///
 /// The narrowest object wins: a port's mode, then the workload's, the namespace's, the mesh's (an object of the
 /// root namespace without selector). Without any, plaintext and mutual TLS are both taken.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "policy.nodemesh.dev",
     version = "v1alpha1",
@@ -84,9 +126,28 @@ pub struct AuthorizationPolicySpec {
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+        "!has(self.portLevelMtls) || size(self.portLevelMtls) == 0 \
+         || (has(self.selector) && has(self.selector.matchLabels) && size(self.selector.matchLabels) > 0)"
+    )
+    .message("needs a selector with labels")
+    .field_path(".portLevelMtls"))]
 pub struct PeerAuthenticationSpec {
     /// The workloads that the object is about, by their labels. Without it, every workload of its namespace; in
     /// the root namespace every workload of the mesh.
@@ -97,21 +158,34 @@ pub struct PeerAuthenticationSpec {
     pub mtls: Option<MutualTlsSettings>,
     /// Modes by the workload's port (1 to 65535), as in `"8080": {mode: PERMISSIVE}`. Needs a `selector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 512))]
+    #[x_kube(validation = (format!("self.all(port, port.matches('{PORT}'))").as_str(), "has a port that is none: 1 to 65535"))]
     pub port_level_mtls: Option<BTreeMap<String, MutualTlsSettings>>,
 }
 
 /// Workloads, by labels.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSelector {
     /// All of these labels, with exactly these values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxProperties" = 64,
+        "additionalProperties" = {"type": "string", "maxLength": 63, "pattern": "^[^*]*$"}
+    ))]
+    #[x_kube(validation = (
+        "self.all(label, label != '' && !label.contains('*'))",
+        "labels are compared whole: no wildcards"
+    ))]
     pub match_labels: Option<BTreeMap<String, String>>,
 }
 
 /// What a policy is attached to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.kind == 'Service' && (!has(self.group) || self.group in ['', 'core'])")
+    .message("only Service of the core group is supported")
+    .field_path(".kind"))]
 pub struct PolicyTargetReference {
     /// The group of the target: empty (or `core`), a Service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +202,7 @@ pub struct PolicyTargetReference {
 
 /// What a match of an AuthorizationPolicy means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = described_by_its_field)]
 pub enum AuthorizationAction {
     /// What matches may; what no ALLOW policy of the workload matches may not.
     #[serde(rename = "ALLOW")]
@@ -142,6 +217,7 @@ pub enum AuthorizationAction {
 
 /// Whether a policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = described_by_its_field)]
 pub enum PolicyMode {
     /// The policy is in force.
     Enforce,
@@ -179,32 +255,41 @@ pub struct RuleFrom {
 /// Text values are exact, a prefix (`abc*`), a suffix (`*abc`), or `*` for any value that is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1))]
 pub struct RuleSource {
     /// Identities of the caller's certificate: a SPIFFE id without `spiffe://`, as in
     /// `cluster.local/ns/shop/sa/web`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PRINCIPAL)))]
     pub principals: Option<Vec<String>>,
     /// None of these identities. A caller without a certificate has none of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PRINCIPAL)))]
     pub not_principals: Option<Vec<String>>,
     /// Namespaces of the caller's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = NAMESPACE)))]
     pub namespaces: Option<Vec<String>>,
     /// None of these namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = NAMESPACE)))]
     pub not_namespaces: Option<Vec<String>>,
     /// Service accounts of the caller's certificate: `NAMESPACE/NAME`, or `NAME` in the policy's namespace.
     /// Always exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = SERVICE_ACCOUNT)))]
     pub service_accounts: Option<Vec<String>>,
     /// None of these service accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = SERVICE_ACCOUNT)))]
     pub not_service_accounts: Option<Vec<String>>,
     /// Addresses or ranges (CIDR) that hold the caller's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = IP_BLOCK)))]
     pub ip_blocks: Option<Vec<String>>,
     /// None of these addresses or ranges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = IP_BLOCK)))]
     pub not_ip_blocks: Option<Vec<String>>,
 }
 
@@ -222,58 +307,73 @@ pub struct RuleTo {
 /// as if they were left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("minProperties" = 1))]
 pub struct RuleOperation {
     /// Hosts that the request names, without regard to case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = HOST)))]
     pub hosts: Option<Vec<String>>,
     /// None of these hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = HOST)))]
     pub not_hosts: Option<Vec<String>>,
     /// Ports of the workload (1 to 65535), as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PORT)))]
     pub ports: Option<Vec<String>>,
     /// None of these ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PORT)))]
     pub not_ports: Option<Vec<String>>,
     /// HTTP methods, in upper case. gRPC is always POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = METHOD)))]
     pub methods: Option<Vec<String>>,
     /// None of these methods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = METHOD)))]
     pub not_methods: Option<Vec<String>>,
     /// Paths, compared with the normalised path without its query. gRPC's are `/PACKAGE.SERVICE/METHOD`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PATH)))]
     pub paths: Option<Vec<String>>,
     /// None of these paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = PATH)))]
     pub not_paths: Option<Vec<String>>,
 }
 
 /// A further condition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.values) || has(self.notValues)", "has neither values nor notValues"))]
 pub struct RuleCondition {
     /// The attribute: `request.headers[NAME]`, `source.ip`, `source.namespace`, `source.principal`,
     /// `source.serviceAccount`, `destination.ip` or `destination.port`.
+    #[schemars(regex(pattern = CONDITION_KEY))]
     pub key: String,
     /// One of these values must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = TEXT)))]
     pub values: Option<Vec<String>>,
     /// None of these values may match. At least one of `values` and `notValues` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = TEXT)))]
     pub not_values: Option<Vec<String>>,
 }
 
 /// A mutual TLS mode.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MutualTlsSettings {
-    /// The mode. Default: UNSET.
+    /// The mode: UNSET inherits it from the wider object, PERMISSIVE takes plaintext and mutual TLS, STRICT mutual
+    /// TLS only. DISABLE is not supported, is reported, and counts as UNSET. Default: UNSET.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<MutualTlsMode>,
 }
 
 /// `mtls.mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = described_by_its_field)]
 pub enum MutualTlsMode {
     /// Inherited from the wider object.
     #[serde(rename = "UNSET")]
@@ -298,6 +398,10 @@ pub struct PolicyStatus {
     pub observed_generation: Option<i64>,
     /// `Accepted`: whether the object was understood, with the field that was not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["type"]
+    ))]
     pub conditions: Vec<StatusCondition>,
 }
 
@@ -307,16 +411,26 @@ pub struct PolicyStatus {
 pub struct StatusCondition {
     /// What it is about, as in `Accepted`.
     #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 316))]
     pub kind: String,
     /// `True`, `False` or `Unknown`.
+    #[schemars(extend("enum" = ["True", "False", "Unknown"]))]
     pub status: String,
     /// Why, in one CamelCase word.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"))]
     pub reason: String,
     /// Why, for people: the field's path and what is wrong with it.
+    #[schemars(length(max = 32768))]
     pub message: String,
     /// When `status` last changed (RFC 3339).
+    #[schemars(extend("format" = "date-time"))]
     pub last_transition_time: String,
     /// The `metadata.generation` that the condition is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+/// Takes away what a type says of itself: `kube` would put it in the place of what the field says.
+fn described_by_its_field(schema: &mut Schema) {
+    schema.remove("description");
 }
