@@ -17,18 +17,23 @@ pub fn documents(text: &str) -> Vec<Chunk<'_>> {
     let mut open = Chunk { line: 1, text: "" };
     let mut start = 0;
     let mut offset = 0;
+    let (mut has_content, mut has_directive) = (false, false);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        if is_separator(line) && has_content(&text[start..offset]) {
+        // The separator behind directives begins their document.
+        let begins = is_separator(line) && (has_content || !has_directive);
+        if begins && has_content {
             chunks.push(Chunk { text: &text[start..offset], ..open });
-            start = offset;
-            open.line = index + 1;
-        } else if is_separator(line) && !has_directive(&text[start..offset]) {
-            start = offset;
-            open.line = index + 1;
         }
+        if begins {
+            start = offset;
+            open.line = index + 1;
+            (has_content, has_directive) = (false, false);
+        }
+        has_content |= is_content(line);
+        has_directive |= line.starts_with('%');
         offset += line.len();
     }
-    if has_content(&text[start..]) {
+    if has_content {
         chunks.push(Chunk { text: &text[start..], ..open });
     }
     chunks
@@ -38,16 +43,10 @@ fn is_separator(line: &str) -> bool {
     line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-fn has_content(text: &str) -> bool {
-    text.lines().any(|line| {
-        let line = if is_separator(line) { &line[3..] } else { line };
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
-    })
-}
-
-fn has_directive(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with('%'))
+fn is_content(line: &str) -> bool {
+    let line = if is_separator(line) { &line[3..] } else { line };
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
 }
 
 #[cfg(test)]
@@ -80,6 +79,13 @@ mod tests {
         check("# only words\n---\n---\n\n# and more\n", &[]);
         check("# head\n---\na: 1\n---\n", &[(2, "---\na: 1\n")]);
         check("\u{feff}a: 1\n", &[(1, "a: 1\n")]);
+    }
+
+    /// Where each separator looks at all before it, this does not end.
+    #[test]
+    fn a_file_of_separators_costs_one_look_at_each() {
+        assert_eq!(documents(&format!("%a\n{}", "---\n".repeat(2_000_000))), []);
+        assert_eq!(documents(&"# a\n---\n".repeat(1_000_000)), []);
     }
 
     #[test]
