@@ -56,7 +56,9 @@ impl<T: Claimant> Claims<T> {
     }
 
     pub(super) fn remove(&mut self, name: &T::Name) -> Left {
-        self.0.retain(|other| other.name() != name);
+        if let Ok(index) = self.0.binary_search_by(|other| other.name().cmp(name)) {
+            self.0.remove(index);
+        }
         Left::unless(self.0.is_empty())
     }
 

@@ -134,8 +134,11 @@ impl Tables {
     }
 
     fn forget_membership(&mut self, service: &Service, (address, port, index, workload): Member<'_>) {
+        let order = (&service.name, index, workload);
         self.state.memberships.update(&(address, port), |memberships| {
-            memberships.retain(|other| other.order() != (&service.name, index, workload));
+            if let Ok(place) = memberships.binary_search_by(|other| other.order().cmp(&order)) {
+                memberships.remove(place);
+            }
             Left::unless(memberships.is_empty())
         });
     }
