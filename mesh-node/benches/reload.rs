@@ -49,7 +49,7 @@ fn main() {
 
 impl World {
     fn put(&mut self, file: &Text, text: &str) {
-        let text = self.store.read(file, text);
+        let text = self.store.reader(file).read(text);
         self.store.put(file, text);
     }
 

@@ -11,10 +11,8 @@ use mesh_common::model::{NamespacedName, Text, Workload};
 use mesh_common::snapshot::Snapshot;
 
 use super::object::{Kind, ObjectKey};
+use super::store::first_of;
 use super::translate::Effect;
-
-/// Most other objects that are named.
-const MAX_NAMED: usize = 5;
 
 /// What should be known of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +44,7 @@ fn contested_services(snapshot: &Snapshot) -> Vec<Advice> {
         for (address, field) in cluster_ips.chain(external) {
             for port in &service.ports {
                 let claim = claims.entry(SocketAddr::new(address, port.port)).or_default();
-                if claim.iter().all(|(name, _)| *name != &service.name) {
+                if claim.last().is_none_or(|(name, _)| *name != &service.name) {
                     claim.push((&service.name, field));
                 }
             }
@@ -75,10 +73,11 @@ fn contested<A: std::fmt::Display>(
     effect: &str,
 ) -> Vec<Advice> {
     let mut advice = Vec::new();
-    for (address, claimants) in claims.iter().filter(|(_, claimants)| claimants.len() > 1) {
-        for (name, field) in claimants {
-            let others = claimants.iter().map(|(other, _)| *other).filter(|other| other != name);
-            let reason = format!("{address} is also that of {}: {effect}", named(kind, others));
+    for (address, mut claimants) in claims.into_iter().filter(|(_, claimants)| claimants.len() > 1) {
+        claimants.sort_unstable();
+        let names: Vec<&NamespacedName> = claimants.iter().map(|(name, _)| *name).collect();
+        for (name, field) in &claimants {
+            let reason = format!("{address} is also that of {}: {effect}", others(kind, &names, name));
             advice.push(Advice {
                 key: ObjectKey { kind, name: (*name).clone() },
                 field: (*field).to_owned(),
@@ -97,18 +96,19 @@ fn rivals(snapshot: &Snapshot) -> Vec<Advice> {
         scopes.entry(format!("{:?}", policy.scope)).or_default().push(policy);
     }
     let mut advice = Vec::new();
-    for policies in scopes.values().filter(|policies| policies.len() > 1) {
+    for policies in scopes.values_mut().filter(|policies| policies.len() > 1) {
+        policies.sort_unstable_by_key(|policy| &policy.name);
         let oldest = policies.iter().map(|policy| policy.created).filter(|created| *created > 0).min();
         let counts = |policy: &PeerAuthentication| policy.created == 0 || Some(policy.created) == oldest;
         let tied = policies.iter().filter(|policy| counts(policy)).count();
+        let names: Vec<&NamespacedName> = policies.iter().map(|policy| &policy.name).collect();
         for policy in policies {
-            let others = policies.iter().map(|other| &other.name).filter(|name| **name != policy.name);
             let (outcome, effect) = match (counts(policy), tied) {
                 (true, 1) => ("this one is the oldest and counts", Effect::Warning),
                 (true, _) => ("no age ranks them, so the stricter mode of each port counts", Effect::Warning),
                 (false, _) => ("an older one counts, this one does not", Effect::NotInForce),
             };
-            let others = named(Kind::PeerAuthentication, others);
+            let others = others(Kind::PeerAuthentication, &names, &policy.name);
             advice.push(Advice {
                 key: ObjectKey { kind: Kind::PeerAuthentication, name: policy.name.clone() },
                 field: "spec.selector".to_owned(),
@@ -215,14 +215,8 @@ impl Selecting<'_> {
     }
 }
 
-/// The first of some objects by name, and how many more there are.
-fn named<'a>(kind: Kind, names: impl Iterator<Item = &'a NamespacedName>) -> String {
-    let mut names: Vec<&NamespacedName> = names.collect();
-    names.sort();
-    let shown: Vec<String> =
-        names.iter().take(MAX_NAMED).map(|name| format!("{} {name}", kind.name())).collect();
-    match names.len().saturating_sub(MAX_NAMED) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
+/// The first of some objects but one, and how many more there are.
+fn others(kind: Kind, names: &[&NamespacedName], one: &NamespacedName) -> String {
+    let others = names.iter().filter(|name| **name != one).map(|name| format!("{} {name}", kind.name()));
+    first_of(others, names.len() - 1)
 }

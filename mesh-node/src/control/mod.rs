@@ -2,10 +2,11 @@
 //!
 //! [`Control`] watches a folder of YAML: [`watch_dir`] reads files, [`documents`] makes objects of them by
 //! [`translate`], [`store`] says which of them count, and [`reconciler`] makes tables of those. One task does it
-//! all, one batch after the other, and publishes an immutable snapshot after each; everybody else reads. Never: a
-//! look at traffic, or at the kernel.
+//! all, one batch after the other, except that it lets a large one be read beside it, and publishes an immutable
+//! snapshot after each; everybody else reads. Never: a look at traffic, or at the kernel.
 
 mod advice;
+mod desk;
 pub mod documents;
 pub mod generate;
 mod grace;
@@ -18,11 +19,13 @@ pub mod translate;
 pub mod watch_dir;
 
 #[cfg(test)]
+mod desk_tests;
+#[cfg(test)]
 mod problem_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,23 +35,15 @@ use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::watch;
-use tokio::time::timeout_at;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use self::advice::Advice;
-use self::documents::{Complaint, ObjectName, Place, Problem, Reader};
-use self::grace::Grace;
+use self::desk::{Applied, Batch, Desk, Job};
+use self::documents::Problem;
 use self::metrics::Metrics;
-use self::object::Kind;
-use self::reconciler::Reconciler;
-use self::store::Store;
-use self::translate::Effect;
-use self::watch_dir::{Content, FolderWatch, Reading};
+use self::watch_dir::{FolderWatch, Reading};
 use crate::telemetry::registry::Registry;
-
-/// What is said of a file whose text is put off.
-const WAITS: &str =
-    "was changed, and waits up to 1 s to be written whole: a policy in it is not understood yet";
 
 /// Most problems of one batch that are logged one by one.
 const MAX_LOGGED: usize = 50;
@@ -84,41 +79,37 @@ pub enum ControlError {
     #[error("register the metrics of the reconciler")]
     Metrics(#[source] prometheus::Error),
     /// The reconciler itself failed: ours to mend.
-    #[error("apply what {files} files of the folder say")]
-    Failed {
-        /// How many files there were.
-        files: usize,
-        /// How it ended.
-        #[source]
-        source: tokio::task::JoinError,
-    },
+    #[error("take in what the files of the folder say")]
+    Failed(#[source] JoinError),
 }
 
 /// Turns a folder of objects into snapshots.
 #[derive(Debug)]
 pub struct Control {
     folder: FolderWatch,
-    folder_name: Text,
     desk: Desk,
+    out: Published,
+}
+
+/// Where it is told what the folder says.
+#[derive(Debug)]
+struct Published {
+    folder_name: Text,
     metrics: Metrics,
     snapshots: Arc<ArcSwap<Snapshot>>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     generation: watch::Sender<Option<u64>>,
 }
 
-/// What one batch is worked on with. Moved to a thread of its own meanwhile: a batch may be large.
-#[derive(Debug)]
-struct Desk {
-    store: Store,
-    grace: Grace,
-    reconciler: Reconciler,
-}
+/// A large batch that is read on a thread of its own, and since when.
+type Reader = (Instant, JoinHandle<Batch>);
 
-/// What a batch led to.
-struct Applied {
-    snapshot: Arc<Snapshot>,
-    changes: usize,
-    objects: BTreeMap<Kind, usize>,
+/// What there is to work on.
+enum News {
+    /// Files changed; none, if something else is due.
+    Changed(Vec<Reading>),
+    /// A large batch was read.
+    Read(Instant, Batch),
 }
 
 impl Control {
@@ -134,74 +125,127 @@ impl Control {
             .map_err(|source| ControlError::Folder { folder: config_dir.clone(), source })?;
         Ok(Self {
             folder,
-            folder_name: config_dir.to_string_lossy().as_ref().into(),
             desk: Desk::new(mesh),
-            metrics: Metrics::new(registry).map_err(ControlError::Metrics)?,
-            snapshots: Arc::default(),
-            problems: Arc::default(),
-            generation: watch::Sender::new(None),
+            out: Published {
+                folder_name: config_dir.to_string_lossy().as_ref().into(),
+                metrics: Metrics::new(registry).map_err(ControlError::Metrics)?,
+                snapshots: Arc::default(),
+                problems: Arc::default(),
+                generation: watch::Sender::new(None),
+            },
         })
     }
 
     /// Where snapshots are published. Empty before the first sync.
     pub fn snapshots(&self) -> Arc<ArcSwap<Snapshot>> {
-        Arc::clone(&self.snapshots)
+        Arc::clone(&self.out.snapshots)
     }
 
     /// The generation of the published snapshot; `None` before the first sync. Changes after each publication.
     pub fn generation(&self) -> watch::Receiver<Option<u64>> {
-        self.generation.subscribe()
+        self.out.generation.subscribe()
     }
 
     /// What is wrong with the folder now.
     pub fn problems(&self) -> Arc<ArcSwap<Vec<Problem>>> {
-        Arc::clone(&self.problems)
+        Arc::clone(&self.out.problems)
     }
 
     /// Reads the folder, and then every change of it. Returns only if that is not possible any more.
     pub async fn run(self) -> ControlError {
-        let Self { mut folder, folder_name, mut desk, metrics, snapshots, problems, generation } = self;
+        let Self { mut folder, mut desk, out } = self;
+        let mut reader = None;
         loop {
-            let readings = match desk.grace.next_deadline() {
-                Some(deadline) => timeout_at(deadline.into(), folder.next()).await.unwrap_or_default(),
-                None => folder.next().await,
+            desk = match turn(&mut folder, desk, &mut reader, &out).await {
+                Ok(desk) => desk,
+                Err(source) => return ControlError::Failed(source),
             };
-            let started = Instant::now();
-            let files = readings.len();
-            let trouble = folder.trouble().map(|reason| file_problem(&folder_name, reason));
-            let applied;
-            (desk, applied) = match aside(desk, move |desk| desk.apply(readings)).await {
-                Ok(done) => done,
-                Err(source) => return ControlError::Failed { files, source },
-            };
-            let now = applied.snapshot.generation();
-            let is_new = *generation.borrow() != Some(now);
-            if is_new {
-                snapshots.store(Arc::clone(&applied.snapshot));
-                generation.send_replace(Some(now));
-            }
-            let took = started.elapsed();
-            let wrong;
-            (desk, wrong) = match aside(desk, move |desk| desk.problems(&applied.snapshot, trouble)).await {
-                Ok(done) => done,
-                Err(source) => return ControlError::Failed { files, source },
-            };
-            metrics.observe(&applied.objects, &wrong, now, took);
-            report(&problems.load(), &wrong);
-            problems.store(Arc::new(wrong));
-            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            if is_new {
-                info!(
-                    generation = now,
-                    files,
-                    objects = applied.changes,
-                    duration_ms,
-                    "configuration applied"
-                );
-            } else {
-                debug!(generation = now, files, duration_ms, "configuration read, nothing changed");
-            }
         }
+    }
+}
+
+/// Waits for something to work on, and does.
+async fn turn(
+    folder: &mut FolderWatch,
+    desk: Desk,
+    reader: &mut Option<Reader>,
+    out: &Published,
+) -> Result<Desk, JoinError> {
+    let news = news(folder, desk.next_deadline(), reader).await?;
+    let mut started = Instant::now();
+    let (mut desk, applied) = match news {
+        News::Changed(readings) => aside(desk, move |desk| desk.take(readings, started)).await?,
+        News::Read(since, batch) => {
+            let now = std::mem::replace(&mut started, since);
+            aside(desk, move |desk| Some(desk.finish(batch, now))).await?
+        }
+    };
+    if let Some(job) = desk.next_job() {
+        *reader = Some((Instant::now(), tokio::task::spawn_blocking(move || Job::read(job))));
+    }
+    match applied {
+        Some(applied) => out.publish(desk, applied, folder.trouble(), started).await,
+        None => Ok(desk),
+    }
+}
+
+async fn news(
+    folder: &mut FolderWatch,
+    deadline: Option<Instant>,
+    reader: &mut Option<Reader>,
+) -> Result<News, JoinError> {
+    let due = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let read = async {
+        match reader {
+            Some((since, reader)) => reader.await.map(|batch| News::Read(*since, batch)),
+            None => std::future::pending().await,
+        }
+    };
+    let news = tokio::select! {
+        read = read => read?,
+        readings = folder.next() => News::Changed(readings),
+        () = due => News::Changed(Vec::new()),
+    };
+    if matches!(news, News::Read(..)) {
+        *reader = None;
+    }
+    Ok(news)
+}
+
+impl Published {
+    /// Publishes a snapshot, and then what is wrong.
+    async fn publish(
+        &self,
+        desk: Desk,
+        applied: Applied,
+        trouble: Option<&str>,
+        started: Instant,
+    ) -> Result<Desk, JoinError> {
+        let Applied { snapshot, files, changes, objects } = applied;
+        let now = snapshot.generation();
+        let is_new = *self.generation.borrow() != Some(now);
+        if is_new {
+            self.snapshots.store(Arc::clone(&snapshot));
+            self.generation.send_replace(Some(now));
+        }
+        let took = started.elapsed();
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if is_new {
+            info!(generation = now, files, objects = changes, duration_ms, "configuration applied");
+        } else {
+            debug!(generation = now, files, duration_ms, "configuration read, nothing changed");
+        }
+        let trouble = trouble.map(|reason| desk::file_problem(&self.folder_name, reason));
+        let (desk, wrong) = aside(desk, move |desk| desk.problems(&snapshot, trouble)).await?;
+        self.metrics.observe(&objects, &wrong, now, took);
+        report(&self.problems.load(), &wrong);
+        self.problems.store(Arc::new(wrong));
+        Ok(desk)
     }
 }
 
@@ -209,93 +253,12 @@ impl Control {
 async fn aside<T: Send + 'static>(
     mut desk: Desk,
     work: impl FnOnce(&mut Desk) -> T + Send + 'static,
-) -> Result<(Desk, T), tokio::task::JoinError> {
+) -> Result<(Desk, T), JoinError> {
     tokio::task::spawn_blocking(move || {
         let done = work(&mut desk);
         (desk, done)
     })
     .await
-}
-
-impl Desk {
-    fn new(mesh: Arc<MeshSettings>) -> Self {
-        Self {
-            store: Store::new(Reader::new(Arc::clone(&mesh))),
-            grace: Grace::default(),
-            reconciler: Reconciler::new(mesh),
-        }
-    }
-
-    fn apply(&mut self, readings: Vec<Reading>) -> Applied {
-        let now = Instant::now();
-        for Reading { file, content } in readings {
-            match content {
-                Content::Text(text) => {
-                    let text = self.store.read(&file, &text);
-                    if self.store.would_deny(&file, &text) {
-                        self.grace.hold(file, text, now);
-                        continue;
-                    }
-                    self.store.put(&file, text);
-                }
-                Content::Refused(reason) => self.store.refuse(&file, reason),
-                Content::Gone => self.store.remove(&file),
-            }
-            self.grace.forget(&file);
-        }
-        for (file, text) in self.grace.take_due(now) {
-            self.store.put(&file, text);
-        }
-        let changes = self.store.changes();
-        let count = changes.len();
-        self.reconciler.apply(changes);
-        Applied {
-            snapshot: Arc::new(self.reconciler.snapshot()),
-            changes: count,
-            objects: self.store.counts(),
-        }
-    }
-
-    /// All that is wrong, by file and line: first what denies, last what the mesh has no use for.
-    fn problems(&self, snapshot: &Snapshot, trouble: Option<Problem>) -> Vec<Problem> {
-        let mut problems = self.store.problems();
-        problems.extend(trouble);
-        problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
-        problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
-        problems.sort_by(|a, b| {
-            let order = |problem: &Problem| match problem.complaint.effect {
-                Effect::Denies => 0,
-                Effect::NotRead => 2,
-                _ => 1,
-            };
-            (order(a), a).cmp(&(order(b), b))
-        });
-        problems
-    }
-
-    /// An advice where its object stands; `None` if that has gone meanwhile.
-    fn problem(&self, advice: Advice) -> Option<Problem> {
-        let Advice { key, field, reason, effect } = advice;
-        let (place, line) = self.store.place(&key)?;
-        let complaint =
-            Complaint { line: 1, object: Some(ObjectName::from(&key)), field: Some(field), reason, effect };
-        Some(Problem { place, line, complaint })
-    }
-}
-
-/// What is wrong with the folder, or with a file of it, as a whole.
-fn file_problem(file: &Text, reason: &str) -> Problem {
-    Problem {
-        place: Place { file: file.clone(), document: 0 },
-        line: 0,
-        complaint: Complaint {
-            line: 0,
-            object: None,
-            field: None,
-            reason: reason.to_owned(),
-            effect: Effect::LastGoodKept,
-        },
-    }
 }
 
 /// Logs what is wrong now and was not before, and how much of what was wrong is not any more.

@@ -1,8 +1,15 @@
 //! What is said of objects that are wrong together, and in which order.
 
+use std::time::Instant;
+
+use mesh_common::model::MeshSettings;
+
+use super::desk::{Applied, Desk};
+use super::documents::Problem;
 use super::metrics::Metrics;
+use super::translate::Effect;
 use super::watch_dir::{Content, Reading};
-use super::*;
+use crate::telemetry::registry::Registry;
 
 const POLICY: &str = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\n";
 
@@ -14,8 +21,8 @@ fn said(documents: &[String]) -> Vec<String> {
 
 fn read(text: &str) -> (Applied, Vec<Problem>) {
     let mut desk = Desk::new(MeshSettings::default().into());
-    let applied =
-        desk.apply(vec![Reading { file: "a.yaml".into(), content: Content::Text(text.to_owned()) }]);
+    let reading = Reading { file: "a.yaml".into(), content: Content::Text(text.to_owned()) };
+    let applied = desk.take(vec![reading], Instant::now()).unwrap();
     let problems = desk.problems(&applied.snapshot, None);
     (applied, problems)
 }

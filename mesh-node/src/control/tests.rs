@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mesh_common::model::{Enrolment, WorkloadUid};
+use mesh_common::model::{Enrolment, MeshSettings, WorkloadUid};
 use mesh_common::snapshot::KnownService;
 use tokio::task::LocalSet;
 
+use super::desk::WAITS;
 use super::*;
 
 /// Longest wait for anything that is expected to happen at once. Machines are slow at times, not this slow.

@@ -17,6 +17,9 @@ use super::object::{Kind, Meaning, ObjectKey};
 use super::reconciler::Change;
 use super::translate::{DEFAULT_NAMESPACE, Effect};
 
+/// Most other places or objects that are named where something stands more than once.
+const MAX_NAMED: usize = 5;
+
 /// All files of a folder.
 #[derive(Debug)]
 pub struct Store {
@@ -46,12 +49,36 @@ pub struct FileText {
     documents: Vec<Placed>,
 }
 
+/// Reads a file apart from the store: a large one takes a while.
+#[derive(Debug)]
+pub struct FileReader {
+    reader: Reader,
+    hasher: RandomState,
+    /// The documents that the file has now, by what they say.
+    known: HashMap<u64, Arc<Document>>,
+}
+
 /// A document where it stands.
 #[derive(Clone, Debug)]
 struct Placed {
     line: usize,
     hash: u64,
     document: Arc<Document>,
+}
+
+impl FileReader {
+    /// Reads what the file says. Documents whose text did not change are not read again.
+    pub fn read(&self, text: &str) -> FileText {
+        let read = |chunk: documents::Chunk<'_>| {
+            let hash = self.hasher.hash_one(chunk.text);
+            let document = match self.known.get(&hash) {
+                Some(document) => Arc::clone(document),
+                None => Arc::new(self.reader.document(chunk.text)),
+            };
+            Placed { line: chunk.line, hash, document }
+        };
+        FileText { documents: documents::documents(text).into_iter().map(read).collect() }
+    }
 }
 
 impl Store {
@@ -68,24 +95,22 @@ impl Store {
         }
     }
 
-    /// Reads what a file says now. Documents whose text did not change are not read again.
-    pub fn read(&self, file: &str, text: &str) -> FileText {
-        let known: HashMap<u64, &Arc<Document>> = self
-            .files
-            .get(file)
-            .into_iter()
-            .flat_map(|before| &before.documents)
-            .map(|placed| (placed.hash, &placed.document))
-            .collect();
-        let read = |chunk: documents::Chunk<'_>| {
-            let hash = self.hasher.hash_one(chunk.text);
-            let document = match known.get(&hash) {
-                Some(document) => Arc::clone(document),
-                None => Arc::new(self.reader.document(chunk.text)),
-            };
-            Placed { line: chunk.line, hash, document }
+    /// What reads a file without the store.
+    pub fn reader(&self, file: &str) -> FileReader {
+        let documents = self.files.get(file).into_iter().flat_map(|before| &before.documents);
+        let known = documents.map(|placed| (placed.hash, Arc::clone(&placed.document))).collect();
+        FileReader { reader: self.reader.clone(), hasher: self.hasher.clone(), known }
+    }
+
+    /// Whether an object would not be claimed any more by a file that says this.
+    pub fn takes_away(&self, file: &str, text: &FileText) -> bool {
+        let Some(before) = self.files.get(file) else { return false };
+        let keys = |documents: &[Placed]| -> HashSet<ObjectKey> {
+            let objects = documents.iter().flat_map(|placed| &placed.document.objects);
+            objects.map(|(key, _)| key.clone()).collect()
         };
-        FileText { documents: documents::documents(text).into_iter().map(read).collect() }
+        let after = keys(&text.documents);
+        keys(&before.documents).iter().chain(before.lingering.keys()).any(|key| !after.contains(key))
     }
 
     /// Whether a policy of a file would deny for want of being understood, where none does now. Not of a new file.
@@ -293,9 +318,8 @@ impl Store {
         let wins = |(place, claim): (&Place, &Claim)| matches!(claim, Claim::Good(_)).then(|| place.clone());
         let winner = claims.iter().rev().find_map(wins);
         let problem = |place: &Place| {
-            let others: Vec<_> =
-                claims.keys().filter(|other| *other != place).map(Place::to_string).collect();
-            let others = others.join(", ");
+            let others = claims.keys().filter(|other| *other != place).map(Place::to_string);
+            let others = first_of(others, claims.len() - 1);
             let (reason, effect) = if winner.as_ref() == Some(place) {
                 (format!("also stands in {others}; this one counts"), Effect::Warning)
             } else {
@@ -317,6 +341,15 @@ impl Store {
         let file = self.files.get(&place.file);
         file.and_then(|file| file.documents.get(place.document.checked_sub(1)?))
             .map_or(0, |placed| placed.line)
+    }
+}
+
+/// The first of some things, and how many more there are.
+pub(super) fn first_of(things: impl Iterator<Item = String>, count: usize) -> String {
+    let named: Vec<String> = things.take(MAX_NAMED).collect();
+    match count.saturating_sub(MAX_NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 

@@ -24,7 +24,7 @@ impl World {
     fn write(&mut self, file: &str, text: Option<&str>) {
         match text {
             Some(text) => {
-                let text = self.store.read(file, text);
+                let text = self.store.reader(file).read(text);
                 self.store.put(&file.into(), text);
             }
             None => self.store.remove(file),
@@ -109,7 +109,7 @@ fn an_unchanged_document_is_not_read_again() {
     let before: Vec<_> =
         world.store.files["a.yaml"].documents.iter().map(|placed| Arc::clone(&placed.document)).collect();
     let text = format!("# more\n{}---\n{}---\n{}", pod("a"), pod("b"), pod("c"));
-    let text = world.store.read("a.yaml", &text);
+    let text = world.store.reader("a.yaml").read(&text);
     world.store.put(&"a.yaml".into(), text);
     let after = &world.store.files["a.yaml"].documents;
     assert!(Arc::ptr_eq(&before[1], &after[1].document));
@@ -165,7 +165,7 @@ fn only_a_file_that_was_good_would_deny_for_the_first_time() {
     };
     let (good, wrong, broken) = (policy("{}"), policy("{rule: []}"), policy("["));
     let would_deny =
-        |world: &World, text: &str| world.store.would_deny("a.yaml", &world.store.read("a.yaml", text));
+        |world: &World, text: &str| world.store.would_deny("a.yaml", &world.store.reader("a.yaml").read(text));
     assert!(!would_deny(&world, &wrong), "nothing is kept of a new file");
     world.write("a.yaml", Some(&good));
     assert!(would_deny(&world, &wrong));

@@ -1,0 +1,236 @@
+//! The desk at which changed files are worked on: read, taken into the store, made a snapshot of.
+//!
+//! In: batches of changed files. Out: the snapshot after them, and what is wrong. A large batch is read apart from the
+//! desk, as a [`Job`], so that it holds up no edit of another file; what would take an object away waits for it, since
+//! the object may stand in what is being read. Time is an argument. Never: I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_common::model::{MeshSettings, Text};
+use mesh_common::snapshot::Snapshot;
+
+use super::advice::{self, Advice};
+use super::documents::{Complaint, ObjectName, Place, Problem, Reader};
+use super::grace::Grace;
+use super::object::Kind;
+use super::reconciler::Reconciler;
+use super::store::{FileReader, FileText, Store};
+use super::translate::Effect;
+use super::watch_dir::{Content, Reading};
+
+/// What is said of a file whose text is put off.
+pub(super) const WAITS: &str =
+    "was changed, and waits up to 1 s to be written whole: a policy in it is not understood yet";
+
+/// Bytes of text up to which a batch is read at the desk: some 20 ms.
+pub(super) const LARGE: usize = 128 * 1024;
+
+/// What is worked with. Moved to a thread of its own meanwhile.
+#[derive(Debug)]
+pub(super) struct Desk {
+    store: Store,
+    grace: Grace,
+    reconciler: Reconciler,
+    /// Whether the first batch, the whole folder, was taken. Before that nothing is published.
+    is_begun: bool,
+    /// Files that wait until what is being read is taken, and are then read in one batch.
+    waiting: BTreeMap<Text, Content>,
+    /// The files of the job that is being read, without those of which something newer was taken meanwhile.
+    reading: Option<BTreeSet<Text>>,
+}
+
+/// Files that are read apart from the desk.
+#[derive(Debug)]
+pub(super) struct Job(Vec<(Reading, FileReader)>);
+
+/// Files that were read.
+#[derive(Debug)]
+pub(super) struct Batch(Vec<(Text, Said)>);
+
+/// What was found in a file.
+#[derive(Debug)]
+enum Said {
+    Text(FileText),
+    Refused(String),
+    Gone,
+}
+
+/// What a batch led to.
+#[derive(Debug)]
+pub(super) struct Applied {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) files: usize,
+    pub(super) changes: usize,
+    pub(super) objects: BTreeMap<Kind, usize>,
+}
+
+impl Job {
+    /// Reads the files: the part that takes long.
+    pub(super) fn read(self) -> Batch {
+        let read = |(Reading { file, content }, reader): (Reading, FileReader)| {
+            let said = match content {
+                Content::Text(text) => Said::Text(reader.read(&text)),
+                Content::Refused(reason) => Said::Refused(reason),
+                Content::Gone => Said::Gone,
+            };
+            (file, said)
+        };
+        Batch(self.0.into_iter().map(read).collect())
+    }
+}
+
+impl Desk {
+    pub(super) fn new(mesh: Arc<MeshSettings>) -> Self {
+        Self {
+            store: Store::new(Reader::new(Arc::clone(&mesh))),
+            grace: Grace::default(),
+            reconciler: Reconciler::new(mesh),
+            is_begun: false,
+            waiting: BTreeMap::new(),
+            reading: None,
+        }
+    }
+
+    /// When a text that was put off is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.reading.is_some() { None } else { self.grace.next_deadline() }
+    }
+
+    /// Takes files that changed, or none, to see to what is due. `None`: they wait for a [`Job`].
+    pub(super) fn take(&mut self, readings: Vec<Reading>, now: Instant) -> Option<Applied> {
+        let size =
+            |reading: &Reading| if let Content::Text(text) = &reading.content { text.len() } else { 0 };
+        if self.is_begun && readings.iter().map(size).sum::<usize>() > LARGE {
+            self.wait(readings);
+            return None;
+        }
+        self.is_begun = true;
+        if self.reading.is_none() && self.waiting.is_empty() {
+            let batch = self.job(readings).read();
+            return Some(self.apply(batch, now));
+        }
+        let batch = self.job(readings.clone()).read();
+        if self.takes_away(&batch) {
+            self.wait(readings);
+            return None;
+        }
+        for (file, _) in &batch.0 {
+            self.waiting.remove(file);
+            if let Some(reading) = &mut self.reading {
+                reading.remove(file);
+            }
+        }
+        Some(self.apply(batch, now))
+    }
+
+    /// What is to be read next apart from the desk, if anything is and nothing is being read.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        if self.reading.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.reading = Some(waiting.keys().cloned().collect());
+        Some(self.job(waiting.into_iter().map(|(file, content)| Reading { file, content }).collect()))
+    }
+
+    /// Takes what a job read, except files of which something newer was taken meanwhile.
+    pub(super) fn finish(&mut self, batch: Batch, now: Instant) -> Applied {
+        let files = self.reading.take().unwrap_or_default();
+        let current = batch.0.into_iter().filter(|(file, _)| files.contains(file));
+        self.apply(Batch(current.collect()), now)
+    }
+
+    /// All that is wrong, by file and line: first what denies, last what the mesh has no use for.
+    pub(super) fn problems(&self, snapshot: &Snapshot, trouble: Option<Problem>) -> Vec<Problem> {
+        let mut problems = self.store.problems();
+        problems.extend(trouble);
+        problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
+        problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
+        problems.sort_by(|a, b| {
+            let order = |problem: &Problem| match problem.complaint.effect {
+                Effect::Denies => 0,
+                Effect::NotRead => 2,
+                _ => 1,
+            };
+            (order(a), a).cmp(&(order(b), b))
+        });
+        problems
+    }
+
+    fn job(&self, readings: Vec<Reading>) -> Job {
+        let with_reader = |reading: Reading| {
+            let reader = self.store.reader(&reading.file);
+            (reading, reader)
+        };
+        Job(readings.into_iter().map(with_reader).collect())
+    }
+
+    // All that waits becomes one batch: a file that was renamed meanwhile is never gone under both names.
+    fn wait(&mut self, readings: Vec<Reading>) {
+        self.waiting.extend(readings.into_iter().map(|Reading { file, content }| (file, content)));
+    }
+
+    fn takes_away(&self, batch: &Batch) -> bool {
+        batch.0.iter().any(|(file, said)| match said {
+            Said::Text(text) => self.store.takes_away(file, text),
+            Said::Refused(_) => false,
+            Said::Gone => self.store.has_objects(file),
+        })
+    }
+
+    fn apply(&mut self, Batch(batch): Batch, now: Instant) -> Applied {
+        let files = batch.len();
+        for (file, said) in batch {
+            match said {
+                Said::Text(text) if self.store.would_deny(&file, &text) => {
+                    self.grace.hold(file, text, now);
+                    continue;
+                }
+                Said::Text(text) => self.store.put(&file, text),
+                Said::Refused(reason) => self.store.refuse(&file, reason),
+                Said::Gone => self.store.remove(&file),
+            }
+            self.grace.forget(&file);
+        }
+        if self.reading.is_none() {
+            for (file, text) in self.grace.take_due(now) {
+                self.store.put(&file, text);
+            }
+        }
+        let changes = self.store.changes();
+        let count = changes.len();
+        self.reconciler.apply(changes);
+        Applied {
+            snapshot: Arc::new(self.reconciler.snapshot()),
+            files,
+            changes: count,
+            objects: self.store.counts(),
+        }
+    }
+
+    /// An advice where its object stands; `None` if that has gone meanwhile.
+    fn problem(&self, advice: Advice) -> Option<Problem> {
+        let Advice { key, field, reason, effect } = advice;
+        let (place, line) = self.store.place(&key)?;
+        let complaint =
+            Complaint { line: 1, object: Some(ObjectName::from(&key)), field: Some(field), reason, effect };
+        Some(Problem { place, line, complaint })
+    }
+}
+
+/// What is wrong with the folder, or with a file of it, as a whole.
+pub(super) fn file_problem(file: &Text, reason: &str) -> Problem {
+    Problem {
+        place: Place { file: file.clone(), document: 0 },
+        line: 0,
+        complaint: Complaint {
+            line: 0,
+            object: None,
+            field: None,
+            reason: reason.to_owned(),
+            effect: Effect::LastGoodKept,
+        },
+    }
+}

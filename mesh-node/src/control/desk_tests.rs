@@ -1,0 +1,107 @@
+//! In which order changed files are taken, whatever each takes to be read.
+
+use std::time::Instant;
+
+use mesh_common::model::MeshSettings;
+
+use super::desk::{Applied, Desk, LARGE};
+use super::watch_dir::{Content, Reading};
+
+fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n")
+}
+
+fn small(file: &str, pods: &[&str]) -> Reading {
+    let text = pods.iter().map(|name| pod(name)).collect::<Vec<_>>().join("---\n");
+    Reading { file: file.into(), content: Content::Text(text) }
+}
+
+/// The same pods in a file that is too large to be read at the desk.
+fn large(file: &str, pods: &[&str]) -> Reading {
+    let Reading { file, content } = small(file, pods);
+    let Content::Text(text) = content else { unreachable!() };
+    Reading { file, content: Content::Text(format!("{}{text}", "#\n".repeat(LARGE / 2 + 1))) }
+}
+
+fn gone(file: &str) -> Reading {
+    Reading { file: file.into(), content: Content::Gone }
+}
+
+/// A desk that took a folder.
+fn begun(files: Vec<Reading>) -> Desk {
+    let mut desk = Desk::new(MeshSettings::default().into());
+    take(&mut desk, files).expect("the first batch is taken at once");
+    desk
+}
+
+fn take(desk: &mut Desk, readings: Vec<Reading>) -> Option<String> {
+    desk.take(readings, Instant::now()).map(|applied| pods(&applied))
+}
+
+/// Reads what is to be read next apart from the desk, and takes it.
+fn read_aside(desk: &mut Desk) -> String {
+    let batch = desk.next_job().expect("something is to be read").read();
+    pods(&desk.finish(batch, Instant::now()))
+}
+
+fn pods(applied: &Applied) -> String {
+    let mut names: Vec<_> =
+        applied.snapshot.workloads().map(|workload| workload.name.name.to_string()).collect();
+    names.sort();
+    names.join(" ")
+}
+
+#[test]
+fn the_first_batch_is_taken_whole_however_large() {
+    let mut desk = Desk::new(MeshSettings::default().into());
+    assert_eq!(
+        take(&mut desk, vec![large("l.yaml", &["a"]), small("s.yaml", &["b"])]),
+        Some("a b".to_owned())
+    );
+}
+
+#[test]
+fn an_edit_overtakes_a_large_file() {
+    let mut desk = begun(vec![small("s.yaml", &["a"])]);
+    assert_eq!(take(&mut desk, vec![large("l.yaml", &["b"])]), None);
+    let job = desk.next_job().unwrap();
+    assert!(desk.next_job().is_none(), "one is read at a time");
+    assert_eq!(take(&mut desk, vec![small("s.yaml", &["a", "c"])]), Some("a c".to_owned()));
+    let applied = desk.finish(job.read(), Instant::now());
+    assert_eq!(pods(&applied), "a b c");
+}
+
+#[test]
+fn what_takes_an_object_away_waits_for_what_is_being_read() {
+    let mut desk = begun(vec![small("s.yaml", &["a", "b"]), small("t.yaml", &["c"])]);
+    assert_eq!(take(&mut desk, vec![large("l.yaml", &["b"])]), None);
+    let job = desk.next_job().unwrap();
+    assert_eq!(take(&mut desk, vec![small("s.yaml", &["a"])]), None, "the pod may have moved");
+    assert_eq!(take(&mut desk, vec![gone("t.yaml")]), None);
+    assert_eq!(pods(&desk.finish(job.read(), Instant::now())), "a b c");
+    assert_eq!(read_aside(&mut desk), "a b");
+    assert!(desk.next_job().is_none());
+}
+
+#[test]
+fn a_large_file_that_is_renamed_is_never_gone() {
+    let mut desk = begun(vec![large("l.yaml", &["a"])]);
+    assert_eq!(take(&mut desk, vec![gone("l.yaml"), large("m.yaml", &["a"])]), None);
+    let job = desk.next_job().unwrap();
+    assert_eq!(take(&mut desk, vec![gone("m.yaml"), large("n.yaml", &["a"])]), None);
+    assert_eq!(take(&mut desk, vec![small("s.yaml", &["b"])]), Some("a b".to_owned()));
+    assert_eq!(pods(&desk.finish(job.read(), Instant::now())), "a b");
+    assert_eq!(read_aside(&mut desk), "a b");
+}
+
+#[test]
+fn what_a_file_said_before_does_not_come_back() {
+    let mut desk = begun(Vec::new());
+    assert_eq!(take(&mut desk, vec![large("l.yaml", &["a"]), large("m.yaml", &["b"])]), None);
+    let job = desk.next_job().unwrap();
+    assert_eq!(take(&mut desk, vec![small("l.yaml", &["c"])]), Some("c".to_owned()));
+    assert_eq!(pods(&desk.finish(job.read(), Instant::now())), "b c");
+    assert_eq!(take(&mut desk, vec![large("m.yaml", &["d"])]), None);
+    assert_eq!(take(&mut desk, vec![small("m.yaml", &["b", "e"])]), Some("b c e".to_owned()));
+    assert!(desk.next_job().is_none(), "what waited is older");
+}
