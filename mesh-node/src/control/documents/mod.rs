@@ -30,6 +30,9 @@ use super::translate::Effect;
 /// The largest file that is read, in bytes.
 pub const MAX_FILE: usize = 10 * 1024 * 1024;
 
+/// Most bytes of a name, a field or a reason that are kept of a mistake.
+const MAX_SAID: usize = 1024;
+
 /// Something wrong with a file, a document or an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -107,6 +110,22 @@ impl From<&ObjectKey> for ObjectName {
             name: key.name.name.to_string(),
         }
     }
+}
+
+impl ObjectName {
+    fn shortened(self) -> Self {
+        let Self { kind, namespace, name } = self;
+        Self { kind: shortened(kind), namespace: shortened(namespace), name: shortened(name) }
+    }
+}
+
+/// What a file says, short enough to be said again of each of its mistakes.
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_SAID {
+        text.truncate(text.floor_char_boundary(MAX_SAID));
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Display for Place {

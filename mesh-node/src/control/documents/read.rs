@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::line::Lines;
 use super::misread::{self, Namespaces};
-use super::{Claim, Complaint, Document, ObjectName, salvage, strict, yaml};
+use super::{Claim, Complaint, Document, ObjectName, salvage, shortened, strict, yaml};
 use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
@@ -223,27 +223,26 @@ impl Reader {
         document.is_readable = false;
         let salvaged = salvage::salvage(text);
         let mut name = salvaged.object;
-        let policy = misread::policy_kind(&name.kind, &salvaged.api_version);
-        let is_known = policy.is_some() || Kind::ALL.into_iter().any(|kind| kind.name() == name.kind);
-        let mut effect = Effect::NotInForce;
-        if let Some(kind) = policy {
+        let policies = salvaged.policies;
+        let is_known = !policies.is_empty() || Kind::ALL.into_iter().any(|kind| kind.name() == name.kind);
+        let effect = if policies.is_empty() { Effect::NotInForce } else { Effect::Denies };
+        let namespaces = misread::one_of(salvaged.namespaces);
+        for kind in &policies {
             let error = FieldError { field: String::new(), reason: error.reason.clone() };
-            let namespaces = misread::one_of(salvaged.namespaces);
-            for key in policy_keys(kind, &name, &namespaces, &text, &self.settings) {
+            for key in policy_keys(*kind, &name, &namespaces, &text, &self.settings) {
                 // Of its action nothing is known: the fallback is the strictest, DENY.
                 let meaning = self.faulty(&key, &Value::Null, &error);
                 document.objects.push((key, Claim::Unreadable(meaning)));
             }
-            if !matches!(namespaces, Namespaces::One(_)) {
-                name.namespace.clear();
-            }
-            effect = Effect::Denies;
+        }
+        if !matches!(namespaces, Namespaces::One(_)) && !policies.is_empty() {
+            name.namespace.clear();
         }
         document.complaints.push(Complaint {
             line: error.line.unwrap_or(1),
             object: is_known.then_some(name),
             field: None,
-            reason: error.reason.clone(),
+            reason: shortened(error.reason.clone()),
             effect,
         });
     }
@@ -353,7 +352,8 @@ fn namespaced(kind: Kind, object: &ObjectName, name: &str) -> NamespacedName {
 }
 
 fn complain(document: &mut Document, draft: &Draft<'_>, error: FieldError, effect: Effect) {
-    if document.complaints.len() >= MAX_COMPLAINTS {
+    // What denies is never left out: whoever takes the document asks for it.
+    if document.complaints.len() >= MAX_COMPLAINTS && effect != Effect::Denies {
         return;
     }
     let field = match (&*draft.prefix, &*error.field) {
@@ -365,9 +365,9 @@ fn complain(document: &mut Document, draft: &Draft<'_>, error: FieldError, effec
     let named = !draft.name.kind.is_empty() || !draft.name.name.is_empty();
     document.complaints.push(Complaint {
         line: 1,
-        object: named.then(|| draft.name.clone()),
-        field,
-        reason: error.reason,
+        object: named.then(|| draft.name.clone().shortened()),
+        field: field.map(shortened),
+        reason: shortened(error.reason),
         effect,
     });
 }

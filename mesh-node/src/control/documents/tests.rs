@@ -298,3 +298,31 @@ fn the_samples_are_read() {
     }
     assert!(count >= 7);
 }
+
+#[test]
+fn what_denies_is_said_however_much_else_is_wrong() {
+    let policy = "{apiVersion: policy.nodemesh.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {name: a, namespace: shop}, sepc: {}}";
+    let text = format!("apiVersion: v1\nkind: List\nitems: [{}{policy}]\n", "x, ".repeat(1000));
+    let complaints = read(&text).complaints;
+    let (others, denying) = complaints.split_at(100);
+    assert!(others.iter().all(|complaint| complaint.effect == Effect::NotInForce), "{complaints:?}");
+    assert!(!denying.is_empty() && denying.iter().all(|complaint| complaint.effect == Effect::Denies));
+}
+
+#[test]
+fn what_a_file_says_at_length_is_said_again_in_short() {
+    let long = "ä".repeat(100_000);
+    let texts = [
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}, {long}: 1}}\nspec: {{nodeName: [{long}]}}\n"
+        ),
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: {long}}}\n"),
+        format!("{long}: 1\n{long}: 2\n"),
+        format!("apiVersion: {long}\nkind: {long}\n"),
+    ];
+    for text in texts {
+        let complaints = read(&text).complaints;
+        assert!(!complaints.is_empty());
+        assert!(complaints.iter().all(|complaint| complaint.to_string().len() < 8192), "{text:.100}");
+    }
+}

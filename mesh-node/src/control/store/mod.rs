@@ -149,6 +149,9 @@ impl Store {
                 self.replace(&Place { file: file.clone(), document: index + 1 }, old, new);
             }
         }
+        let unreadable = documents.iter().filter(|placed| !placed.document.is_readable);
+        let objects = unreadable.flat_map(|placed| &placed.document.objects);
+        self.stale.extend(objects.map(|(key, _)| key.clone()));
         for (key, number) in &lingering {
             self.claim(key, Place { file: file.clone(), document: *number }, Claim::Refused);
         }
@@ -275,7 +278,8 @@ impl Store {
         self.stale.insert(key.clone());
     }
 
-    /// The last good claim; without one, what was in force; without that, what denies most.
+    /// The last good claim; without one, what was in force; without that, what denies most, unless the policies that
+    /// its file had are still in force.
     fn winner(&self, key: &ObjectKey) -> Option<Meaning> {
         let claims = self.claims.get(key)?;
         let good = claims.values().rev().find_map(|claim| match claim {
@@ -283,12 +287,17 @@ impl Store {
             Claim::Refused | Claim::Unreadable(_) => None,
         });
         let fallback = || {
-            claims.values().rev().find_map(|claim| match claim {
-                Claim::Unreadable(meaning) => Some(meaning),
-                Claim::Good(_) | Claim::Refused => None,
+            claims.iter().rev().find_map(|(place, claim)| match claim {
+                Claim::Unreadable(meaning) if !self.keeps_policies(&place.file) => Some(meaning),
+                Claim::Unreadable(_) | Claim::Good(_) | Claim::Refused => None,
             })
         };
         good.or_else(|| self.in_force.get(key)).or_else(fallback).cloned()
+    }
+
+    fn keeps_policies(&self, file: &str) -> bool {
+        let file = self.files.get(file);
+        file.is_some_and(|file| file.lingering.keys().any(|key| key.kind.is_policy()))
     }
 
     /// What a complaint means, now that it is known what is in force.

@@ -164,8 +164,9 @@ fn only_a_file_that_was_good_would_deny_for_the_first_time() {
         )
     };
     let (good, wrong, broken) = (policy("{}"), policy("{rule: []}"), policy("["));
-    let would_deny =
-        |world: &World, text: &str| world.store.would_deny("a.yaml", &world.store.reader("a.yaml").read(text));
+    let would_deny = |world: &World, text: &str| {
+        world.store.would_deny("a.yaml", &world.store.reader("a.yaml").read(text))
+    };
     assert!(!would_deny(&world, &wrong), "nothing is kept of a new file");
     world.write("a.yaml", Some(&good));
     assert!(would_deny(&world, &wrong));
@@ -174,4 +175,27 @@ fn only_a_file_that_was_good_would_deny_for_the_first_time() {
     assert!(!would_deny(&world, "kind: ["), "what is no policy denies nothing");
     world.write("a.yaml", Some(&wrong));
     assert!(!would_deny(&world, &broken), "it denies already");
+}
+
+#[test]
+fn a_list_of_policies_that_is_no_yaml_denies_unless_it_was_good_before() {
+    let mut world = World::new();
+    let list = |end: &str| {
+        format!(
+            "apiVersion: v1\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {{name: x}}\n- apiVersion: policy.nodemesh.dev/v1alpha1\n  kind: AuthorizationPolicy\n  metadata: {{name: a, namespace: shop}}\n  spec: {end}\nkind: List\n"
+        )
+    };
+    let faults = |world: &mut World| -> Vec<bool> {
+        world.snapshot().authorization_policies().map(|policy| policy.fault.is_some()).collect()
+    };
+    world.write("a.yaml", Some(&list("[")));
+    assert_eq!(faults(&mut world), [true]);
+    assert_eq!(world.store.problems()[0].complaint.effect, Effect::Denies);
+    world.write("a.yaml", Some(&list("{}")));
+    assert_eq!(faults(&mut world), [false]);
+    world.write("a.yaml", Some(&list("[")));
+    assert_eq!(faults(&mut world), [false], "what was in force stays");
+    assert_eq!(world.store.problems()[0].complaint.effect, Effect::LastGoodKept);
+    world.write("b.yaml", Some(&list("[")));
+    assert_eq!(faults(&mut world).len(), 2, "the other file was never good");
 }
