@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::name::{NamespacedName, Text};
+use super::workload::Workload;
 
 /// Whom a policy is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +186,15 @@ pub enum MutualTls {
     Permissive,
     /// Mutual TLS only.
     Strict,
+}
+
+impl Scope {
+    /// Whether it has a selector, and that selects a workload.
+    pub fn selects(&self, workload: &Workload) -> bool {
+        let Self::Selector { namespace, labels } = self else { return false };
+        namespace.as_ref().is_none_or(|namespace| *namespace == workload.name.namespace)
+            && workload.has_labels(labels)
+    }
 }
 
 impl PeerAuthentication {

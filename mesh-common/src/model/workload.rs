@@ -63,6 +63,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Whether it has all labels of a selector.
+    pub fn has_labels(&self, selector: &BTreeMap<Text, Text>) -> bool {
+        selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+
     /// Whether the mesh carries what comes in at `port`.
     pub fn takes_mesh_traffic_on(&self, port: u16) -> bool {
         self.enrolment == Enrolment::Enabled && !self.exclusions.inbound_ports.contains(&port)

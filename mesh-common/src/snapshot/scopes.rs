@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::policy_set::PolicySet;
 use super::record::WorkloadRecord;
 use super::tables::{Applied, Stale, Tables, take_from};
-use super::workloads::has_labels;
 use crate::model::policy::Scope;
 use crate::model::{AuthorizationPolicy, NamespacedName, PeerAuthentication, Text, Workload, WorkloadUid};
 
@@ -78,12 +77,6 @@ fn first(labels: &BTreeMap<Text, Text>) -> Option<(Text, Text)> {
 /// A selector without labels selects everyone.
 fn everyone_of(namespace: Option<&Text>) -> Scope {
     namespace.map_or(Scope::Mesh, |namespace| Scope::Namespace(Arc::clone(namespace)))
-}
-
-fn selects(scope: &Scope, workload: &Workload) -> bool {
-    let Scope::Selector { namespace, labels } = scope else { return false };
-    namespace.as_ref().is_none_or(|namespace| *namespace == workload.name.namespace)
-        && has_labels(workload, labels)
 }
 
 impl Tables {
@@ -208,7 +201,7 @@ impl Policies {
     fn selecting(&mut self, workload: &Workload) -> Option<Arc<PolicySet>> {
         let candidates = self.authorization_scopes.selecting(workload).into_iter();
         let names: Vec<_> =
-            candidates.filter(|name| selects(&self.authorization[*name].scope, workload)).cloned().collect();
+            candidates.filter(|name| self.authorization[*name].scope.selects(workload)).cloned().collect();
         if let Some(shared) = self.shared.get(&names) {
             return shared.clone();
         }
@@ -219,7 +212,7 @@ impl Policies {
 
     fn peer_selecting(&self, workload: &Workload) -> Option<Arc<PeerAuthentication>> {
         let candidates = self.peer_scopes.selecting(workload).into_iter();
-        self.in_force(candidates.filter(|name| selects(&self.peer[*name].scope, workload)))
+        self.in_force(candidates.filter(|name| self.peer[*name].scope.selects(workload)))
     }
 }
 

@@ -13,7 +13,6 @@ use super::addresses_of;
 use super::record::{Membership, ServiceRecord};
 use super::table::Left;
 use super::tables::{Applied, Tables, take_from};
-use super::workloads::has_labels;
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, NamespacedName, Service, ServicePort, TargetPort, Text, Workload,
     WorkloadUid,
@@ -83,7 +82,7 @@ impl Tables {
             let label = (Arc::clone(namespace), Arc::clone(key), Arc::clone(value));
             for name in self.endpoints.by_selector.get(&label).into_iter().flatten() {
                 let service = self.state.services.get(name).map(|record| &record.service);
-                if service.is_some_and(|service| has_labels(workload, &service.selector)) {
+                if service.is_some_and(|service| workload.has_labels(&service.selector)) {
                     self.stale.services.insert(name.clone());
                 }
             }

@@ -61,13 +61,8 @@ impl Labels {
             }
         }
         let candidates = rarest.into_iter().flatten().flatten().filter_map(workload);
-        candidates.filter(|workload| has_labels(workload, selector)).collect()
+        candidates.filter(|workload| workload.has_labels(selector)).collect()
     }
-}
-
-/// Whether a pod has all labels of a selector.
-pub(super) fn has_labels(workload: &Workload, selector: &BTreeMap<Text, Text>) -> bool {
-    selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
 }
 
 impl Tables {

@@ -93,11 +93,7 @@ fn pods(snapshot: &Snapshot, scope: &Scope) -> usize {
         Scope::Namespace(namespace) => {
             snapshot.workloads().filter(|pod| pod.name.namespace == *namespace).count()
         }
-        Scope::Selector { namespace, labels } => snapshot
-            .workloads()
-            .filter(|pod| namespace.as_ref().is_none_or(|namespace| pod.name.namespace == *namespace))
-            .filter(|pod| labels.iter().all(|(name, value)| pod.labels.get(name) == Some(value)))
-            .count(),
+        Scope::Selector { .. } => snapshot.workloads().filter(|pod| scope.selects(pod)).count(),
         Scope::Services(services) => {
             let records = services.iter().filter_map(|service| snapshot.service(service));
             let endpoints = records.flat_map(|record| {

@@ -3,14 +3,15 @@
 //! In: a snapshot. Out: for each object that another one contradicts, or that names what is not there, what a person
 //! should know of it. Looked at after the snapshot is published, so that it delays nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_common::model::policy::{PeerAuthentication, Scope};
-use mesh_common::model::{NamespacedName, Text, Workload};
+use mesh_common::model::policy::Scope;
+use mesh_common::model::{NamespacedName, Text};
 use mesh_common::snapshot::Snapshot;
 
 use super::object::{Kind, ObjectKey};
+use super::rivals;
 use super::store::first_of;
 use super::translate::Effect;
 
@@ -27,7 +28,7 @@ pub(super) struct Advice {
 pub(super) fn advice(snapshot: &Snapshot) -> Vec<Advice> {
     let mut advice = contested_services(snapshot);
     advice.extend(contested_pods(snapshot));
-    advice.extend(rivals(snapshot));
+    advice.extend(rivals::rivals(snapshot));
     advice.extend(missing_services(snapshot));
     advice.extend(selecting_nobody(snapshot));
     advice.extend(in_empty_namespaces(snapshot));
@@ -89,37 +90,6 @@ fn contested<A: std::fmt::Display>(
     advice
 }
 
-/// PeerAuthentications about the same workloads.
-fn rivals(snapshot: &Snapshot) -> Vec<Advice> {
-    let mut scopes: BTreeMap<String, Vec<&PeerAuthentication>> = BTreeMap::new();
-    for policy in snapshot.all_peer_authentications() {
-        scopes.entry(format!("{:?}", policy.scope)).or_default().push(policy);
-    }
-    let mut advice = Vec::new();
-    for policies in scopes.values_mut().filter(|policies| policies.len() > 1) {
-        policies.sort_unstable_by_key(|policy| &policy.name);
-        let oldest = policies.iter().map(|policy| policy.created).filter(|created| *created > 0).min();
-        let counts = |policy: &PeerAuthentication| policy.created == 0 || Some(policy.created) == oldest;
-        let tied = policies.iter().filter(|policy| counts(policy)).count();
-        let names: Vec<&NamespacedName> = policies.iter().map(|policy| &policy.name).collect();
-        for policy in policies {
-            let (outcome, effect) = match (counts(policy), tied) {
-                (true, 1) => ("this one is the oldest and counts", Effect::Warning),
-                (true, _) => ("no age ranks them, so the stricter mode of each port counts", Effect::Warning),
-                (false, _) => ("an older one counts, this one does not", Effect::NotInForce),
-            };
-            let others = others(Kind::PeerAuthentication, &names, &policy.name);
-            advice.push(Advice {
-                key: ObjectKey { kind: Kind::PeerAuthentication, name: policy.name.clone() },
-                field: "spec.selector".to_owned(),
-                reason: format!("is about the same workloads as {others}: {outcome}"),
-                effect,
-            });
-        }
-    }
-    advice
-}
-
 /// Policies on Services that are not there.
 fn missing_services(snapshot: &Snapshot) -> Vec<Advice> {
     let mut advice = Vec::new();
@@ -142,7 +112,7 @@ fn missing_services(snapshot: &Snapshot) -> Vec<Advice> {
 /// Policies about whole namespaces that have no pod. One in doubt may stand in several: nothing is said of it.
 fn in_empty_namespaces(snapshot: &Snapshot) -> Vec<Advice> {
     let inhabited: HashSet<&Text> = snapshot.workloads().map(|pod| &pod.name.namespace).collect();
-    let is_empty = |(_, _, scope): &(Kind, &NamespacedName, &Scope)| match scope {
+    let is_empty = |(_, _, scope): &Scoped<'_>| match scope {
         Scope::Namespace(namespace) => !inhabited.contains(namespace),
         Scope::Mesh | Scope::Selector { .. } | Scope::Services(_) => false,
     };
@@ -155,8 +125,11 @@ fn in_empty_namespaces(snapshot: &Snapshot) -> Vec<Advice> {
     alone.collect()
 }
 
-/// Policies of both kinds that are understood, and whom they are about.
-fn scopes(snapshot: &Snapshot) -> impl Iterator<Item = (Kind, &NamespacedName, &Scope)> {
+/// A policy of either kind, and whom it is about.
+type Scoped<'a> = (Kind, &'a NamespacedName, &'a Scope);
+
+/// Policies of both kinds that are understood.
+fn scopes(snapshot: &Snapshot) -> impl Iterator<Item = Scoped<'_>> {
     let authorization = snapshot.authorization_policies().filter(|policy| policy.fault.is_none());
     let authorization = authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
     let peer = snapshot.all_peer_authentications();
@@ -165,17 +138,12 @@ fn scopes(snapshot: &Snapshot) -> impl Iterator<Item = (Kind, &NamespacedName, &
 
 /// Policies whose labels no pod has.
 fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
-    let mut open: HashMap<(&Text, &Text), Vec<Selecting<'_>>> = HashMap::new();
+    let mut open: HashMap<(&Text, &Text), Vec<Scoped<'_>>> = HashMap::new();
     for (kind, name, scope) in scopes(snapshot) {
-        if let Scope::Selector { namespace, labels } = scope
+        if let Scope::Selector { labels, .. } = scope
             && let Some(label) = labels.first_key_value()
         {
-            open.entry(label).or_default().push(Selecting {
-                kind,
-                name,
-                namespace: namespace.as_ref(),
-                labels,
-            });
+            open.entry(label).or_default().push((kind, name, scope));
         }
     }
     for pod in snapshot.workloads() {
@@ -184,15 +152,15 @@ fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
         }
         for label in &pod.labels {
             let Some(selecting) = open.get_mut(&label) else { continue };
-            selecting.retain(|policy| !policy.selects(pod));
+            selecting.retain(|(_, _, scope)| !scope.selects(pod));
             if selecting.is_empty() {
                 open.remove(&label);
             }
         }
     }
     let alone = open.into_values().flatten();
-    let alone = alone.map(|policy| Advice {
-        key: ObjectKey { kind: policy.kind, name: policy.name.clone() },
+    let alone = alone.map(|(kind, name, _)| Advice {
+        key: ObjectKey { kind, name: name.clone() },
         field: "spec.selector.matchLabels".to_owned(),
         reason: "no pod has these labels: the policy is about nobody".to_owned(),
         effect: Effect::Warning,
@@ -200,23 +168,8 @@ fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
     alone.collect()
 }
 
-/// A policy, and whom it selects.
-struct Selecting<'a> {
-    kind: Kind,
-    name: &'a NamespacedName,
-    namespace: Option<&'a Text>,
-    labels: &'a BTreeMap<Text, Text>,
-}
-
-impl Selecting<'_> {
-    fn selects(&self, pod: &Workload) -> bool {
-        self.namespace.is_none_or(|namespace| *namespace == pod.name.namespace)
-            && self.labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
-    }
-}
-
 /// The first of some objects but one, and how many more there are.
-fn others(kind: Kind, names: &[&NamespacedName], one: &NamespacedName) -> String {
+pub(super) fn others(kind: Kind, names: &[&NamespacedName], one: &NamespacedName) -> String {
     let others = names.iter().filter(|name| **name != one).map(|name| format!("{} {name}", kind.name()));
     first_of(others, names.len() - 1)
 }

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod object;
 pub mod reconciler;
 pub mod resources;
+mod rivals;
 pub mod store;
 pub mod translate;
 pub mod watch_dir;

@@ -107,6 +107,44 @@ fn peer_authentications_of_one_scope_name_each_other() {
 }
 
 #[test]
+fn peer_authentications_that_share_a_pod_name_each_other() {
+    let labels = |text: String, labels: &str| text.replace("app: web", labels);
+    let selecting = |name: &str, created: &str, mode: &str, label: &str| {
+        let selector = format!("spec: {{selector: {{matchLabels: {{{label}}}}}, mtls");
+        peer_authentication(name, created, mode).replace("spec: {mtls", &selector)
+    };
+    let reasons = |created: [&str; 2]| {
+        let files = [
+            labels(pod("a", "10.0.0.1"), "app: web, tier: front"),
+            labels(pod("b", "10.0.0.2"), "app: web"),
+            labels(pod("c", "10.0.0.3"), "tier: front"),
+            selecting("a", created[0], "PERMISSIVE", "app: web"),
+            selecting("b", created[1], "STRICT", "tier: front"),
+        ];
+        let (applied, problems) = read(&files.join("---\n"));
+        let pod = applied.snapshot.workload_at("10.0.0.1".parse().unwrap()).unwrap();
+        let counts = applied.snapshot.peer_authentications(&pod.uid).unwrap().workload.unwrap();
+        let said: Vec<_> = problems.iter().map(|problem| problem.complaint.to_string()).collect();
+        (counts.name.name.to_string(), said)
+    };
+    let said = |policy: &str, other: &str, outcome: &str| {
+        format!(
+            "PeerAuthentication shop/{policy}: spec.selector: Pod shop/a is also selected by PeerAuthentication shop/{other}: {outcome}"
+        )
+    };
+    let tied = "no age ranks them, so the stricter mode of each port counts there";
+    assert_eq!(reasons(["", ""]), ("b".to_owned(), vec![said("a", "b", tied), said("b", "a", tied)]));
+    let [older, younger] =
+        [", creationTimestamp: 2024-01-01T00:00:00Z", ", creationTimestamp: 2024-01-02T00:00:00Z"];
+    let counts = "this one is older and counts there";
+    let yields = "that one is older and counts there, this one does not";
+    assert_eq!(
+        reasons([older, younger]),
+        ("a".to_owned(), vec![said("a", "b", counts), said("b", "a", yields)])
+    );
+}
+
+#[test]
 fn a_policy_about_nobody_says_so() {
     let targets = |name: &str| format!("targetRefs: [{{kind: Service, name: {name}}}]");
     let labels = |name: &str| format!("selector: {{matchLabels: {{app: {name}}}}}");

@@ -1,0 +1,141 @@
+//! PURE. PeerAuthentications that speak about the same pods: which of them counts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mesh_common::model::policy::{PeerAuthentication, Scope};
+use mesh_common::model::{NamespacedName, Text};
+use mesh_common::snapshot::Snapshot;
+
+use super::advice::{Advice, others};
+use super::object::{Kind, ObjectKey};
+use super::store::first_of;
+use super::translate::Effect;
+
+/// Most policies that select one pod and are compared with each other.
+const MAX_COMPARED: usize = 100;
+
+/// What is to be known of each that is not alone.
+pub(super) fn rivals(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut advice = of_one_scope(snapshot);
+    advice.extend(of_one_pod(snapshot));
+    advice
+}
+
+/// Those of which all workloads are the same.
+fn of_one_scope(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut scopes: BTreeMap<String, Vec<&PeerAuthentication>> = BTreeMap::new();
+    for policy in snapshot.all_peer_authentications() {
+        scopes.entry(format!("{:?}", policy.scope)).or_default().push(policy);
+    }
+    let mut advice = Vec::new();
+    for policies in scopes.values_mut().filter(|policies| policies.len() > 1) {
+        policies.sort_unstable_by_key(|policy| &policy.name);
+        let oldest = policies.iter().map(|policy| policy.created).filter(|created| *created > 0).min();
+        let counts = |policy: &PeerAuthentication| policy.created == 0 || Some(policy.created) == oldest;
+        let tied = policies.iter().filter(|policy| counts(policy)).count();
+        let names: Vec<&NamespacedName> = policies.iter().map(|policy| &policy.name).collect();
+        for policy in policies {
+            let (outcome, effect) = match (counts(policy), tied) {
+                (true, 1) => ("this one is the oldest and counts", Effect::Warning),
+                (true, _) => ("no age ranks them, so the stricter mode of each port counts", Effect::Warning),
+                (false, _) => ("an older one counts, this one does not", Effect::NotInForce),
+            };
+            let others = others(Kind::PeerAuthentication, &names, &policy.name);
+            advice.push(about(policy, format!("is about the same workloads as {others}: {outcome}"), effect));
+        }
+    }
+    advice
+}
+
+/// How one counts beside another one where both select a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Older,
+    Tied,
+    Younger,
+}
+
+impl Rank {
+    fn of(policy: &PeerAuthentication, other: &PeerAuthentication) -> Self {
+        match (policy.created, other.created) {
+            (0, _) | (_, 0) => Self::Tied,
+            (own, other) if own < other => Self::Older,
+            (own, other) if own > other => Self::Younger,
+            _ => Self::Tied,
+        }
+    }
+
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Older => "this one is older and counts there",
+            Self::Tied => "no age ranks them, so the stricter mode of each port counts there",
+            Self::Younger => "that one is older and counts there, this one does not",
+        }
+    }
+}
+
+/// Those with different selectors that select one pod.
+fn of_one_pod(snapshot: &Snapshot) -> Vec<Advice> {
+    let mut found: BTreeMap<(&NamespacedName, Rank), Overlap<'_>> = BTreeMap::new();
+    for Group { policies, pod } in groups(snapshot) {
+        for policy in &policies {
+            for other in policies.iter().filter(|other| other.scope != policy.scope) {
+                let overlap = found.entry((&policy.name, Rank::of(policy, other)));
+                let overlap = overlap.or_insert_with(|| Overlap { policy, pod, others: BTreeSet::new() });
+                overlap.pod = overlap.pod.min(pod);
+                overlap.others.insert(&other.name);
+            }
+        }
+    }
+    let advice = found.into_iter().map(|((_, rank), Overlap { policy, pod, others })| {
+        let count = others.len();
+        let named = others.into_iter().map(|name| format!("{} {name}", Kind::PeerAuthentication.name()));
+        let named = first_of(named, count);
+        let reason = format!("Pod {pod} is also selected by {named}: {}", rank.outcome());
+        about(policy, reason, Effect::Warning)
+    });
+    advice.collect()
+}
+
+/// Those that rank alike against a policy, and the first pod that they share with it.
+struct Overlap<'a> {
+    policy: &'a PeerAuthentication,
+    pod: &'a NamespacedName,
+    others: BTreeSet<&'a NamespacedName>,
+}
+
+/// Policies of which two or more select one pod, by name; each group once, with the first of its pods.
+fn groups(snapshot: &Snapshot) -> impl Iterator<Item = Group<'_>> {
+    let mut by_label: HashMap<(&Text, &Text), Vec<&PeerAuthentication>> = HashMap::new();
+    for policy in snapshot.all_peer_authentications() {
+        if let Scope::Selector { labels, .. } = &policy.scope
+            && let Some(label) = labels.first_key_value()
+        {
+            by_label.entry(label).or_default().push(policy);
+        }
+    }
+    let mut groups: BTreeMap<Vec<&NamespacedName>, Group<'_>> = BTreeMap::new();
+    for pod in snapshot.workloads().filter(|_| !by_label.is_empty()) {
+        let candidates = pod.labels.iter().filter_map(|label| by_label.get(&label)).flatten();
+        let mut policies: Vec<_> = candidates.copied().filter(|policy| policy.scope.selects(pod)).collect();
+        if policies.len() > 1 {
+            policies.sort_unstable_by_key(|policy| &policy.name);
+            policies.truncate(MAX_COMPARED);
+            let names = policies.iter().map(|policy| &policy.name).collect();
+            let group = groups.entry(names).or_insert(Group { policies, pod: &pod.name });
+            group.pod = group.pod.min(&pod.name);
+        }
+    }
+    groups.into_values()
+}
+
+/// Policies that all select one pod.
+struct Group<'a> {
+    policies: Vec<&'a PeerAuthentication>,
+    pod: &'a NamespacedName,
+}
+
+fn about(policy: &PeerAuthentication, reason: String, effect: Effect) -> Advice {
+    let key = ObjectKey { kind: Kind::PeerAuthentication, name: policy.name.clone() };
+    Advice { key, field: "spec.selector".to_owned(), reason, effect }
+}
