@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Agent;
 use super::documents::{Log, Refusal, Status};
 use super::{checks, dump, policies};
+use crate::control::MAX_LISTED;
 use crate::telemetry::chain::Chain;
 
 /// An answer.
@@ -18,9 +19,6 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// The longest body that is read, in bytes: a log filter.
 const MAX_BODY: usize = 4096;
-
-/// Most problems that a status lists.
-const MAX_PROBLEMS: usize = 1000;
 
 /// The metrics' media type (Prometheus text exposition format).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -80,8 +78,8 @@ async fn status(agent: &impl Agent) -> Status {
     let unmet = agent.unmet().await;
     let certificates = agent.certificates();
     let mut problems = overview.problems;
-    let problems_left_out = problems.len().saturating_sub(MAX_PROBLEMS);
-    problems.truncate(MAX_PROBLEMS);
+    let problems_left_out = problems.len().saturating_sub(MAX_LISTED);
+    problems.truncate(MAX_LISTED);
     let is_enrolled = |pod: &&std::sync::Arc<_>| is_enrolled(pod);
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use mesh_common::model::{MeshSettings, Text};
 use mesh_common::snapshot::Snapshot;
 
+use super::MAX_LISTED;
 use super::advice::{self, Advice};
 use super::documents::{Complaint, ObjectName, Place, Problem, Reader};
 use super::grace::Grace;
@@ -148,14 +149,10 @@ impl Desk {
         problems.extend(trouble);
         problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
         problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
-        problems.sort_by(|a, b| {
-            let order = |problem: &Problem| match problem.complaint.effect {
-                Effect::Denies => 0,
-                Effect::NotRead => 2,
-                _ => 1,
-            };
-            (order(a), a).cmp(&(order(b), b))
-        });
+        sort(&mut problems);
+        let listed = problems.len().min(MAX_LISTED);
+        problems[..listed].iter_mut().for_each(|problem| self.store.locate(problem));
+        sort(&mut problems[..listed]);
         problems
     }
 
@@ -215,9 +212,20 @@ impl Desk {
         let Advice { key, field, reason, effect } = advice;
         let (place, line) = self.store.place(&key)?;
         let complaint =
-            Complaint { line: 1, object: Some(ObjectName::from(&key)), field: Some(field), reason, effect };
+            Complaint { line: 0, object: Some(ObjectName::from(&key)), field: Some(field), reason, effect };
         Some(Problem { place, line, complaint })
     }
+}
+
+fn sort(problems: &mut [Problem]) {
+    problems.sort_by(|a, b| {
+        let order = |problem: &Problem| match problem.complaint.effect {
+            Effect::Denies => 0,
+            Effect::NotRead => 2,
+            _ => 1,
+        };
+        (order(a), a).cmp(&(order(b), b))
+    });
 }
 
 /// What is wrong with the folder, or with a file of it, as a whole.

@@ -46,6 +46,9 @@ use self::metrics::Metrics;
 use self::watch_dir::{FolderWatch, Reading};
 use crate::telemetry::registry::Registry;
 
+/// Most problems that are listed one by one, each with its line.
+pub const MAX_LISTED: usize = 1000;
+
 /// Most problems of one batch that are logged one by one.
 const MAX_LOGGED: usize = 50;
 

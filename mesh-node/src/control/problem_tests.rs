@@ -56,8 +56,8 @@ fn services_with_one_address_name_each_other() {
     assert_eq!(
         said(&[service("a", 80), service("b", 80), service("c", 81)]),
         [
-            "field_ignored a.yaml:1 (document 1): Service shop/a: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/b: every connection to it is reset",
-            "field_ignored a.yaml:5 (document 2): Service shop/b: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/a: every connection to it is reset",
+            "field_ignored a.yaml:4 (document 1): Service shop/a: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/b: every connection to it is reset",
+            "field_ignored a.yaml:9 (document 2): Service shop/b: spec.clusterIP: 10.96.0.1:80 is also that of Service shop/a: every connection to it is reset",
         ]
     );
 }
@@ -66,7 +66,23 @@ fn services_with_one_address_name_each_other() {
 fn pods_with_one_address_name_each_other() {
     let said = said(&[pod("a", "10.0.0.1"), pod("b", "10.0.0.1"), pod("c", "10.0.0.2")]);
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].ends_with("10.0.0.1 is also that of Pod shop/b: nobody is known by it"), "{said:?}");
+    assert_eq!(
+        said[0],
+        "field_ignored a.yaml:4 (document 1): Pod shop/a: status.podIP: 10.0.0.1 is also that of Pod shop/b: nobody is known by it"
+    );
+}
+
+#[test]
+fn what_is_wrong_beside_another_object_stands_at_its_field() {
+    let pods = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a}\n  status:\n    podIPs:\n    - ip: 10.0.0.1\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: b}\n  status:\n    podIP: 10.0.0.1\n";
+    let said = said(&["# head\n".to_owned(), pods.to_owned()]);
+    assert_eq!(
+        said,
+        [
+            "field_ignored a.yaml:10 (document 1): Pod default/a: items[0].status.podIPs: 10.0.0.1 is also that of Pod default/b: nobody is known by it",
+            "field_ignored a.yaml:16 (document 1): Pod default/b: items[1].status.podIP: 10.0.0.1 is also that of Pod default/a: nobody is known by it",
+        ]
+    );
 }
 
 #[test]
@@ -154,8 +170,8 @@ fn a_policy_about_nobody_says_so() {
     assert_eq!(
         said(&[pod("a", "10.0.0.1"), policy("x", &targets("b")), policy("z", &labels("wbe"))]),
         [
-            "warning a.yaml:5 (document 2): AuthorizationPolicy shop/x: spec.targetRefs[0].name: there is no Service shop/b: the policy protects nothing there",
-            "warning a.yaml:10 (document 3): AuthorizationPolicy shop/z: spec.selector.matchLabels: no pod has these labels: the policy is about nobody",
+            "warning a.yaml:9 (document 2): AuthorizationPolicy shop/x: spec.targetRefs[0].name: there is no Service shop/b: the policy protects nothing there",
+            "warning a.yaml:14 (document 3): AuthorizationPolicy shop/z: spec.selector.matchLabels: no pod has these labels: the policy is about nobody",
         ]
     );
 }
@@ -166,7 +182,7 @@ fn a_policy_in_a_namespace_without_pods_says_so() {
     assert_eq!(
         said(&[pod("a", "10.0.0.1"), alone]),
         [
-            "warning a.yaml:5 (document 2): AuthorizationPolicy shpo/x: metadata.namespace: no pod is in namespace shpo: the policy is about nobody"
+            "warning a.yaml:8 (document 2): AuthorizationPolicy shpo/x: metadata.namespace: no pod is in namespace shpo: the policy is about nobody"
         ]
     );
     assert_eq!(said(&[pod("a", "10.0.0.1"), policy("x", "")]), Vec::<String>::new());

@@ -370,8 +370,8 @@ fn of_two_documents_about_one_object_the_last_counts_and_both_are_reported() {
             assert_eq!(
                 folder.problems(),
                 [
-                    "not_in_force a.yaml:1 (document 1): Pod shop/a: metadata.name: also stands in b.yaml (document 1); this one does not count",
-                    "warning b.yaml:1 (document 1): Pod shop/a: metadata.name: also stands in a.yaml (document 1); this one counts",
+                    "not_in_force a.yaml:3 (document 1): Pod shop/a: metadata.name: also stands in b.yaml (document 1); this one does not count",
+                    "warning b.yaml:3 (document 1): Pod shop/a: metadata.name: also stands in a.yaml (document 1); this one counts",
                 ]
             );
             fs::remove_file(folder.path("b.yaml")).unwrap();

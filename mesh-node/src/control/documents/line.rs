@@ -1,9 +1,13 @@
 //! On which line of a document a field stands. Only asked for where something is wrong.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::yaml;
+use crate::control::object::ObjectKey;
 
 /// The shape of a document: where its keys and entries stand, and nothing of what they say.
 #[derive(Debug)]
@@ -25,8 +29,14 @@ impl Lines {
 
     /// The line of a field, counted from 1 in the document; of the nearest field around it, if it is not there.
     pub(super) fn line(&self, field: &str) -> Option<usize> {
+        self.find(field).map(|(line, _)| line)
+    }
+
+    /// The same, and whether the field itself stands there.
+    fn find(&self, field: &str) -> Option<(usize, bool)> {
         let mut node = self.0.as_ref()?;
         let mut line = node.referenced.line();
+        let mut is_there = true;
         for step in steps(field) {
             let found = match &node.value {
                 Shape::Map(entries) => entries
@@ -40,10 +50,52 @@ impl Lines {
                     .map(|entry| (entry.referenced.line(), entry)),
                 Shape::Scalar => None,
             };
-            let Some((next_line, next)) = found else { break };
+            let Some((next_line, next)) = found else {
+                is_there = false;
+                break;
+            };
             (line, node) = (next_line, next);
         }
-        usize::try_from(line).ok().filter(|line| *line > 0)
+        usize::try_from(line).ok().filter(|line| *line > 0).map(|line| (line, is_there))
+    }
+}
+
+/// A document that was read, kept to find fields in it that are wrong only beside other objects.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    text: Box<str>,
+    /// Where the objects of a List stand, as in `items[3]`.
+    items: BTreeMap<ObjectKey, String>,
+    lines: OnceLock<Lines>,
+}
+
+impl Source {
+    pub(super) fn new(text: &str, items: BTreeMap<ObjectKey, String>) -> Self {
+        Self { text: text.into(), items, lines: OnceLock::new() }
+    }
+
+    /// A field of an object as the document has it, and its line.
+    pub(super) fn find(&self, key: &ObjectKey, field: &str) -> Option<(String, usize)> {
+        let lines = self.lines.get_or_init(|| Lines::of(&self.text));
+        let in_document = |field: &str| match self.items.get(key) {
+            Some(item) => format!("{item}.{field}"),
+            None => field.to_owned(),
+        };
+        let field = in_document(field);
+        let found = lines.find(&field)?;
+        let twin = twin(&field).and_then(|twin| Some((lines.find(&twin)?, twin)));
+        match twin.filter(|((_, is_there), _)| !found.1 && *is_there) {
+            Some(((line, _), twin)) => Some((twin, line)),
+            None => Some((field, found.0)),
+        }
+    }
+}
+
+/// Addresses stand in a list, or one of them in a field of its own.
+fn twin(field: &str) -> Option<String> {
+    match field.strip_suffix("IPs") {
+        Some(stem) => Some(format!("{stem}IP")),
+        None => field.ends_with("IP").then(|| format!("{field}s")),
     }
 }
 

@@ -24,6 +24,7 @@ use mesh_common::model::Text;
 pub use read::Reader;
 pub use split::{Chunk, documents};
 
+use self::line::Source;
 use super::object::{Meaning, ObjectKey};
 use super::translate::Effect;
 
@@ -48,7 +49,7 @@ pub struct Problem {
 /// What is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Complaint {
-    /// The line, counted from 1 in the document.
+    /// The line, counted from 1 in the document; 0 if nobody looked for it yet.
     pub line: usize,
     /// The object, as far as it could be read.
     pub object: Option<ObjectName>,
@@ -81,7 +82,7 @@ pub struct ObjectName {
 }
 
 /// One document, read. Does not say where it stands, so that it can be kept while others around it change.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Document {
     /// What it holds, in its order.
     pub objects: Vec<(ObjectKey, Claim)>,
@@ -89,6 +90,14 @@ pub struct Document {
     pub complaints: Vec<Complaint>,
     /// Whether it is YAML. If not, it may hold any object.
     pub is_readable: bool,
+    source: Source,
+}
+
+impl Document {
+    /// A field of one of its objects as the document has it, and its line, counted from 1 in the document.
+    pub fn find(&self, key: &ObjectKey, field: &str) -> Option<(String, usize)> {
+        self.source.find(key, field)
+    }
 }
 
 /// What a document says of an object.

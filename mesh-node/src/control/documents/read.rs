@@ -1,6 +1,6 @@
 //! One document becomes objects: which kind it is, typed, translated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use mesh_common::model::{MeshSettings, NamespacedName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::line::Lines;
+use super::line::{Lines, Source};
 use super::misread::{self, Namespaces};
 use super::{Claim, Complaint, Document, ObjectName, salvage, shortened, strict, yaml};
 use crate::control::object::{Kind, Meaning, ObjectKey};
@@ -58,7 +58,12 @@ impl Reader {
 
     /// Reads one document.
     pub fn document(&self, text: &str) -> Document {
-        let mut document = Document { objects: Vec::new(), complaints: Vec::new(), is_readable: true };
+        let mut document = Document {
+            objects: Vec::new(),
+            complaints: Vec::new(),
+            is_readable: true,
+            source: Source::default(),
+        };
         match yaml::read::<Value>(text) {
             Ok(Value::Null) => {}
             Ok(value) => self.value(&value, text, &mut document),
@@ -84,6 +89,7 @@ impl Reader {
             None => vec![draft(value, String::new())],
         };
         let mut seen = BTreeSet::new();
+        let mut places = BTreeMap::new();
         for draft in drafts {
             let Some(kind) = self.kind(&draft, document) else { continue };
             let outcome = self.object(kind, &draft, text);
@@ -95,11 +101,18 @@ impl Reader {
                     };
                     complain(document, &draft, error, Effect::Warning);
                 }
+                if !draft.prefix.is_empty() {
+                    places.insert(key.clone(), draft.prefix.clone());
+                }
                 document.objects.push((key, claim));
             }
             for (error, effect) in outcome.errors {
                 complain(document, &draft, error, effect);
             }
+        }
+        // Not of EndpointSlices alone: most of a large folder is them, and nothing is wrong with one beside others.
+        if document.objects.iter().any(|(key, _)| key.kind != Kind::EndpointSlice) {
+            document.source = Source::new(text, places);
         }
     }
 

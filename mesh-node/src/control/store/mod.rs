@@ -247,6 +247,25 @@ impl Store {
         Some((place.clone(), self.line(place)))
     }
 
+    /// Finds the line of a problem that nobody looked for yet.
+    pub fn locate(&self, problem: &mut Problem) {
+        let Problem { place, line, complaint } = problem;
+        let placed = place
+            .document
+            .checked_sub(1)
+            .and_then(|index| self.files.get(&place.file).and_then(|file| file.documents.get(index)));
+        let (0, Some(placed), Some(object), Some(field)) =
+            (complaint.line, placed, &complaint.object, &complaint.field)
+        else {
+            return;
+        };
+        let found = key_of(object).and_then(|key| placed.document.find(&key, field));
+        if let Some((field, line_in_document)) = found {
+            *line = placed.line + line_in_document - 1;
+            (complaint.line, complaint.field) = (line_in_document, Some(field));
+        }
+    }
+
     fn replace(&mut self, place: &Place, old: Option<&Arc<Document>>, new: Option<&Arc<Document>>) {
         for (key, _) in old.into_iter().flat_map(|document| &document.objects) {
             self.retract(key, place);
@@ -335,7 +354,7 @@ impl Store {
                 (format!("also stands in {others}; this one does not count"), Effect::NotInForce)
             };
             let complaint = Complaint {
-                line: 1,
+                line: 0,
                 object: Some(ObjectName::from(key)),
                 field: Some("metadata.name".to_owned()),
                 reason,
