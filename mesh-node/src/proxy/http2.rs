@@ -145,7 +145,7 @@ impl Proxy {
                 };
                 proxy.http2_arrived(&pod, place, facts, service)
             };
-            let served = proxy.http2.server.serve_tls(socket, &identity, handshake, begin).await;
+            let served = proxy.http2.server.serve_tls((socket, peer.ip()), &identity, handshake, begin).await;
             if let Some(reason) = served.as_ref().err().filter(|error| error.is_of_handshake()) {
                 proxy.report_unresolved(&pod, Between::inbound(peer, local), reason.reason());
             }

@@ -28,6 +28,7 @@ use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
 use super::settings::Settings;
+use super::sources::Sources;
 use super::upload::{RequestBody, Upload};
 use crate::identity::Identities;
 use crate::transport::handshakes::{Handshakes, Source};
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     /// Who is at the other ends of our TLS.
     pub(super) peers: Rc<Peers>,
     pub(super) handshakes: Handshakes,
+    /// Who has connections of our TLS open here.
+    pub(super) sources: Rc<Sources>,
 }
 
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;

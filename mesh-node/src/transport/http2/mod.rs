@@ -21,6 +21,7 @@ mod request;
 mod runtime;
 mod serve;
 mod settings;
+mod sources;
 mod upload;
 
 pub use answer::{OwnAnswer, is_grpc_type};

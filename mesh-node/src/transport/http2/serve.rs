@@ -1,7 +1,9 @@
 //! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
 
+use std::error::Error as _;
 use std::future::pending;
 use std::io;
+use std::net::IpAddr;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -28,6 +30,7 @@ use super::runtime::server_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
 use crate::transport::TunnelLoss;
+use crate::transport::connect;
 use crate::transport::handshakes::{Handshakes, Place};
 
 /// HTTP/2 of one core. A clone shares its connections.
@@ -42,6 +45,9 @@ pub enum ServeError {
     /// The socket cannot be used.
     #[error("use the caller's socket")]
     Socket(#[source] io::Error),
+    /// The caller's address has as many connections to this core as it may.
+    #[error("the caller's address has too many connections")]
+    TooMany,
     /// The pod has no certificate to accept with.
     #[error("accept TLS")]
     NoIdentity(#[source] Unavailable),
@@ -66,7 +72,11 @@ impl ServeError {
     /// Whether it ended before anybody was asked about it.
     pub fn is_of_handshake(&self) -> bool {
         match self {
-            Self::Socket(_) | Self::NoIdentity(_) | Self::Handshake(_) | Self::HandshakeTimeout => true,
+            Self::Socket(_)
+            | Self::TooMany
+            | Self::NoIdentity(_)
+            | Self::Handshake(_)
+            | Self::HandshakeTimeout => true,
             Self::NotTrusted | Self::NotServed | Self::Http(_) => false,
         }
     }
@@ -75,13 +85,30 @@ impl ServeError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Socket(_) => "socket_error",
+            Self::TooMany => TunnelLoss::TooMany.reason(),
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Handshake(failure) => failure.as_str(),
             Self::HandshakeTimeout => "handshake_timeout",
             Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
-            Self::Http(_) => "http2_error",
+            Self::Http(error) => reason_of(error),
         }
+    }
+}
+
+/// What became of a connection over which HTTP/2 ended early, in the words for tunnels.
+fn reason_of(error: &hyper::Error) -> &'static str {
+    if error.is_timeout() {
+        return TunnelLoss::Silent.reason();
+    }
+    let source = error.source();
+    if source.is_some_and(|source| source.is::<io::Error>()) {
+        return TunnelLoss::Closed.reason();
+    }
+    match source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+        // What h2 itself objects to in what the peer sent, or what the peer says of us.
+        Some(error) if error.is_library() || error.is_remote() => TunnelLoss::Violation.reason(),
+        _ => "http2_error",
     }
 }
 
@@ -92,7 +119,8 @@ impl Http2 {
         let peers = Rc::<Peers>::default();
         let http2 = Pool::new(settings.clone(), identities.clone(), peers.clone());
         let http1 = IdlePool::new(settings.clone());
-        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes, peers }) }
+        let sources = Rc::default();
+        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes, peers, sources }) }
     }
 
     /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. Dropping the future ends
@@ -105,7 +133,7 @@ impl Http2 {
         self.serve_stream(stream, conductor, None).await
     }
 
-    /// Accepts our TLS as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
+    /// Accepts our TLS from `address` as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
     /// verified and before a byte of what it says is read; it gets the name of the Service that the caller says it
     /// dialled (SNI), and returns `None` for a caller that is not served at all. When the caller's certificate ends,
     /// it is told to go. `place` is given back once the handshake has ended.
@@ -114,12 +142,16 @@ impl Http2 {
     /// [`ServeError`] if TLS did not come about, or the connection ended before its time.
     pub async fn serve_tls<C: Conductor>(
         &self,
-        socket: OwnedFd,
+        (socket, address): (OwnedFd, IpAddr),
         local: &SpiffeId,
         place: Place,
         begin: impl FnOnce(Peer, Option<&str>) -> Option<Rc<C>>,
     ) -> Result<(), ServeError> {
-        let Shared { settings, identities, .. } = &*self.shared;
+        let Shared { settings, identities, sources, .. } = &*self.shared;
+        let Some(_counted) = sources.take(address, settings.connections_per_source) else {
+            connect::reset_on_close(&socket);
+            return Err(ServeError::TooMany);
+        };
         let config = identities.server(local, Alpn::H2).map_err(ServeError::NoIdentity)?;
         let stream = stream_of(socket).map_err(ServeError::Socket)?;
         let stream = timeout(settings.handshake_timeout, TlsAcceptor::from(config).accept(stream))

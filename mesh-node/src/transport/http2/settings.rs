@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{HttpConfig, TunnelConfig};
+use crate::transport::tunnel;
 
 /// Limits and deadlines. The defaults hold against the attacks of the house's list (resets, continuations, header
 /// bombs, empty frames) together with h2's own budgets, which are on by default.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub connection_window: u32,
     /// Streams that we put on one connection before another one is opened.
     pub streams_per_connection: u32,
+    /// Connections accepted from one address that are open at a time, on each core: as many as tunnels.
+    pub connections_per_source: usize,
     /// Connections to one endpoint for one pod; more streams share those.
     pub connections_per_endpoint: usize,
     /// Idle HTTP/1.1 connections kept for one application and caller.
@@ -66,6 +69,7 @@ impl Default for Settings {
             send_buffer: 64 << 10,
             connection_window: 16 << 20,
             streams_per_connection: 200,
+            connections_per_source: tunnel::Settings::default().tunnels_per_source,
             connections_per_endpoint: 4,
             idle_per_application: 64,
             connect_timeout: Duration::from_secs(5),

@@ -258,6 +258,32 @@ fn a_caller_that_stays_after_its_certificate_is_served_no_more() {
 }
 
 #[test]
+fn what_is_no_http_is_the_peers_fault() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let mut peer = world.raw_peer().await;
+        peer.write_all(&[b'x'; 100]).await.unwrap();
+        eventually("the connection ends", || !world.ended.borrow().is_empty()).await;
+        assert_eq!(*world.ended.borrow(), ["tunnel_violation"]);
+    });
+}
+
+#[test]
+fn a_source_has_no_more_connections_than_it_may() {
+    on_one_core(async {
+        let settings = Settings { connections_per_source: 1, ..Settings::default() };
+        let world = World::start_with(Protocol::Grpc, settings).await;
+        let caller = world.caller().await;
+        assert_eq!(caller.ask(grpc("/e/U", "x")).await.unwrap().trailer("grpc-status"), Some("0"));
+        let mut second = TcpStream::connect(world.destination_address()).await.unwrap();
+        let refused = second.read_to_end(&mut Vec::new()).await;
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(*world.ended.borrow(), ["too_many_tunnels"]);
+        assert_eq!(caller.ask(grpc("/e/U", "x")).await.unwrap().trailer("grpc-status"), Some("0"));
+    });
+}
+
+#[test]
 fn a_peer_that_asks_for_nothing_is_not_waited_for() {
     on_one_core(async {
         let settings = Settings { handshake_timeout: Duration::from_millis(200), ..Settings::default() };

@@ -59,6 +59,8 @@ pub(super) struct World {
     pub(super) answered: RefCell<Vec<StatusCode>>,
     /// Where agent B listens.
     pub(super) agent: SocketAddr,
+    /// Why agent B served callers no longer, or not at all.
+    pub(super) ended: RefCell<Vec<&'static str>>,
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
@@ -196,6 +198,7 @@ impl World {
             malformed: RefCell::default(),
             answered: RefCell::default(),
             agent: listener.local_addr().unwrap(),
+            ended: RefCell::default(),
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
@@ -248,8 +251,11 @@ impl World {
                         Some(Rc::new(Deciding { facts, leave, world: world.clone() }))
                     };
                     let place = world.handshakes.take(Source::Address(client.ip())).unwrap();
-                    let served = world.destination.serve_tls(fd(socket), &id(account), place, begin).await;
-                    drop(served);
+                    let served = world
+                        .destination
+                        .serve_tls((fd(socket), client.ip()), &id(account), place, begin)
+                        .await;
+                    world.ended.borrow_mut().extend(served.err().map(|error| error.reason()));
                 });
             }
         });
