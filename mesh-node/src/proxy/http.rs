@@ -23,7 +23,7 @@ use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
 use super::request::{Reported, RequestSide, RequestSides, arrived_here};
 use super::response::{Rejection, flags_of};
-use super::under_way::UnderWay;
+use super::under_way::{UnderWay, still_permitted};
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::{Course, TunnelKey};
@@ -93,12 +93,15 @@ impl Core {
         Ok((Exchange(Box::new(Kept { busy, sides, under_way })), course))
     }
 
-    /// Whether a request under way would be let through now.
-    pub(super) fn request_holds(&self, record: &Record, exchange: &Exchange) -> bool {
-        let Some((under_way, http)) = exchange.0.under_way.as_ref().zip(record.as_http()) else {
-            return true;
-        };
-        under_way.still_permitted(&self.snapshot(), http)
+    /// Whether a request under way would be let through now, on its connection; its record names what forbids it.
+    pub(super) fn request_holds(&self, record: &Record, exchange: &mut Exchange) -> bool {
+        let Some(http) = record.as_http() else { return true };
+        let Kept { under_way, sides, .. } = &mut *exchange.0;
+        let Err(denial) = still_permitted(&self.snapshot(), http, under_way.as_ref()) else { return true };
+        self.shared.metrics.refused(denial.reason.code());
+        let rejection = Rejection::Denied(denial);
+        sides.iter_mut().for_each(|side| side.denied(&rejection));
+        false
     }
 
     /// Another endpoint for a request whose endpoint was not there.

@@ -32,7 +32,7 @@ use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
 use super::request::{Reported, RequestSides, arrived_here};
 use super::response::Rejection;
-use super::under_way::UnderWay;
+use super::under_way::{UnderWay, still_permitted};
 use super::{Between, Core, Proxy, dial_from, dial_own};
 use crate::identity::{Identities, Peer};
 use crate::telemetry::chain::Chain;
@@ -69,6 +69,8 @@ pub(super) struct Http2Connection {
 struct Open {
     under_way: Option<UnderWay>,
     cut: Cut,
+    /// What forbids it by now.
+    denied: Option<Rejection>,
 }
 
 /// What is kept with a request, from its head to its end.
@@ -236,9 +238,10 @@ impl Http2Connection {
             self.leave.notify_one();
         }
         let http = record.as_http().expect("it has requests");
-        for (_, open) in self.exchanges.borrow().iter() {
-            let goes_on = open.under_way.as_ref().is_none_or(|kept| kept.still_permitted(snapshot, http));
-            if !(holds && goes_on) {
+        for (_, open) in self.exchanges.borrow_mut().iter_mut() {
+            if let Err(denial) = still_permitted(snapshot, http, open.under_way.as_ref()) {
+                self.proxy.shared.metrics.refused(denial.reason.code());
+                open.denied = Some(Rejection::Denied(denial));
                 open.cut.now();
             }
         }
@@ -284,7 +287,7 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let kind = request.headers.iter().find(|(name, _)| *name == b"content-type");
         Http2Exchange {
             connection: self.clone(),
-            key: self.exchanges.borrow_mut().insert(Open { under_way: None, cut }),
+            key: self.exchanges.borrow_mut().insert(Open { under_way: None, cut, denied: None }),
             began: Instant::now(),
             is_grpc: kind.is_some_and(|(_, kind)| is_grpc_type(kind)),
             status: 0,
@@ -449,7 +452,13 @@ impl Exchange for Http2Exchange {
             response_bytes: end.response_bytes,
             duration: self.began.elapsed(),
         };
-        for side in self.sides.drain(..) {
+        let open = self.connection.exchanges.borrow();
+        let denied = open.get(self.key).and_then(|open| open.denied.as_ref());
+        let denied = denied.filter(|_| reason == Ending::Cut.as_str());
+        for mut side in self.sides.drain(..) {
+            if let Some(rejection) = denied {
+                side.denied(rejection);
+            }
             side.ended(&reported);
         }
     }

@@ -212,8 +212,19 @@ impl Conductor for Proxy {
         self.peeked(pod, accepted, first)
     }
 
-    fn not_begun(&mut self, pod: &PodHandle, peer: SocketAddr, local: SocketAddr, reason: CloseReason) {
-        self.report_unresolved(pod, Between::inbound(peer, local), reason.reason());
+    fn not_begun(
+        &mut self,
+        pod: &PodHandle,
+        direction: Direction,
+        accepted: &Accepted<'_>,
+        reason: CloseReason,
+    ) {
+        let mut between = Between::accepted(direction, accepted);
+        if direction == Direction::Outbound {
+            // Taken whatever becomes of the connection, as of one that is decided.
+            between.address = self.original_dst(pod, accepted).unwrap_or(between.address);
+        }
+        self.report_unresolved(pod, between, reason.reason());
     }
 
     fn accept_h2(
@@ -311,7 +322,7 @@ impl Conductor for Proxy {
         }
     }
 
-    fn request_still_permitted(&mut self, record: &Record, exchange: &Exchange) -> bool {
+    fn request_still_permitted(&mut self, record: &Record, exchange: &mut Exchange) -> bool {
         self.request_holds(record, exchange)
     }
 

@@ -157,6 +157,11 @@ impl Core {
 }
 
 impl RequestSide {
+    /// Says what forbids a request that was permitted once.
+    pub(super) fn denied(&mut self, rejection: &Rejection) {
+        describe_rejection(&mut self.log.record, rejection);
+    }
+
     /// Reports the end.
     pub(super) fn ended(mut self, reported: &Reported) {
         let protocol = match reported.protocol {

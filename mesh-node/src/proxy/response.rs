@@ -102,9 +102,9 @@ pub(super) fn flags_of(reason: CloseReason) -> ResponseFlags {
         CloseReason::Completed => ResponseFlags::None,
         CloseReason::ClientReset => ResponseFlags::DownstreamDisconnect,
         CloseReason::PeerReset(ResetReason::Denied) | CloseReason::NoLongerPermitted => ResponseFlags::Denied,
-        CloseReason::PeerReset(ResetReason::Overloaded) | CloseReason::Overloaded => {
-            ResponseFlags::UpstreamOverflow
-        }
+        CloseReason::PeerReset(ResetReason::Overloaded)
+        | CloseReason::Overloaded
+        | CloseReason::NoDescriptors => ResponseFlags::UpstreamOverflow,
         CloseReason::Connect(
             ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Local,
         )

@@ -2,6 +2,7 @@
 
 use mesh_common::model::{ConnectionFacts, Direction, RequestCopy, RequestFacts};
 use mesh_common::snapshot::Snapshot;
+use mesh_common::policy::{CarriedAs, Denial};
 use mesh_common::{policy, resolve};
 
 use super::record::HttpConnection;
@@ -25,10 +26,20 @@ impl UnderWay {
         is_ours.then(|| Self { request: RequestCopy::of(request), called: called.map(Box::new) })
     }
 
-    /// Whether it would be let through now.
-    pub(super) fn still_permitted(&self, snapshot: &Snapshot, http: &HttpConnection) -> bool {
+    fn still_permitted(&self, snapshot: &Snapshot, http: &HttpConnection) -> Result<(), Denial> {
         let facts = self.called.as_deref().unwrap_or(&http.facts);
         let destination = resolve::destination(snapshot, facts).with_detected(http.spoken);
-        self.request.show(|request| policy::authorize_request(snapshot, facts, &destination, request).is_ok())
+        self.request
+            .show(|request| policy::authorize_request(snapshot, facts, &destination, request).map(drop))
     }
+}
+
+/// Whether a request, `kept` if it is decided here, would be let through now, and so would its connection.
+pub(super) fn still_permitted(
+    snapshot: &Snapshot,
+    http: &HttpConnection,
+    kept: Option<&UnderWay>,
+) -> Result<(), Denial> {
+    policy::recheck(snapshot, &http.facts, CarriedAs::Requests(http.spoken))?;
+    kept.map_or(Ok(()), |kept| kept.still_permitted(snapshot, http))
 }

@@ -40,6 +40,8 @@ pub enum CloseReason {
     Draining,
     /// A limit of this daemon is reached.
     Overloaded,
+    /// This daemon has no descriptor left.
+    NoDescriptors,
     /// The bytes are not what they were announced to be.
     BadMessage,
     /// A fault of our own.
@@ -100,6 +102,7 @@ impl CloseReason {
             Self::NoLongerPermitted => "no_longer_permitted",
             Self::Draining => "draining",
             Self::Overloaded => "overloaded",
+            Self::NoDescriptors => "no_descriptors",
             Self::BadMessage => "bad_message",
             Self::Internal => "internal",
         }
@@ -121,7 +124,7 @@ impl CloseReason {
             }
             Self::IdleTimedOut => ResetReason::IdleTimedOut,
             Self::NoLongerPermitted => ResetReason::Denied,
-            Self::Overloaded => ResetReason::Overloaded,
+            Self::Overloaded | Self::NoDescriptors => ResetReason::Overloaded,
             Self::BadMessage => ResetReason::BadMessage,
         }
     }

@@ -71,3 +71,29 @@ fn run(mesh: &Mesh, arguments: &[&str], event: &str) -> Result<Vec<serde_json::V
     let output = process.wait(Duration::from_secs(60))?.success("mesh-test-pod")?;
     Ok(events(&output, event))
 }
+
+#[test]
+fn a_connection_to_the_daemons_own_listener_is_refused_and_told() {
+    pair().run(|mesh| {
+        let sockets = mesh.pod("client").output("cat", &["/proc/self/net/tcp"], Duration::from_secs(5))?;
+        // Only the daemon listens on loopback in there: state 0A is LISTEN (include/net/tcp_states.h).
+        let listening = sockets.stdout.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A"));
+        let ports: Vec<u16> = listening
+            .filter_map(|line| line.split_whitespace().nth(1)?.strip_prefix("0100007F:"))
+            .filter_map(|port| u16::from_str_radix(port, 16).ok())
+            .collect();
+        assert!(!ports.is_empty(), "{}", sockets.stdout);
+        for port in ports {
+            let dialled = mesh.pod("client").dial(([127, 0, 0, 1], port).into()).send("x").run()?;
+            assert_eq!(dialled.refusal(), Some("reset"), "{dialled:?}");
+        }
+        for (direction, pod) in [("outbound", "src.workload"), ("inbound", "dst.workload")] {
+            let record = mesh.a().record("the refusal", |record| {
+                record["reason"] == "no_original_destination" && record["direction"] == direction
+            })?;
+            assert_eq!(record[pod], "shop/client", "{record}");
+            assert_eq!(record["verdict"], "undecided", "{record}");
+        }
+        Ok(())
+    });
+}

@@ -135,9 +135,11 @@ fn an_edit_ends_the_calls_that_it_no_longer_permits_and_no_other() {
         assert_ne!(ended.grpc_status.as_deref(), Some("0"), "{ended:?}");
         let whole = open.finish()?;
         assert_eq!((whole.ended.as_str(), whole.grpc_status.as_deref()), ("eof", Some("0")), "{whole:?}");
-        mesh.b().record("the cut", |record| {
+        let record = mesh.b().record("the cut", |record| {
             record["http.path"] == SECRET && record["reason"] == "no_longer_permitted"
         })?;
+        assert_eq!(record["policy"], "AuthorizationPolicy shop/no-secret rules[0]", "{record}");
+        assert_eq!(record["verdict"], "denied", "{record}");
         Ok(())
     });
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::{ECHO, HTTP, SERVER, at, node, request, server, service};
-use mesh_test_harness::clients::{Held, Response};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::clients::{Held, Reading, Response};
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
 use mesh_test_harness::process::Process;
 use mesh_test_harness::servers::{Kind, Server};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// The limit in these tests, whatever it is a limit of.
 const LIMIT: usize = 4;
@@ -265,4 +267,50 @@ fn timed(flags: &[&str], test: impl FnOnce(&Mesh) -> Result<()>) {
         );
         Ok(())
     });
+}
+
+#[test]
+fn a_connection_for_which_no_descriptor_is_left_has_its_record() {
+    let scenario = Scenario::new(vec![PodSpec::new("client")], vec![server("server")]).service(service());
+    scenario.run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let client = mesh.pod("client");
+        client.echo(at(ECHO))?;
+        let free = leave_spare_descriptors(mesh.node("node-a").id())?;
+        let dial = || client.dial(at(ECHO)).send(PLAINTEXT_MARKER).start();
+        // What is open takes the numbers that were free below the limit.
+        let open: Vec<Reading> = (0..=free).map(|_| dial()).collect::<Result<_>>()?;
+        let record =
+            mesh.node("node-a").record("the refusal", |record| record["reason"] == "no_descriptors")?;
+        for (field, wanted) in [
+            ("direction", "outbound"),
+            ("verdict", "undecided"),
+            ("src.workload", "shop/client"),
+            ("dst.addr", &at(ECHO).to_string()),
+        ] {
+            assert_eq!(record[field], wanted, "{record}");
+        }
+        drop(open);
+        Ok(())
+    });
+}
+
+/// Leaves an agent no descriptors but those that are free below its spare ones: how many these are.
+fn leave_spare_descriptors(agent: u32) -> Result<usize> {
+    let mut spare = 0;
+    let mut taken = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{agent}/fd"))? {
+        let entry = entry?;
+        let number: u64 = entry.file_name().to_string_lossy().parse()?;
+        taken.push(number);
+        if std::fs::read_link(entry.path())?.as_os_str() == "/dev/null" {
+            spare = spare.max(number);
+        }
+    }
+    let limit = spare + 1;
+    let agent = i32::try_from(agent).ok().and_then(Pid::from_raw).context("a process has an id")?;
+    let all = getrlimit(Resource::Nofile);
+    prlimit(Some(agent), Resource::Nofile, Rlimit { current: Some(limit), maximum: all.maximum })?;
+    let below = taken.iter().filter(|number| **number < limit).count();
+    Ok(usize::try_from(limit)? - below)
 }

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use mesh_test_e2e::{
-    HTTP, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request, server, service,
-    unreadable_is_told,
+    HTTP, SERVER, UNDECLARED, at, dry_run, dry_run_is_reported, from_account, pair, policy, request, server,
+    service, unreadable_is_told,
 };
+use mesh_test_harness::clients::Dialled;
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
-use mesh_test_harness::objects::PodSpec;
+use mesh_test_harness::objects::{PodSpec, ServiceSpec};
 use mesh_test_harness::servers::{Kind, Server};
 
 /// What an application may take for `/admin`: none may pass a DENY on it.
@@ -181,6 +182,48 @@ fn an_open_connection_of_bytes_does_not_outlive_a_new_rule_about_requests() {
         assert_eq!(record["policy"], "AuthorizationPolicy shop/no-admin rules[0]", "{record}");
         assert_eq!(record["verdict"], "denied", "{record}");
         kept.finish()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_request_that_an_edit_cuts_off_names_the_policy_that_did() {
+    with_server(pair(), |mesh, server| {
+        let slow = mesh.pod("client").dial(at(80)).send(request("GET /delay/20000", "")).until_bytes(12);
+        let slow = slow.timeout(PATIENCE).start()?;
+        eventually("the request is at the server", PATIENCE, || server.events("request").pop())?;
+        let rules = "- to:\n    - operation:\n        paths: [/delay/*]\n";
+        mesh.config().write("policy", &policy("no-delay", "DENY", rules))?;
+        let record = mesh.b().record("the cut", |record| record["reason"] == "no_longer_permitted")?;
+        assert_eq!(record["http.path"], "/delay/20000", "{record}");
+        assert_eq!(record["policy"], "AuthorizationPolicy shop/no-delay rules[0]", "{record}");
+        assert_eq!(record["verdict"], "denied", "{record}");
+        let Dialled::Connected(seen) = slow.finish()? else { panic!("the connection was open") };
+        assert!(seen.received.starts_with("HTTP/1.1 403 "), "{seen:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn bytes_that_fall_back_on_a_pod_that_asks_about_requests_are_refused_with_the_reason() {
+    let near = PodSpec::new("near").label("app", "server").label("judged", "by-requests");
+    let far = PodSpec::new("far").label("app", "server");
+    let what = ServiceSpec::new("server", &[SERVER.into()]).port("what", UNDECLARED, UNDECLARED);
+    let rules = "- to:\n    - operation:\n        paths: [/admin]\n";
+    let scenario = Scenario::new(vec![PodSpec::new("client"), near], vec![far]).service(what);
+    let judged = policy("no-admin", "DENY", rules).replace("app: server", "judged: by-requests");
+    scenario.objects("policy", &judged).run(|mesh| {
+        // Nobody listens in `far`: who begins there, as a stream of bytes, goes on to `near`.
+        let server = mesh.pod("near").serve(Kind::Http, UNDECLARED)?;
+        let record = eventually("one that began with the far pod", PATIENCE, || {
+            mesh.pod("client").http_bytes(at(UNDECLARED), request("GET /open", "")).ok()?;
+            let records = mesh.node("node-a").records().into_iter();
+            records.rev().find(|record| record["reason"] == "request_rules_need_http")
+        })?;
+        assert_eq!(record["verdict"], "denied", "{record}");
+        assert_eq!(record["dst.workload"], "shop/near", "{record}");
+        let whole = mesh.node("node-a").records().into_iter().filter(|record| record["http.status"] == 200);
+        assert!(server.events("request").len() <= whole.count(), "what was refused is not seen");
         Ok(())
     });
 }

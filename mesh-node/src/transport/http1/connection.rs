@@ -170,8 +170,8 @@ impl<X> Http<X> {
     }
 
     /// What the conductor keeps with the exchange under way.
-    pub(in crate::transport) fn exchange(&self) -> Option<&X> {
-        self.relay.plan().map(|planned| &planned.exchange)
+    pub(in crate::transport) fn exchange_mut(&mut self) -> Option<&mut X> {
+        self.relay.plan_mut().map(|planned| &mut planned.exchange)
     }
 
     /// When to look again, given when something last moved.

@@ -48,6 +48,7 @@ pub(super) fn answer(reason: CloseReason) -> LocalAnswer<'static> {
         | CloseReason::TunnelLost(_)
         | CloseReason::Draining
         | CloseReason::Overloaded
+        | CloseReason::NoDescriptors
         | CloseReason::Internal => (503, "upstream connect error or disconnect before headers"),
     };
     LocalAnswer { status, text, reason: reason.reason() }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesh_common::model::Direction;
 use mesh_common::tunnel::{Hello, MAX_HELLO, hello};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::net::RecvFlags;
 
 use super::begin::Near;
 use super::conductor::{Accepted, Conductor, FirstBytes, Inbound, Refusal};
@@ -130,7 +130,7 @@ impl<C: Conductor> Engine<C> {
             }
             Ok(Inbound::Peek) => {
                 let Some(place) = self.core.handshakes.take(Source::Address(peer.ip())) else {
-                    self.conductor.not_begun(&pod, peer, local, CloseReason::Overloaded);
+                    self.conductor.not_begun(&pod, Direction::Inbound, &accepted, CloseReason::Overloaded);
                     return connect::reset_on_close(&socket);
                 };
                 let deadline = self.core.now.after(self.core.settings.detect_timeout);
@@ -142,7 +142,9 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn not_begun(&mut self, detecting: &Detecting<C::Pod>, reason: CloseReason) {
-        self.conductor.not_begun(&detecting.pod, detecting.peer, detecting.local, reason);
+        let Detecting { socket, pod, peer, local, .. } = detecting;
+        let accepted = Accepted { socket: socket.as_fd(), peer: *peer, local: *local };
+        self.conductor.not_begun(pod, Direction::Inbound, &accepted, reason);
     }
 
     fn near(&self, socket: OwnedFd, started: Tick) -> Near {
@@ -235,9 +237,13 @@ impl<C: Conductor> Engine<C> {
         self.core.counters.refused_descriptors.add(1);
         self.spare = None;
         if let Some(listener) = self.listeners.get(key)
-            && let Ok(socket) = rustix::net::accept_with(listener.socket.as_fd(), SocketFlags::CLOEXEC)
+            && let Ok(accepted) = capture::accept(listener.socket.as_fd())
         {
+            let capture::Accepted { socket, peer, local } = accepted;
             connect::reset_on_close(&socket);
+            let (pod, direction) = (listener.pod.clone(), listener.direction);
+            let accepted = Accepted { socket: socket.as_fd(), peer, local };
+            self.conductor.not_begun(&pod, direction, &accepted, CloseReason::NoDescriptors);
         }
         self.spare = super::engine::spare();
         self.core.ready.push_back(Job::Listener(key));

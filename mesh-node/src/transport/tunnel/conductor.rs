@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -157,10 +157,15 @@ pub trait Conductor: Sized + 'static {
         first: FirstBytes<'_>,
     ) -> Result<(Self::Record, Course), Refusal>;
 
-    /// Told of an inbound connection that ended before anything was decided: too many are at that point, or its peer
-    /// went away.
-    fn not_begun(&mut self, pod: &Self::Pod, peer: SocketAddr, local: SocketAddr, reason: CloseReason) {
-        let _ = (pod, peer, local, reason);
+    /// Told of a connection that ended before anything was decided: too many are at that point, or its peer went away.
+    fn not_begun(
+        &mut self,
+        pod: &Self::Pod,
+        direction: Direction,
+        accepted: &Accepted<'_>,
+        reason: CloseReason,
+    ) {
+        let _ = (pod, direction, accepted, reason);
     }
 
     /// Takes an inbound connection whose ClientHello offers `nodemesh/h2`; nothing of it has been read. `place` is
@@ -253,8 +258,9 @@ pub trait Conductor: Sized + 'static {
     /// Told of a request that was answered with its status before anybody was asked: it could not be understood.
     fn request_refused(&mut self, record: &mut Self::Record, refusal: http1::Refusal, asked: http1::AskedFor);
 
-    /// Asked for every exchange when the engine is told to look again: whether it is still permitted.
-    fn request_still_permitted(&mut self, record: &Self::Record, exchange: &Self::Exchange) -> bool;
+    /// Asked for every exchange when the engine is told to look again: whether it is still permitted. `exchange` is to say
+    /// why not.
+    fn request_still_permitted(&mut self, record: &Self::Record, exchange: &mut Self::Exchange) -> bool;
 
     /// Begins a TCP connection of [`Course::Direct`]. Overridden to tell the kernel, before the connect, whom the
     /// application is to see.

@@ -291,13 +291,13 @@ impl<C: Conductor> Engine<C> {
         for key in self.connections.keys() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let permitted = self.conductor.still_permitted(&mut connection.record);
-            match &connection.kind {
+            match &mut connection.kind {
                 Kind::Pump(_) | Kind::Joined(_) if !permitted => {
                     self.end(key, CloseReason::NoLongerPermitted)
                 }
                 Kind::Pump(_) | Kind::Joined(_) => {}
                 Kind::Http(http) => {
-                    let exchange = http.exchange();
+                    let exchange = http.exchange_mut();
                     let goes_on = exchange.is_none_or(|exchange| {
                         self.conductor.request_still_permitted(&connection.record, exchange)
                     });

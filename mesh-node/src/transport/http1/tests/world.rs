@@ -191,7 +191,7 @@ impl Conductor for Judge {
         self.log.refusals.lock().unwrap().push(refusal);
     }
 
-    fn request_still_permitted(&mut self, (): &(), _: &String) -> bool {
+    fn request_still_permitted(&mut self, (): &(), _: &mut String) -> bool {
         self.permitted
     }
 

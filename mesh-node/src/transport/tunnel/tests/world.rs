@@ -181,7 +181,7 @@ impl Conductor for Script {
 
     fn request_refused(&mut self, _: &mut u32, _: http1::Refusal, _: http1::AskedFor) {}
 
-    fn request_still_permitted(&mut self, _: &u32, (): &()) -> bool {
+    fn request_still_permitted(&mut self, _: &u32, (): &mut ()) -> bool {
         self.permitted
     }
 
