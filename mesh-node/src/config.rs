@@ -109,6 +109,8 @@ pub struct HttpConfig {
     pub max_headers: usize,
     /// From a request's first byte to the end of its head.
     pub header_timeout: Duration,
+    /// Bytes per second of a request's body, at least.
+    pub min_body_rate: u64,
     /// Between two requests of one connection.
     pub idle_timeout: Duration,
 }
@@ -191,6 +193,7 @@ impl From<AgentArgs> for Config {
                 max_header_bytes: http.max_header_bytes as usize,
                 max_headers: http.max_headers as usize,
                 header_timeout: http.header_timeout,
+                min_body_rate: http.min_body_rate.into(),
                 idle_timeout: http.http_idle_timeout,
             },
             limits: LimitConfig {

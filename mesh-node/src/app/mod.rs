@@ -260,6 +260,7 @@ fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
                 ..http1::Limits::default()
             },
             header_timeout: http.header_timeout,
+            body_rate: http.min_body_rate,
             idle_timeout: http.idle_timeout,
             ..HttpSettings::default()
         },

@@ -1,8 +1,8 @@
 //! A request that is not over, kept so that it can be decided again when policy changes.
 
 use mesh_common::model::{ConnectionFacts, Direction, RequestCopy, RequestFacts};
-use mesh_common::snapshot::Snapshot;
 use mesh_common::policy::{CarriedAs, Denial};
+use mesh_common::snapshot::Snapshot;
 use mesh_common::{policy, resolve};
 
 use super::record::HttpConnection;

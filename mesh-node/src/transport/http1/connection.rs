@@ -8,6 +8,7 @@ use mesh_common::http1::{
 };
 use mesh_common::tunnel::{StreamId, StreamToken};
 
+use super::pace::Pace;
 use super::settings::{HttpSettings, LINGER};
 use super::socket::Socket;
 use super::{HttpCourse, RequestCourse};
@@ -28,6 +29,8 @@ pub(in crate::transport) struct Http<X> {
     /// What it waits for, and since when.
     waiting: Waiting,
     pub(super) since: Tick,
+    /// Of the body that it waits for.
+    pub(super) pace: Pace,
     /// After what is to be sent: half-close towards the client.
     pub(super) finish_client: bool,
     /// After what is to be sent: half-close towards the upstream.
@@ -136,6 +139,7 @@ impl<X> Http<X> {
             strip: StripList { names },
             waiting: Waiting::Request,
             since: now,
+            pace: Pace::begins(now),
             finish_client: false,
             finish_upstream: false,
             closing: None,
@@ -188,7 +192,7 @@ impl<X> Http<X> {
             Waiting::Request if self.is_new && self.preface_began => self.since.after(http.header_timeout),
             Waiting::Request => after(http.idle_timeout),
             Waiting::Head => self.since.after(http.header_timeout),
-            Waiting::Body => after(http.body_timeout),
+            Waiting::Body => after(http.body_timeout).min(self.pace.deadline(http)),
             Waiting::Response | Waiting::Opaque => after(settings.idle_timeout),
             Waiting::Nothing => after(LINGER),
         }
@@ -202,11 +206,16 @@ impl<X> Http<X> {
     /// Notes a change of what it waits for; says whether the deadline may have come nearer.
     pub(super) fn note_waiting(&mut self, now: Tick) -> bool {
         let waiting = self.relay.waiting();
+        if !self.relay.wants_client() {
+            // It is held up by who takes the body, not slow.
+            self.pace = Pace::begins(now);
+        }
         if waiting == self.waiting {
             return false;
         }
         self.waiting = waiting;
         self.since = now;
+        self.pace = Pace::begins(now);
         matches!(waiting, Waiting::Head | Waiting::Body | Waiting::Nothing)
     }
 

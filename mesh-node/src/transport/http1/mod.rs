@@ -24,6 +24,7 @@ mod commands;
 mod connection;
 mod ends;
 mod failure;
+mod pace;
 mod preface;
 mod settings;
 mod socket;

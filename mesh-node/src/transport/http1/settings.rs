@@ -15,6 +15,8 @@ pub struct HttpSettings {
     pub idle_timeout: Duration,
     /// A body of which nothing more arrives.
     pub body_timeout: Duration,
+    /// `--min-body-rate`: bytes per second of a request's body, over each [`body_timeout`](Self::body_timeout).
+    pub body_rate: u64,
     /// A pooled connection to an application that nobody needs. Below the shortest keep-alive of common servers
     /// (5 s), so that they seldom close first.
     pub pool_idle_timeout: Duration,
@@ -31,6 +33,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(60),
+            body_rate: 16,
             pool_idle_timeout: Duration::from_secs(4),
             // Closing what finds no place costs more than keeping it: each close holds a port of the pod for a minute,
             // and without free ports every connect searches them all.

@@ -45,10 +45,14 @@ impl<C: Conductor> Engine<C> {
             out.expect(pieces.iter().map(|piece| piece.len()).sum());
             None
         });
+        let settings = self.core.settings.http;
         for piece in pieces {
             let commands = self.http_step(key, |http, bench| {
                 let from_client = http.is_client(stream);
                 http.stream_end(stream)?.unconsumed += piece.len();
+                if from_client {
+                    http.pace.came(piece.len(), bench.now, &settings);
+                }
                 Some(http.ask(bench, |relay, court| match from_client {
                     true => relay.client_bytes(piece, court),
                     false => relay.upstream_bytes(piece, court),
@@ -141,6 +145,7 @@ impl<C: Conductor> Engine<C> {
         if !self.http_may_read(key) {
             return false;
         }
+        let settings = self.core.settings.http;
         let mut input = self.core.lend_spoken();
         let mut moved = 0;
         let commands = self.http_step(key, |http, bench| {
@@ -154,6 +159,7 @@ impl<C: Conductor> Engine<C> {
                 Received::Nothing => None,
                 Received::Bytes(length) => {
                     moved = length;
+                    http.pace.came(length, bench.now, &settings);
                     Some(http.ask(bench, |relay, court| relay.client_bytes(&input[..length], court)))
                 }
                 Received::Ended => {

@@ -1,6 +1,6 @@
 //! How long a client may take, for real.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,27 @@ fn each_deadline_of_a_slow_client_holds() {
         assert!(answer.starts_with(expected), "{sent:?}: {answer:?}");
     }
     assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_body_that_drips_is_cut_off_though_something_always_comes() {
+    let each = Duration::from_secs(1);
+    let world = World::new();
+    let http = HttpSettings { body_timeout: each, body_rate: 1000, ..HttpSettings::default() };
+    let local = judge(&world, Direction::Outbound, To::Application(polite(&Arc::default())));
+    let source = Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() });
+    let mut client = connect(source.address);
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let start = Instant::now();
+    let mut answer = [0; 12];
+    // The pace of the drip: a twentieth of the time in which another byte must come.
+    while client.read_exact(&mut answer).is_err() {
+        assert!(start.elapsed() < PATIENCE / 2, "still taken");
+        client.write_all(b"x").unwrap();
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(start.elapsed() >= each, "{:?}", start.elapsed());
 }
 
 #[test]
