@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use mesh_test_e2e::{ECHO, HTTP, SERVER, at, pair};
-use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
-use mesh_test_harness::servers::Kind;
+use mesh_test_harness::servers::{Kind, Server};
 
 /// Declared `grpc` on Service and pod.
 const GRPC: u16 = 50051;
@@ -50,6 +50,29 @@ fn certificates_rotate_under_http2_load_without_one_failure() {
         }
         let called = open.finish()?;
         assert_eq!(called.grpc_status.as_deref(), Some("0"), "{called:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_stops_under_http2_load_costs_no_call_that_another_pod_can_answer() {
+    let called = |name: &str| PodSpec::new(name).label("app", "server").port("grpc", GRPC);
+    let service = ServiceSpec::new("server", &[SERVER.into()]).port("grpc", GRPC, GRPC);
+    let scenario = Scenario::new(vec![PodSpec::new("client"), called("near")], vec![called("far")]);
+    scenario.service(service).run(|mesh| {
+        let near = mesh.pod("near").serve(Kind::Http2, GRPC)?;
+        let far = mesh.pod("far").serve(Kind::Http2, GRPC)?;
+        let flags = ["--grpc", "--path", "/echo.Echo/Unary", "--connections", "4", "--every-ms", "5"];
+        let load = mesh.pod("client").load(at(GRPC), &flags)?;
+        let answers = |server: &Server, count: usize| {
+            let wanted = server.events("request").len() + count;
+            eventually("calls go on", PATIENCE, || (server.events("request").len() >= wanted).then_some(()))
+        };
+        answers(&far, 50)?;
+        mesh.b().stop()?;
+        answers(&near, 100)?;
+        let loaded = load.finish()?;
+        assert!(loaded.answered > 150 && loaded.failed == 0, "{loaded:?}");
         Ok(())
     });
 }
