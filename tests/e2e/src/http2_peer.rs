@@ -11,12 +11,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_test_harness::pod::Pod;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
 use crate::peer::{Credentials, client_config};
 
 /// How long anything is waited for.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What the destination answered.
 #[derive(Clone, Debug)]
@@ -56,26 +57,48 @@ impl Http2Peer<'_> {
     /// # Errors
     /// As [`Self::ask`], for any of them.
     pub fn ask_at_once(&self, requests: Vec<Request<Empty<Bytes>>>) -> Result<Vec<Response>> {
+        self.with_connection(async |stream| converse(stream, requests).await)
+    }
+
+    /// Goes on asking on one connection whatever it is told, by hand and without reading, until `enough`.
+    ///
+    /// # Errors
+    /// The handshake fails, the destination ends the connection, or there is not enough in time.
+    pub fn ask_on_and_on(&self, enough: impl Fn() -> bool) -> Result<()> {
+        self.with_connection(async |mut stream| {
+            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+            let mut streams = (1_u32..).step_by(2);
+            while !enough() {
+                // HEADERS with END_STREAM and END_HEADERS: GET http://api.shop/ (RFC 7541 appendix A).
+                stream.write_all(b"\0\0\x0d\x01\x05").await?;
+                stream.write_all(&streams.next().context("a stream's number")?.to_be_bytes()).await?;
+                stream.write_all(b"\x82\x86\x84\x01\x08api.shop").await?;
+                // The pace of the requests: what ends them is told to nobody here.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn with_connection<T>(&self, use_it: impl AsyncFnOnce(Stream) -> Result<T>) -> Result<T> {
         let tcp = self.from.place().netns().run(|| Ok(TcpStream::connect_timeout(&self.to, LIMIT)?))?;
         tcp.set_nonblocking(true)?;
         let tls = TlsConnector::from(Arc::new(client_config(self.credentials, b"nodemesh/h2")?));
         let name = ServerName::try_from(self.service.to_owned())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            tokio::time::timeout(LIMIT, converse(tls, name, tcp, requests))
-                .await
-                .context("an answer in time")?
+            let used = async {
+                let stream = tls.connect(name, tokio::net::TcpStream::from_std(tcp)?).await;
+                use_it(stream.context("handshake")?).await
+            };
+            tokio::time::timeout(LIMIT, used).await.context("an answer in time")?
         })
     }
 }
 
-async fn converse(
-    tls: TlsConnector,
-    name: ServerName<'static>,
-    tcp: TcpStream,
-    requests: Vec<Request<Empty<Bytes>>>,
-) -> Result<Vec<Response>> {
-    let stream = tls.connect(name, tokio::net::TcpStream::from_std(tcp)?).await.context("handshake")?;
+type Stream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+async fn converse(stream: Stream, requests: Vec<Request<Empty<Bytes>>>) -> Result<Vec<Response>> {
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await

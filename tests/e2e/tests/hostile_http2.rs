@@ -131,6 +131,26 @@ fn requests_of_one_connection_hold_no_more_connections_than_a_pod_may_have() {
     });
 }
 
+#[test]
+fn a_peer_that_asks_on_after_its_certificate_is_refused_and_told() {
+    with_server(pair(), |mesh, server| {
+        let short = signed(mesh, |unusual| unusual.validity = (-60, 3))?;
+        let to = mesh.pod("server").at(PORT);
+        let peer = Http2Peer { from: mesh.pod("client"), to, credentials: Some(&short), service: SERVICE };
+        let late = |record: &serde_json::Value| record["reason"] == "expired" && record["http.path"] == "/";
+        peer.ask_on_and_on(|| mesh.node("node-b").records().iter().any(late))?;
+        let record = mesh.node("node-b").record("a late request", late)?;
+        assert_eq!(
+            (&record["verdict"], &record["src.identity"]),
+            (&"denied".into(), &CLIENT.into()),
+            "{record}"
+        );
+        let served = server.events("request").len();
+        assert!(served > 0, "it was served while its certificate held");
+        Ok(())
+    });
+}
+
 fn with_server(scenario: Scenario, test: impl FnOnce(&mut Mesh, &Server) -> Result<()>) {
     scenario.run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http2, PORT)?;
