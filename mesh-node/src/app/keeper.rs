@@ -26,7 +26,8 @@ use crate::telemetry::chain::Chain;
 
 /// How often is looked while pods fail, old connections end, capture is not proved, or the kernel refuses something.
 const LOOK_SOON: Duration = Duration::from_secs(1);
-/// How often otherwise: for links that were detached and left pinned, and for the first refusal.
+/// How often otherwise: for links that were detached and left pinned, for pods in another sandbox, and for the first
+/// refusal.
 const LOOK_RARELY: Duration = Duration::from_secs(5);
 /// Connections outside the mesh that are looked at again per look, at most about: 2 us each.
 const OUTSIDE: usize = 4096;
@@ -127,7 +128,7 @@ impl Keeper {
     }
 
     async fn look(&mut self) {
-        if self.failed > 0 {
+        if self.failed > 0 || self.pods.has_moved() {
             self.sync().await;
         }
         self.look_at_programs().await;

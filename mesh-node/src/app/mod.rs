@@ -32,7 +32,7 @@ use self::keeper::Keeper;
 use self::pods::Pods;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
-use crate::capture::CaptureMetrics;
+use crate::capture::{self, CaptureMetrics};
 use crate::config::{Config, HttpConfig, TunnelConfig};
 use crate::control::{Control, ControlError, ControlSettings};
 use crate::identity::{
@@ -142,8 +142,9 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
         AgentState::new(config, &report, &shared, registry, filter, problems, &cores, &standing, asked);
     listeners.serve(&Arc::new(state));
     let changed = control.generation();
+    let captured = capture::Pods::new(kernel, config.capture.cgroup_root.clone());
     let pods =
-        Pods::new(kernel, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
+        Pods::new(captured, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
     tokio::task::spawn_local(async move { identities.run().await });
     let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
     let keeper = keeper.map_err(system("watch the pins of the programs"))?;

@@ -51,13 +51,13 @@ enum NotCaptured {
 
 impl Pods {
     pub(super) fn new(
-        kernel: Kernel,
+        pods: capture::Pods,
         identities: Arc<Identities>,
         shared: Arc<Shared>,
         cores: Cores,
         node: Text,
     ) -> Self {
-        Self { pods: capture::Pods::new(kernel), identities, shared, cores, node, said: HashSet::new() }
+        Self { pods, identities, shared, cores, node, said: HashSet::new() }
     }
 
     pub(super) fn kernel(&mut self) -> &mut Kernel {
@@ -81,6 +81,11 @@ impl Pods {
     /// Looks at up to about `limit` of them again.
     pub(super) fn look_outside(&mut self, limit: usize) {
         self.pods.look_outside(limit);
+    }
+
+    /// Whether a pod is no longer where it was found.
+    pub(super) fn has_moved(&self) -> bool {
+        self.pods.has_moved()
     }
 
     /// Pods that are captured now.

@@ -4,6 +4,7 @@
 //! accepted there, and sockets that are dialled from there. Never knows Services or policy; never waits.
 
 mod accept;
+mod cgroups;
 mod connections;
 mod listener;
 mod metrics;

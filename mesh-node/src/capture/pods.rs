@@ -11,11 +11,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mesh_common::model::{Direction, Enrolment, Workload, WorkloadUid};
 use tracing::{debug, warn};
 
+use super::cgroups::{Found, PodCgroups};
 use super::connections::Outside;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
@@ -51,7 +53,8 @@ pub struct PodChanges {
 pub enum PodError {
     /// Nothing says where the pod is.
     #[error(
-        "the pod is enrolled and its network namespace is not told; set the annotation nodemesh.dev/netns"
+        "the pod is enrolled, and no process of its own runs in a cgroup named for its UID below --cgroup-root; \
+         where no kubelet runs it, set the annotation nodemesh.dev/netns"
     )]
     NoNamespace,
     /// The namespace cannot be entered.
@@ -68,12 +71,15 @@ pub enum PodError {
 /// The pods of this node. One thread has it, and the kernel's side in it.
 pub struct Pods {
     kernel: Kernel,
+    cgroups: PodCgroups,
     known: BTreeMap<WorkloadUid, Known>,
 }
 
 struct Known {
     workload: Arc<Workload>,
     namespace: Namespace,
+    /// The cgroup by which it was found; `None` where an annotation says where it is.
+    found: Option<Found>,
     state: State,
 }
 
@@ -87,9 +93,9 @@ enum State {
 
 impl Pods {
     /// No pods yet, but those that an agent before left in the kernel: they are held until the first
-    /// [`sync`](Self::sync) that finds every pod.
-    pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, known: BTreeMap::new() }
+    /// [`sync`](Self::sync) that finds every pod. Pods without an annotation are looked for below `cgroup_root`.
+    pub fn new(kernel: Kernel, cgroup_root: PathBuf) -> Self {
+        Self { kernel, cgroups: PodCgroups::below(cgroup_root), known: BTreeMap::new() }
     }
 
     /// Makes the kernel's side what these workloads of this node ask for. Pods of the host's own network are left
@@ -140,6 +146,11 @@ impl Pods {
         self.known.values().filter(|known| matches!(known.state, State::Captured(..))).count()
     }
 
+    /// Whether a pod that was found by its cgroup has another sandbox by now: the next [`sync`](Self::sync) finds it.
+    pub fn has_moved(&self) -> bool {
+        self.known.values().filter_map(|known| known.found.as_ref()).any(|found| !found.is_there())
+    }
+
     /// How many connections of captured pods go on outside the mesh, as far as is known.
     pub fn connections_outside(&self) -> usize {
         self.known.values().map(Known::connections_outside).sum()
@@ -151,7 +162,7 @@ impl Pods {
         let having: Vec<&mut Known> =
             self.known.values_mut().filter(|known| known.connections_outside() > 0).collect();
         let each = (limit / having.len().max(1)).max(1);
-        for Known { workload, namespace, state } in having {
+        for Known { workload, namespace, state, .. } in having {
             if let State::Captured(_, outside) = state
                 && let Err(error) = outside.look_again(namespace, each)
             {
@@ -169,8 +180,8 @@ impl Pods {
     fn place(&mut self, workload: &Arc<Workload>, changes: &mut PodChanges) -> Result<(), PodError> {
         let mut known = match self.known.remove(&workload.uid) {
             Some(known) => known,
-            None => match &workload.netns {
-                Some(path) => Known::new(Arc::clone(workload), Namespace::open(path)?),
+            None => match self.find(workload)? {
+                Some(known) => known,
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
                 None => return Err(PodError::NoNamespace),
             },
@@ -183,11 +194,23 @@ impl Pods {
         outcome
     }
 
-    /// Pods that are wanted no more, and those whose path leads to another namespace: another pod of the same name.
+    /// Finds where a pod is: by its annotation, else by its cgroup.
+    fn find(&self, workload: &Arc<Workload>) -> Result<Option<Known>, PodError> {
+        if let Some(path) = &workload.netns {
+            return Ok(Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)));
+        }
+        let found = self.cgroups.find(&workload.uid)?;
+        Ok(found.map(|found| Known::new(Arc::clone(workload), found.namespace.clone(), Some(found))))
+    }
+
+    /// Pods that are wanted no more, and those whose path or cgroup leads to another namespace: another pod of the same
+    /// name, or another sandbox of the same pod.
     fn forget_gone(&mut self, wanted: &BTreeMap<&WorkloadUid, &Arc<Workload>>, changes: &mut PodChanges) {
         let is_there = |uid: &WorkloadUid, known: &Known| {
-            let path = wanted.get(uid).and_then(|workload| workload.netns.as_deref());
-            path.is_some_and(|path| known.namespace.is_at(path))
+            wanted.get(uid).is_some_and(|workload| match &workload.netns {
+                Some(path) => known.namespace.is_at(path),
+                None => known.found.as_ref().is_some_and(Found::is_there),
+            })
         };
         let gone: Vec<WorkloadUid> = self
             .known
@@ -214,8 +237,8 @@ impl Pods {
 }
 
 impl Known {
-    fn new(workload: Arc<Workload>, namespace: Namespace) -> Self {
-        Self { workload, namespace, state: State::Held }
+    fn new(workload: Arc<Workload>, namespace: Namespace, found: Option<Found>) -> Self {
+        Self { workload, namespace, found, state: State::Held }
     }
 
     /// Holds a pod and opens its listeners: nothing passes from here until it is captured.

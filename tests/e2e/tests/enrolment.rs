@@ -173,3 +173,32 @@ fn connections(mesh: &mut Mesh) -> u64 {
 fn set_mode(mesh: &mut Mesh, pod: &str, mode: &str) -> Result<()> {
     mesh.change_pod(pod, |spec| spec.set_label("nodemesh.dev/mode", mode))
 }
+
+#[test]
+fn pods_of_a_kubelet_are_found_by_their_cgroups() {
+    const UID: &str = "0f4a2a6e-9d6c-4b1b-8f6e-2b0c7c1f5f11";
+    let burstable = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod";
+    let of_systemd = format!("{burstable}{}.slice/cri-containerd-1.scope", UID.replace('-', "_"));
+    let of_cgroupfs = "kubepods/besteffort/podc0ffee00-0000-4000-8000-000000000000/1";
+    let caller = PodSpec::new("caller").uid("c0ffee00-0000-4000-8000-000000000000");
+    let called = |container: &str| server("called").uid(UID).kubelet_cgroup(container);
+    let other = Scenario::new(vec![PodSpec::new("client")], vec![PodSpec::new("other")]);
+    other.service(service()).objects("strict", &peer_authentication("STRICT")).run(|mesh| {
+        mesh.add_pod("node-a", caller.kubelet_cgroup(of_cgroupfs))?;
+        mesh.add_pod("node-b", called(&of_systemd))?;
+        let _echo = mesh.pod("called").serve(Kind::Echo, ECHO)?;
+        // What makes the caller found, as a pod's sandbox does.
+        let _sandbox = mesh.pod("caller").serve(Kind::Sink, HTTP)?;
+        eventually_true("both are captured", PATIENCE, || mesh.pod("caller").echo(at(ECHO)).is_ok())?;
+        let seen = mesh.pod("caller").echo(at(ECHO))?;
+        assert_eq!(seen.peer, at(ECHO).to_string());
+        // The same pod in another sandbox: another namespace, and another address.
+        mesh.remove_pod("called")?;
+        mesh.add_pod("node-b", called(&of_systemd.replace("containerd-1", "containerd-2")))?;
+        let _echo = mesh.pod("called").serve(Kind::Echo, ECHO)?;
+        eventually_true("the new sandbox is captured", PATIENCE, || {
+            mesh.pod("caller").echo(at(ECHO)).is_ok()
+        })?;
+        Ok(())
+    });
+}

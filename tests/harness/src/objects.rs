@@ -31,6 +31,7 @@ pub struct PodSpec {
     ready: bool,
     terminating: bool,
     uid: String,
+    kubelet_cgroup: Option<String>,
 }
 
 impl PodSpec {
@@ -48,6 +49,7 @@ impl PodSpec {
             ready: true,
             terminating: false,
             uid: format!("uid-{name}"),
+            kubelet_cgroup: None,
         }
     }
 
@@ -98,6 +100,18 @@ impl PodSpec {
     pub fn at(mut self, addresses: [IpAddr; 2]) -> Self {
         self.addresses = Some(addresses);
         self
+    }
+
+    /// Puts its processes where a kubelet would, below the pods' cgroup. Then no annotation says where it is.
+    #[must_use]
+    pub fn kubelet_cgroup(mut self, path: &str) -> Self {
+        self.kubelet_cgroup = Some(path.to_owned());
+        self
+    }
+
+    /// Where its processes are below the pods' cgroup, if that is where a kubelet would put them.
+    pub(crate) fn place_of_kubelet(&self) -> Option<&str> {
+        self.kubelet_cgroup.as_deref()
     }
 
     /// Sets `metadata.uid`.
@@ -291,7 +305,9 @@ impl ConfigDir {
 pub fn pod_yaml(pod: &Pod) -> String {
     let spec = pod.spec();
     let mut annotations = spec.annotations.clone();
-    annotations.insert(NETNS.to_owned(), pod.place().netns().path().display().to_string());
+    if spec.kubelet_cgroup.is_none() {
+        annotations.insert(NETNS.to_owned(), pod.place().netns().path().display().to_string());
+    }
     let ports: String = spec
         .ports
         .iter()

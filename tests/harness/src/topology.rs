@@ -151,7 +151,8 @@ impl Site {
         self.made += 1;
         let netns = Namespace::create(&format!("{}-{}", self.netns().name(), spec.name()))?;
         self.connect(&netns, addresses)?;
-        let cgroup = self.pods_cgroup().join(format!("pod-{}-{number}", spec.name()));
+        let own = format!("pod-{}-{number}", spec.name());
+        let cgroup = self.pods_cgroup().join(spec.place_of_kubelet().unwrap_or(&own));
         let place = Place::new(netns, cgroup, run.folder().join(self.name))?;
         Ok(Pod::new(spec, self.name, place, addresses))
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
+use mesh_node::capture::Pods;
 use mesh_node::kernel::{Kernel, KernelConfig, KernelReport, RefusedSockets, uninstall};
 use serde_json::{Value, json};
 
@@ -47,7 +48,8 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let report = KernelReport::probe();
-    let mut stand = Stand::new(Kernel::load(&config(&arguments))?);
+    let kernel = Kernel::load(&config(&arguments))?;
+    let mut stand = Stand::new(Pods::new(kernel, arguments.cgroup_root.clone()));
     say(&json!({ "event": "ready", "kernel": report.to_string() }));
     for line in std::io::stdin().lock().lines() {
         let answer = match stand.run(&line?) {

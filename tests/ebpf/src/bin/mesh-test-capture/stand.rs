@@ -23,8 +23,8 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(crate) fn new(kernel: Kernel) -> Self {
-        Self { pods: Pods::new(kernel), wanted: BTreeMap::new(), open: BTreeMap::new() }
+    pub(crate) fn new(pods: Pods) -> Self {
+        Self { pods, wanted: BTreeMap::new(), open: BTreeMap::new() }
     }
 
     pub(crate) fn run(&mut self, line: &str) -> Result<Value> {

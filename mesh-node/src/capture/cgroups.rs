@@ -1,0 +1,236 @@
+//! Where a pod is, for pods of a kubelet: its cgroup is named for its UID, and its processes are in its namespace.
+//!
+//! In: a pod's UID. Out: the folder of its cgroup and the network namespace, once a process of the pod runs.
+//!
+//! ```text
+//! driver cgroupfs   kubepods/burstable/podUID/CONTAINER
+//! driver systemd    kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/cri-containerd-CONTAINER.scope
+//! ```
+//!
+//! Both may stand below a cgroup of the kubelet's own, and a guaranteed pod has no folder for its class. systemd's
+//! names have `_` where the UID has `-`. Some runtimes put processes of the host's network into a pod's cgroup
+//! (CRI-O's conmon), and a pod may make namespaces of its own: so it is the oldest process outside the host's network
+//! that says where the pod is, which is its sandbox.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use mesh_common::model::WorkloadUid;
+
+use super::namespace::{Namespace, NamespaceError};
+
+/// How far below `--cgroup-root` pods' folders are looked for: a cgroup of the kubelet's own, `kubepods`, class, pod.
+const DEPTH: usize = 4;
+/// How far below a pod's folder its processes are looked for: containers make cgroups of their own.
+const POD_DEPTH: usize = 8;
+/// Namespaces of the host: the agent's own, and that of the first process. A runtime's process is in a pod's cgroup
+/// before it enters the pod's namespace.
+const HOST: [&str; 2] = ["/proc/thread-self/ns/net", "/proc/1/ns/net"];
+
+/// The cgroups of this node's pods.
+#[derive(Debug)]
+pub(super) struct PodCgroups {
+    root: PathBuf,
+}
+
+/// A pod's cgroup, and the namespace that it led to.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) folder: PathBuf,
+    pub(super) namespace: Namespace,
+}
+
+/// One process, told from a later one of the same number by when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Process {
+    /// Clock ticks since the machine started (proc(5), `stat`, field 22).
+    began: u64,
+    pid: u32,
+}
+
+impl PodCgroups {
+    pub(super) fn below(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Finds the pod by its cgroup. `None`: it has no cgroup yet, or no process of its own network.
+    pub(super) fn find(&self, uid: &WorkloadUid) -> Result<Option<Found>, NamespaceError> {
+        let Some(folder) = folder_of(&self.root, &uid.0, DEPTH) else { return Ok(None) };
+        let mut processes = processes(&folder);
+        processes.sort_unstable();
+        for process in processes.into_iter().filter(|process| !process.is_of_host()) {
+            let namespace = match Namespace::open(&process.namespace()) {
+                Ok(namespace) => namespace,
+                // It ended meanwhile.
+                Err(NamespaceError::Open { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            // What was opened may be a later process's: of another pod, or the host's.
+            let is_of_host = HOST.iter().any(|host| namespace.is_at(Path::new(host)));
+            if !is_of_host && self::processes(&folder).contains(&process) {
+                return Ok(Some(Found { folder, namespace }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Found {
+    /// Whether the pod is still where it was found. A pod without processes is between two sandboxes, and is there.
+    pub(super) fn is_there(&self) -> bool {
+        let processes = processes(&self.folder);
+        let mut own = processes.iter().filter(|process| !process.is_of_host()).peekable();
+        self.folder.exists()
+            && (own.peek().is_none() || own.any(|own| self.namespace.is_at(&own.namespace())))
+    }
+}
+
+impl Process {
+    fn new(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(Self { began: began(&stat)?, pid })
+    }
+
+    fn namespace(self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid).into()
+    }
+
+    fn is_of_host(self) -> bool {
+        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let own = file(&self.namespace());
+        HOST.iter().any(|host| file(Path::new(host)) == own)
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`. The second field is the program's name, in which anything may stand.
+fn began(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(19)?.parse().ok()
+}
+
+/// Whether a folder is that of the pod, by the name that either driver gives it.
+fn is_of_pod(folder: &str, uid: &str) -> bool {
+    match folder.strip_suffix(".slice") {
+        Some(slice) => {
+            let uid = uid.replace('-', "_");
+            slice.strip_suffix(&*uid).is_some_and(|before| before.ends_with("-pod"))
+        }
+        None => folder.strip_prefix("pod") == Some(uid),
+    }
+}
+
+/// Whether a folder can hold the folders of pods: kubelets name them so.
+fn may_hold_pods(folder: &str) -> bool {
+    !folder.starts_with("pod") && !folder.contains("-pod") && !folder.ends_with(".scope")
+}
+
+fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
+    let folders = folders(parent);
+    let name = |folder: &PathBuf| folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    let named = |is: &dyn Fn(&str) -> bool| {
+        folders.iter().filter(|folder| name(folder).is_some_and(|name| is(&name))).collect::<Vec<_>>()
+    };
+    if let [folder, ..] = named(&|name| is_of_pod(name, uid))[..] {
+        return Some(folder.clone());
+    }
+    let deeper = depth.checked_sub(1).filter(|depth| *depth > 0)?;
+    named(&may_hold_pods).into_iter().find_map(|folder| folder_of(folder, uid, deeper))
+}
+
+/// Every process below a cgroup. What ends meanwhile is left out.
+fn processes(folder: &Path) -> Vec<Process> {
+    let mut found = Vec::new();
+    let mut left = vec![(folder.to_owned(), POD_DEPTH)];
+    while let Some((folder, depth)) = left.pop() {
+        let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        found.extend(listed.lines().filter_map(|line| Process::new(line.parse().ok()?)));
+        if depth > 0 {
+            left.extend(folders(&folder).into_iter().map(|folder| (folder, depth - 1)));
+        }
+    }
+    found
+}
+
+fn folders(parent: &Path) -> Vec<PathBuf> {
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let listed = fs::read_dir(parent).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+    let entries = listed.unwrap_or_default().into_iter();
+    entries.filter(is_folder).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0f4a2a6e-9d6c-4b1b-8f6e-2b0c7c1f5f11";
+    const STATIC: &str = "a2b0d1f5c3e94d7e8f60718293a4b5c6";
+
+    #[test]
+    fn a_pod_is_found_in_every_layout() {
+        for path in [
+            "kubepods/podUID",
+            "kubepods/besteffort/podUID",
+            "kubepods/burstable/podUID",
+            "kubelet/kubepods/burstable/podUID",
+            "kubepods.slice/kubepods-podUID_.slice",
+            "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podUID_.slice",
+            "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
+             kubelet-kubepods-burstable-podUID_.slice",
+        ] {
+            for uid in [UID, STATIC] {
+                let root = tempfile::tempdir().unwrap();
+                let path = path.replace("UID_", &uid.replace('-', "_")).replace("UID", uid);
+                let folder = root.path().join(path);
+                for beside in ["system.slice/containerd.service", "user.slice", "init.scope"] {
+                    fs::create_dir_all(root.path().join(beside)).unwrap();
+                }
+                fs::create_dir_all(folder.join("cri-containerd-5d41402abc4b.scope")).unwrap();
+                assert_eq!(folder_of(root.path(), uid, DEPTH), Some(folder.clone()), "{folder:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_passes_for_another_pod_by_a_name_below_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let other = "kubepods/podc0ffee00-0000-4000-8000-000000000000";
+        // A container may name cgroups of its own as it likes.
+        for path in [format!("{other}/pod{UID}"), format!("{other}/x/kubepods/pod{UID}")] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        assert_eq!(folder_of(root.path(), UID, DEPTH), None);
+    }
+
+    #[test]
+    fn the_end_of_another_uid_is_not_the_uid() {
+        assert!(is_of_pod("pod11", "11") && is_of_pod("kubepods-pod1_1.slice", "1-1"));
+        for folder in
+            ["pod111", "kubepods-pod111.slice", "kubepods-pod211.slice", "crio-11.scope", "11", "pod"]
+        {
+            assert!(!is_of_pod(folder, "11"), "{folder}");
+        }
+    }
+
+    #[test]
+    fn when_a_process_began_is_read_whatever_it_is_called() {
+        let rest = "S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1000 2";
+        for name in ["pause", "a b", ") S 1 2 3", "((", ""] {
+            assert_eq!(began(&format!("42 ({name}) {rest}")), Some(777), "{name}");
+        }
+        assert_eq!(began("42 (pause"), None);
+        assert_eq!(began("42 (pause) S 1"), None);
+    }
+
+    #[test]
+    fn processes_of_the_hosts_network_do_not_say_where_a_pod_is() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(format!("kubepods/pod{UID}/crio-conmon"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let cgroups = PodCgroups::below(root.path().to_owned());
+        assert!(cgroups.find(&WorkloadUid(UID.into())).unwrap().is_none());
+        assert_eq!(processes(&folder).len(), 1);
+    }
+}
