@@ -131,8 +131,10 @@ impl Store {
         let first_unreadable = documents.iter().position(|placed| !placed.document.is_readable);
         let mut lingering = BTreeMap::new();
         if let Some(index) = first_unreadable {
-            let said =
-                before.documents.iter().flat_map(|placed| &placed.document.objects).map(|(key, _)| key);
+            // What denies only because it was not understood is not what the file said.
+            let was_understood = |(key, claim): &&(ObjectKey, Claim)| !self.falls_back(key, claim);
+            let objects = before.documents.iter().flat_map(|placed| &placed.document.objects);
+            let said = objects.filter(was_understood).map(|(key, _)| key);
             lingering = said.chain(before.lingering.keys()).map(|key| (key.clone(), index + 1)).collect();
             for (key, _) in documents.iter().flat_map(|placed| &placed.document.objects) {
                 lingering.remove(key);
@@ -314,6 +316,11 @@ impl Store {
         good.or_else(|| self.in_force.get(key)).or_else(fallback).cloned()
     }
 
+    /// Whether an object is in force as what denies most.
+    fn falls_back(&self, key: &ObjectKey, claim: &Claim) -> bool {
+        matches!(claim, Claim::Unreadable(meaning) if self.in_force.get(key) == Some(meaning))
+    }
+
     fn keeps_policies(&self, file: &str) -> bool {
         let file = self.files.get(file);
         file.is_some_and(|file| file.lingering.keys().any(|key| key.kind.is_policy()))
@@ -323,12 +330,8 @@ impl Store {
     fn effect(&self, file: &File, placed: &Placed, complaint: &Complaint) -> Effect {
         let document = &placed.document;
         if !document.is_readable {
-            let falls_back = |(key, claim): &(ObjectKey, Claim)| match claim {
-                Claim::Unreadable(meaning) => self.in_force.get(key) == Some(meaning),
-                Claim::Good(_) | Claim::Refused => false,
-            };
             let keeps = !file.lingering.is_empty() || !document.objects.is_empty();
-            let denies = document.objects.iter().any(falls_back);
+            let denies = document.objects.iter().any(|(key, claim)| self.falls_back(key, claim));
             return if keeps && !denies { Effect::LastGoodKept } else { complaint.effect };
         }
         let key = complaint.object.as_ref().and_then(key_of);

@@ -191,6 +191,9 @@ fn a_list_of_policies_that_is_no_yaml_denies_unless_it_was_good_before() {
     world.write("a.yaml", Some(&list("[")));
     assert_eq!(faults(&mut world), [true]);
     assert_eq!(world.store.problems()[0].complaint.effect, Effect::Denies);
+    world.write("a.yaml", Some(&list("{[")));
+    assert_eq!(faults(&mut world), [true], "the text before is not kept beside it");
+    assert_eq!(world.store.problems()[0].complaint.effect, Effect::Denies, "nor for the better");
     world.write("a.yaml", Some(&list("{}")));
     assert_eq!(faults(&mut world), [false]);
     world.write("a.yaml", Some(&list("[")));

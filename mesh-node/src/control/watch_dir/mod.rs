@@ -251,8 +251,15 @@ impl FolderWatch {
             )),
             (false, false) => listing.trouble,
         };
+        self.find_changed(listing.files, now);
+        if !is_all {
+            self.miss(missed, if is_mass { MASS_MISSES } else { MISSES }, now);
+        }
+    }
+
+    fn find_changed(&mut self, files: BTreeMap<Text, Stamp>, now: Instant) {
         let mut unsettled = BTreeMap::new();
-        for (file, stamp) in listing.files {
+        for (file, stamp) in files {
             if let Some(known) = self.known.get_mut(&file) {
                 known.misses = 0;
                 if known.stamp == stamp {
@@ -268,10 +275,10 @@ impl FolderWatch {
             }
         }
         self.unsettled = unsettled;
-        if is_all {
-            return;
-        }
-        let needed = if is_mass { MASS_MISSES } else { MISSES };
+    }
+
+    /// Gives files up that were missed often enough.
+    fn miss(&mut self, missed: Vec<Text>, needed: u32, now: Instant) {
         for file in missed {
             let Some(known) = self.known.get_mut(&file) else { continue };
             known.misses = known.misses.saturating_add(1);
