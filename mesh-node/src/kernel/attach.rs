@@ -53,16 +53,20 @@ impl Links {
         cgroups: &Cgroups,
         pins: &Pins,
     ) -> Result<(), AttachError> {
+        let mut result = Ok(());
         for entry in PROGRAMS {
             if let Some(cgroup) = cgroup_of(entry, cgroups) {
                 let target = Target { fd: cgroup.directory.as_fd(), id: cgroup.id };
                 let pin = pins.links().join(entry.name);
                 let held = self.cgroups.get(entry.name);
-                let link = stand(entry, programs.fd(entry.name), &target, &pin, held)?;
-                self.cgroups.insert(entry.name, link);
+                match stand(entry, programs.fd(entry.name), &target, &pin, held) {
+                    Ok(link) => drop(self.cgroups.insert(entry.name, link)),
+                    // The others all the same: each that is missing lets something pass.
+                    Err(error) => result = result.and(Err(error)),
+                }
             }
         }
-        Ok(())
+        result
     }
 
     /// Attaches the program of enrolled network namespaces to one.
@@ -116,11 +120,11 @@ impl Links {
 
     /// Pins the links of namespaces whose pin somebody removed.
     pub(super) fn pin_namespaces_again(&self, pins: &Pins) -> Result<(), AttachError> {
-        for (cookie, link) in self.namespaces_without_pin(pins) {
+        let pin_again = |(cookie, link)| {
             let pin = pins.namespace(cookie);
-            sys::pin(link, &pin).map_err(failed("pin", &DELIVER, &pin))?;
-        }
-        Ok(())
+            sys::pin(link, &pin).map_err(failed("pin", &DELIVER, &pin))
+        };
+        self.namespaces_without_pin(pins).map(pin_again).fold(Ok(()), Result::and)
     }
 
     /// Programs that are not attached any more, or would not outlive the agent: pin removed, link detached, or

@@ -25,24 +25,49 @@ pub(super) fn take(file: &fs::File) -> Result<(), NotTaken> {
     }
 }
 
-/// The process that holds the lock, from `/proc/locks`: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+/// The process that holds the lock, in words.
 fn holder(lock: &fs::File) -> String {
-    let unknown = "a process that /proc/locks does not show".to_owned();
-    let Ok(inode) = lock.metadata().map(|metadata| metadata.ino()) else {
-        return unknown;
-    };
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let ending = format!(":{inode}");
-    let process = locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let process = fields.get(4)?;
-        (fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&ending)).then(|| (*process).to_owned())
-    });
+    let process = lock.metadata().ok().and_then(|about| process(&locks, about.dev(), about.ino()));
     match process {
         Some(process) => {
             let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
             format!("process {process} ({})", name.trim())
         }
-        None => unknown,
+        None => "a process that /proc/locks does not show".to_owned(),
+    }
+}
+
+/// Who has locked an inode, from `/proc/locks`: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`, the numbers of
+/// the device in hex.
+fn process(locks: &str, device: u64, inode: u64) -> Option<&str> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1) == Some(&"FLOCK") && fields.get(5) == Some(&&*place);
+        fields.get(4).copied().filter(|_| is_it)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_told_from_one_of_another_device_with_the_same_inode() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 7 fd:01:3 0 EOF\n2: POSIX  ADVISORY  WRITE 8 00:1f:3 0 EOF\n3: FLOCK  ADVISORY  WRITE 9 00:1f:3 0 EOF\n";
+        assert_eq!(process(locks, rustix::fs::makedev(0, 0x1f), 3), Some("9"));
+        assert_eq!(process(locks, rustix::fs::makedev(0, 0x1f), 4), None);
+    }
+
+    #[test]
+    fn a_lock_is_held_until_its_file_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| fs::File::open(folder.path()).unwrap());
+        take(&one).unwrap();
+        assert!(matches!(take(&other), Err(NotTaken::Held(_))));
+        drop(one);
+        take(&other).unwrap();
     }
 }

@@ -322,8 +322,9 @@ impl Kernel {
     /// The cgroup or bpffs is gone.
     pub fn repair(&mut self) -> Result<(), KernelError> {
         self.pins.make_folders()?;
-        self.links.pin_namespaces_again(&self.pins)?;
-        Ok(self.links.attach_to_cgroups(&self.programs, &self.cgroups, &self.pins)?)
+        // First what lets connections pass while it is missing; links of namespaces are attached, pinned or not.
+        self.links.attach_to_cgroups(&self.programs, &self.cgroups, &self.pins)?;
+        Ok(self.links.pin_namespaces_again(&self.pins)?)
     }
 
     /// Reads what an agent before left. Every enrolled pod is held, under the new programs, before they are attached
