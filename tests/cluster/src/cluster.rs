@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::run::Run;
 
@@ -128,7 +128,7 @@ impl Cluster {
             Ok(()) => holds(self).then_some(Ok(())),
         });
         let logs = || self.nodes.iter().map(Node::tail).collect::<String>();
-        waited.and_then(|outcome| outcome).map_err(|error| error.context(logs()))
+        waited.flatten().map_err(|error| anyhow!("{error:#}\n{}", logs()))
     }
 
     fn lives(&mut self) -> Result<()> {

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mesh_test_harness::binary;
-use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::eventually::{eventually, eventually_true};
 use mesh_test_harness::netns::Namespace;
 use mesh_test_harness::process::Place;
 use mesh_test_harness::run::Run;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::certificates::Certificates;
@@ -26,6 +27,8 @@ use crate::programs::Programs;
 
 /// How long a process may take to appear.
 const START: Duration = Duration::from_secs(30);
+/// How long a node may take to end.
+const END: Duration = Duration::from_secs(10);
 /// containerd's socket, as a node sees it.
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
@@ -146,11 +149,13 @@ impl Node {
     /// # Errors
     /// It has not begun.
     pub fn process(&self) -> Result<u32> {
+        eventually("a node's first process begins", START, || self.begun())
+    }
+
+    fn begun(&self) -> Option<u32> {
         let outside = self.part.id();
-        let children = format!("/proc/{outside}/task/{outside}/children");
-        eventually("a node's first process begins", START, || {
-            fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()
-        })
+        let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
     }
 
     /// Fails if it has ended.
@@ -174,6 +179,19 @@ impl Node {
             self.part.tail(),
             ["containerd.log", "kubelet.log"].map(last).concat()
         )
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let first = self.begun().and_then(|process| Pid::from_raw(i32::try_from(process).ok()?));
+        let Some(first) = first else { return };
+        // With it all of the node ends; what entered its namespaces waits for it, so that none is left to bury.
+        let ended = kill_process(first, Signal::KILL).is_ok()
+            && eventually_true("a node ends", END, || self.part.lives().is_err()).is_ok();
+        if !ended {
+            eprintln!("{} does not end by itself; the run's reaper ends it", self.name);
+        }
     }
 }
 

@@ -125,7 +125,8 @@ impl Standing {
         let process =
             i32::try_from(self.process).ok().and_then(Pid::from_raw).context("the process has an id")?;
         kill_process(process, Signal::TERM).context("tell the cluster to end")?;
-        eventually("the cluster is gone", PATIENCE, || (!self.lives()).then_some(()))
+        eventually("the cluster is gone", PATIENCE, || (!self.lives()).then_some(()))?;
+        fs::remove_file(LOG).with_context(|| format!("remove {LOG}"))
     }
 
     /// Gives an image to every node.

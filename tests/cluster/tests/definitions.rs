@@ -3,13 +3,17 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use mesh_test_cluster::api_server::ApiServer;
+use mesh_test_harness::figure;
 
 /// One API server for all tests of this file: objects have names of their own.
 static SERVER: LazyLock<ApiServer> = LazyLock::new(|| {
+    let begun = Instant::now();
     let server = ApiServer::start().expect("an API server starts");
+    figure(&format!("an API server alone is ready after {:.1} s", begun.elapsed().as_secs_f64()));
     server.kubectl(&["apply", "-k", &manifests("base")]).expect("the base is taken");
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
     server.kubectl(&wait).expect("the definitions are established");

@@ -45,7 +45,7 @@ fn pods_of_two_nodes_reach_each_other_by_name_and_nothing_is_left() -> Result<()
     let begun = Instant::now();
     drop(cluster);
     figure(&format!("it is gone after {:.1} s", begun.elapsed().as_secs_f64()));
-    ensure!(machine::inhabitants(inside).is_empty(), "still run: {:?}", machine::inhabitants(inside));
+    ensure!(machine::inhabitants(inside).is_empty(), "still there: {:?}", machine::inhabitants(inside));
     is_as_before(&run, &before)
 }
 
