@@ -43,14 +43,15 @@ const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 struct Made {
     name: &'static str,
     stem: &'static str,
-    command: &'static str,
+    entrypoint: &'static [&'static str],
+    command: &'static [&'static str],
     fill: fn(&Path) -> Result<()>,
 }
 
 const ALL: [Made; 3] = [
-    Made { name: PAUSE, stem: "pause", command: "/pause", fill: pause },
-    Made { name: TOOLS, stem: "tools", command: "/bin/sh", fill: tools },
-    Made { name: COREDNS, stem: "coredns", command: "/coredns", fill: coredns },
+    Made { name: PAUSE, stem: "pause", entrypoint: &["/pause"], command: &[], fill: pause },
+    Made { name: TOOLS, stem: "tools", entrypoint: &[], command: &["/bin/sh"], fill: tools },
+    Made { name: COREDNS, stem: "coredns", entrypoint: &["/coredns"], command: &[], fill: coredns },
 ];
 
 /// Makes all images below `folder`; returns their archives.
@@ -67,7 +68,8 @@ impl Made {
         fs::create_dir_all(root.join("tmp")).with_context(|| format!("make {}", root.display()))?;
         (self.fill)(&root).with_context(|| format!("make the image {}", self.name))?;
         let archive = folder.join(format!("{}.tar", self.stem));
-        Image { name: self.name, root: &root, command: &[self.command] }.write(&archive)?;
+        let Self { name, entrypoint, command, .. } = self;
+        Image { name, root: &root, entrypoint, command }.write(&archive)?;
         fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
         Ok(archive)
     }

@@ -16,7 +16,9 @@ pub struct Image<'a> {
     pub name: &'a str,
     /// What its root has.
     pub root: &'a Path,
-    /// What runs when a pod says nothing.
+    /// What runs, with what a pod gives it.
+    pub entrypoint: &'a [&'a str],
+    /// What runs, or what the entry point is given, when a pod says nothing.
     pub command: &'a [&'a str],
 }
 
@@ -64,7 +66,8 @@ impl Image<'_> {
             "created": "1970-01-01T00:00:00Z",
             "config": {
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                "Entrypoint": self.command,
+                "Entrypoint": self.entrypoint,
+                "Cmd": self.command,
             },
             "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha256(layer))] },
         })
@@ -99,7 +102,9 @@ mod tests {
         std::os::unix::fs::symlink("b", root.join("a")).unwrap();
         let archives = ["one", "two"].map(|name| folder.path().join(name));
         for archive in &archives {
-            Image { name: "localhost/test:local", root: &root, command: &["/b"] }.write(archive).unwrap();
+            let image =
+                Image { name: "localhost/test:local", root: &root, entrypoint: &["/b"], command: &[] };
+            image.write(archive).unwrap();
         }
         let [one, two] = archives.map(|archive| std::fs::read(archive).unwrap());
         assert_eq!(one, two);
