@@ -26,7 +26,7 @@ mod workspace;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::test::Suite;
@@ -68,9 +68,9 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Start, look at and end a Kubernetes of this machine's own: an API server and its store; needs root and Go
+    /// Start, look at and end a Kubernetes of this machine's own, with nodes that run pods; needs root and Go
     Cluster {
-        /// build, up, status, shell, down; --help says more
+        /// build, up, status, shell, load, down; --help says more
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -106,7 +106,9 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Setup { check } => setup::run(if check { setup::May::Look } else { setup::May::Install })?,
+        Verb::Setup { check } => {
+            setup::run(if check { setup::May::Look } else { setup::May::Install }, setup::For::All)?;
+        }
         Verb::BuildEbpf => {
             let root = workspace::root();
             let object = build_ebpf::build(&root, &root.join("target/ebpf"))?;
@@ -115,13 +117,23 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test { suites } => return test::run(&suites),
         Verb::Lint => lint::run()?,
         Verb::Demo { keep } => {
-            setup::run(setup::May::Install)?;
+            setup::run(setup::May::Install, setup::For::NoCluster)?;
             demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
         }
         Verb::Bench { words } => bench::run(&words)?,
-        Verb::Cluster { words } => process::run(process::cargo(CLUSTER).args(words))?,
+        Verb::Cluster { words } => return cluster(&words),
         Verb::Image { folder, program } => image::run(folder, program)?,
         Verb::Docs { check } => docs::run(if check { docs::Mode::Check } else { docs::Mode::Write }, None)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Hands on to the program that makes clusters, and its exit code; brings what it needs before it starts one.
+fn cluster(words: &[String]) -> Result<ExitCode> {
+    let starts = words.first().is_some_and(|verb| verb == "build" || verb == "up");
+    if starts && !setup::is_complete(setup::For::All) {
+        setup::run(setup::May::Install, setup::For::All)?;
+    }
+    let status = process::cargo(CLUSTER).args(words).status().context("start cargo")?;
+    Ok(u8::try_from(status.code().unwrap_or(1)).map_or(ExitCode::FAILURE, ExitCode::from))
 }

