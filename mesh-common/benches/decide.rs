@@ -56,7 +56,6 @@ fn pod(service: u32, replica: u32) -> Workload {
         addresses: smallvec![pod_address(service, replica)],
         labels: BTreeMap::from([("app".into(), Arc::clone(&app))]),
         netns: None,
-        cgroup: None,
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,

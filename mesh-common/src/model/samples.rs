@@ -32,7 +32,6 @@ pub(crate) fn pod(name: &str, node: &str, address: &str) -> Workload {
         addresses: smallvec![ip(address)],
         labels: BTreeMap::from([("app".into(), name.into())]),
         netns: None,
-        cgroup: None,
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,

@@ -42,8 +42,6 @@ pub struct Workload {
     pub labels: BTreeMap<Text, Text>,
     /// `nodemesh.dev/netns`: a path of the pod's network namespace, where it is given.
     pub netns: Option<PathBuf>,
-    /// `nodemesh.dev/cgroup`: a path of the pod's cgroup, where it is given.
-    pub cgroup: Option<PathBuf>,
     /// Whether the mesh carries its traffic. Never enabled for a hostNetwork pod.
     pub enrolment: Enrolment,
     /// `spec.hostNetwork`.

@@ -120,16 +120,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     kernel::register_metrics(&registry, move || verdicts.counts())?;
     let identities = Arc::new(identities(config, &registry)?);
     let (access_log, _writer) = access_log(config, &registry)?;
-    let shared = Arc::new(Shared {
-        snapshots: control.snapshots(),
-        identities: Arc::clone(&identities),
-        places: Places::new(&config.limits),
-        traffic: TrafficMetrics::new(config.node.workers, config.admin.max_series),
-        access_log,
-        original_dsts: kernel.original_dsts(),
-        callers: kernel.callers(),
-        metrics: ProxyMetrics::new(&registry)?,
-    });
+    let shared = shared(config, &registry, (&control, &kernel, &identities), access_log)?;
     let engine = engine_settings(&config.tunnel, &config.http);
     let http2 = http2::Settings::new(&config.http, &config.tunnel);
     let cores = Cores::start(config.node.workers, &shared, engine, &http2, handshake_limits(&config.tunnel));
@@ -159,6 +150,25 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     standing.is_draining();
     drain(pods, config.limits.drain_timeout).await;
     Ok(())
+}
+
+/// What the cores and the control task share.
+fn shared(
+    config: &Config,
+    registry: &Registry,
+    (control, kernel, identities): (&Control, &Kernel, &Arc<Identities>),
+    access_log: AccessLog,
+) -> Result<Arc<Shared>, AppError> {
+    Ok(Arc::new(Shared {
+        snapshots: control.snapshots(),
+        identities: Arc::clone(identities),
+        places: Places::new(&config.limits),
+        traffic: TrafficMetrics::new(config.node.workers, config.admin.max_series),
+        access_log,
+        original_dsts: kernel.original_dsts(),
+        callers: kernel.callers(),
+        metrics: ProxyMetrics::new(registry)?,
+    }))
 }
 
 /// What admin listens on.

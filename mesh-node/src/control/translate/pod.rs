@@ -17,7 +17,6 @@ use super::{
 };
 
 const NETNS: &str = "nodemesh.dev/netns";
-const CGROUP: &str = "nodemesh.dev/cgroup";
 const EXCLUDE_OUTBOUND_PORTS: &str = "nodemesh.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "nodemesh.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
@@ -63,7 +62,6 @@ pub fn pod(object: &core::Pod, settings: &MeshSettings) -> Result<Translated<Pod
         identity,
         labels: labels(&object.metadata),
         netns: path_annotation(object, NETNS, &mut findings),
-        cgroup: path_annotation(object, CGROUP, &mut findings),
         enrolment: Enrolment::Disabled,
         host_network: spec.host_network.unwrap_or(false),
         ready: ready_condition(object),

@@ -14,7 +14,6 @@ fn pod(name: &str) -> Arc<Workload> {
         addresses: Default::default(),
         labels: BTreeMap::new(),
         netns: None,
-        cgroup: None,
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,

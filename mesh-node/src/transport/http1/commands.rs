@@ -1,17 +1,20 @@
 //! Carries out what the relay asks for: upstreams found and let go, exchanges reported, clients closed.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
 use mesh_common::http1::LocalAnswer;
 use mesh_common::http1::relay::{Close, Command, Commands, Release, Summary, Waiting};
-use mesh_common::tunnel::{ResetReason, StreamId, StreamToken};
+use mesh_common::tunnel::{Open, ResetReason, StreamId, StreamToken};
 
 use super::applications::Room;
 use super::connection::{Client, Expected, Http, Plan, Planned, StreamEnd, Upstream};
 use super::socket::Socket;
-use super::{ExchangeOutcome, failure};
+use super::{ExchangeOutcome, PoolScope, failure};
 use crate::transport::connect;
 use crate::transport::outcome::CloseReason;
 use crate::transport::plain::Plain;
-use crate::transport::tunnel::{Conductor, Connection, Course, Engine, Key, Kind, Timed, Token};
+use crate::transport::tunnel::{Conductor, Connection, Course, Engine, Key, Kind, Timed, Token, TunnelKey};
 
 /// What a client is told whose exchange is no longer permitted.
 const DENIED: LocalAnswer<'static> =
@@ -60,43 +63,52 @@ impl<C: Conductor> Engine<C> {
                     http.upstream = Upstream::Application(pooled);
                     return http.relay.acquired(true);
                 }
-                let dialled = self.conductor.dial(record, dial).and_then(|socket| {
-                    let application =
-                        self.applications.insert(Socket::connecting(Plain::framed(socket)), key, share);
-                    let socket = self.applications.get_mut(application).map(|made| &made.socket.descriptor);
-                    let socket = socket.expect("it was inserted above");
-                    self.core.reactor.add_socket(socket, Token::Application(application))?;
-                    Ok(application)
-                });
-                match dialled {
-                    Ok(application) => {
-                        http.upstream = Upstream::Application(application);
-                        http.relay.acquired(false);
-                        self.rearm(key);
-                    }
-                    Err(error) => {
-                        self.http_upstream_lost(key, CloseReason::Connect(connect::failure_of(&error)));
-                    }
-                }
+                let dialled = self.conductor.dial(record, dial);
+                self.http_connect(key, dialled, share);
             }
             Course::Tunnel { key: tunnel, open, .. } => {
                 let (tunnel, open) = (tunnel.clone(), *open);
-                match self.tunnel_for_connection(key, &tunnel) {
-                    Ok(tunnel) => {
-                        let token = open.token;
-                        self.http_note(key, |http| {
-                            http.upstream = Upstream::Expected(Expected { token, tunnel })
-                        });
-                        self.join_tunnel(tunnel, key, open);
-                        self.rearm(key);
-                    }
-                    Err(loss) => self.http_upstream_lost(key, CloseReason::TunnelLost(loss)),
-                }
+                self.http_join(key, &tunnel, open);
             }
             Course::Http(_) => {
                 debug_assert!(false, "a request goes to a stream or to an application");
                 self.http_upstream_lost(key, CloseReason::Internal);
             }
+        }
+    }
+
+    /// Gives the exchange a connection to the application that is under way.
+    fn http_connect(&mut self, key: Key, dialled: io::Result<OwnedFd>, share: Option<PoolScope>) {
+        let registered = dialled.and_then(|socket| {
+            let socket = Socket::connecting(Plain::framed(socket));
+            let application = self.applications.insert(socket, key, share);
+            let socket = self.applications.get_mut(application).map(|made| &made.socket.descriptor);
+            let socket = socket.expect("it was inserted above");
+            self.core.reactor.add_socket(socket, Token::Application(application))?;
+            Ok(application)
+        });
+        match registered {
+            Ok(application) => {
+                self.http_note(key, |http| {
+                    http.upstream = Upstream::Application(application);
+                    http.relay.acquired(false);
+                });
+                self.rearm(key);
+            }
+            Err(error) => self.http_upstream_lost(key, CloseReason::Connect(connect::failure_of(&error))),
+        }
+    }
+
+    /// Asks for a stream of a tunnel for the exchange.
+    fn http_join(&mut self, key: Key, tunnel: &TunnelKey, open: Open) {
+        match self.tunnel_for_connection(key, tunnel) {
+            Ok(tunnel) => {
+                let expected = Expected { token: open.token, tunnel };
+                self.http_note(key, |http| http.upstream = Upstream::Expected(expected));
+                self.join_tunnel(tunnel, key, open);
+                self.rearm(key);
+            }
+            Err(loss) => self.http_upstream_lost(key, CloseReason::TunnelLost(loss)),
         }
     }
 

@@ -8,15 +8,16 @@ use std::io::{IoSlice, IoSliceMut};
 
 use mesh_common::http1::relay::forget_sent;
 use mesh_common::tunnel::outbox::LIGHT;
-use mesh_common::tunnel::{Frame, MAX_PAYLOAD, StreamId};
+use mesh_common::tunnel::{MAX_PAYLOAD, StreamId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use smallvec::SmallVec;
 
 use super::conductor::Conductor;
 use super::connection::{Kind, StreamEvent};
+use super::core::Core;
 use super::engine::Engine;
-use super::link::Phase;
+use super::link::{Link, Phase};
 use super::reactor::Ready;
 use super::settings::{BUDGET, BULK, REPLAY};
 use super::slots::Key;
@@ -291,58 +292,23 @@ impl<C: Conductor> Engine<C> {
             connection.to_server += sent as u64;
             pump.said.drain(..sent);
             if !pump.said.is_empty() {
-                if link.is_blocked() && !std::mem::replace(&mut pump.waits, true) {
-                    link.wait(key);
+                if link.is_blocked() {
+                    pump.wait(key, link);
                 }
                 return Ok(());
             }
             pump.said = Vec::new();
         }
-        let (mut read, mut more) = (0, false);
-        while pump.readable && pump.connected && !pump.sent_fin && link.phase == Phase::Up {
-            if link.is_full() || link.blocked && (pump.bulk || pump.waits || read > 0) {
-                // Light connections still get a frame in; what is bulk waits until the socket has taken all.
-                if !std::mem::replace(&mut pump.waits, true) {
-                    link.wait(key);
-                }
-                break;
+        let mut read = 0;
+        let left = loop {
+            match pump.room(link, stream, read) {
+                Room::Bytes(most) if read < READ => match pump.read(link, &mut self.core, stream, most)? {
+                    Some(length) => read += length,
+                    None => break Room::None,
+                },
+                left => break left,
             }
-            let most = READ.min(usize::try_from(link.session.sendable(stream)).unwrap_or(READ));
-            // One record's worth is one slice to read into: all that a connection needs that is not bulk.
-            let most = if pump.bulk { most } else { most.min(MAX_PAYLOAD) };
-            let most = if link.blocked { most.min(LIGHT) } else { most };
-            if most == 0 {
-                break;
-            }
-            if read >= READ {
-                more = true;
-                break;
-            }
-            let most = if pump.replay.is_some() { most.min(REPLAY) } else { most };
-            let outbox = link.outbox(tunnel, &mut self.core);
-            let length = match receive(&pump.socket, outbox, most) {
-                Ok(0) => {
-                    pump.sent_fin = true;
-                    if link.session.finish(stream) {
-                        link.frame(tunnel, &mut self.core, &Frame::Fin(stream));
-                    }
-                    break;
-                }
-                Ok(length) => length,
-                Err(Errno::AGAIN) => {
-                    pump.readable = false;
-                    break;
-                }
-                Err(Errno::INTR) => continue,
-                Err(_) => return Err(pump.own_reset()),
-            };
-            pump.keep_for_replay(outbox.uncommitted(length));
-            outbox.commit(stream, length);
-            link.count(stream, length);
-            read += length;
-            // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
-            pump.readable = length == most || pump.hung_up;
-        }
+        };
         if read > 0 {
             pump.bulk = read > BULK;
             let total = if pump.of_client { &mut connection.to_server } else { &mut connection.to_client };
@@ -350,14 +316,82 @@ impl<C: Conductor> Engine<C> {
             connection.active = self.core.now;
             self.core.moved += read;
         }
-        if more {
-            connection.queue(key, &mut self.core);
+        match left {
+            Room::None => {}
+            Room::Blocked => pump.wait(key, link),
+            Room::Bytes(_) => connection.queue(key, &mut self.core),
         }
         Ok(())
     }
 }
 
+/// What may be read from an application now.
+enum Room {
+    /// Nothing, until something happens to the socket or the stream.
+    None,
+    /// Nothing, until the tunnel's socket takes more.
+    Blocked,
+    /// So much.
+    Bytes(usize),
+}
+
 impl Pump {
+    /// How much may be read, after `read` bytes of this turn.
+    fn room<P>(&self, link: &Link<P>, stream: StreamId, read: usize) -> Room {
+        if !self.readable || !self.connected || self.sent_fin || link.phase != Phase::Up {
+            return Room::None;
+        }
+        // Light connections still get a frame in; what is bulk waits until the socket has taken all.
+        if link.is_full() || link.blocked && (self.bulk || self.waits || read > 0) {
+            return Room::Blocked;
+        }
+        let most = READ.min(usize::try_from(link.session.sendable(stream)).unwrap_or(READ));
+        // One record's worth is one slice to read into: all that a connection needs that is not bulk.
+        let most = if self.bulk { most } else { most.min(MAX_PAYLOAD) };
+        let most = if link.blocked { most.min(LIGHT) } else { most };
+        let most = if self.replay.is_some() { most.min(REPLAY) } else { most };
+        if most == 0 { Room::None } else { Room::Bytes(most) }
+    }
+
+    /// Reads once. `None`: there is nothing more for now, or that was the end.
+    fn read<P>(
+        &mut self,
+        link: &mut Link<P>,
+        core: &mut Core,
+        stream: StreamId,
+        most: usize,
+    ) -> Result<Option<usize>, CloseReason> {
+        let outbox = link.outbox(self.tunnel, core);
+        match receive(&self.socket, outbox, most) {
+            Ok(0) => {
+                self.sent_fin = true;
+                link.finish(self.tunnel, core, stream);
+                Ok(None)
+            }
+            Ok(length) => {
+                self.keep_for_replay(outbox.uncommitted(length));
+                outbox.commit(stream, length);
+                link.count(stream, length);
+                // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
+                self.readable = length == most || self.hung_up;
+                Ok(Some(length))
+            }
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(Errno::INTR) => Ok(Some(0)),
+            Err(_) => Err(self.own_reset()),
+        }
+    }
+
+    /// Has itself told when the tunnel's socket takes more.
+    fn wait<P>(&mut self, key: Key, link: &mut Link<P>) {
+        if !std::mem::replace(&mut self.waits, true) {
+            link.wait(key);
+        }
+    }
+
     fn keep_for_replay<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
         let Some(replay) = &mut self.replay else { return };
         pieces.for_each(|piece| replay.extend_from_slice(piece));

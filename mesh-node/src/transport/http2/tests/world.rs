@@ -111,7 +111,6 @@ pub(super) fn pod(name: &str, account: &str, node: &str, address: &str) -> Arc<W
         addresses: smallvec![address.parse().unwrap()],
         labels: [("app".into(), account.into())].into(),
         netns: None,
-        cgroup: None,
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,

@@ -46,7 +46,6 @@ fn workload(name: &str, path: &str, addresses: &str) -> Result<Workload> {
         addresses: list(addresses)?.into(),
         labels: Default::default(),
         netns: Some(path.into()),
-        cgroup: None,
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,
