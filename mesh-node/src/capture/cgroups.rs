@@ -10,7 +10,8 @@
 //! Both may stand below a cgroup of the kubelet's own, and a guaranteed pod has no folder for its class. systemd's
 //! names have `_` where the UID has `-`. Some runtimes put processes of the host's network into a pod's cgroup
 //! (CRI-O's conmon), and a pod may make namespaces of its own: so it is the oldest process outside the host's network
-//! that says where the pod is, which is its sandbox.
+//! that says where the pod is: its sandbox, where the runtime keeps one (containerd does, CRI-O if it is told to), else a
+//! container's first. Static pods have another UID there than in their Pod objects, and are not found.
 
 use std::fs;
 use std::io;
@@ -60,8 +61,8 @@ impl PodCgroups {
         let Some(folder) = folder_of(&self.root, &uid.0, DEPTH) else { return Ok(None) };
         let mut processes = processes(&folder);
         processes.sort_unstable();
-        for process in processes.into_iter().filter(|process| !process.is_of_host()) {
-            let namespace = match Namespace::open(&process.namespace()) {
+        for process in processes.into_iter().filter(|process| !is_of_host(&namespace_of(process.pid))) {
+            let namespace = match Namespace::open(&namespace_of(process.pid)) {
                 Ok(namespace) => namespace,
                 // It ended meanwhile.
                 Err(NamespaceError::Open { .. }) => continue,
@@ -80,10 +81,14 @@ impl PodCgroups {
 impl Found {
     /// Whether the pod is still where it was found. A pod without processes is between two sandboxes, and is there.
     pub(super) fn is_there(&self) -> bool {
-        let processes = processes(&self.folder);
-        let mut own = processes.iter().filter(|process| !process.is_of_host()).peekable();
-        self.folder.exists()
-            && (own.peek().is_none() || own.any(|own| self.namespace.is_at(&own.namespace())))
+        let mut has_own = false;
+        let found = pids(&self.folder).any(|pid| {
+            let path = namespace_of(pid);
+            let is_here = self.namespace.is_at(&path);
+            has_own |= !is_here && path.exists() && !is_of_host(&path);
+            is_here
+        });
+        found || (!has_own && self.folder.exists())
     }
 }
 
@@ -92,16 +97,16 @@ impl Process {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Some(Self { began: began(&stat)?, pid })
     }
+}
 
-    fn namespace(self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.pid).into()
-    }
+fn namespace_of(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
+}
 
-    fn is_of_host(self) -> bool {
-        let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        let own = file(&self.namespace());
-        HOST.iter().any(|host| file(Path::new(host)) == own)
-    }
+fn is_of_host(namespace: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let own = file(namespace);
+    HOST.iter().any(|host| file(Path::new(host)) == own)
 }
 
 /// Field 22 of `/proc/PID/stat`. The second field is the program's name, in which anything may stand.
@@ -141,16 +146,20 @@ fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
 
 /// Every process below a cgroup. What ends meanwhile is left out.
 fn processes(folder: &Path) -> Vec<Process> {
-    let mut found = Vec::new();
+    pids(folder).filter_map(Process::new).collect()
+}
+
+/// Their numbers, read folder by folder as they are asked for.
+fn pids(folder: &Path) -> impl Iterator<Item = u32> {
     let mut left = vec![(folder.to_owned(), POD_DEPTH)];
-    while let Some((folder, depth)) = left.pop() {
-        let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-        found.extend(listed.lines().filter_map(|line| Process::new(line.parse().ok()?)));
+    let lists = std::iter::from_fn(move || {
+        let (folder, depth) = left.pop()?;
         if depth > 0 {
             left.extend(folders(&folder).into_iter().map(|folder| (folder, depth - 1)));
         }
-    }
-    found
+        Some(fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default())
+    });
+    lists.flat_map(|listed| listed.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>())
 }
 
 fn folders(parent: &Path) -> Vec<PathBuf> {

@@ -24,7 +24,7 @@ pub struct Namespace {
 /// Why a namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    /// The path of the pod's annotation cannot be opened.
+    /// The path, of the pod's annotation or of one of its processes, cannot be opened.
     #[error("open the network namespace {path}", path = path.display())]
     Open {
         /// What was opened.

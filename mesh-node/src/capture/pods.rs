@@ -57,6 +57,14 @@ pub enum PodError {
          where no kubelet runs it, set the annotation nodemesh.dev/netns"
     )]
     NoNamespace,
+    /// Another pod is there: one of the two would speak for the other.
+    #[error(
+        "the pod is said to be in the network namespace of {other}; correct its annotation nodemesh.dev/netns"
+    )]
+    Taken {
+        /// The pod that was there first.
+        other: String,
+    },
     /// The namespace cannot be entered.
     #[error("enter the pod's network namespace")]
     Namespace(#[from] NamespaceError),
@@ -183,6 +191,8 @@ impl Pods {
             None => match self.find(workload)? {
                 Some(known) => known,
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
+                // Not begun yet, or at its end: there is nobody in it.
+                None if workload.addresses.is_empty() => return Ok(()),
                 None => return Err(PodError::NoNamespace),
             },
         };
@@ -196,11 +206,19 @@ impl Pods {
 
     /// Finds where a pod is: by its annotation, else by its cgroup.
     fn find(&self, workload: &Arc<Workload>) -> Result<Option<Known>, PodError> {
-        if let Some(path) = &workload.netns {
-            return Ok(Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)));
+        let found = match &workload.netns {
+            Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
+            None => self
+                .cgroups
+                .find(&workload.uid)?
+                .map(|found| Known::new(Arc::clone(workload), found.namespace.clone(), Some(found))),
+        };
+        let cookie = found.as_ref().map(|found| found.namespace.cookie());
+        let taken = self.known.values().find(|known| Some(known.namespace.cookie()) == cookie);
+        match taken {
+            Some(other) => Err(PodError::Taken { other: other.workload.name.to_string() }),
+            None => Ok(found),
         }
-        let found = self.cgroups.find(&workload.uid)?;
-        Ok(found.map(|found| Known::new(Arc::clone(workload), found.namespace.clone(), Some(found))))
     }
 
     /// Pods that are wanted no more, and those whose path or cgroup leads to another namespace: another pod of the same

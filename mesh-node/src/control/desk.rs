@@ -1,8 +1,8 @@
 //! The desk at which changed files are worked on: read, taken into the store, made a snapshot of.
 //!
 //! In: batches of changed files. Out: the snapshot after them, and what is wrong. A large batch is read apart from the
-//! desk, as a [`Job`], so that it holds up no edit of another file; what would take an object away waits for it, since
-//! the object may stand in what is being read. Time is an argument. Never: I/O.
+//! desk, as a [`Job`], so that it holds up no edit of another file; what would take an object away or
+//! change a policy waits for it, since the object, or a stricter policy, may stand in what is being read. Time is an argument. Never: I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -166,13 +166,16 @@ impl Desk {
 
     // All that waits becomes one batch: a file that was renamed meanwhile is never gone under both names.
     fn wait(&mut self, readings: Vec<Reading>) {
+        // A text that was put off and has been replaced never comes into force.
+        readings.iter().for_each(|reading| self.grace.forget(&reading.file));
         self.waiting.extend(readings.into_iter().map(|Reading { file, content }| (file, content)));
     }
 
     fn takes_away(&self, batch: &Batch) -> bool {
         batch.0.iter().any(|(file, said)| match said {
             Said::Text(text) => self.store.takes_away(file, text),
-            Said::Refused(_) => false,
+            // What is being read of it may be the last that can be.
+            Said::Refused(_) => self.reading.as_ref().is_some_and(|files| files.contains(file)),
             Said::Gone => self.store.has_objects(file),
         })
     }

@@ -105,3 +105,47 @@ fn what_a_file_said_before_does_not_come_back() {
     assert_eq!(take(&mut desk, vec![small("m.yaml", &["b", "e"])]), Some("b c e".to_owned()));
     assert!(desk.next_job().is_none(), "what waited is older");
 }
+
+fn policy(file: &str, name: &str, action: &str) -> Reading {
+    let text = format!(
+        "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{action: {action}, rules: [{{}}]}}\n"
+    );
+    Reading { file: file.into(), content: Content::Text(text) }
+}
+
+fn as_large(Reading { file, content }: Reading) -> Reading {
+    let Content::Text(text) = content else { unreachable!() };
+    Reading { file, content: Content::Text(format!("{}{text}", "#\n".repeat(LARGE / 2 + 1))) }
+}
+
+fn policies(applied: &Applied) -> Vec<String> {
+    let policies = applied.snapshot.authorization_policies();
+    let mut said: Vec<_> =
+        policies.map(|policy| format!("{} {:?}", policy.name.name, policy.action)).collect();
+    said.sort();
+    said
+}
+
+#[test]
+fn a_policy_is_not_weakened_before_the_one_that_replaces_it_is_read() {
+    let mut desk = begun(vec![policy("s.yaml", "old", "DENY")]);
+    assert_eq!(take(&mut desk, vec![as_large(policy("l.yaml", "new", "DENY"))]), None);
+    let job = desk.next_job().unwrap();
+    assert_eq!(take(&mut desk, vec![policy("s.yaml", "old", "AUDIT")]), None);
+    assert_eq!(policies(&desk.finish(job.read(), Instant::now())), ["new Deny", "old Deny"]);
+    let batch = desk.next_job().unwrap().read();
+    assert_eq!(policies(&desk.finish(batch, Instant::now())), ["new Deny", "old Audit"]);
+}
+
+#[test]
+fn what_can_be_read_is_taken_before_what_cannot() {
+    let mut desk = begun(Vec::new());
+    assert_eq!(take(&mut desk, vec![as_large(policy("l.yaml", "new", "DENY"))]), None);
+    let job = desk.next_job().unwrap();
+    let refused = Reading { file: "l.yaml".into(), content: Content::Refused("it is no UTF-8".into()) };
+    assert_eq!(take(&mut desk, vec![refused]), None);
+    assert_eq!(policies(&desk.finish(job.read(), Instant::now())), ["new Deny"]);
+    let batch = desk.next_job().unwrap().read();
+    assert_eq!(policies(&desk.finish(batch, Instant::now())), ["new Deny"], "the last good state");
+}

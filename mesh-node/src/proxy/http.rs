@@ -257,7 +257,7 @@ fn protocol_of(plan: &Plan) -> Protocol {
 fn flags_of_exchange(outcome: &ExchangeOutcome) -> ResponseFlags {
     match (outcome.ending, outcome.failure) {
         (Ending::Complete | Ending::Early, _) => ResponseFlags::None,
-        (Ending::ClientGone, _) => ResponseFlags::DownstreamDisconnect,
+        (Ending::ClientGone, None) => ResponseFlags::DownstreamDisconnect,
         (Ending::BadRequest(_), _) => ResponseFlags::DownstreamProtocolError,
         (_, Some(failure)) => flags_of(failure),
         (Ending::TimedOut, None) => ResponseFlags::UpstreamTimeout,
@@ -272,7 +272,8 @@ fn reason_of(outcome: &ExchangeOutcome) -> &'static str {
     match (outcome.ending, outcome.failure) {
         (Ending::Complete, _) => CloseReason::Completed.reason(),
         (Ending::Early, _) => "answered_early",
-        (Ending::ClientGone, _) => CloseReason::ClientReset.reason(),
+        // With a failure it is the upstream that was not there: the source's daemon was told by a reset.
+        (Ending::ClientGone, None) => CloseReason::ClientReset.reason(),
         (Ending::BadRequest(refusal) | Ending::BadResponse(refusal), _) => refusal.reason(),
         (_, Some(failure)) => failure.reason(),
         (Ending::Answered(reason), None) => reason,

@@ -157,3 +157,15 @@ fn fields(seen: &Connected, name: &str) -> Vec<String> {
 fn paths(server: &Server) -> Vec<String> {
     server.events("request").iter().filter_map(|event| event["path"].as_str()).map(str::to_owned).collect()
 }
+
+#[test]
+fn the_called_side_says_that_the_application_does_not_listen() {
+    pair().run(|mesh| {
+        assert_eq!(mesh.pod("client").curl("http://10.96.0.10/", &[])?.status, 503);
+        for node in ["node-a", "node-b"] {
+            mesh.node(node)
+                .record("why it was not served", |record| record["reason"] == "connect_refused")?;
+        }
+        Ok(())
+    });
+}

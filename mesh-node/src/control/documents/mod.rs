@@ -94,6 +94,13 @@ pub struct Document {
 }
 
 impl Document {
+    /// Whether it is no YAML and was meant as a `v1` List.
+    pub fn is_broken_list(&self) -> bool {
+        let is_list =
+            |complaint: &Complaint| complaint.object.as_ref().is_some_and(|object| object.kind == "List");
+        !self.is_readable && self.complaints.iter().any(is_list)
+    }
+
     /// A field of one of its objects as the document has it, and its line, counted from 1 in the document.
     pub fn find(&self, key: &ObjectKey, field: &str) -> Option<(String, usize)> {
         self.source.find(key, field)

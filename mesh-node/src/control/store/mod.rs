@@ -102,15 +102,17 @@ impl Store {
         FileReader { reader: self.reader.clone(), hasher: self.hasher.clone(), known }
     }
 
-    /// Whether an object would not be claimed any more by a file that says this.
+    /// Whether a file that says this claims an object no more, or says something else of a policy.
     pub fn takes_away(&self, file: &str, text: &FileText) -> bool {
         let Some(before) = self.files.get(file) else { return false };
-        let keys = |documents: &[Placed]| -> HashSet<ObjectKey> {
-            let objects = documents.iter().flat_map(|placed| &placed.document.objects);
-            objects.map(|(key, _)| key.clone()).collect()
+        let after = text.documents.iter().flat_map(|placed| &placed.document.objects);
+        let after: HashMap<&ObjectKey, &Claim> = after.map(|(key, claim)| (key, claim)).collect();
+        let claims = before.documents.iter().flat_map(|placed| &placed.document.objects);
+        let is_other = |(key, claim): &(ObjectKey, Claim)| match after.get(key) {
+            Some(now) => key.kind.is_policy() && *now != claim,
+            None => true,
         };
-        let after = keys(&text.documents);
-        keys(&before.documents).iter().chain(before.lingering.keys()).any(|key| !after.contains(key))
+        claims.into_iter().any(is_other) || before.lingering.keys().any(|key| !after.contains_key(key))
     }
 
     /// Whether a policy of a file would deny for want of being understood, where none does now. Not of a new file.
@@ -299,8 +301,8 @@ impl Store {
         self.stale.insert(key.clone());
     }
 
-    /// The last good claim; without one, what was in force; without that, what denies most, unless the policies that
-    /// its file had are still in force.
+    /// The last good claim; without one, what was in force; without that, what denies most, except for a broken List
+    /// whose policies of before are still in force.
     fn winner(&self, key: &ObjectKey) -> Option<Meaning> {
         let claims = self.claims.get(key)?;
         let good = claims.values().rev().find_map(|claim| match claim {
@@ -309,7 +311,7 @@ impl Store {
         });
         let fallback = || {
             claims.iter().rev().find_map(|(place, claim)| match claim {
-                Claim::Unreadable(meaning) if !self.keeps_policies(&place.file) => Some(meaning),
+                Claim::Unreadable(meaning) if !self.keeps_listed(key.kind, place) => Some(meaning),
                 Claim::Unreadable(_) | Claim::Good(_) | Claim::Refused => None,
             })
         };
@@ -321,9 +323,12 @@ impl Store {
         matches!(claim, Claim::Unreadable(meaning) if self.in_force.get(key) == Some(meaning))
     }
 
-    fn keeps_policies(&self, file: &str) -> bool {
-        let file = self.files.get(file);
-        file.is_some_and(|file| file.lingering.keys().any(|key| key.kind.is_policy()))
+    /// Whether a claim comes from a List that is no YAML, of whose file policies of the same kind stay in force.
+    fn keeps_listed(&self, kind: Kind, place: &Place) -> bool {
+        let Some(file) = self.files.get(&place.file) else { return false };
+        let placed = place.document.checked_sub(1).and_then(|index| file.documents.get(index));
+        placed.is_some_and(|placed| placed.document.is_broken_list())
+            && file.lingering.keys().any(|key| key.kind == kind)
     }
 
     /// What a complaint means, now that it is known what is in force.

@@ -202,3 +202,16 @@ fn a_list_of_policies_that_is_no_yaml_denies_unless_it_was_good_before() {
     world.write("b.yaml", Some(&list("[")));
     assert_eq!(faults(&mut world).len(), 2, "the other file was never good");
 }
+
+#[test]
+fn a_broken_policy_denies_whatever_else_its_file_keeps() {
+    let mut world = World::new();
+    let peer = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: PeerAuthentication\n\
+                metadata: {name: x, namespace: shop}\nspec: {}\n";
+    let broken = "---\napiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+                  metadata: {name: new, namespace: bank}\nspec: [\n";
+    world.write("f.yaml", Some(peer));
+    world.write("f.yaml", Some(broken));
+    let policies: Vec<_> = world.snapshot().authorization_policies().cloned().collect();
+    assert!(policies.iter().any(|policy| policy.fault.is_some()), "{policies:?}");
+}

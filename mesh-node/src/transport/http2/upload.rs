@@ -2,7 +2,6 @@
 //! that somebody looked at the request: one that was refused unseen is sent once more, whole.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -24,15 +23,16 @@ pub(super) struct RequestBody {
     /// Which try it is for.
     attempt: u32,
     /// What an earlier try has read.
-    again: VecDeque<Bytes>,
+    again: Option<Bytes>,
 }
 
 /// What all tries of a request share.
 pub(super) struct Upload {
     /// `None` once nobody reads on: what the caller still sends is dropped then.
     incoming: RefCell<Option<Incoming>>,
-    /// What was read, for another try; `None` if there can be none.
-    kept: RefCell<Option<Vec<Bytes>>>,
+    /// What was read, for another try; `None` if there can be none. A copy: a frame of one byte would keep all that was
+    /// read with it.
+    kept: RefCell<Option<Vec<u8>>>,
     attempt: Cell<u32>,
     /// The body of the latest try is there.
     is_held: Cell<bool>,
@@ -59,7 +59,7 @@ impl Upload {
 
     /// The body for one more try; `None` if too much of it was read. An earlier one gives nothing any more.
     pub(super) fn body(self: &Rc<Self>) -> Option<RequestBody> {
-        let again = self.kept.borrow().clone()?.into();
+        let again = Some(Bytes::from(self.kept.borrow().clone()?)).filter(|again| !again.is_empty());
         self.attempt.set(self.attempt.get() + 1);
         self.is_held.set(true);
         Some(RequestBody { upload: self.clone(), attempt: self.attempt.get(), again })
@@ -89,7 +89,7 @@ impl Upload {
             *kept = None;
         }
         if let Some(kept) = &mut *kept {
-            kept.push(data.clone());
+            kept.extend_from_slice(data);
         }
     }
 
@@ -110,7 +110,7 @@ impl Upload {
             None => {
                 self.is_complete.set(true);
                 // Trailers are not kept.
-                self.seen();
+                self.kept.take();
             }
         }
         if incoming.is_end_stream() {
@@ -154,7 +154,7 @@ impl Body for RequestBody {
         if self.attempt != self.upload.attempt.get() {
             return Poll::Ready(Some(Err(Broken::Again)));
         }
-        match self.again.pop_front() {
+        match self.again.take() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => self.upload.poll(context),
         }
@@ -162,11 +162,11 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let incoming = self.upload.incoming.borrow();
-        self.again.is_empty() && incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.again.is_none() && incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let again: usize = self.again.iter().map(Bytes::len).sum();
+        let again = self.again.as_ref().map_or(0, Bytes::len);
         let incoming = self.upload.incoming.borrow();
         let rest = incoming.as_ref().map(Incoming::size_hint).unwrap_or_default();
         let mut hint = SizeHint::new();
