@@ -1,8 +1,8 @@
 //! The desk at which changed files are worked on: read, taken into the store, made a snapshot of.
 //!
 //! In: batches of changed files. Out: the snapshot after them, and what is wrong. A large batch is read apart from the
-//! desk, as a [`Job`], so that it holds up no edit of another file; what would take an object away or
-//! change a policy waits for it, since the object, or a stricter policy, may stand in what is being read. Time is an argument. Never: I/O.
+//! desk, as a [`Job`], so that it holds up no edit of another file. What would take an object away or change a policy
+//! waits for it: the object, or a stricter policy, may stand in what is being read. Time is an argument. Never: I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -18,7 +18,11 @@ fn small(file: &str, pods: &[&str]) -> Reading {
 
 /// The same pods in a file that is too large to be read at the desk.
 fn large(file: &str, pods: &[&str]) -> Reading {
-    let Reading { file, content } = small(file, pods);
+    as_large(small(file, pods))
+}
+
+/// The same text behind so many comments that it is too large to be read at the desk.
+fn as_large(Reading { file, content }: Reading) -> Reading {
     let Content::Text(text) = content else { unreachable!() };
     Reading { file, content: Content::Text(format!("{}{text}", "#\n".repeat(LARGE / 2 + 1))) }
 }
@@ -112,11 +116,6 @@ fn policy(file: &str, name: &str, action: &str) -> Reading {
          metadata: {{name: {name}, namespace: shop}}\nspec: {{action: {action}, rules: [{{}}]}}\n"
     );
     Reading { file: file.into(), content: Content::Text(text) }
-}
-
-fn as_large(Reading { file, content }: Reading) -> Reading {
-    let Content::Text(text) = content else { unreachable!() };
-    Reading { file, content: Content::Text(format!("{}{text}", "#\n".repeat(LARGE / 2 + 1))) }
 }
 
 fn policies(applied: &Applied) -> Vec<String> {

@@ -200,6 +200,7 @@ async fn news(
 ) -> Result<News, JoinError> {
     let due = async {
         match deadline {
+            // Until a text that was put off is due.
             Some(deadline) => sleep_until(deadline.into()).await,
             None => std::future::pending().await,
         }
