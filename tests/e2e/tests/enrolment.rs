@@ -202,3 +202,29 @@ fn pods_of_a_kubelet_are_found_by_their_cgroups() {
         Ok(())
     });
 }
+
+#[test]
+fn a_pod_that_is_said_to_be_where_another_is_does_not_speak_for_it() {
+    pair().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let path = mesh.pod("client").place().netns().path().display().to_string();
+        let pod = |name: &str, more: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: shop\n  uid: uid-{name}\n\
+                 {more}spec:\n  nodeName: node-a\n  serviceAccountName: {name}\n  containers:\n    - name: main\n"
+            )
+        };
+        // One that has ended, too: nobody looks for it.
+        mesh.config().write("ended", &format!("{}status:\n  phase: Succeeded\n", pod("ended", "")))?;
+        mesh.config().write("thief", &pod("thief", &format!("  annotations: {{nodemesh.dev/netns: {path}}}\n")))?;
+        eventually_true("the second pod is refused", PATIENCE, || {
+            mesh.node("node-a").tail(400).contains("is said to be in the network namespace of shop/client")
+        })?;
+        assert!(!mesh.node("node-a").tail(400).contains("\"pod\":\"shop/ended\""), "it is no failure");
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.b().record("the caller is who it was", |record| {
+            record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/client"
+        })?;
+        Ok(())
+    });
+}
