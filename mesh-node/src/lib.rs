@@ -26,4 +26,6 @@ pub mod admin;
 
 pub mod cli;
 
+pub mod controller;
+
 pub mod app;

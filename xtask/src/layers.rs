@@ -18,6 +18,7 @@ const NODE: &[&str] = &[
     "drain",
     "telemetry",
     "kernel",
+    "xds",
     "control",
     "capture",
     "identity",
@@ -25,15 +26,20 @@ const NODE: &[&str] = &[
     "proxy",
     "admin",
     "cli",
+    "config_client",
+    "controller",
     "app",
 ];
 
 /// Who may import what: one owner per dependency.
 const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["kernel"]),
-    ("kube", &["control"]),
-    ("k8s_openapi", &["control"]),
+    ("kube", &["control", "controller"]),
+    ("k8s_openapi", &["control", "controller"]),
     ("rcgen", &["identity"]),
+    ("prost", &["xds"]),
+    ("envoy_types", &["xds", "config_client", "controller"]),
+    ("tonic", &["xds", "config_client", "controller"]),
     ("hyper", &["transport", "proxy", "admin", "cli"]),
     ("h2", &["transport", "proxy"]),
 ];

@@ -1,13 +1,15 @@
-//! The reconciler: Kubernetes objects in, deltas and snapshots out. The only importer of kube.
+//! The reconciler: Kubernetes objects in, deltas and snapshots out.
 //!
 //! [`Control`] watches a folder of YAML: [`watch_dir`] reads files, [`documents`] makes objects of them by
-//! [`translate`], [`store`] says which of them count, and [`reconciler`] makes tables of those. One task does it
-//! all, one batch after the other, except that it lets a large one be read beside it, and publishes an immutable
-//! snapshot after each; everybody else reads. Never: a look at traffic, or at the kernel.
+//! [`translate`], [`store`] says which of them count, [`enroller`] what their changes come to, and [`reconciler`]
+//! makes tables of that. One task does it all, one batch after the other, except that it lets a large one be read
+//! beside it, and publishes an immutable snapshot after each; everybody else reads. A controller uses [`translate`]
+//! and [`enroller`] on what the API server says. Never: a look at traffic, or at the kernel.
 
 mod advice;
 mod desk;
 pub mod documents;
+pub mod enroller;
 pub mod generate;
 mod grace;
 pub mod metrics;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use mesh_common::model::Text;
 
 use super::documents::{self, Claim, Complaint, Document, ObjectName, Place, Problem, Reader};
+use super::enroller::Change;
 use super::object::{Kind, Meaning, ObjectKey};
-use super::reconciler::Change;
 use super::translate::{DEFAULT_NAMESPACE, Effect};
 
 /// Most other places or objects that are named where something stands more than once.

@@ -1,0 +1,120 @@
+//! Changed objects become deltas.
+//!
+//! In: what an object meant before and means now, from a folder or from watches. Out: what the tables, or the agents of
+//! a controller, are told. The only place where one object's meaning depends on another's: a pod is enrolled by its own
+//! labels or by its namespace's. Never: I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use mesh_common::model::{Enrolment, Text};
+use mesh_common::snapshot::Delta;
+
+use super::object::{Meaning, ObjectKey};
+use super::translate::pod::PodWorkload;
+
+/// One object that changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Which one.
+    pub key: ObjectKey,
+    /// What it meant; `None` if it was not there.
+    pub before: Option<Meaning>,
+    /// What it means; `None` if it is gone.
+    pub after: Option<Meaning>,
+}
+
+/// What is known of namespaces and their pods.
+#[derive(Debug, Default)]
+pub struct Enroller {
+    enrolments: HashMap<Text, Enrolment>,
+    /// By namespace and name, to enrol them anew when their namespace changes.
+    pods: HashMap<Text, BTreeMap<Text, Arc<PodWorkload>>>,
+}
+
+impl Enroller {
+    /// What changes, in any order, come to.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        for change in changes {
+            self.apply_one(change, &mut deltas);
+        }
+        deltas
+    }
+
+    fn apply_one(&mut self, Change { key, before, after }: Change, deltas: &mut Vec<Delta>) {
+        match (before, after) {
+            (before, Some(Meaning::Pod(pod))) => self.put_pod(&key, before, pod, deltas),
+            (_, Some(Meaning::Namespace(namespace))) => {
+                self.enrol(&key.name.name, namespace.enrolment, deltas);
+            }
+            (_, Some(Meaning::Node(node))) => deltas.push(Delta::UpsertNode(node)),
+            (_, Some(Meaning::Service(service))) => deltas.push(Delta::UpsertService(service)),
+            (_, Some(Meaning::EndpointSlice(slice))) => deltas.push(Delta::UpsertEndpointSlice(slice)),
+            (_, Some(Meaning::AuthorizationPolicy(policy))) => {
+                deltas.push(Delta::UpsertAuthorizationPolicy(policy));
+            }
+            (_, Some(Meaning::PeerAuthentication(policy))) => {
+                deltas.push(Delta::UpsertPeerAuthentication(policy));
+            }
+            (Some(before), None | Some(Meaning::Nothing)) => self.forget(key, &before, deltas),
+            (None, None | Some(Meaning::Nothing)) => {}
+        }
+    }
+
+    fn forget(&mut self, key: ObjectKey, before: &Meaning, deltas: &mut Vec<Delta>) {
+        deltas.push(match before {
+            Meaning::Namespace(_) => return self.enrol(&key.name.name, None, deltas),
+            Meaning::Nothing => return,
+            Meaning::Pod(pod) => {
+                self.forget_pod(&key);
+                Delta::RemoveWorkload(pod.workload.uid.clone())
+            }
+            Meaning::Node(_) => Delta::RemoveNode(key.name.name),
+            Meaning::Service(_) => Delta::RemoveService(key.name),
+            Meaning::EndpointSlice(_) => Delta::RemoveEndpointSlice(key.name),
+            Meaning::AuthorizationPolicy(_) => Delta::RemoveAuthorizationPolicy(key.name),
+            Meaning::PeerAuthentication(_) => Delta::RemovePeerAuthentication(key.name),
+        });
+    }
+
+    fn forget_pod(&mut self, key: &ObjectKey) {
+        if let Some(pods) = self.pods.get_mut(&key.name.namespace) {
+            pods.remove(&key.name.name);
+            if pods.is_empty() {
+                self.pods.remove(&key.name.namespace);
+            }
+        }
+    }
+
+    /// A pod of the same name but another uid is another pod: the one before it is gone.
+    fn put_pod(
+        &mut self,
+        key: &ObjectKey,
+        before: Option<Meaning>,
+        pod: Arc<PodWorkload>,
+        deltas: &mut Vec<Delta>,
+    ) {
+        if let Some(Meaning::Pod(before)) = before
+            && before.workload.uid != pod.workload.uid
+        {
+            deltas.push(Delta::RemoveWorkload(before.workload.uid.clone()));
+        }
+        let namespace = &key.name.namespace;
+        let workload = pod.in_namespace(self.enrolments.get(namespace).copied());
+        deltas.push(Delta::UpsertWorkload(Arc::new(workload)));
+        self.pods.entry(namespace.clone()).or_default().insert(key.name.name.clone(), pod);
+    }
+
+    fn enrol(&mut self, namespace: &Text, enrolment: Option<Enrolment>, deltas: &mut Vec<Delta>) {
+        let before = match enrolment {
+            Some(enrolment) => self.enrolments.insert(namespace.clone(), enrolment),
+            None => self.enrolments.remove(namespace),
+        };
+        if before == enrolment {
+            return;
+        }
+        let pods = self.pods.get(namespace).into_iter().flat_map(BTreeMap::values);
+        deltas.extend(pods.map(|pod| Delta::UpsertWorkload(Arc::new(pod.in_namespace(enrolment)))));
+    }
+}
