@@ -61,22 +61,14 @@ pub(crate) struct NodeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Capture")]
 pub(crate) struct CaptureArgs {
-    /// Cgroup (version 2) that holds every pod of this node and nothing else
-    #[arg(
-        long,
-        env = "NODEMESH_CGROUP_ROOT",
-        value_name = "DIR",
-        default_value = "/sys/fs/cgroup/kubepods.slice"
-    )]
-    pub(crate) cgroup_root: PathBuf,
-    /// Cgroup that this agent makes and enters; must not be --cgroup-root nor hold it
-    #[arg(
-        long,
-        env = "NODEMESH_AGENT_CGROUP",
-        value_name = "DIR",
-        default_value = "/sys/fs/cgroup/nodemesh-agent"
-    )]
-    pub(crate) agent_cgroup: PathBuf,
+    /// Cgroup (version 2) that holds every pod of this node and nothing else [default: the kubelet's, kubepods.slice or kubepods
+    /// below /sys/fs/cgroup or /sys/fs/cgroup/unified]
+    #[arg(long, env = "NODEMESH_CGROUP_ROOT", value_name = "DIR")]
+    pub(crate) cgroup_root: Option<PathBuf>,
+    /// Cgroup that this agent makes and enters; must not be --cgroup-root nor hold it [default: nodemesh-agent beside
+    /// --cgroup-root]
+    #[arg(long, env = "NODEMESH_AGENT_CGROUP", value_name = "DIR")]
+    pub(crate) agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs where programs, maps and links outlive the agent
     #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
     pub(crate) pin_dir: PathBuf,

@@ -1,13 +1,20 @@
 //! What the agent was told, parsed: one group per module. A [`Config`] cannot be invalid.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use mesh_common::model::{Text, TrustDomain};
 
-use crate::args::{AgentArgs, LogFormat, Switch, UnknownPods};
+use crate::args::{AgentArgs, CaptureArgs, LogFormat, Switch, UnknownPods};
+
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// What kubelets call the cgroup of all pods, by driver.
+const POD_CGROUPS: [&str; 2] = ["kubepods.slice", "kubepods"];
+/// What the agent's own is called, beside it.
+const AGENT_CGROUP: &str = "nodemesh-agent";
 
 /// Everything the agent was told.
 #[derive(Clone, Debug)]
@@ -177,12 +184,7 @@ impl From<AgentArgs> for Config {
                 mesh_cidrs: node.mesh_cidrs,
                 workers: node.workers.map_or_else(available_cores, Into::into),
             },
-            capture: CaptureConfig {
-                cgroup_root: capture.cgroup_root,
-                agent_cgroup: capture.agent_cgroup,
-                pin_dir: capture.pin_dir,
-                unknown_pods: capture.unknown_pods,
-            },
+            capture: capture.into(),
             identity: IdentityConfig {
                 trust_dir: identity.trust_dir,
                 trust_domain: identity.trust_domain,
@@ -217,6 +219,40 @@ impl From<AgentArgs> for Config {
     }
 }
 
+impl From<CaptureArgs> for CaptureConfig {
+    fn from(args: CaptureArgs) -> Self {
+        let CaptureArgs { cgroup_root, agent_cgroup, pin_dir, unknown_pods } = args;
+        let cgroup_root = cgroup_root.unwrap_or_else(|| kubelet_cgroup(Path::new(CGROUPS)));
+        let agent_cgroup = agent_cgroup.unwrap_or_else(|| cgroup_root.with_file_name(AGENT_CGROUP));
+        Self { cgroup_root, agent_cgroup, pin_dir, unknown_pods }
+    }
+}
+
+/// Where kubelets keep their pods, with either driver, where version 2 is alone or stands beside version 1. Where none
+/// is, what would be there on most machines: the error says so.
+fn kubelet_cgroup(cgroups: &Path) -> PathBuf {
+    let [usual, ..] = POD_CGROUPS.map(|name| cgroups.join(name));
+    let mounts = [cgroups.to_owned(), cgroups.join("unified")];
+    let mut places = mounts.iter().flat_map(|mount| POD_CGROUPS.map(|name| mount.join(name)));
+    places.find(|place| place.is_dir()).unwrap_or(usual)
+}
+
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubelets_cgroup_is_found_under_each_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(kubelet_cgroup(folder.path()), at("kubepods.slice"));
+        for name in ["unified/kubepods", "unified/kubepods.slice", "kubepods", "kubepods.slice"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+            assert_eq!(kubelet_cgroup(folder.path()), at(name));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! Nothing leaves the machine: addresses are of TEST-NET-1 (RFC 5737) and stand on loopback.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -27,7 +27,7 @@ use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use super::pods::Pods;
 use super::pods::sockets;
-use crate::kernel::{KernelError, OriginalDstReader, PodFacts};
+use crate::kernel::{self, KernelError, OriginalDstReader, PodFacts};
 
 /// The address of the trial's pod.
 const POD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 80);
@@ -202,7 +202,7 @@ impl Trial {
 
     /// What the process said went wrong; empty if nothing.
     fn run_in_cgroup(&self) -> io::Result<String> {
-        let mut members = OpenOptions::new().write(true).open(self.cgroup.join("cgroup.procs"))?;
+        let mut members = kernel::members(&self.cgroup)?;
         let namespace = self.namespace.clone();
         let mut command = Command::new("/proc/self/exe");
         command.args(["trial-connect", &DIALLED.to_string()]);

@@ -4,15 +4,19 @@
 //! container may set.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, statfs};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::lock::{self, NotTaken};
 
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// What the first process of the host sees of the tree; in a container that takes `hostPID: true`.
+const HOST_CGROUPS: &str = "/proc/1/ns/cgroup";
 
 /// The cgroups that matter, open and identified.
 #[derive(Debug)]
@@ -106,8 +110,9 @@ impl Cgroups {
         if pods.path.starts_with(&agent.path) {
             return Err(CgroupError::AgentHoldsPods { agent: agent.path, pods: pods.path });
         }
-        let members = agent.path.join("cgroup.procs");
-        fs::write(&members, std::process::id().to_string()).map_err(access("enter", &agent.path))?;
+        let mut members = members(&agent.path).map_err(access("open", &agent.path))?;
+        // A process that writes this is the one that is moved.
+        members.write_all(b"0").map_err(access("enter", &agent.path))?;
         let top = Cgroup::open(&pods.top(), "--cgroup-root")?;
         Ok(Self { pods, agent, top })
     }
@@ -150,6 +155,26 @@ impl Cgroup {
         fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.id)
             && Dir::read_from(&self.directory).is_ok()
     }
+}
+
+/// The file through which processes enter a cgroup. Where the tree is mounted with `nsdelegate`, as systemd does, who sees
+/// only its container's part of it may move nothing to elsewhere (cgroups(7)); what counts is what the thread saw that
+/// opened the file. So a thread that sees the host's opens it, where there is such a view to be had.
+///
+/// # Errors
+/// The file cannot be opened for writing.
+pub fn members(cgroup: &Path) -> io::Result<fs::File> {
+    let file = cgroup.join("cgroup.procs");
+    let open = || {
+        if let Ok(host) = fs::File::open(HOST_CGROUPS) {
+            // Without the capability it is opened as it can be: who writes to it is told.
+            let _ = move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::ControlGroup));
+        }
+        fs::OpenOptions::new().write(true).open(file)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(open).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn is_cgroup2(path: &Path) -> bool {

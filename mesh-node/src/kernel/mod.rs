@@ -44,7 +44,7 @@ use mesh_common::abi::capture::OutboundListenerKey;
 pub use self::apply::ApplyError;
 pub use self::attach::AttachError;
 use self::attach::Links;
-pub use self::cgroup::CgroupError;
+pub use self::cgroup::{CgroupError, members};
 pub use self::desired::{PodFacts, PodState, RefusedSockets};
 pub use self::events::Refusal;
 pub use self::handles::{CallerWriter, OriginalDstReader};
