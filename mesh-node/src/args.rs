@@ -65,8 +65,8 @@ pub(crate) struct CaptureArgs {
     /// below /sys/fs/cgroup or /sys/fs/cgroup/unified]
     #[arg(long, env = "NODEMESH_CGROUP_ROOT", value_name = "DIR")]
     pub(crate) cgroup_root: Option<PathBuf>,
-    /// Cgroup that this agent makes and enters; must not be --cgroup-root nor hold it [default: nodemesh-agent beside
-    /// --cgroup-root]
+    /// Cgroup that this agent makes and enters; must not be --cgroup-root nor hold it [default: that of its container, if
+    /// it is in a pod, else nodemesh-agent beside --cgroup-root]
     #[arg(long, env = "NODEMESH_AGENT_CGROUP", value_name = "DIR")]
     pub(crate) agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs where programs, maps and links outlive the agent

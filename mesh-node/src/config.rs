@@ -13,8 +13,6 @@ use crate::args::{AgentArgs, CaptureArgs, LogFormat, Switch, UnknownPods};
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What kubelets call the cgroup of all pods, by driver.
 const POD_CGROUPS: [&str; 2] = ["kubepods.slice", "kubepods"];
-/// What the agent's own is called, beside it.
-const AGENT_CGROUP: &str = "nodemesh-agent";
 
 /// Everything the agent was told.
 #[derive(Clone, Debug)]
@@ -59,8 +57,8 @@ pub struct NodeConfig {
 pub struct CaptureConfig {
     /// Cgroup that holds every pod of the node.
     pub cgroup_root: PathBuf,
-    /// Cgroup that the agent makes and enters.
-    pub agent_cgroup: PathBuf,
+    /// Cgroup that the agent makes and enters; `None`: its container's, or one beside `cgroup_root`.
+    pub agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs.
     pub pin_dir: PathBuf,
     /// What processes of pods that are not known yet get from connect.
@@ -223,7 +221,6 @@ impl From<CaptureArgs> for CaptureConfig {
     fn from(args: CaptureArgs) -> Self {
         let CaptureArgs { cgroup_root, agent_cgroup, pin_dir, unknown_pods } = args;
         let cgroup_root = cgroup_root.unwrap_or_else(|| kubelet_cgroup(Path::new(CGROUPS)));
-        let agent_cgroup = agent_cgroup.unwrap_or_else(|| cgroup_root.with_file_name(AGENT_CGROUP));
         Self { cgroup_root, agent_cgroup, pin_dir, unknown_pods }
     }
 }

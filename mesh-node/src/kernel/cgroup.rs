@@ -15,6 +15,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::lock::{self, NotTaken};
 
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// What the agent's own is called, beside the pods'.
+const AGENT: &str = "nodemesh-agent";
 /// What the first process of the host sees of the tree; in a container that takes `hostPID: true`.
 const HOST_CGROUPS: &str = "/proc/1/ns/cgroup";
 
@@ -97,16 +99,20 @@ pub enum CgroupError {
 
 impl Cgroups {
     /// Opens the pods' cgroup and the top of the tree, makes the agent's own and enters it.
-    pub(super) fn enter(pods: &Path, agent: &Path) -> Result<Self, CgroupError> {
+    pub(super) fn enter(pods: &Path, agent: Option<&Path>) -> Result<Self, CgroupError> {
         let pods = Cgroup::open(pods, "--cgroup-root")?;
         pods.lock()?;
-        match fs::create_dir(agent) {
+        let agent = match agent {
+            Some(agent) => agent.to_owned(),
+            None => pods.of_own_container().unwrap_or_else(|| pods.path.with_file_name(AGENT)),
+        };
+        match fs::create_dir(&agent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(access("make", agent)(error));
+                return Err(access("make", &agent)(error));
             }
             _ => {}
         }
-        let agent = Cgroup::open(agent, "--agent-cgroup")?;
+        let agent = Cgroup::open(&agent, "--agent-cgroup")?;
         if pods.path.starts_with(&agent.path) {
             return Err(CgroupError::AgentHoldsPods { agent: agent.path, pods: pods.path });
         }
@@ -137,6 +143,15 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// The cgroup of the container that this process is in, if that is below: what its pod may take holds for it there.
+    fn of_own_container(&self) -> Option<PathBuf> {
+        let own = as_the_host(|| fs::read_to_string(format!("/proc/{}/cgroup", std::process::id()))).ok()?;
+        let own = self.top().join(unified(&own)?.trim_start_matches('/'));
+        own.strip_prefix(&self.path).ok().filter(|below| below.components().next().is_some())?;
+        let members = fs::read_to_string(own.join("cgroup.procs")).ok()?;
+        members.lines().any(|line| line.parse() == Ok(std::process::id())).then_some(own)
+    }
+
     /// Keeps it for this agent, for as long as the folder is open: programs of two would both take its connections.
     fn lock(&self) -> Result<(), CgroupError> {
         lock::take(&self.directory).map_err(|error| match error {
@@ -165,16 +180,25 @@ impl Cgroup {
 /// The file cannot be opened for writing.
 pub fn members(cgroup: &Path) -> io::Result<fs::File> {
     let file = cgroup.join("cgroup.procs");
-    let open = || {
+    as_the_host(|| fs::OpenOptions::new().write(true).open(file))
+}
+
+/// Does something on a thread that sees the tree as the host does, where this process may; else as it sees it itself.
+fn as_the_host<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let see_and_work = || {
         if let Ok(host) = fs::File::open(HOST_CGROUPS) {
-            // Without the capability it is opened as it can be: who writes to it is told.
             let _ = move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::ControlGroup));
         }
-        fs::OpenOptions::new().write(true).open(file)
+        work()
     };
     std::thread::scope(|scope| {
-        scope.spawn(open).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        scope.spawn(see_and_work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// The path in version 2 of what `/proc/PID/cgroup` says (cgroups(7)).
+fn unified(cgroups: &str) -> Option<&str> {
+    cgroups.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 fn is_cgroup2(path: &Path) -> bool {
@@ -184,4 +208,16 @@ fn is_cgroup2(path: &Path) -> bool {
 fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
     move |source| CgroupError::Access { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_both_versions_the_second_is_read() {
+        let both = "12:memory:/a\n1:name=systemd:/b:c\n0::/kubepods/podUID/container\n";
+        assert_eq!(unified(both), Some("/kubepods/podUID/container"));
+        assert_eq!(unified("1:cpu:/a\n"), None);
+    }
 }

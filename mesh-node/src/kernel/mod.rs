@@ -65,8 +65,8 @@ use self::pins::Pins;
 pub struct KernelConfig {
     /// Cgroup that holds every pod.
     pub cgroup_root: PathBuf,
-    /// Cgroup that the agent makes and enters.
-    pub agent_cgroup: PathBuf,
+    /// Cgroup that the agent makes and enters; `None`: its container's if it is in a pod, else one beside the pods'.
+    pub agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs.
     pub pin_dir: PathBuf,
     /// Whether connects of pods that are not known yet pass.
@@ -151,7 +151,7 @@ impl Kernel {
         }
         let host_netns = sys::netns_cookie().map_err(KernelError::HostNamespace)?;
         // First what leaves nothing behind if another agent has it.
-        let cgroups = Cgroups::enter(&config.cgroup_root, &config.agent_cgroup)?;
+        let cgroups = Cgroups::enter(&config.cgroup_root, config.agent_cgroup.as_deref())?;
         let pins = Pins::lock(&config.pin_dir)?;
         let globals = Globals {
             agent_cgroup: cgroups.agent.id,

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 fn config(arguments: &Arguments) -> KernelConfig {
     KernelConfig {
         cgroup_root: arguments.cgroup_root.clone(),
-        agent_cgroup: arguments.agent_cgroup.clone(),
+        agent_cgroup: Some(arguments.agent_cgroup.clone()),
         pin_dir: arguments.pin_dir.clone(),
         unknown_pods_pass: arguments.unknown_pods_pass,
         refused_sockets: RefusedSockets { raw: !arguments.allow_raw, transports: true },
