@@ -12,6 +12,8 @@ pub mod telemetry;
 
 pub mod kernel;
 
+pub mod xds;
+
 pub mod control;
 
 pub mod capture;

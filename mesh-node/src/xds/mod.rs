@@ -1,0 +1,30 @@
+//! What controller and agents agree on: the resources of the delta xDS stream, and the certificate service.
+//!
+//! In: deltas of the model. Out: resources with name, version and bytes, and back: nothing is lost between. What is
+//! not understood of a policy denies what it might have denied; what is not understood of anything else is refused
+//! with the field's path. `docs/xds.md` is the text of it. Never: I/O, or a decision about traffic.
+
+pub mod certificates;
+mod decode;
+mod decode_policy;
+mod encode;
+mod encode_policy;
+pub mod messages;
+pub mod refusal;
+mod resource;
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Reading, read, removal};
+pub use encode::{encode, encode_trust};
+pub use resource::{FieldError, Key, Outgoing, Resource, ResourceType, Trust, Update, Version};
+
+/// Name of the one resource of type Mesh.
+pub const MESH: &str = "mesh";
+
+/// Most bytes of one response or request of the stream, above what any object of Kubernetes can become: etcd takes
+/// 1.5 MiB of one.
+pub const MAX_MESSAGE: usize = 8 << 20;
