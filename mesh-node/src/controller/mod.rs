@@ -4,3 +4,4 @@
 //! for the pods of its node, and what a person should know, in the objects' status. Never: a look at traffic.
 
 pub mod agents;
+pub mod discovery;

@@ -1,0 +1,241 @@
+//! One stream of one agent, without the stream: requests in, responses out.
+//!
+//! Pure: no clock, no I/O. Each type has at most one response that is not answered; what changes meanwhile gathers in
+//! the cache.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
+use envoy_types::pb::google::protobuf::Any;
+use mesh_common::model::Text;
+
+use super::cache::Cache;
+use super::view::{Part, Round, TooFarBehind, Versions, View};
+use crate::xds::refusal::{Refusal, refusals};
+use crate::xds::{Key, Resource, ResourceType, Version};
+
+/// About how many bytes one response has: what a slow agent reads in one go, and one resource more at most.
+const CHUNK: usize = 512 << 10;
+
+/// Most refusals that are kept of one agent.
+const MAX_REFUSALS: usize = 1000;
+
+/// Name that is refused when an agent refuses a response without naming resources.
+const UNNAMED: &str = "*";
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    view: View,
+    /// What is left of the round under way, in the order of the types.
+    pieces: VecDeque<Piece>,
+    round: u64,
+    /// The generation up to which all was answered.
+    answered: u64,
+    /// By type: the nonce that is to be answered.
+    outstanding: [Option<Outstanding>; ResourceType::ALL.len()],
+    nonces: u64,
+    refused: BTreeMap<Key, Refusal>,
+}
+
+/// A response that is to be answered.
+#[derive(Debug)]
+struct Outstanding {
+    nonce: String,
+    names: Vec<Text>,
+}
+
+/// One response to be.
+#[derive(Debug)]
+struct Piece {
+    kind: ResourceType,
+    upserts: Vec<Arc<Resource>>,
+    removals: Vec<Text>,
+}
+
+/// Why a stream cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Violation {
+    /// A request of a type that there is not.
+    #[error("there is no type {0:?} here; see that agent and controller have the same version")]
+    Type(String),
+    /// The agent says that it is another one.
+    #[error(
+        "the token is of an agent on node {proved:?}, the request says {said:?}; see --node-name of the agent"
+    )]
+    Node {
+        /// By the token.
+        proved: Text,
+        /// By the request.
+        said: String,
+    },
+    /// A version that is none of ours.
+    #[error("the version {version:?} of {key} is no version of a controller")]
+    Version {
+        /// Of which resource.
+        key: Key,
+        /// What it says.
+        version: String,
+    },
+}
+
+impl Session {
+    pub(super) fn new(node: Text) -> Self {
+        Self {
+            view: View::new(node),
+            pieces: VecDeque::new(),
+            round: 0,
+            answered: 0,
+            outstanding: Default::default(),
+            nonces: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a request of the agent on `node`, which its token proved: a first one of its type, or an answer.
+    pub(super) fn request(&mut self, request: DeltaDiscoveryRequest, node: &Text) -> Result<(), Violation> {
+        let said = request.node.map(|node| node.id).unwrap_or_default();
+        if !said.is_empty() && *said != **node {
+            return Err(Violation::Node { proved: node.clone(), said });
+        }
+        let kind = ResourceType::of_url(&request.type_url).ok_or(Violation::Type(request.type_url))?;
+        if !self.view.has(kind) {
+            let versions = versions(kind, request.initial_resource_versions)?;
+            self.view.ask(kind, versions);
+        }
+        let outstanding = &mut self.outstanding[kind.index()];
+        if outstanding.as_ref().is_some_and(|outstanding| outstanding.nonce == request.response_nonce)
+            && let Some(Outstanding { names, .. }) = outstanding.take()
+        {
+            self.answer(kind, names, request.error_detail);
+        }
+        Ok(())
+    }
+
+    /// The next response, if there is something to say and the agent may be told.
+    pub(super) fn respond(&mut self, cache: &Cache) -> Result<Option<DeltaDiscoveryResponse>, TooFarBehind> {
+        if self.pieces.is_empty() && !self.is_waiting() && self.view.is_behind(cache) {
+            let Round { generation, parts } = self.view.round(cache)?;
+            self.round = generation;
+            self.pieces = parts.into_iter().flat_map(pieces).collect();
+            self.settle();
+        }
+        let is_free = |piece: &&Piece| self.outstanding[piece.kind.index()].is_none();
+        if self.pieces.front().filter(is_free).is_none() {
+            return Ok(None);
+        }
+        let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+        Ok(Some(self.response(piece)))
+    }
+
+    /// Whether a response is not answered.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.outstanding.iter().any(Option::is_some)
+    }
+
+    /// The generation up to which the agent has answered all.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// What the agent has refused and not got since in another form.
+    pub(super) fn refused(&self) -> &BTreeMap<Key, Refusal> {
+        &self.refused
+    }
+
+    fn answer(
+        &mut self,
+        kind: ResourceType,
+        names: Vec<Text>,
+        error: Option<envoy_types::pb::google::rpc::Status>,
+    ) {
+        for name in &names {
+            self.refused.remove(&Key { kind, name: Arc::clone(name) });
+        }
+        self.refused.remove(&Key { kind, name: UNNAMED.into() });
+        if let Some(detail) = error {
+            let (mut named, message) = refusals(detail);
+            if named.is_empty() {
+                let reason = message;
+                named.push(Refusal { name: UNNAMED.to_owned(), reason, ..Refusal::default() });
+            }
+            let sent = |refusal: &Refusal| {
+                refusal.name == UNNAMED || names.iter().any(|name| **name == *refusal.name)
+            };
+            for refusal in named.into_iter().filter(sent) {
+                if self.refused.len() < MAX_REFUSALS {
+                    self.refused.insert(Key { kind, name: refusal.name.as_str().into() }, refusal);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.pieces.is_empty() && !self.is_waiting() {
+            self.answered = self.round;
+        }
+    }
+
+    fn response(&mut self, piece: Piece) -> DeltaDiscoveryResponse {
+        let Piece { kind, upserts, removals } = piece;
+        self.nonces += 1;
+        let nonce = self.nonces.to_string();
+        let names = upserts.iter().map(|resource| &resource.key.name).chain(&removals).cloned().collect();
+        self.outstanding[kind.index()] = Some(Outstanding { nonce: nonce.clone(), names });
+        let more = if self.pieces.is_empty() { "" } else { "+" };
+        let type_url = kind.type_url();
+        DeltaDiscoveryResponse {
+            system_version_info: format!("{}{more}", self.round),
+            resources: upserts.iter().map(|resource| wire(resource, &type_url)).collect(),
+            type_url,
+            removed_resources: removals.iter().map(ToString::to_string).collect(),
+            nonce,
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+}
+
+fn wire(resource: &Resource, type_url: &str) -> WireResource {
+    WireResource {
+        name: resource.key.name.to_string(),
+        version: resource.version.to_string(),
+        resource: Some(Any { type_url: type_url.to_owned(), value: resource.value.to_vec() }),
+        ..WireResource::default()
+    }
+}
+
+/// A part in pieces of about [`CHUNK`] bytes; at least one.
+fn pieces(part: Part) -> Vec<Piece> {
+    let Part { kind, upserts, removals } = part;
+    let piece = || Piece { kind, upserts: Vec::new(), removals: Vec::new() };
+    let (mut pieces, mut bytes) = (vec![piece()], 0);
+    let mut room_for = |pieces: &mut Vec<Piece>, size: usize| {
+        if bytes > 0 && bytes + size > CHUNK {
+            pieces.push(piece());
+            bytes = 0;
+        }
+        bytes += size;
+    };
+    for name in removals {
+        room_for(&mut pieces, name.len());
+        pieces.last_mut().expect("begun with one").removals.push(name);
+    }
+    for resource in upserts {
+        // Name, version and type URL come on top.
+        room_for(&mut pieces, resource.value.len() + resource.key.name.len() + 90);
+        pieces.last_mut().expect("begun with one").upserts.push(resource);
+    }
+    pieces
+}
+
+fn versions(kind: ResourceType, said: HashMap<String, String>) -> Result<Versions, Violation> {
+    let read = |(name, version): (String, String)| match Version::parse(&version) {
+        Some(read) => Ok((name.into(), read)),
+        None => Err(Violation::Version { key: Key { kind, name: name.into() }, version }),
+    };
+    said.into_iter().map(read).collect()
+}
