@@ -311,6 +311,12 @@ impl<P> Relay<P> {
 
 impl<P> Active<P> {
     /// Says once that nothing more goes up.
+    /// Whether the rest of the request is all that there is to wait for. Once the response has begun, what is still open is
+    /// a stream of both sides, each at the pace that suits it.
+    pub(super) fn is_uploading(&self) -> bool {
+        !self.exchange.is_request_done() && self.exchange.status() == 0
+    }
+
     pub(super) fn finish_upstream(&mut self, commands: &mut Commands<P>) {
         if !self.finished_upstream {
             self.finished_upstream = true;

@@ -152,9 +152,9 @@ pub enum Waiting {
     Request,
     /// The rest of a head.
     Head,
-    /// The rest of a request's body.
+    /// The rest of a request's body, of which nothing was answered so far.
     Body,
-    /// The upstream.
+    /// The upstream, or either side once the response has begun.
     Response,
     /// Either side, after 101.
     Opaque,
@@ -322,7 +322,7 @@ impl<P> Relay<P> {
             Phase::Discard(_) => Waiting::Body,
             Phase::Over => Waiting::Nothing,
             Phase::Exchange(active) if active.exchange.is_opaque() => Waiting::Opaque,
-            Phase::Exchange(active) if !active.exchange.is_request_done() => Waiting::Body,
+            Phase::Exchange(active) if active.is_uploading() => Waiting::Body,
             Phase::Exchange(_) => Waiting::Response,
         }
     }

@@ -288,6 +288,28 @@ fn each_deadline_has_its_answer() {
 }
 
 #[test]
+fn an_upload_is_waited_for_until_the_response_begins() {
+    let mut bench = Bench::connection();
+    bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx").acquire(false);
+    bench.upstream("HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(bench.relay.waiting(), Waiting::Body);
+    bench.upstream("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n");
+    assert_eq!(bench.relay.waiting(), Waiting::Response, "both sides go on");
+}
+
+#[test]
+fn the_body_of_an_answer_of_ours_is_counted_where_it_is_given() {
+    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" };
+    for (method, bytes) in [("GET", 19), ("HEAD", 0)] {
+        let mut bench = Bench::connection();
+        bench.client(&get("/1").replace("GET", method)).acquire(false);
+        bench.commands.clear();
+        bench.act(|relay, _| relay.cut(denied));
+        assert_eq!(bench.commands[1], finished("/1", 403, bytes, Ending::Cut), "{method}");
+    }
+}
+
+#[test]
 fn a_drained_relay_ends_after_its_exchange() {
     let mut bench = Bench::connection();
     bench.client(&get("/1")).acquire(false);
