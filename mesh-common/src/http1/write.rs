@@ -89,6 +89,13 @@ pub struct LocalAnswer<'t> {
     pub reason: &'t str,
 }
 
+impl LocalAnswer<'_> {
+    /// Bytes of its body, for whom it answers: none for HEAD.
+    pub fn body_bytes(&self, is_head: bool) -> u64 {
+        if is_head { 0 } else { self.text.len() as u64 }
+    }
+}
+
 /// Appends an answer of the daemon's own, whole. Returns whether the connection stays open.
 pub fn write_local_answer(answer: LocalAnswer<'_>, to: ResponseFor, out: &mut Vec<u8>) -> bool {
     write_status_line(answer.status, phrase(answer.status).as_bytes(), out);

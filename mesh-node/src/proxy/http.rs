@@ -80,7 +80,7 @@ impl Core {
         let Carried { course, called } = match self.carry(&snapshot, pod, subject, &plan, request) {
             Ok(carried) => carried,
             Err((answer, rejection)) => {
-                side.ended(&reported_rejection(&rejection));
+                side.ended(&reported_rejection(&rejection, request));
                 return Err(answer);
             }
         };
@@ -217,23 +217,29 @@ impl Core {
         request: &RequestFacts<'_>,
         rejection: &Rejection,
     ) -> LocalAnswer<'static> {
-        let (status, text) = rejection.answer();
-        self.reject_request(subject, rejection, request).ended(&reported_rejection(rejection));
-        LocalAnswer { status, text, reason: rejection.reason() }
+        let side = self.reject_request(subject, rejection, request);
+        side.ended(&reported_rejection(rejection, request));
+        local_answer(rejection)
     }
 }
 
-fn reported_rejection(rejection: &Rejection) -> Reported {
+fn reported_rejection(rejection: &Rejection, request: &RequestFacts<'_>) -> Reported {
+    let answer = local_answer(rejection);
     Reported {
         protocol: RecordedProtocol::Http1,
-        code: rejection.answer().0,
+        code: answer.status,
         grpc_status: None,
         flags: rejection.flags(),
-        reason: rejection.reason(),
+        reason: answer.reason,
         request_bytes: 0,
-        response_bytes: 0,
+        response_bytes: answer.body_bytes(request.method == b"HEAD"),
         duration: Duration::ZERO,
     }
+}
+
+fn local_answer(rejection: &Rejection) -> LocalAnswer<'static> {
+    let (status, text) = rejection.answer();
+    LocalAnswer { status, text, reason: rejection.reason() }
 }
 
 fn scope(facts: &ConnectionFacts, application: SocketAddr) -> PoolScope {

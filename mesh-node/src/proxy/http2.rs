@@ -17,7 +17,7 @@ use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
     ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
 };
-use mesh_common::policy;
+use mesh_common::policy::{self, Denial};
 use mesh_common::resolve;
 use mesh_common::route::{Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -110,7 +110,7 @@ impl Proxy {
         let proxy = self.clone();
         tasks::spawn(async move {
             let served = proxy.http2.server.serve(socket, connection.clone()).await;
-            proxy.http2_ended(&connection.pod, served);
+            proxy.http2_client_ended(&connection.pod, served);
         });
     }
 
@@ -177,6 +177,15 @@ impl Proxy {
         Some(Http2Connection::enter(self.clone(), pod.clone(), Record::of_requests(place, http)))
     }
 
+    /// A connection in the clear is no tunnel: what breaks it is its client's doing.
+    fn http2_client_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
+        let Err(error) = served else { return };
+        if error.is_violation() {
+            self.shared.metrics.refused("http2_violation");
+        }
+        debug!(pod = %pod.uid().0, reason = error.reason(), error = %Chain(&error), "HTTP/2 client lost");
+    }
+
     fn http2_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
         let Err(error) = served else { return };
         self.shared.metrics.tunnel_lost(error.reason());
@@ -240,11 +249,25 @@ impl Http2Connection {
         let http = record.as_http().expect("it has requests");
         for (_, open) in self.exchanges.borrow_mut().iter_mut() {
             if let Err(denial) = still_permitted(snapshot, http, open.under_way.as_ref()) {
-                self.proxy.shared.metrics.refused(denial.reason.code());
-                open.denied = Some(Rejection::Denied(denial));
-                open.cut.now();
+                let code = denial.reason.code();
+                if open.deny(denial) {
+                    self.proxy.shared.metrics.refused(code);
+                }
             }
         }
+    }
+}
+
+impl Open {
+    /// Cuts it off for what forbids it by now. Returns whether it was not cut before: where its caller takes nothing, it
+    /// stays for a while.
+    fn deny(&mut self, denial: Denial) -> bool {
+        let is_first = self.denied.is_none();
+        if is_first {
+            self.denied = Some(Rejection::Denied(denial));
+            self.cut.now();
+        }
+        is_first
     }
 }
 
@@ -269,9 +292,10 @@ impl crate::transport::http2::Conductor for Http2Connection {
         if self.identity.is_some() { IDENTITY_FIELDS } else { FORWARDING_FIELDS }
     }
 
-    fn malformed(&self, refusal: Refusal, asked: AskedFor) {
+    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64) {
         let record = self.record.borrow();
-        self.proxy.report_refused(record.as_http().expect("it has requests"), refusal, asked);
+        let http = record.as_http().expect("it has requests");
+        self.proxy.report_refused(http, refusal, asked, response_bytes);
     }
 
     fn late(&self, asked: AskedFor) {
@@ -488,5 +512,21 @@ fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,
         ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::policy::DenialReason;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_cut_off_is_so_once() {
+        let cut = Cut::default();
+        let mut open = Open { under_way: None, cut, denied: None };
+        let denial = || Denial { reason: DenialReason::NoRuleAllows, policy: None, rule: None };
+        assert!(open.deny(denial()));
+        assert!(!open.deny(denial()), "still there at the next snapshot");
     }
 }

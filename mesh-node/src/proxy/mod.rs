@@ -318,7 +318,8 @@ impl Conductor for Proxy {
 
     fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal, asked: http1::AskedFor) {
         if let Some(http) = record.as_http() {
-            self.report_refused(http, refusal, asked);
+            // What cannot be read is answered with a status alone.
+            self.report_refused(http, refusal, asked, 0);
         }
     }
 

@@ -103,14 +103,18 @@ impl Core {
         http: &HttpConnection,
         refusal: http1::Refusal,
         asked: http1::AskedFor,
+        response_bytes: u64,
     ) {
         let mut side = self.undecided_side(http, asked);
         side.log.record.error = Some(refusal.to_string().into());
-        self.refused_undecided(
-            http,
-            side,
-            (refusal.status(), ResponseFlags::DownstreamProtocolError, refusal.reason()),
-        );
+        let reported = Reported {
+            code: refusal.status(),
+            flags: ResponseFlags::DownstreamProtocolError,
+            reason: refusal.reason(),
+            response_bytes,
+            ..undecided(http)
+        };
+        self.refused_undecided(side, &reported);
     }
 
     /// Reports a request that came after its caller's certificate had ended, and that nobody looked at.
@@ -118,7 +122,8 @@ impl Core {
         let mut side = self.undecided_side(http, asked);
         side.log.record.verdict = Verdict::Denied;
         side.log.record.error = Some("the caller's certificate has ended since it was shown".into());
-        self.refused_undecided(http, side, (0, ResponseFlags::IdentityError, Reason::Expired.as_str()));
+        let (flags, reason) = (ResponseFlags::IdentityError, Reason::Expired.as_str());
+        self.refused_undecided(side, &Reported { flags, reason, ..undecided(http) });
     }
 
     fn undecided_side(&self, http: &HttpConnection, asked: http1::AskedFor) -> RequestSide {
@@ -130,23 +135,9 @@ impl Core {
         RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) }
     }
 
-    fn refused_undecided(
-        &self,
-        http: &HttpConnection,
-        side: RequestSide,
-        (code, flags, reason): (u16, ResponseFlags, &'static str),
-    ) {
-        self.shared.metrics.refused(reason);
-        side.ended(&Reported {
-            protocol: recorded(http.spoken),
-            code,
-            grpc_status: None,
-            flags,
-            reason,
-            request_bytes: 0,
-            response_bytes: 0,
-            duration: Duration::ZERO,
-        });
+    fn refused_undecided(&self, side: RequestSide, reported: &Reported) {
+        self.shared.metrics.refused(reported.reason);
+        side.ended(reported);
     }
 
     fn side_of(&self, subject: Subject<'_>, plan: Option<&Plan>, request: &RequestFacts<'_>) -> RequestSide {
@@ -212,6 +203,20 @@ impl HttpConnection {
         if self.facts.direction == Direction::Inbound {
             self.caller = caller_pod(snapshot, &self.facts).cloned();
         }
+    }
+}
+
+/// A request that was not decided, and to which nothing was said so far.
+fn undecided(http: &HttpConnection) -> Reported {
+    Reported {
+        protocol: recorded(http.spoken),
+        code: 0,
+        grpc_status: None,
+        flags: ResponseFlags::None,
+        reason: "",
+        request_bytes: 0,
+        response_bytes: 0,
+        duration: Duration::ZERO,
     }
 }
 

@@ -270,6 +270,18 @@ fn a_request_over_http_1_that_an_edit_denies_is_cut() {
     });
 }
 
+#[test]
+fn what_an_application_breaks_is_no_tunnel_lost() {
+    pair().run(|mesh| {
+        let broken = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), vec![b'x'; 100]].concat();
+        mesh.pod("client").http_bytes(at(HTTP2), broken)?;
+        let reason = [("reason", "http2_violation")];
+        mesh.a().metric("nodemesh_proxy_refusals_total", &reason, |found| found == 1.0)?;
+        assert_eq!(mesh.a().metrics()?.sum("nodemesh_proxy_tunnels_lost_total", &[]), 0.0);
+        Ok(())
+    });
+}
+
 /// As the usual pair, with the ports of this file.
 fn pair() -> Scenario {
     Scenario::new(vec![PodSpec::new("client"), PodSpec::new("other")], vec![declared("server")])

@@ -35,6 +35,10 @@ fn a_denial_is_a_403_with_the_words_that_people_know() {
         assert_eq!((response.status, response.body.as_str()), (403, "RBAC: access denied"));
         let record = mesh.b().record("the denial", |record| record["policy"].is_string())?;
         assert!(record["policy"].as_str().is_some_and(|name| name.contains("shop/no-delete")), "{record}");
+        for node in ["node-a", "node-b"] {
+            let record = mesh.node(node).record("the answer", |record| record["http.status"] == 403)?;
+            assert_eq!(record["bytes_sent"], response.body.len(), "{node}: {record}");
+        }
         Ok(())
     });
 }

@@ -250,8 +250,9 @@ impl<P> Relay<P> {
         to.keep_alive &= !self.last && !self.client_ended && self.kind == ClientKind::Connection;
         let complete = active.exchange.is_request_done();
         write_local_answer(answer, to, self.to_client.buffer());
-        let summary = Summary { status: answer.status, bytes: active.exchange.bytes(), ending };
-        self.end_exchange(summary, Release::Abort, commands);
+        let mut bytes = active.exchange.bytes();
+        bytes.response += answer.body_bytes(to.head);
+        self.end_exchange(Summary { status: answer.status, bytes, ending }, Release::Abort, commands);
         match (to.keep_alive, complete) {
             (true, _) => {
                 self.phase = Phase::Head(HeadScan::default());
@@ -310,13 +311,13 @@ impl<P> Relay<P> {
 }
 
 impl<P> Active<P> {
-    /// Says once that nothing more goes up.
     /// Whether the rest of the request is all that there is to wait for. Once the response has begun, what is still open is
     /// a stream of both sides, each at the pace that suits it.
     pub(super) fn is_uploading(&self) -> bool {
         !self.exchange.is_request_done() && self.exchange.status() == 0
     }
 
+    /// Says once that nothing more goes up.
     pub(super) fn finish_upstream(&mut self, commands: &mut Commands<P>) {
         if !self.finished_upstream {
             self.finished_upstream = true;

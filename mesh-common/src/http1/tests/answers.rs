@@ -18,7 +18,7 @@ fn interim_responses_pass_and_are_bounded() {
     bench.commands.clear();
     bench.upstream(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100));
     let ending = Ending::BadResponse(Refusal::TooManyInterim);
-    bench.took(&[ABORT, finished("/1", 502, 0, ending)]);
+    bench.took(&[ABORT, finished("/1", 502, 30, ending)]);
     assert_eq!(bench.status(), 502);
 }
 

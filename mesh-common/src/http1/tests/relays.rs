@@ -115,7 +115,7 @@ fn a_request_on_a_pooled_connection_that_just_closed_is_sent_once_more() {
     bench.acquire(false);
     assert_eq!(bench.up, get("/1").repeat(2));
     bench.upstream_end();
-    bench.took(&[ABORT, finished("/1", 503, 0, Ending::UpstreamGone)]);
+    bench.took(&[ABORT, finished("/1", 503, 42, Ending::UpstreamGone)]);
     assert_eq!((bench.status(), bench.relay.waiting()), (503, Waiting::Request));
 }
 
@@ -129,7 +129,7 @@ fn a_request_is_not_sent_again_if_it_may_have_been_seen() {
         let mut bench = Bench::connection();
         bench.client(&request).acquire(reused).upstream(answer);
         bench.commands.clear();
-        bench.upstream_end().took(&[ABORT, finished("/1", 503, 0, Ending::UpstreamGone)]);
+        bench.upstream_end().took(&[ABORT, finished("/1", 503, 42, Ending::UpstreamGone)]);
     }
 }
 
@@ -147,7 +147,7 @@ fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
     bench.took(&[Command::Acquire { fresh: true }]).client("de");
     bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
     assert_eq!(bench.status(), 503);
-    let bytes = BodyBytes { request: 5, response: 0 };
+    let bytes = BodyBytes { request: 5, response: 18 };
     let summary = Summary { status: 503, bytes, ending: Ending::Answered("connect_refused") };
     bench.took(&[Command::FinishUpstream, ABORT, Command::Finished("/elsewhere".to_owned(), summary)]);
 }

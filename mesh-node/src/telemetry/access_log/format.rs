@@ -69,7 +69,9 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
         line.known(field!("http.method"), &request.method);
         line.known(field!("http.host"), &request.host);
         line.known(field!("http.path"), &request.path);
-        line.number(field!("http.status"), request.status);
+        if request.status != 0 {
+            line.number(field!("http.status"), request.status);
+        }
         if let Some(status) = request.grpc_status {
             line.number(field!("grpc.status"), status);
         }

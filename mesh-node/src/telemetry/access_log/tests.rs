@@ -111,6 +111,23 @@ fn a_request_is_written_with_its_parties_and_its_statuses() {
 }
 
 #[test]
+fn a_request_without_an_answer_has_no_status() {
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let text = written(format, |log| {
+            let mut open = begin(log);
+            open.record.request = Some(Box::new(Request {
+                method: "GET".into(),
+                path: "/x".into(),
+                host: "api".into(),
+                status: 0,
+                grpc_status: None,
+            }));
+        });
+        assert!(text.contains("http.path") && !text.contains("http.status"), "{text}");
+    }
+}
+
+#[test]
 fn findings_of_policies_that_refuse_nothing_are_named_or_counted() {
     let by = |name: &str, rule| DecidedBy {
         policy: PolicyName { kind: PolicyKind::AuthorizationPolicy, name: NamespacedName::new("shop", name) },

@@ -296,6 +296,7 @@ impl<C: Conductor> Engine<C> {
             self.http_drain(key);
         }
         let Some(http) = self.http_mut(key) else { return };
+        http.told_to_go |= !goes_on;
         http.failure = Some(CloseReason::NoLongerPermitted);
         let commands = http.relay.cut(DENIED);
         self.http_obey(key, commands);

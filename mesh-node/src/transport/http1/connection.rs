@@ -37,6 +37,8 @@ pub(in crate::transport) struct Http<X> {
     pub(super) finish_upstream: bool,
     /// After what is to be sent: the end.
     pub(super) closing: Option<Close>,
+    /// Its connection is no longer permitted: it ends with the present exchange.
+    pub(super) told_to_go: bool,
     /// The client was half-closed and is read until it ends too.
     pub(super) lingers: bool,
     /// The client's socket has ended.
@@ -143,6 +145,7 @@ impl<X> Http<X> {
             finish_client: false,
             finish_upstream: false,
             closing: None,
+            told_to_go: false,
             lingers: false,
             client_ended: false,
             client_lost: None,
@@ -156,6 +159,11 @@ impl<X> Http<X> {
             Client::Socket(socket) => Some(&socket.descriptor),
             Client::Stream(_) => None,
         }
+    }
+
+    /// Whether its client was told that the connection is no longer permitted.
+    pub(in crate::transport) fn is_told_to_go(&self) -> bool {
+        self.told_to_go
     }
 
     /// Whether the client may have sent something that was not read: closing its socket would then be a reset.

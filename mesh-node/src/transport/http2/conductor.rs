@@ -31,8 +31,8 @@ pub trait Conductor: 'static {
     /// Fields that the sender may not set, as for `mesh_common::http1`.
     fn strip(&self) -> &'static [&'static str];
 
-    /// A request came that has no one meaning; it is answered and counted, never decided.
-    fn malformed(&self, refusal: Refusal, asked: AskedFor);
+    /// A request came that has no one meaning; it is answered, with a body of so many bytes, and counted, never decided.
+    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64);
 
     /// A request came after the caller's certificate had ended; it is refused unseen and counted, never decided.
     fn late(&self, asked: AskedFor);

@@ -11,6 +11,7 @@ use h2::Reason;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use mesh_common::http1::{AskedFor, StripList};
 use mesh_common::model::Protocol;
@@ -89,8 +90,10 @@ pub(super) async fn serve<C: Conductor>(
         return Err(Reason::REFUSED_STREAM.into());
     }
     if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
-        conductor.malformed(refusal, asked_for(&parts));
-        return Ok(own::<C>(OwnAnswer::malformed(refusal), asked, None, open));
+        let answer = own::<C>(OwnAnswer::malformed(refusal), asked, None, open);
+        let response_bytes = answer.body().size_hint().exact().unwrap_or_default();
+        conductor.malformed(refusal, asked_for(&parts), response_bytes);
+        return Ok(answer);
     }
     let cut = Cut::default();
     let strip = StripList { names: conductor.strip() };

@@ -81,6 +81,13 @@ impl ServeError {
         }
     }
 
+    /// Whether the caller broke a rule of HTTP/2.
+    pub fn is_violation(&self) -> bool {
+        let Self::Http(error) = self else { return false };
+        let broken = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+        broken.is_some_and(h2::Error::is_library)
+    }
+
     /// The stable code for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {

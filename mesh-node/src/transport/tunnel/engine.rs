@@ -290,7 +290,9 @@ impl<C: Conductor> Engine<C> {
     pub fn recheck(&mut self) {
         for key in self.connections.keys() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
-            let permitted = self.conductor.still_permitted(&mut connection.record);
+            // Who was told to go is on its way; a request that it still makes is decided when it comes.
+            let is_told = matches!(&connection.kind, Kind::Http(http) if http.is_told_to_go());
+            let permitted = !is_told && self.conductor.still_permitted(&mut connection.record);
             match &mut connection.kind {
                 Kind::Pump(_) | Kind::Joined(_) if !permitted => {
                     self.end(key, CloseReason::NoLongerPermitted)
@@ -301,7 +303,7 @@ impl<C: Conductor> Engine<C> {
                     let goes_on = exchange.is_none_or(|exchange| {
                         self.conductor.request_still_permitted(&connection.record, exchange)
                     });
-                    if !(permitted && goes_on) {
+                    if !goes_on || !(permitted || is_told) {
                         self.http_cut(key, permitted);
                     }
                 }

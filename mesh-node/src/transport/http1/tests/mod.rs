@@ -406,6 +406,27 @@ fn a_changed_policy_cuts_the_exchange_under_way() {
 }
 
 #[test]
+fn a_connection_that_is_no_longer_permitted_is_told_and_counted_once() {
+    let world = World::new();
+    let source = judge(&world, Direction::Outbound, To::Application(polite(&Arc::default())));
+    let source = Side::start(source, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    assert_eq!(ask(&mut client, &get("/")).0, 200);
+    // It stays for as long as a head may take.
+    client.write_all(b"GET / HT").unwrap();
+    for _ in 0..3 {
+        source.handle.send(|engine| {
+            engine.conductor().forbids = true;
+            engine.recheck();
+        });
+    }
+    client.write_all(b"TP/1.1\r\nHost: web\r\n\r\n").unwrap();
+    let answer = read_all(&mut client);
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(*source.log.forbidden.lock().unwrap(), 1);
+}
+
+#[test]
 fn a_drained_engine_lets_exchanges_end_and_takes_no_more() {
     let world = World::new();
     let (answer, wait) = std::sync::mpsc::channel::<()>();

@@ -31,6 +31,8 @@ pub(super) struct Log {
     pub(super) exchanges: Mutex<Vec<(String, ExchangeOutcome)>>,
     pub(super) refusals: Mutex<Vec<http1::Refusal>>,
     pub(super) connections: Mutex<Vec<Outcome>>,
+    /// Connections that are permitted no more, counted whenever it was said.
+    pub(super) forbidden: Mutex<usize>,
     /// Clients that speak HTTP/2.
     pub(super) handed: Mutex<Vec<OwnedFd>>,
 }
@@ -49,6 +51,8 @@ pub(super) struct Judge {
     pub(super) second: Option<To>,
     pub(super) denies: bool,
     pub(super) permitted: bool,
+    /// Connections are permitted no more.
+    pub(super) forbids: bool,
     /// Streams are opened as opaque ones: the destination asks for requests nevertheless.
     pub(super) opaque: bool,
     token: u8,
@@ -206,7 +210,8 @@ impl Conductor for Judge {
     fn tunnel_lost(&mut self, _: &Self::Pod, _: LostTunnel<'_>) {}
 
     fn still_permitted(&mut self, (): &mut ()) -> bool {
-        true
+        *self.log.forbidden.lock().unwrap() += usize::from(self.forbids);
+        !self.forbids
     }
 }
 
@@ -272,6 +277,7 @@ pub(super) fn judge(world: &World, direction: Direction, to: To) -> Judge {
         second: None,
         denies: direction == Direction::Inbound,
         permitted: true,
+        forbids: false,
         opaque: false,
         token: 0,
     }

@@ -258,6 +258,23 @@ fn a_caller_that_stays_after_its_certificate_is_served_no_more() {
 }
 
 #[test]
+fn who_breaks_http_2_in_the_clear_is_told_from_who_goes_away() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        for (said, is_violation) in
+            [(frame(HEADERS, END_HEADERS, 0, &head()), Some(true)), (Vec::new(), None)]
+        {
+            let mut client = world.raw_caller().await;
+            client.write_all(&[preface(), said].concat()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let _ = client.read_to_end(&mut Vec::new()).await;
+            eventually("it is over", || !world.served.borrow().is_empty()).await;
+            assert_eq!(world.served.take(), [is_violation]);
+        }
+    });
+}
+
+#[test]
 fn what_is_no_http_is_the_peers_fault() {
     on_one_core(async {
         let world = World::start(Protocol::Http2).await;

@@ -92,7 +92,7 @@ impl Conductor for Deciding {
         self.world.late.set(self.world.late.get() + 1);
     }
 
-    fn malformed(&self, refusal: Refusal, _: AskedFor) {
+    fn malformed(&self, refusal: Refusal, _: AskedFor, _: u64) {
         self.world.malformed.borrow_mut().push(refusal);
     }
 

@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) agent: SocketAddr,
     /// Why agent B served callers no longer, or not at all.
     pub(super) ended: RefCell<Vec<&'static str>>,
+    /// Connections in the clear that are over: of those that ended in error, whether their client broke a rule.
+    pub(super) served: RefCell<Vec<Option<bool>>>,
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
@@ -198,6 +200,7 @@ impl World {
             answered: RefCell::default(),
             agent: listener.local_addr().unwrap(),
             ended: RefCell::default(),
+            served: RefCell::default(),
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
@@ -277,7 +280,9 @@ impl World {
         let deciding = Rc::new(Deciding { facts, leave: Rc::default(), world: self.clone() });
         let source = self.source.clone();
         tokio::task::spawn_local(async move {
-            let _ = source.serve(fd(captured), deciding).await;
+            let world = deciding.world.clone();
+            let served = source.serve(fd(captured), deciding).await;
+            world.served.borrow_mut().push(served.err().map(|error| error.is_violation()));
         });
         stream
     }
