@@ -49,9 +49,9 @@ fn a_body_that_drips_is_cut_off_though_something_always_comes() {
     let local = judge(&world, Direction::Outbound, To::Application(polite(&Arc::default())));
     let source = Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() });
     let mut client = connect(source.address);
+    let start = Instant::now();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n").unwrap();
     client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let start = Instant::now();
     let mut answer = [0; 12];
     // The pace of the drip: a twentieth of the time in which another byte must come.
     while client.read_exact(&mut answer).is_err() {
