@@ -400,9 +400,8 @@ impl crate::transport::http2::Conductor for Http2Connection {
     }
 
     fn unreachable(&self, exchange: &mut Http2Exchange, failure: &ConnectFailure) -> OwnAnswer {
-        let answer = OwnAnswer::unreachable(failure);
-        exchange.answered = Some((flags_of_failure(failure), answer.reason));
-        answer
+        exchange.answered = Some((flags_of_failure(failure), failure.reason()));
+        OwnAnswer::unreachable(failure)
     }
 }
 
@@ -507,7 +506,9 @@ fn claimed(snapshot: &Snapshot, facts: &ConnectionFacts, service: Option<&str>) 
 fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
     match failure {
         ConnectFailure::Connect(_) | ConnectFailure::Dial(_) => ResponseFlags::ConnectFailure,
-        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout => ResponseFlags::UpstreamTimeout,
+        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout | ConnectFailure::SlowRequest => {
+            ResponseFlags::UpstreamTimeout
+        }
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,

@@ -8,6 +8,7 @@ use mesh_common::http1::Refusal;
 use super::connect::ConnectFailure;
 
 /// gRPC status codes (grpc/statuscodes).
+const DEADLINE_EXCEEDED: u16 = 4;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
 const PERMISSION_DENIED: u16 = 7;
@@ -52,8 +53,16 @@ impl OwnAnswer {
         }
     }
 
-    /// An endpoint was chosen and could not be reached, or did not answer.
+    /// An endpoint was chosen and could not be reached, or did not answer, or was not asked to the end.
     pub fn unreachable(failure: &ConnectFailure) -> Self {
+        if matches!(failure, ConnectFailure::SlowRequest) {
+            return Self {
+                status: StatusCode::REQUEST_TIMEOUT,
+                grpc_status: DEADLINE_EXCEEDED,
+                text: "request timed out",
+                reason: "request_timeout",
+            };
+        }
         Self { text: "upstream connect error", ..Self::unavailable(failure.reason()) }
     }
 

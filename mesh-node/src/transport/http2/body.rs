@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::http1::{StripList, is_trailer_allowed};
@@ -75,6 +75,9 @@ pub(super) enum Broken {
     /// By policy.
     #[error("the exchange is no longer permitted")]
     Cut,
+    /// By its sender's pace.
+    #[error("the request's body comes too slowly")]
+    Slow,
     /// The request is sent once more, by another body.
     #[error("the request is sent once more")]
     Again,
@@ -133,6 +136,12 @@ impl<E: Exchange> Record<E> {
         &mut self.exchange
     }
 
+    /// The response has begun.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.request.answered();
+        self.exchange.answered(status);
+    }
+
     pub(super) fn hold(&mut self, held: Held) {
         self.held = held;
     }
@@ -151,6 +160,7 @@ impl<E: Exchange> Drop for Record<E> {
             ending: self.ending,
         };
         self.exchange.ended(&end);
+        self.request.response_ended();
         // Where the request is still going up, or the response broke off, the connection is out of step.
         if let Held::Application(application) = std::mem::take(&mut self.held)
             && self.ending == Ending::Complete

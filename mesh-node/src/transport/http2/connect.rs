@@ -52,6 +52,9 @@ pub enum ConnectFailure {
     /// The endpoint closed every new connection at once.
     #[error("the endpoint closes new connections")]
     Closed,
+    /// The caller took too long for the request's body.
+    #[error("the request's body comes too slowly (--min-body-rate)")]
+    SlowRequest,
     /// HTTP did not come about, or broke before the response's head.
     #[error("HTTP with the endpoint")]
     Http(#[source] Rc<hyper::Error>),
@@ -69,6 +72,7 @@ impl ConnectFailure {
             Self::TooManyHandshakes => "too_many_handshakes",
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Closed => "connection_closed",
+            Self::SlowRequest => "idle_timed_out",
             Self::Http(_) => "upstream_broke",
         }
     }
@@ -81,7 +85,11 @@ impl ConnectFailure {
             | Self::ConnectTimeout
             | Self::Handshake(_)
             | Self::HandshakeTimeout => true,
-            Self::TooManyHandshakes | Self::NoIdentity(_) | Self::Closed | Self::Http(_) => false,
+            Self::TooManyHandshakes
+            | Self::NoIdentity(_)
+            | Self::Closed
+            | Self::SlowRequest
+            | Self::Http(_) => false,
         }
     }
 }

@@ -39,6 +39,13 @@ impl Cut {
         }
     }
 
+    /// Has the task that carries a half look at it again.
+    pub(super) fn look_again(&self, half: Half) {
+        if let Some(waker) = self.0.waiting[half as usize].take() {
+            waker.wake();
+        }
+    }
+
     pub(super) fn is_cut(&self) -> bool {
         self.0.is_cut.get()
     }

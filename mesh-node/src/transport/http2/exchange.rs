@@ -24,6 +24,7 @@ use super::body::{AnswerBody, Application, Held, Record};
 use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::{Cut, Half};
+use super::pace::Wanted;
 use super::peers::Peers;
 use super::pool::{Caller, Connecting, Key, Pool};
 use super::pool_http1::IdlePool;
@@ -97,7 +98,8 @@ pub(super) async fn serve<C: Conductor>(
     }
     let cut = Cut::default();
     let strip = StripList { names: conductor.strip() };
-    let upload = Upload::new(incoming, strip, cut.clone());
+    let wanted = Wanted::of(&shared.settings);
+    let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc));
     let body = upload.body().expect("nothing of it was read");
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
     let mut record = Record::new(exchange, upload, cut.clone());
@@ -110,7 +112,7 @@ pub(super) async fn serve<C: Conductor>(
         Ok(response) => {
             let (mut head, incoming) = response.into_parts();
             remove_connection_fields(&mut head.headers);
-            record.exchange().answered(head.status);
+            record.answered(head.status);
             let body = AnswerBody::upstream(incoming, record, &head.headers, open);
             Ok(Response::from_parts(head, body))
         }
@@ -131,7 +133,7 @@ fn own<C: Conductor>(
     let (response, text) = answer.response(asked.is_grpc);
     let text = text.filter(|_| !asked.is_head);
     if let Some(record) = &mut record {
-        record.exchange().answered(response.status());
+        record.answered(response.status());
     }
     let (head, ()) = response.into_parts();
     let body = AnswerBody::own(text, record, &head.headers, open);
@@ -254,11 +256,14 @@ async fn send_http2<E: Exchange>(
         let again = unsent.or_else(|| if is_unseen(&error) { upload.body() } else { None });
         match again.filter(|_| left > 0) {
             Some(again) => body = again,
-            None => {
-                return Err(Unsent { request: None, failure: ConnectFailure::Http(Rc::new(error)) });
-            }
+            None => return Err(Unsent { request: None, failure: broke(&upload, error) }),
         }
     }
+}
+
+/// Why there is no answer on a connection.
+fn broke(upload: &Upload, error: hyper::Error) -> ConnectFailure {
+    if upload.is_slow() { ConnectFailure::SlowRequest } else { ConnectFailure::Http(Rc::new(error)) }
 }
 
 /// Whether the other side says that it did nothing about a request (RFC 9113 section 8.7): its stream was refused, or is
@@ -279,7 +284,8 @@ async fn send_http1<C: Conductor>(
     record: &mut Record<C::Exchange>,
 ) -> Result<Response<Incoming>, Unsent> {
     // An application may have acted on what it was sent: there is no other try.
-    request.1.upload().seen();
+    let upload = request.1.upload();
+    upload.seen();
     let mut sender = match shared.http1.take(&key).await {
         Some(sender) => sender,
         None => match connect_http1(shared, conductor, plan).await {
@@ -309,7 +315,7 @@ async fn send_http1<C: Conductor>(
                     };
                 }
                 _ => {
-                    let failure = ConnectFailure::Http(Rc::new(error.into_error()));
+                    let failure = broke(&upload, error.into_error());
                     return Err(Unsent { request: None, failure });
                 }
             },

@@ -14,6 +14,7 @@ mod conductor;
 mod connect;
 mod cut;
 mod exchange;
+mod pace;
 mod peers;
 mod pool;
 mod pool_http1;

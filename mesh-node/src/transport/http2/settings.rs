@@ -34,6 +34,10 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time for a TLS handshake, and for the settings after it.
     pub handshake_timeout: Duration,
+    /// `--min-body-rate`: bytes per second of a request's body, over each [`body_timeout`](Self::body_timeout).
+    pub body_rate: u64,
+    /// A body of which nothing more arrives.
+    pub body_timeout: Duration,
     /// A connection on which nothing was open for so long is closed.
     pub idle_timeout: Duration,
     /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
@@ -52,6 +56,7 @@ impl Settings {
             max_fields: http.max_headers,
             connect_timeout: tunnel.connect_timeout,
             handshake_timeout: tunnel.handshake_timeout,
+            body_rate: http.min_body_rate,
             idle_timeout: http.idle_timeout,
             max_age: tunnel.max_age,
             ..Self::default()
@@ -74,6 +79,8 @@ impl Default for Settings {
             idle_per_application: 64,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
+            body_rate: 16,
+            body_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             max_age: Duration::from_secs(60),
             ping_interval: Duration::from_secs(10),

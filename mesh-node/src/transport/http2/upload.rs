@@ -1,5 +1,10 @@
 //! A request's body on its way up: passed on frame by frame and counted. Its beginning is kept until the response shows
 //! that somebody looked at the request: one that was refused unseen is sent once more, whole.
+//!
+//! Until the response begins a body must keep its pace: a drip would hold a stream, and at an application of HTTP/1.1 a
+//! connection, for as long as its sender likes. Not so a call of gRPC, which may be quiet for long before its server says
+//! anything. Between the response's head and its end both sides send as it suits them; after it, a body is held to its
+//! pace whoever sends it: nobody owes it an answer.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -10,9 +15,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::http1::StripList;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::{Broken, sift};
 use super::cut::{Cut, Half};
+use super::pace::{Pace, Wanted};
 
 /// First bytes of a body that are kept for one more try, as many as of an opaque connection.
 const REPLAY: usize = 16 * 1024;
@@ -38,15 +45,33 @@ pub(super) struct Upload {
     is_held: Cell<bool>,
     bytes: Cell<u64>,
     is_complete: Cell<bool>,
+    wanted: Wanted,
+    /// `None` while it may take its time.
+    pace: Cell<Option<Pace>>,
+    /// Runs while the caller is waited for.
+    timer: RefCell<Option<Pin<Box<Sleep>>>>,
+    is_slow: Cell<bool>,
     /// Fields that the sender may not set, in trailers either.
     strip: StripList<'static>,
     cut: Cut,
 }
 
 impl Upload {
-    pub(super) fn new(incoming: Incoming, strip: StripList<'static>, cut: Cut) -> Rc<Self> {
+    /// A body that is to keep the pace that is `wanted`; from the start, or once its response is over.
+    pub(super) fn new(
+        incoming: Incoming,
+        strip: StripList<'static>,
+        cut: Cut,
+        (wanted, from_start): (Wanted, bool),
+    ) -> Rc<Self> {
+        let is_complete = incoming.is_end_stream();
+        let pace = (from_start && !is_complete).then(|| Pace::begins(Instant::now()));
         Rc::new(Self {
-            is_complete: Cell::new(incoming.is_end_stream()),
+            is_complete: Cell::new(is_complete),
+            wanted,
+            pace: Cell::new(pace),
+            timer: RefCell::default(),
+            is_slow: Cell::new(false),
             incoming: RefCell::new(Some(incoming)),
             kept: RefCell::new(Some(Vec::new())),
             attempt: Cell::new(0),
@@ -73,6 +98,25 @@ impl Upload {
         }
     }
 
+    /// The response has begun: what is still to come may take its time.
+    pub(super) fn answered(&self) {
+        self.pace.set(None);
+        self.timer.take();
+    }
+
+    /// The response is over: what is still to come must come.
+    pub(super) fn response_ended(&self) {
+        if !self.is_complete() {
+            self.pace.set(Some(Pace::begins(Instant::now())));
+            self.cut.look_again(Half::Request);
+        }
+    }
+
+    /// Whether it came too slowly, and was broken off.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow.get()
+    }
+
     /// Bytes that the caller has sent.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -96,7 +140,10 @@ impl Upload {
     fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut incoming = self.incoming.borrow_mut();
         let Some(incoming) = &mut *incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
+        self.note(|pace, now| pace.asked(now));
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(context) else {
+            return self.wait(context);
+        };
         let Some(frame) = frame.transpose()? else {
             self.is_complete.set(true);
             return Poll::Ready(None);
@@ -105,6 +152,7 @@ impl Upload {
         match frame.data_ref() {
             Some(data) => {
                 self.bytes.set(self.bytes.get() + data.len() as u64);
+                self.note(|pace, now| pace.came(data.len(), now, self.wanted));
                 self.keep(data);
             }
             None => {
@@ -117,6 +165,30 @@ impl Upload {
             self.is_complete.set(true);
         }
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Pace, Instant)) {
+        if let Some(mut pace) = self.pace.get() {
+            note(&mut pace, Instant::now());
+            self.pace.set(Some(pace));
+        }
+    }
+
+    /// The caller has nothing to give right now: breaks off if that is so for too long.
+    fn wait(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(pace) = self.pace.get() else { return Poll::Pending };
+        let deadline = pace.deadline(self.wanted);
+        let mut timer = self.timer.borrow_mut();
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if timer.deadline() >= deadline {
+                self.is_slow.set(true);
+                return Poll::Ready(Some(Err(Broken::Slow)));
+            }
+            // It was set for an earlier one: most bodies are over before it would have to be moved.
+            timer.as_mut().reset(deadline);
+        }
     }
 }
 

@@ -5,4 +5,5 @@ mod conductor;
 mod exchanges;
 mod failures;
 mod forms;
+mod slow;
 mod world;

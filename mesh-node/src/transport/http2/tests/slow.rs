@@ -1,0 +1,157 @@
+//! Callers that take their time.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use mesh_common::model::Protocol;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, channel, unbounded_channel};
+use tokio::time::{sleep, timeout};
+
+use super::world::*;
+use crate::transport::http2::runtime::server_of;
+use crate::transport::http2::{Ending, Settings};
+
+/// In which a body is to bring 200 bytes.
+const TIME: Duration = Duration::from_millis(200);
+
+fn settings() -> Settings {
+    Settings { body_timeout: TIME, body_rate: 1000, ..Settings::default() }
+}
+
+/// When an application answers.
+#[derive(Clone, Copy, PartialEq)]
+enum Answers {
+    AtOnce,
+    AtTheEnd,
+}
+
+/// An application that says how each request's body ended.
+async fn reads(protocol: Protocol, answers: Answers) -> (SocketAddr, UnboundedReceiver<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = unbounded_channel();
+    tokio::task::spawn_local(async move {
+        let service = service_fn(|request: Request<Incoming>| {
+            let tell = tell.clone();
+            async move {
+                let reading = tokio::task::spawn_local(async move {
+                    let _ = tell.send(request.into_body().collect().await.is_ok());
+                });
+                if answers == Answers::AtTheEnd {
+                    reading.await.unwrap();
+                }
+                Ok::<_, std::convert::Infallible>(Response::new(body("an answer")))
+            }
+        });
+        let io = TokioIo::new(listener.accept().await.unwrap().0);
+        let _ = match protocol {
+            Protocol::Http1 => hyper::server::conn::http1::Builder::new().serve_connection(io, service).await,
+            _ => server_of(&Settings::default()).serve_connection(io, service).await,
+        };
+    });
+    (address, told)
+}
+
+/// Sends a byte now and then for so long, as long as somebody takes it.
+async fn drip(into: Sender<Bytes>, time: Duration) {
+    for _ in 0..time.as_millis() / 20 {
+        if into.send(Bytes::from_static(b"x")).await.is_err() {
+            return;
+        }
+        // The pace of the drip: a tenth of the time in which another byte must come.
+        sleep(TIME / 10).await;
+    }
+}
+
+#[test]
+fn a_body_that_drips_is_cut_off_though_something_always_comes() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        on_one_core(async {
+            let world = World::start_with(protocol, settings()).await;
+            let (application, mut told) = reads(protocol, Answers::AtTheEnd).await;
+            world.application.set(application);
+            let (send, receive) = channel(1);
+            tokio::task::spawn_local(drip(send, Duration::from_secs(60)));
+            let request = Request::post("http://api.shop/x").body(channel_body(receive)).unwrap();
+            let asked = timeout(Duration::from_secs(10), world.caller().await.ask(request)).await;
+            let seen = asked.expect("it is cut off").unwrap();
+            assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT, "{seen:?}");
+            assert_eq!(seen.header("x-nodemesh-reason"), Some("request_timeout"));
+            assert_eq!(told.recv().await, Some(false), "the application has no whole request");
+            eventually("both records", || world.records.borrow().len() == 2).await;
+            assert_eq!(world.recorded(None)[0].end.ending, Ending::OwnAnswer);
+        });
+    }
+}
+
+#[test]
+fn a_body_that_keeps_its_pace_or_waits_for_its_reader_is_not_cut_off() {
+    on_one_core(async {
+        let world = World::start_with(Protocol::Http2, settings()).await;
+        let (application, mut told) = reads(Protocol::Http2, Answers::AtTheEnd).await;
+        world.application.set(application);
+        let (send, receive) = channel(1);
+        let request = Request::post("http://api.shop/x").body(channel_body(receive)).unwrap();
+        let caller = world.caller().await;
+        let asked = tokio::task::spawn_local(async move { caller.ask(request).await.unwrap().status });
+        for _ in 0..6 {
+            send.send(Bytes::from_static(&[b'x'; 200])).await.unwrap();
+            // Six times half of the time that there is for so many bytes: what passes is what is tested.
+            sleep(TIME / 2).await;
+        }
+        drop(send);
+        assert_eq!((asked.await.unwrap(), told.recv().await), (StatusCode::OK, Some(true)));
+    });
+}
+
+#[test]
+fn a_call_may_be_quiet_before_its_server_says_anything() {
+    on_one_core(async {
+        let world = World::start_with(Protocol::Grpc, settings()).await;
+        let (application, mut told) = reads(Protocol::Grpc, Answers::AtTheEnd).await;
+        world.application.set(application);
+        let (send, receive) = channel(1);
+        tokio::task::spawn_local(drip(send, TIME * 3));
+        let request = grpc("/e/S", "").map(|_| channel_body(receive));
+        assert_eq!(world.caller().await.ask(request).await.unwrap().status, StatusCode::OK);
+        assert_eq!(told.recv().await, Some(true));
+    });
+}
+
+#[test]
+fn a_stream_of_both_sides_may_be_quiet() {
+    on_one_core(async {
+        let world = World::start_with(Protocol::Http2, settings()).await;
+        let (send, receive) = channel(1);
+        let request = Request::post("http://api.shop/x").body(channel_body(receive)).unwrap();
+        let mut echoed = world.caller().await.0.send_request(request).await.unwrap().into_body();
+        for _ in 0..2 {
+            // Twice the time without a byte: what passes is what is tested.
+            sleep(TIME * 2).await;
+            send.send(Bytes::from_static(b"late")).await.unwrap();
+            assert_eq!(echoed.frame().await.unwrap().unwrap().into_data().unwrap().as_ref(), b"late");
+        }
+    });
+}
+
+#[test]
+fn a_body_that_drips_on_after_the_whole_response_is_cut_off() {
+    on_one_core(async {
+        let world = World::start_with(Protocol::Grpc, settings()).await;
+        let (application, mut told) = reads(Protocol::Grpc, Answers::AtOnce).await;
+        world.application.set(application);
+        let (send, receive) = channel(1);
+        tokio::task::spawn_local(drip(send, Duration::from_secs(60)));
+        let request = grpc("/e/S", "").map(|_| channel_body(receive));
+        assert_eq!(world.caller().await.ask(request).await.unwrap().status, StatusCode::OK);
+        let whole = timeout(Duration::from_secs(10), told.recv()).await;
+        assert_eq!(whole.expect("it is cut off"), Some(false));
+    });
+}
