@@ -22,7 +22,18 @@ pub struct CallerWriter {
     map: Arc<OwnedFd>,
 }
 
+#[cfg(test)]
+fn nothing() -> Arc<OwnedFd> {
+    Arc::new(std::fs::File::open("/dev/null").expect("it is always there").into())
+}
+
 impl OriginalDstReader {
+    /// A map that cannot be read.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self { map: nothing() }
+    }
+
     pub(super) fn new(map: OwnedFd) -> Self {
         Self { map: Arc::new(map) }
     }
@@ -54,6 +65,12 @@ impl OriginalDstReader {
 }
 
 impl CallerWriter {
+    /// A map that cannot be written.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self { map: nothing() }
+    }
+
     pub(super) fn new(map: OwnedFd) -> Self {
         Self { map: Arc::new(map) }
     }

@@ -17,6 +17,9 @@ mod response;
 mod shared;
 mod under_way;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
