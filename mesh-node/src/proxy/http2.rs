@@ -303,6 +303,10 @@ impl crate::transport::http2::Conductor for Http2Connection {
         self.proxy.report_late(record.as_http().expect("it has requests"), asked);
     }
 
+    fn refused_unseen(&self, is_sent_again: bool) {
+        self.proxy.shared.metrics.refused_unseen(is_sent_again);
+    }
+
     fn leave(&self) -> &Notify {
         &self.leave
     }

@@ -39,6 +39,8 @@ pub struct Shared {
 pub struct ProxyMetrics {
     refusals: IntCounterVec,
     tunnels_lost: IntCounterVec,
+    sent_again: IntCounter,
+    over_budget: IntCounter,
     would_deny: IntCounter,
     matched: IntCounter,
 }
@@ -71,17 +73,33 @@ impl ProxyMetrics {
             ),
             &["effect"],
         )?;
+        let unseen = IntCounterVec::new(
+            Opts::new(
+                "nodemesh_proxy_requests_refused_unseen_total",
+                "HTTP/2 requests that the other side refused without looking at them, counted when it did: sent again, \
+                 or failed because too many of its requests were sent again lately.",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(unseen.clone()))?;
+        let [sent_again, over_budget] =
+            ["sent_again", "over_budget"].map(|result| unseen.with_label_values(&[result]));
         registry.register(Box::new(refusals.clone()))?;
         registry.register(Box::new(tunnels_lost.clone()))?;
         registry.register(Box::new(audited.clone()))?;
         let [would_deny, matched] = [AuditEffect::WouldDeny, AuditEffect::Matched]
             .map(|effect| audited.with_label_values(&[effect.as_str()]));
-        Ok(Self { refusals, tunnels_lost, would_deny, matched })
+        Ok(Self { refusals, tunnels_lost, sent_again, over_budget, would_deny, matched })
     }
 
     /// Counts a refusal. `reason` is one of a closed set of words.
     pub(super) fn refused(&self, reason: &'static str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a request that the other side refused without looking at it.
+    pub(super) fn refused_unseen(&self, is_sent_again: bool) {
+        if is_sent_again { self.sent_again.inc() } else { self.over_budget.inc() }
     }
 
     /// Counts what policies that refuse nothing found of a connection or request.

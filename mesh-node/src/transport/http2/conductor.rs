@@ -37,6 +37,9 @@ pub trait Conductor: 'static {
     /// A request came after the caller's certificate had ended; it is refused unseen and counted, never decided.
     fn late(&self, asked: AskedFor);
 
+    /// A request was refused unseen (REFUSED_STREAM, GOAWAY); it is sent again, or there is no budget left for that.
+    fn refused_unseen(&self, is_sent_again: bool);
+
     /// Notified when the caller is to go: it is told so (GOAWAY), and what is open goes on.
     fn leave(&self) -> &Notify;
 

@@ -17,18 +17,20 @@ use mesh_common::http1::{AskedFor, StripList};
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record};
-use super::conductor::{Conductor, Ending, Exchange};
+use super::conductor::{Conductor, Ending};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::{Cut, Half};
 use super::pace::Wanted;
 use super::peers::Peers;
-use super::pool::{Caller, Connecting, Key, Pool};
+use super::pool::{Caller, Connecting, Key, Pool, RefusedBy};
 use super::pool_http1::IdlePool;
 use super::request::{facts, for_http1, normalise};
+use super::resends::Resends;
 use super::settings::Settings;
 use super::sources::Sources;
 use super::upload::{RequestBody, Upload};
@@ -54,6 +56,7 @@ pub(super) struct Shared {
     pub(super) handshakes: Handshakes,
     /// Who has connections of our TLS open here.
     pub(super) sources: Rc<Sources>,
+    pub(super) resends: Resends,
 }
 
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
@@ -207,7 +210,7 @@ async fn send<C: Conductor>(
         }
         _ => Ok(Connecting::Clear(dial(conductor, plan)?)),
     };
-    send_http2(shared, &key, begin, request, record).await
+    send_http2((shared, conductor), &key, begin, request, record).await
 }
 
 /// Which requests share a connection with this one.
@@ -225,21 +228,24 @@ fn key_of<C: Conductor>(conductor: &C, plan: &Plan) -> Key {
     Key { caller, to: plan.address(), called, expected, service }
 }
 
-async fn send_http2<E: Exchange>(
-    shared: &Rc<Shared>,
+async fn send_http2<C: Conductor>(
+    (shared, conductor): (&Rc<Shared>, &Rc<C>),
     key: &Key,
     begin: impl Fn() -> Result<Connecting, ConnectFailure>,
     request: (Parts, RequestBody),
-    record: &mut Record<E>,
+    record: &mut Record<C::Exchange>,
 ) -> Result<Response<Incoming>, Unsent> {
     let (parts, mut body) = request;
     let upload = body.upload();
+    let mut refused = RefusedBy::new();
     let mut left = MOST_SENDS;
+    shared.resends.asked(key.to);
     loop {
-        let mut lease = match shared.http2.lease(key, &begin).await {
+        let mut lease = match shared.http2.lease(key, &begin, &refused).await {
             Ok(lease) => lease,
             Err(failure) => return Err(Unsent { request: Some((parts, body)), failure }),
         };
+        let connection = lease.place.connection();
         record.hold(Held::Place(lease.place));
         left -= 1;
         let request = Request::from_parts(parts.clone(), body);
@@ -250,15 +256,36 @@ async fn send_http2<E: Exchange>(
             }
             Err(error) => error,
         };
-        // The connection closed under it, unsent; or the other side says that it did not look at it.
+        // The connection closed under it: it went nowhere, and costs nobody anything.
         let unsent = error.take_message().map(Request::into_body);
         let error = error.into_error();
-        let again = unsent.or_else(|| if is_unseen(&error) { upload.body() } else { None });
-        match again.filter(|_| left > 0) {
+        let again = match unsent {
+            None if is_unseen(&error) || is_unopened(&error, &parts, &upload) => {
+                refused.push(connection);
+                upload.body().filter(|_| left > 0 && may_resend(shared, conductor, key.to))
+            }
+            unsent => unsent.filter(|_| left > 0),
+        };
+        match again {
             Some(again) => body = again,
             None => return Err(Unsent { request: None, failure: broke(&upload, error) }),
         }
     }
+}
+
+/// Whether the budget of a destination has one more sending.
+fn may_resend<C: Conductor>(shared: &Shared, conductor: &Rc<C>, to: SocketAddr) -> bool {
+    let is_sent = shared.resends.take(to, Instant::now());
+    conductor.refused_unseen(is_sent);
+    is_sent
+}
+
+/// Whether a request still waited for its stream to open (RFC 9113 section 5.1.2) when its connection ended, and may be sent
+/// again. hyper says no more of it than that it was given up, and the stream may have opened in that very moment: what is
+/// sent again may be done twice, or is a call of which not one message was read.
+fn is_unopened(error: &hyper::Error, parts: &Parts, upload: &Upload) -> bool {
+    let is_harmless = parts.method.is_idempotent() || (is_grpc(&parts.headers) && upload.is_untouched());
+    error.is_user() && !upload.is_slow() && is_harmless
 }
 
 /// Why there is no answer on a connection.

@@ -19,6 +19,7 @@ mod peers;
 mod pool;
 mod pool_http1;
 mod request;
+mod resends;
 mod runtime;
 mod serve;
 mod settings;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::model::{SpiffeId, Text, WorkloadUid};
+use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -59,6 +60,12 @@ pub(super) struct Lease {
 #[derive(Debug)]
 pub(super) struct Place(Rc<Load>);
 
+/// A connection, for whoever was on it.
+pub(super) struct Connection(Rc<Load>);
+
+/// The connections that refused a request: it is not to be put on them again.
+pub(super) type RefusedBy = SmallVec<[Connection; 2]>;
+
 /// All HTTP/2 connections of this core that take requests.
 pub(super) struct Pool {
     endpoints: RefCell<HashMap<Key, Rc<Endpoint>>>,
@@ -95,16 +102,18 @@ impl Pool {
         Rc::new(Self { endpoints: RefCell::default(), settings, identities, peers })
     }
 
-    /// A place for one request, on a connection that is open or that `begin` begins.
+    /// A place for one request, on a connection that is open or that `begin` begins; on one that refused it only if there
+    /// can be no other.
     pub(super) async fn lease(
         self: &Rc<Self>,
         key: &Key,
         begin: impl Fn() -> Result<Connecting, ConnectFailure>,
+        refused: &RefusedBy,
     ) -> Result<Lease, ConnectFailure> {
         // A new connection may be full of others' requests when it is this one's turn; the last one is never full.
         for _ in 0..MOST_CLOSED + self.settings.connections_per_endpoint {
             let endpoint = self.endpoints.borrow_mut().entry(key.clone()).or_default().clone();
-            if let Some(lease) = self.lease_on(&endpoint) {
+            if let Some(lease) = self.lease_on(&endpoint, refused) {
                 return Ok(lease);
             }
             let under_way = endpoint.connecting.borrow().clone();
@@ -132,15 +141,22 @@ impl Pool {
         self.endpoints.borrow().values().map(|endpoint| endpoint.live.borrow().len()).sum()
     }
 
-    fn lease_on(&self, endpoint: &Endpoint) -> Option<Lease> {
+    fn lease_on(&self, endpoint: &Endpoint, refused: &RefusedBy) -> Option<Lease> {
         let mut live = endpoint.live.borrow_mut();
         let generation = self.identities.generation();
         live.retain(|connection| {
             !connection.sender.is_closed() && connection.generation.is_none_or(|made| made == generation)
         });
-        let least = live.iter().min_by_key(|connection| connection.load.open.get())?;
+        let has_refused = |connection: &&Live| refused.iter().any(|by| Rc::ptr_eq(&by.0, &connection.load));
+        let others = live.iter().filter(|connection| !has_refused(connection));
+        let may_open = live.len() < self.settings.connections_per_endpoint;
+        let least = match others.min_by_key(|connection| connection.load.open.get()) {
+            Some(least) => least,
+            None if may_open => return None,
+            None => live.iter().min_by_key(|connection| connection.load.open.get())?,
+        };
         let is_full = least.load.open.get() >= self.settings.streams_per_connection;
-        if is_full && live.len() < self.settings.connections_per_endpoint {
+        if is_full && may_open {
             return None;
         }
         Some(Lease { sender: least.sender.clone(), place: Place::take(&least.load) })
@@ -236,6 +252,11 @@ impl Endpoint {
 }
 
 impl Place {
+    /// The connection that it is on.
+    pub(super) fn connection(&self) -> Connection {
+        Connection(self.0.clone())
+    }
+
     fn take(load: &Rc<Load>) -> Self {
         load.open.set(load.open.get() + 1);
         load.last_used.set(Instant::now());

@@ -26,6 +26,7 @@ use super::exchange::{self, Shared};
 use super::peers::Peers;
 use super::pool::Pool;
 use super::pool_http1::IdlePool;
+use super::resends::Resends;
 use super::runtime::server_of;
 use super::settings::Settings;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
@@ -126,8 +127,9 @@ impl Http2 {
         let peers = Rc::<Peers>::default();
         let http2 = Pool::new(settings.clone(), identities.clone(), peers.clone());
         let http1 = IdlePool::new(settings.clone());
-        let sources = Rc::default();
-        Self { shared: Rc::new(Shared { settings, identities, http2, http1, handshakes, peers, sources }) }
+        let (sources, resends) = (Rc::default(), Resends::new(settings.resends));
+        let shared = Shared { settings, identities, http2, http1, handshakes, peers, sources, resends };
+        Self { shared: Rc::new(shared) }
     }
 
     /// Serves a caller in the clear. `socket` is not blocking, and nothing was read from it. Dropping the future ends

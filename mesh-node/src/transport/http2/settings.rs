@@ -24,6 +24,9 @@ pub struct Settings {
     pub connection_window: u32,
     /// Streams that we put on one connection before another one is opened.
     pub streams_per_connection: u32,
+    /// Requests that may always be sent once more to one destination in ten seconds, beyond a fifth of those it is asked: as
+    /// many as one connection carries, so that one that goes away costs no request.
+    pub resends: u32,
     /// Connections accepted from one address that are open at a time, on each core: as many as tunnels.
     pub connections_per_source: usize,
     /// Connections to one endpoint for one pod; more streams share those.
@@ -74,6 +77,7 @@ impl Default for Settings {
             send_buffer: 64 << 10,
             connection_window: 16 << 20,
             streams_per_connection: 200,
+            resends: 200,
             connections_per_source: tunnel::Settings::default().tunnels_per_source,
             connections_per_endpoint: 4,
             idle_per_application: 64,

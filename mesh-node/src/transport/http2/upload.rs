@@ -122,6 +122,12 @@ impl Upload {
         self.bytes.get()
     }
 
+    /// Whether nothing of it was read so far, and there is something to come.
+    pub(super) fn is_untouched(&self) -> bool {
+        let is_open = self.incoming.borrow().as_ref().is_some_and(|incoming| !incoming.is_end_stream());
+        is_open && self.bytes() == 0 && !self.is_complete()
+    }
+
     /// Whether the caller has sent all of it.
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete.get()

@@ -88,6 +88,10 @@ impl Conductor for Deciding {
         IDENTITY_FIELDS
     }
 
+    fn refused_unseen(&self, is_sent_again: bool) {
+        self.world.resends.borrow_mut().push(is_sent_again);
+    }
+
     fn late(&self, _: AskedFor) {
         self.world.late.set(self.world.late.get() + 1);
     }

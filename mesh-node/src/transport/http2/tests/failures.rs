@@ -8,7 +8,6 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use mesh_common::model::{Protocol, WorkloadUid};
 use mesh_common::snapshot::Delta;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::world::*;
@@ -321,87 +320,6 @@ fn answers_that_nobody_reads_hold_up_no_other_call() {
             assert_eq!(seen.unwrap().body, "x");
         }
         assert_eq!(world.source.connections(), 1, "all of them share a connection");
-    });
-}
-
-/// An application that refuses the first request that comes on a connection, once its body is there, and echoes what
-/// comes after.
-async fn refuses_the_first() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        let mut is_first = true;
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            let refuses = std::mem::take(&mut is_first);
-            tokio::task::spawn_local(async move {
-                let mut body = request.into_body();
-                let mut said = Vec::new();
-                while let Some(Ok(data)) = body.data().await {
-                    let _ = body.flow_control().release_capacity(data.len());
-                    said.extend(data);
-                }
-                if refuses {
-                    return respond.send_reset(h2::Reason::REFUSED_STREAM);
-                }
-                let mut send = respond.send_response(http::Response::new(()), false).unwrap();
-                send.send_data(said.into(), true).unwrap();
-            });
-        }
-    });
-    address
-}
-
-#[test]
-fn a_request_that_was_refused_unseen_is_sent_again_whole() {
-    on_one_core(async {
-        let world = World::start(Protocol::Http2).await;
-        world.application.set(refuses_the_first().await);
-        let request = Request::post("http://api.shop/x").body(body("all of it")).unwrap();
-        let seen = world.caller().await.ask(request).await.unwrap();
-        assert_eq!((seen.status, seen.body.as_ref()), (StatusCode::OK, b"all of it".as_ref()));
-        let recorded = &world.recorded(None)[0].end;
-        assert_eq!((recorded.request_bytes, recorded.ending), (9, Ending::Complete), "counted once");
-    });
-}
-
-#[test]
-fn a_refused_request_of_which_too_much_was_sent_fails() {
-    on_one_core(async {
-        let world = World::start(Protocol::Http2).await;
-        world.application.set(refuses_the_first().await);
-        let text: &'static str = Box::leak("x".repeat(20_000).into_boxed_str());
-        let request = Request::post("http://api.shop/x").body(body(text)).unwrap();
-        let seen = world.caller().await.ask(request).await.unwrap();
-        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(seen.header("x-nodemesh-reason"), Some("upstream_broke"));
-    });
-}
-
-#[test]
-fn a_request_after_the_last_that_goaway_names_is_sent_again() {
-    on_one_core(async {
-        let world = World::start(Protocol::Http2).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let whole = world.application.replace(listener.local_addr().unwrap());
-        let (going, next) = (world.clone(), whole);
-        tokio::task::spawn_local(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            going.application.set(next);
-            let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-            stream.write_all(&settings).await.unwrap();
-            let mut said = Vec::new();
-            while !said.windows(9).any(|text| text == b"all of it") {
-                assert!(stream.read_buf(&mut said).await.unwrap() > 0);
-            }
-            // GOAWAY (RFC 9113 section 6.8): no stream was looked at, no error.
-            let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            stream.write_all(&goaway).await.unwrap();
-        });
-        let request = Request::post("http://api.shop/x").body(body("all of it")).unwrap();
-        let seen = world.caller().await.ask(request).await.unwrap();
-        assert_eq!((seen.status, seen.body.as_ref()), (StatusCode::OK, b"all of it".as_ref()));
     });
 }
 

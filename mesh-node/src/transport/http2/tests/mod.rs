@@ -6,4 +6,5 @@ mod exchanges;
 mod failures;
 mod forms;
 mod slow;
+mod unseen;
 mod world;

@@ -63,6 +63,8 @@ pub(super) struct World {
     pub(super) ended: RefCell<Vec<&'static str>>,
     /// Connections in the clear that are over: of those that ended in error, whether their client broke a rule.
     pub(super) served: RefCell<Vec<Option<bool>>>,
+    /// Of requests that were refused unseen, whether they were sent again.
+    pub(super) resends: RefCell<Vec<bool>>,
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
@@ -201,6 +203,7 @@ impl World {
             agent: listener.local_addr().unwrap(),
             ended: RefCell::default(),
             served: RefCell::default(),
+            resends: RefCell::default(),
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
