@@ -51,42 +51,35 @@ impl ProxyMetrics {
     /// # Errors
     /// If `registry` has them already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let refusals = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_proxy_refusals_total",
-                "Connections, streams, requests and peers refused, counted when they are.",
-            ),
-            &["reason"],
+        let counter = |name: &str, help: &str, label: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let refusals = counter(
+            "nodemesh_proxy_refusals_total",
+            "Connections, streams, requests and peers refused, counted when they are.",
+            "reason",
         )?;
-        let tunnels_lost = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_proxy_tunnels_lost_total",
-                "Tunnels that ended otherwise than by agreement, counted when they did.",
-            ),
-            &["reason"],
+        let tunnels_lost = counter(
+            "nodemesh_proxy_tunnels_lost_total",
+            "Tunnels that ended otherwise than by agreement, counted when they did.",
+            "reason",
         )?;
-        let audited = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_policy_audited_total",
-                "Connections and requests that policies which refuse nothing would deny or have matched, counted \
-                 once for each effect when they are let through.",
-            ),
-            &["effect"],
+        let unseen = counter(
+            "nodemesh_proxy_requests_refused_unseen_total",
+            "HTTP/2 requests that the other side refused without looking at them, counted when it did: sent again, or \
+             failed because too many of its requests were sent again lately.",
+            "result",
         )?;
-        let unseen = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_proxy_requests_refused_unseen_total",
-                "HTTP/2 requests that the other side refused without looking at them, counted when it did: sent again, \
-                 or failed because too many of its requests were sent again lately.",
-            ),
-            &["result"],
+        let audited = counter(
+            "nodemesh_policy_audited_total",
+            "Connections and requests that policies which refuse nothing would deny or have matched, counted once for \
+             each effect when they are let through.",
+            "effect",
         )?;
-        registry.register(Box::new(unseen.clone()))?;
         let [sent_again, over_budget] =
             ["sent_again", "over_budget"].map(|result| unseen.with_label_values(&[result]));
-        registry.register(Box::new(refusals.clone()))?;
-        registry.register(Box::new(tunnels_lost.clone()))?;
-        registry.register(Box::new(audited.clone()))?;
         let [would_deny, matched] = [AuditEffect::WouldDeny, AuditEffect::Matched]
             .map(|effect| audited.with_label_values(&[effect.as_str()]));
         Ok(Self { refusals, tunnels_lost, sent_again, over_budget, would_deny, matched })

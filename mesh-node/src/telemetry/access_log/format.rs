@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use super::{Audited, DecidedBy, Record};
+use super::{Audited, DecidedBy, Record, Request};
 use crate::args::LogFormat;
 
 const UNTIL_SECOND: &[BorrowedFormatItem<'_>] =
@@ -66,15 +66,7 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
     );
     line.bare_text(field!("protocol"), record.protocol.as_str());
     if let Some(request) = &record.request {
-        line.known(field!("http.method"), &request.method);
-        line.known(field!("http.host"), &request.host);
-        line.known(field!("http.path"), &request.path);
-        if request.status != 0 {
-            line.number(field!("http.status"), request.status);
-        }
-        if let Some(status) = request.grpc_status {
-            line.number(field!("grpc.status"), status);
-        }
+        write_request(line, request);
     }
     line.text(field!("route"), record.route.as_deref());
     line.policy(field!("policy"), record.policy.as_deref());
@@ -87,6 +79,18 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
     line.text(field!("error"), record.error.as_deref());
     if let Some(id) = record.trace_id {
         line.formatted(field!("trace_id"), format_args!("{:032x}", u128::from_be_bytes(id)));
+    }
+}
+
+fn write_request(line: &mut Line<'_>, request: &Request) {
+    line.known(field!("http.method"), &request.method);
+    line.known(field!("http.host"), &request.host);
+    line.known(field!("http.path"), &request.path);
+    if request.status != 0 {
+        line.number(field!("http.status"), request.status);
+    }
+    if let Some(status) = request.grpc_status {
+        line.number(field!("grpc.status"), status);
     }
 }
 

@@ -66,6 +66,9 @@ pub(super) struct Record<E: Exchange> {
     cut: Cut,
 }
 
+/// The next frame of a body, if there is one, and whether it is the last.
+type Read = (Option<hyper::Result<Frame<Bytes>>>, bool);
+
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -142,6 +145,17 @@ impl<E: Exchange> Record<E> {
         self.exchange.answered(status);
     }
 
+    /// Reads on in the response; nothing once it is cut.
+    fn read(&self, context: &mut Context<'_>) -> Option<Poll<Read>> {
+        if self.cut.poll(Half::Response, context).is_ready() {
+            return None;
+        }
+        self.cut.response(|incoming| {
+            let frame = Pin::new(&mut *incoming).poll_frame(context);
+            frame.map(|frame| (frame, incoming.is_end_stream()))
+        })
+    }
+
     pub(super) fn hold(&mut self, held: Held) {
         self.held = held;
     }
@@ -188,14 +202,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
             return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
         }
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
-        let read = match record.cut.poll(Half::Response, context) {
-            Poll::Pending => record.cut.response(|incoming| {
-                let frame = Pin::new(&mut *incoming).poll_frame(context);
-                frame.map(|frame| (frame, incoming.is_end_stream()))
-            }),
-            Poll::Ready(()) => None,
-        };
-        let Some(read) = read else {
+        let Some(read) = record.read(context) else {
             record.ending = Ending::Cut;
             return Poll::Ready(Some(Err(Broken::Cut)));
         };

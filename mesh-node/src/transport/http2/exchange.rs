@@ -260,16 +260,14 @@ async fn send_http2<C: Conductor>(
         let unsent = error.take_message().map(Request::into_body);
         let error = error.into_error();
         let again = match unsent {
+            _ if left == 0 => None,
             None if is_unseen(&error) || is_unopened(&error, &parts, &upload) => {
                 refused.push(connection);
-                upload.body().filter(|_| left > 0 && may_resend(shared, conductor, key.to))
+                upload.body().filter(|_| may_resend(shared, conductor, key.to))
             }
-            unsent => unsent.filter(|_| left > 0),
+            unsent => unsent,
         };
-        match again {
-            Some(again) => body = again,
-            None => return Err(Unsent { request: None, failure: broke(&upload, error) }),
-        }
+        body = again.ok_or_else(|| Unsent { request: None, failure: broke(&upload, error) })?;
     }
 }
 
@@ -323,30 +321,24 @@ async fn send_http1<C: Conductor>(
     let (mut parts, body) = request;
     for_http1(&mut parts);
     let mut request = Request::from_parts(parts, body);
-    let mut again = true;
+    let mut is_last = false;
     loop {
-        match sender.try_send_request(request).await {
+        let mut error = match sender.try_send_request(request).await {
             Ok(response) => {
                 let pool = shared.http1.clone();
                 record.hold(Held::Application(Box::new(Application { pool, key, sender })));
                 return Ok(response);
             }
-            Err(mut error) => match error.take_message() {
-                // The application closed an idle connection under it, unsent: once more, on a fresh one.
-                Some(unsent) if again => {
-                    again = false;
-                    request = unsent;
-                    sender = match connect_http1(shared, conductor, plan).await {
-                        Ok(sender) => sender,
-                        Err(failure) => return Err(Unsent { request: None, failure }),
-                    };
-                }
-                _ => {
-                    let failure = broke(&upload, error.into_error());
-                    return Err(Unsent { request: None, failure });
-                }
-            },
-        }
+            Err(error) => error,
+        };
+        // The application closed an idle connection under it, unsent: once more, on a fresh one.
+        request = match error.take_message() {
+            Some(unsent) if !is_last => unsent,
+            _ => return Err(Unsent { request: None, failure: broke(&upload, error.into_error()) }),
+        };
+        is_last = true;
+        let fresh = connect_http1(shared, conductor, plan).await;
+        sender = fresh.map_err(|failure| Unsent { request: None, failure })?;
     }
 }
 

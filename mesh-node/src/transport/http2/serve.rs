@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,12 +212,7 @@ impl Http2 {
         });
         let settings = &self.shared.settings;
         let mut connection = pin!(server_of(settings).serve_connection(TokioIo::new(stream), service));
-        let mut over = pin!(async {
-            match valid {
-                Some(valid) => sleep(valid).await,
-                None => pending().await,
-            }
-        });
+        let mut over = pin!(after(valid));
         // Another agent connects because it has a request; one that says nothing is not waited for.
         let first = valid.map_or(settings.idle_timeout, |_| settings.handshake_timeout);
         let mut idle = pin!(activity.idle(first, settings.idle_timeout));
@@ -238,14 +233,30 @@ impl Http2 {
             }
         }
         connection.as_mut().graceful_shutdown();
-        // Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for. A request that
-        // crossed with the GOAWAY is.
-        loop {
-            match timeout(settings.handshake_timeout, connection.as_mut()).await {
-                Ok(result) => return result.map_err(ServeError::Http),
-                Err(_) if activity.is_open() => {}
-                Err(_) => return Ok(()),
-            }
+        bid_farewell(connection, &activity, settings.handshake_timeout).await
+    }
+}
+
+/// Ends after this time, if there is one.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
+}
+
+/// Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for. A request that crossed
+/// with the GOAWAY is.
+async fn bid_farewell(
+    mut connection: Pin<&mut impl Future<Output = Result<(), hyper::Error>>>,
+    activity: &Activity,
+    patience: Duration,
+) -> Result<(), ServeError> {
+    loop {
+        match timeout(patience, connection.as_mut()).await {
+            Ok(result) => return result.map_err(ServeError::Http),
+            Err(_) if activity.is_open() => {}
+            Err(_) => return Ok(()),
         }
     }
 }

@@ -10,8 +10,9 @@ use mesh_common::tunnel::{
 
 use super::conductor::{Caller, Conductor, Refusal};
 use super::connection::{Kind, StreamEvent, StreamKey};
+use super::core::Core;
 use super::engine::Engine;
-use super::link::Phase;
+use super::link::{Link, Phase};
 use super::slots::Key;
 use super::tls::Plaintext;
 use crate::transport::outcome::{CloseReason, TunnelLoss};
@@ -20,6 +21,27 @@ use crate::transport::outcome::{CloseReason, TunnelLoss};
 #[derive(Default)]
 pub(super) struct Deliveries {
     pieces: Vec<(Key, StreamId, std::ops::Range<usize>)>,
+}
+
+impl Deliveries {
+    /// Bytes of a stream, at this place in the plaintext.
+    fn add(&mut self, (connection, id): (Key, StreamId), bytes: std::ops::Range<usize>) {
+        self.pieces.push((connection, id, bytes));
+    }
+
+    /// What came of a stream is wanted no more.
+    fn forget(&mut self, stream: (Key, StreamId)) {
+        self.pieces.retain(|(connection, id, _)| (*connection, *id) != stream);
+    }
+}
+
+impl<P> Link<P> {
+    /// Tells the peer that it broke a rule.
+    fn object_to(&mut self, tunnel: Key, core: &mut Core, violation: &Violation) -> TunnelLoss {
+        tracing::debug!(peer = %self.peer, %violation, "tunnel violation");
+        self.frame(tunnel, core, &Frame::GoAway { last: 0, reason: GoAwayReason::Violation });
+        TunnelLoss::Violation
+    }
 }
 
 impl<C: Conductor> Engine<C> {
@@ -53,27 +75,18 @@ impl<C: Conductor> Engine<C> {
         for frame in frames(record) {
             let Some(link) = self.tunnels.get_mut(tunnel) else { return Ok(()) };
             let event = frame.map_err(Violation::Frame).and_then(|frame| link.session.receive(frame));
-            let event = match event {
-                Ok(event) => event,
-                Err(violation) => {
-                    tracing::debug!(peer = %link.peer, %violation, "tunnel violation");
-                    let reason = GoAwayReason::Violation;
-                    link.frame(tunnel, &mut self.core, &Frame::GoAway { last: 0, reason });
-                    return Err(TunnelLoss::Violation);
-                }
-            };
-            match event {
+            match event.map_err(|violation| link.object_to(tunnel, &mut self.core, &violation))? {
                 Event::None => {}
                 Event::Data(id, connection, bytes) => {
                     let start = offset + (bytes.as_ptr() as usize - record.as_ptr() as usize);
-                    deliveries.pieces.push((connection, id, start..start + bytes.len()));
+                    deliveries.add((connection, id), start..start + bytes.len());
                 }
                 Event::AnswerPing(token) => link.frame(tunnel, &mut self.core, &Frame::Pong(token)),
                 Event::Pong(_) => link.asked = None,
                 Event::Refuse(id, reason, error) => {
                     tracing::debug!(peer = %link.peer, ?reason, ?error, "stream refused");
                     self.core.counters.refused_streams.add(1);
-                    link.frame(tunnel, &mut self.core, &Frame::Reset(id, reason));
+                    self.refuse_stream(tunnel, id, reason);
                 }
                 Event::Opened(id, open) => self.stream_opened(tunnel, id, &open),
                 Event::Writable(id, connection) => {
@@ -85,7 +98,7 @@ impl<C: Conductor> Engine<C> {
                     self.stream_event(connection, (tunnel, id), StreamEvent::Finished);
                 }
                 Event::Reset(id, connection, reason) => {
-                    deliveries.pieces.retain(|(of, stream, _)| *of != connection || *stream != id);
+                    deliveries.forget((connection, id));
                     let lost = StreamEvent::Lost(CloseReason::PeerReset(reason));
                     self.stream_event(connection, (tunnel, id), lost);
                     self.stream_ended(tunnel);
