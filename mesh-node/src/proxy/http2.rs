@@ -12,12 +12,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
     ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
 };
-use mesh_common::policy::{self, Denial};
+use mesh_common::policy;
 use mesh_common::resolve;
 use mesh_common::route::{Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -25,23 +24,21 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
 use super::inbound::{caller_pod, is_worth_reading};
 use super::limits::Place;
-use super::load::{BusyGuard, Unit};
+use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
-use super::request::{Reported, RequestSides, arrived_here};
+use super::request::{RequestSides, arrived_here};
 use super::response::Rejection;
 use super::under_way::{UnderWay, still_permitted};
-use super::{Between, Core, Proxy, dial_from, dial_own};
+use super::{Between, Proxy, dial_from, dial_own};
 use crate::identity::{Identities, Peer};
 use crate::telemetry::chain::Chain;
-use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
 use crate::transport::connect;
 use crate::transport::handshakes::{self, Handshakes};
-use crate::transport::http2::{
-    ConnectFailure, Cut, End, Ending, Exchange, Http2, OwnAnswer, ServeError, Settings, is_grpc_type,
-};
+use crate::transport::http2::{ConnectFailure, Cut, Http2, OwnAnswer, ServeError, Settings, is_grpc_type};
 use crate::transport::tasks;
 
 /// The HTTP/2 connections of one core.
@@ -55,39 +52,14 @@ pub(super) struct Http2Connection {
     proxy: Proxy,
     /// Its place among the core's connections.
     key: usize,
-    pod: PodHandle,
+    pub(super) pod: PodHandle,
     local: Arc<Workload>,
     client: IpAddr,
     identity: Option<SpiffeId>,
     record: RefCell<Record>,
-    exchanges: RefCell<Slab<Open>>,
+    pub(super) exchanges: RefCell<Slab<Open>>,
     leave: Notify,
     began: Instant,
-}
-
-/// A request that is not over.
-struct Open {
-    under_way: Option<UnderWay>,
-    cut: Cut,
-    /// What forbids it by now.
-    denied: Option<Rejection>,
-}
-
-/// What is kept with a request, from its head to its end.
-pub(super) struct Http2Exchange {
-    connection: Rc<Http2Connection>,
-    /// Its place among the connection's exchanges.
-    key: usize,
-    began: Instant,
-    is_grpc: bool,
-    status: u16,
-    /// The endpoint that it makes busy.
-    busy: Option<BusyGuard>,
-    /// Of the connection that it has to itself.
-    place: Option<Place>,
-    sides: RequestSides,
-    /// Why it was answered by us.
-    answered: Option<(ResponseFlags, &'static str)>,
 }
 
 impl Http2Connections {
@@ -258,19 +230,6 @@ impl Http2Connection {
     }
 }
 
-impl Open {
-    /// Cuts it off for what forbids it by now. Returns whether it was not cut before: where its caller takes nothing, it
-    /// stays for a while.
-    fn deny(&mut self, denial: Denial) -> bool {
-        let is_first = self.denied.is_none();
-        if is_first {
-            self.denied = Some(Rejection::Denied(denial));
-            self.cut.now();
-        }
-        is_first
-    }
-}
-
 impl Drop for Http2Connection {
     fn drop(&mut self) {
         self.proxy.http2.open.borrow_mut().remove(self.key);
@@ -417,86 +376,6 @@ impl Http2Connection {
     }
 }
 
-impl Http2Exchange {
-    /// Over HTTP/1.1 a request has a connection to itself: it counts as one, as those of the engine do.
-    fn take_place(&mut self, core: &Core, plan: &Plan) -> Result<(), Rejection> {
-        let (protocol, pod) = match plan {
-            Plan::Application(application) => (application.protocol, core.pod(&application.workload.uid)),
-            Plan::Direct(direct) => (direct.protocol, Some(self.connection.pod.clone())),
-            Plan::Tunnel(_) | Plan::Local(_) => return Ok(()),
-        };
-        if protocol == Protocol::Http1 && !self.is_grpc {
-            let pod = pod.ok_or(Rejection::PodGone)?;
-            self.place = Some(pod.places().take().map_err(Rejection::Limited)?);
-        }
-        Ok(())
-    }
-
-    fn reject(
-        &mut self,
-        core: &Core,
-        subject: Subject<'_>,
-        rejection: &Rejection,
-        request: &RequestFacts<'_>,
-    ) -> OwnAnswer {
-        self.sides.push(core.reject_request(subject, rejection, request));
-        self.answer(rejection)
-    }
-
-    fn answer(&mut self, rejection: &Rejection) -> OwnAnswer {
-        self.answered = Some((rejection.flags(), rejection.reason()));
-        match rejection.verdict() {
-            Verdict::Denied => OwnAnswer::denied(rejection.reason()),
-            Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
-                OwnAnswer::unavailable(rejection.reason())
-            }
-        }
-    }
-}
-
-impl Exchange for Http2Exchange {
-    fn answered(&mut self, status: StatusCode) {
-        self.status = status.as_u16();
-    }
-
-    fn ended(&mut self, end: &End) {
-        self.busy = None;
-        self.place = None;
-        let (flags, reason) = match (end.ending, self.answered) {
-            (Ending::OwnAnswer, Some(answered)) => answered,
-            (Ending::Complete, _) => (ResponseFlags::None, "completed"),
-            (Ending::CallerGone, _) => (ResponseFlags::DownstreamDisconnect, end.ending.as_str()),
-            (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
-            (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
-        };
-        let reported = Reported {
-            protocol: if self.is_grpc { RecordedProtocol::Grpc } else { RecordedProtocol::Http2 },
-            code: self.status,
-            grpc_status: end.grpc_status,
-            flags,
-            reason,
-            request_bytes: end.request_bytes,
-            response_bytes: end.response_bytes,
-            duration: self.began.elapsed(),
-        };
-        let open = self.connection.exchanges.borrow();
-        let denied = open.get(self.key).and_then(|open| open.denied.as_ref());
-        let denied = denied.filter(|_| reason == Ending::Cut.as_str());
-        for mut side in self.sides.drain(..) {
-            if let Some(rejection) = denied {
-                side.denied(rejection);
-            }
-            side.ended(&reported);
-        }
-    }
-}
-
-impl Drop for Http2Exchange {
-    fn drop(&mut self) {
-        self.connection.exchanges.borrow_mut().remove(self.key);
-    }
-}
-
 /// The Service address that stands for the name in SNI: one of those that have the endpoint, else nothing. A hint for
 /// metrics and for which of several declarations of the port holds.
 fn claimed(snapshot: &Snapshot, facts: &ConnectionFacts, service: Option<&str>) -> Option<SocketAddr> {
@@ -505,33 +384,4 @@ fn claimed(snapshot: &Snapshot, facts: &ConnectionFacts, service: Option<&str>) 
         snapshot.memberships(facts.original_dst).iter().find(|member| *member.service.host == *name)?;
     let address = membership.service.cluster_ips.first()?;
     Some(SocketAddr::new(*address, membership.port().port))
-}
-
-fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
-    match failure {
-        ConnectFailure::Connect(_) | ConnectFailure::Dial(_) => ResponseFlags::ConnectFailure,
-        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout | ConnectFailure::SlowRequest => {
-            ResponseFlags::UpstreamTimeout
-        }
-        ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
-        ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
-        ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,
-        ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use mesh_common::policy::DenialReason;
-
-    use super::*;
-
-    #[test]
-    fn a_request_that_is_cut_off_is_so_once() {
-        let cut = Cut::default();
-        let mut open = Open { under_way: None, cut, denied: None };
-        let denial = || Denial { reason: DenialReason::NoRuleAllows, policy: None, rule: None };
-        assert!(open.deny(denial()));
-        assert!(!open.deny(denial()), "still there at the next snapshot");
-    }
 }

@@ -6,6 +6,7 @@
 
 mod http;
 mod http2;
+mod http2_exchange;
 mod inbound;
 pub mod limits;
 mod load;

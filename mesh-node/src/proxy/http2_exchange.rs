@@ -1,0 +1,167 @@
+//! One request over HTTP/2, from its head to its end: what cuts it off, and what is reported of it.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::StatusCode;
+use mesh_common::model::{Protocol, RequestFacts};
+use mesh_common::policy::Denial;
+use mesh_common::route::Plan;
+
+use super::Core;
+use super::http2::Http2Connection;
+use super::limits::Place;
+use super::load::BusyGuard;
+use super::record::Subject;
+use super::request::{Reported, RequestSides};
+use super::response::Rejection;
+use super::under_way::UnderWay;
+use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
+use crate::transport::http2::{ConnectFailure, Cut, End, Ending, Exchange, OwnAnswer};
+
+/// A request that is not over.
+pub(super) struct Open {
+    pub(super) under_way: Option<UnderWay>,
+    pub(super) cut: Cut,
+    /// What forbids it by now.
+    pub(super) denied: Option<Rejection>,
+}
+
+/// What is kept with a request, from its head to its end.
+pub(super) struct Http2Exchange {
+    pub(super) connection: Rc<Http2Connection>,
+    /// Its place among the connection's exchanges.
+    pub(super) key: usize,
+    pub(super) began: Instant,
+    pub(super) is_grpc: bool,
+    pub(super) status: u16,
+    /// The endpoint that it makes busy.
+    pub(super) busy: Option<BusyGuard>,
+    /// Of the connection that it has to itself.
+    pub(super) place: Option<Place>,
+    pub(super) sides: RequestSides,
+    /// Why it was answered by us.
+    pub(super) answered: Option<(ResponseFlags, &'static str)>,
+}
+
+impl Open {
+    /// Cuts it off for what forbids it by now. Returns whether it was not cut before: where its caller takes nothing, it
+    /// stays for a while.
+    pub(super) fn deny(&mut self, denial: Denial) -> bool {
+        let is_first = self.denied.is_none();
+        if is_first {
+            self.denied = Some(Rejection::Denied(denial));
+            self.cut.now();
+        }
+        is_first
+    }
+}
+
+impl Http2Exchange {
+    /// Over HTTP/1.1 a request has a connection to itself: it counts as one, as those of the engine do.
+    pub(super) fn take_place(&mut self, core: &Core, plan: &Plan) -> Result<(), Rejection> {
+        let (protocol, pod) = match plan {
+            Plan::Application(application) => (application.protocol, core.pod(&application.workload.uid)),
+            Plan::Direct(direct) => (direct.protocol, Some(self.connection.pod.clone())),
+            Plan::Tunnel(_) | Plan::Local(_) => return Ok(()),
+        };
+        if protocol == Protocol::Http1 && !self.is_grpc {
+            let pod = pod.ok_or(Rejection::PodGone)?;
+            self.place = Some(pod.places().take().map_err(Rejection::Limited)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn reject(
+        &mut self,
+        core: &Core,
+        subject: Subject<'_>,
+        rejection: &Rejection,
+        request: &RequestFacts<'_>,
+    ) -> OwnAnswer {
+        self.sides.push(core.reject_request(subject, rejection, request));
+        self.answer(rejection)
+    }
+
+    pub(super) fn answer(&mut self, rejection: &Rejection) -> OwnAnswer {
+        self.answered = Some((rejection.flags(), rejection.reason()));
+        match rejection.verdict() {
+            Verdict::Denied => OwnAnswer::denied(rejection.reason()),
+            Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
+                OwnAnswer::unavailable(rejection.reason())
+            }
+        }
+    }
+}
+
+impl Exchange for Http2Exchange {
+    fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    fn ended(&mut self, end: &End) {
+        self.busy = None;
+        self.place = None;
+        let (flags, reason) = match (end.ending, self.answered) {
+            (Ending::OwnAnswer, Some(answered)) => answered,
+            (Ending::Complete, _) => (ResponseFlags::None, "completed"),
+            (Ending::CallerGone, _) => (ResponseFlags::DownstreamDisconnect, end.ending.as_str()),
+            (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
+            (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
+        };
+        let reported = Reported {
+            protocol: if self.is_grpc { RecordedProtocol::Grpc } else { RecordedProtocol::Http2 },
+            code: self.status,
+            grpc_status: end.grpc_status,
+            flags,
+            reason,
+            request_bytes: end.request_bytes,
+            response_bytes: end.response_bytes,
+            duration: self.began.elapsed(),
+        };
+        let open = self.connection.exchanges.borrow();
+        let denied = open.get(self.key).and_then(|open| open.denied.as_ref());
+        let denied = denied.filter(|_| reason == Ending::Cut.as_str());
+        for mut side in self.sides.drain(..) {
+            if let Some(rejection) = denied {
+                side.denied(rejection);
+            }
+            side.ended(&reported);
+        }
+    }
+}
+
+impl Drop for Http2Exchange {
+    fn drop(&mut self) {
+        self.connection.exchanges.borrow_mut().remove(self.key);
+    }
+}
+
+pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
+    match failure {
+        ConnectFailure::Connect(_) | ConnectFailure::Dial(_) => ResponseFlags::ConnectFailure,
+        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout | ConnectFailure::SlowRequest => {
+            ResponseFlags::UpstreamTimeout
+        }
+        ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
+        ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
+        ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,
+        ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::policy::DenialReason;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_cut_off_is_so_once() {
+        let cut = Cut::default();
+        let mut open = Open { under_way: None, cut, denied: None };
+        let denial = || Denial { reason: DenialReason::NoRuleAllows, policy: None, rule: None };
+        assert!(open.deny(denial()));
+        assert!(!open.deny(denial()), "still there at the next snapshot");
+    }
+}
