@@ -7,7 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use mesh_common::model::{Text, TrustDomain};
 
-use crate::args::{AgentArgs, CaptureArgs, LogFormat, Switch, UnknownPods};
+use crate::args::{
+    AdminArgs, AgentArgs, CaptureArgs, HttpArgs, IdentityArgs, LimitArgs, LogArgs, LogFormat, NodeArgs,
+    Switch, TunnelArgs, UnknownPods,
+};
 
 /// Where cgroups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -161,59 +164,97 @@ impl From<AgentArgs> for Config {
     fn from(args: AgentArgs) -> Self {
         let AgentArgs { node, capture, identity, tunnel, http, limits, admin, log } = args;
         Self {
-            tunnel: TunnelConfig {
-                max_age: tunnel.tunnel_max_age,
-                idle_timeout: tunnel.tunnel_idle_timeout,
-                per_destination: tunnel.tunnels_per_destination.get(),
-                max_streams: tunnel.tunnel_max_streams.get() as usize,
-                stream_window: tunnel.stream_window,
-                handshake_timeout: identity.handshake_timeout,
-                connect_timeout: tunnel.connect_timeout,
-                detect_timeout: tunnel.detect_timeout,
-                tcp_idle_timeout: tunnel.tcp_idle_timeout,
-                max_pending_handshakes: limits.max_pending_handshakes.get(),
-                max_pending_handshakes_per_source: limits.max_pending_handshakes_per_source.get(),
-            },
-            node: NodeConfig {
-                name: node.node_name.into(),
-                config_dir: node.config_dir,
-                root_namespace: node.root_namespace.into(),
-                cluster_domain: node.cluster_domain.into(),
-                mesh_cidrs: node.mesh_cidrs,
-                workers: node.workers.map_or_else(available_cores, Into::into),
-            },
+            tunnel: TunnelConfig::new(&tunnel, &identity, &limits),
+            node: node.into(),
             capture: capture.into(),
-            identity: IdentityConfig {
-                trust_dir: identity.trust_dir,
-                trust_domain: identity.trust_domain,
-                certificate_lifetime: identity.certificate_lifetime,
-            },
-            http: HttpConfig {
-                max_request_line: http.max_request_line as usize,
-                max_header_bytes: http.max_header_bytes as usize,
-                max_headers: http.max_headers as usize,
-                header_timeout: http.header_timeout,
-                min_body_rate: http.min_body_rate.into(),
-                idle_timeout: http.http_idle_timeout,
-            },
-            limits: LimitConfig {
-                connections: limits.max_connections.get(),
-                connections_per_namespace: limits.max_connections_per_namespace.get(),
-                connections_per_pod: limits.max_connections_per_pod.get(),
-                drain_timeout: limits.drain_timeout,
-            },
-            admin: AdminConfig {
-                metrics_address: admin.metrics_address,
-                readiness_address: admin.readiness_address,
-                socket: admin.admin_socket,
-                max_series: admin.max_series.get() as usize,
-            },
-            log: LogConfig {
-                filter: log.log,
-                format: log.log_format,
-                access_log: log.access_log == Switch::On,
-            },
+            identity: identity.into(),
+            http: http.into(),
+            limits: limits.into(),
+            admin: admin.into(),
+            log: log.into(),
         }
+    }
+}
+
+impl TunnelConfig {
+    fn new(tunnel: &TunnelArgs, identity: &IdentityArgs, limits: &LimitArgs) -> Self {
+        Self {
+            max_age: tunnel.tunnel_max_age,
+            idle_timeout: tunnel.tunnel_idle_timeout,
+            per_destination: tunnel.tunnels_per_destination.get(),
+            max_streams: tunnel.tunnel_max_streams.get() as usize,
+            stream_window: tunnel.stream_window,
+            handshake_timeout: identity.handshake_timeout,
+            connect_timeout: tunnel.connect_timeout,
+            detect_timeout: tunnel.detect_timeout,
+            tcp_idle_timeout: tunnel.tcp_idle_timeout,
+            max_pending_handshakes: limits.max_pending_handshakes.get(),
+            max_pending_handshakes_per_source: limits.max_pending_handshakes_per_source.get(),
+        }
+    }
+}
+
+impl From<NodeArgs> for NodeConfig {
+    fn from(args: NodeArgs) -> Self {
+        Self {
+            name: args.node_name.into(),
+            config_dir: args.config_dir,
+            root_namespace: args.root_namespace.into(),
+            cluster_domain: args.cluster_domain.into(),
+            mesh_cidrs: args.mesh_cidrs,
+            workers: args.workers.map_or_else(available_cores, Into::into),
+        }
+    }
+}
+
+impl From<IdentityArgs> for IdentityConfig {
+    fn from(args: IdentityArgs) -> Self {
+        Self {
+            trust_dir: args.trust_dir,
+            trust_domain: args.trust_domain,
+            certificate_lifetime: args.certificate_lifetime,
+        }
+    }
+}
+
+impl From<HttpArgs> for HttpConfig {
+    fn from(args: HttpArgs) -> Self {
+        Self {
+            max_request_line: args.max_request_line as usize,
+            max_header_bytes: args.max_header_bytes as usize,
+            max_headers: args.max_headers as usize,
+            header_timeout: args.header_timeout,
+            min_body_rate: args.min_body_rate.into(),
+            idle_timeout: args.http_idle_timeout,
+        }
+    }
+}
+
+impl From<LimitArgs> for LimitConfig {
+    fn from(args: LimitArgs) -> Self {
+        Self {
+            connections: args.max_connections.get(),
+            connections_per_namespace: args.max_connections_per_namespace.get(),
+            connections_per_pod: args.max_connections_per_pod.get(),
+            drain_timeout: args.drain_timeout,
+        }
+    }
+}
+
+impl From<AdminArgs> for AdminConfig {
+    fn from(args: AdminArgs) -> Self {
+        Self {
+            metrics_address: args.metrics_address,
+            readiness_address: args.readiness_address,
+            socket: args.admin_socket,
+            max_series: args.max_series.get() as usize,
+        }
+    }
+}
+
+impl From<LogArgs> for LogConfig {
+    fn from(args: LogArgs) -> Self {
+        Self { filter: args.log, format: args.log_format, access_log: args.access_log == Switch::On }
     }
 }
 

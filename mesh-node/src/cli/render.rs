@@ -6,7 +6,7 @@ use time::macros::format_description;
 use super::table::Table;
 use crate::admin::counted;
 use crate::admin::documents::{
-    Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, Status, Workload,
+    Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, ServicePort, Status, Workload,
 };
 
 /// What an empty cell shows.
@@ -30,16 +30,7 @@ pub fn status(status: &Status) -> String {
             ),
         ),
         ("state", readiness),
-        (
-            "knows",
-            format!(
-                "{}, {}, {} (generation {})",
-                counted(status.workloads, "pod", "pods"),
-                counted(status.services, "service", "services"),
-                counted(status.policies, "policy", "policies"),
-                status.generation
-            ),
-        ),
+        ("knows", knows(status)),
         ("carries", carries(status)),
         ("identities", format!("{} of {} usable", status.certificates_usable, status.certificates)),
     ] {
@@ -53,6 +44,16 @@ pub fn status(status: &Status) -> String {
         text += &format!("\n{}", kernel.draw(""));
     }
     text + "\n" + &problems(&status.problems, status.problems_left_out)
+}
+
+fn knows(status: &Status) -> String {
+    format!(
+        "{}, {}, {} (generation {})",
+        counted(status.workloads, "pod", "pods"),
+        counted(status.services, "service", "services"),
+        counted(status.policies, "policy", "policies"),
+        status.generation
+    )
 }
 
 fn carries(status: &Status) -> String {
@@ -149,32 +150,11 @@ pub fn services(services: &[Service]) -> String {
         "POD",
     ]);
     for service in services {
-        let addresses = if service.cluster_ips.is_empty() {
-            "headless".to_owned()
-        } else {
-            service.cluster_ips.join(",")
-        };
         for port in &service.ports {
-            let mut row = |endpoint: [&str; 3]| {
-                let [address, state, pod] = endpoint.map(or_nothing);
-                table.row([
-                    service.namespace.clone(),
-                    service.name.clone(),
-                    addresses.clone(),
-                    port.port.to_string(),
-                    or_nothing(&port.name),
-                    port.protocol.clone(),
-                    address,
-                    state,
-                    pod,
-                ]);
-            };
+            let mut row = |endpoint: [&str; 3]| table.row(service_row(service, port, endpoint));
             for endpoint in &port.endpoints {
-                row([
-                    &endpoint.address,
-                    &endpoint.state,
-                    endpoint.pod.as_deref().or(endpoint.workload.as_deref()).unwrap_or(""),
-                ]);
+                let pod = endpoint.pod.as_deref().or(endpoint.workload.as_deref()).unwrap_or("");
+                row([&endpoint.address, &endpoint.state, pod]);
             }
             if port.endpoints.is_empty() {
                 row(["", "no endpoints", ""]);
@@ -182,6 +162,25 @@ pub fn services(services: &[Service]) -> String {
         }
     }
     table.draw("no services")
+}
+
+fn service_row(service: &Service, port: &ServicePort, endpoint: [&str; 3]) -> [String; 9] {
+    let [address, state, pod] = endpoint.map(or_nothing);
+    let addresses = match &service.cluster_ips[..] {
+        [] => "headless".to_owned(),
+        addresses => addresses.join(","),
+    };
+    [
+        service.namespace.clone(),
+        service.name.clone(),
+        addresses,
+        port.port.to_string(),
+        or_nothing(&port.name),
+        port.protocol.clone(),
+        address,
+        state,
+        pod,
+    ]
 }
 
 /// `mesh-node dump policies`

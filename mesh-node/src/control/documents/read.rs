@@ -205,19 +205,26 @@ impl Reader {
                     value.map_or(Meaning::Nothing, |value| Meaning::EndpointSlice(Arc::new(value)))
                 })
             }
-            Kind::AuthorizationPolicy => read::<resources::AuthorizationPolicy, _>(
-                draft,
-                kind,
-                |object| authorization_policy::authorization_policy(object, settings),
-                |value| Meaning::AuthorizationPolicy(Arc::new(value)),
-            ),
-            Kind::PeerAuthentication => read::<resources::PeerAuthentication, _>(
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.policy_said(kind, draft),
+        }
+    }
+
+    fn policy_said(&self, kind: Kind, draft: &Draft<'_>) -> Result<Said, Vec<FieldError>> {
+        let settings = &*self.settings;
+        if kind == Kind::PeerAuthentication {
+            return read::<resources::PeerAuthentication, _>(
                 draft,
                 kind,
                 |object| peer_authentication::peer_authentication(object, settings),
                 |value| Meaning::PeerAuthentication(Arc::new(value)),
-            ),
+            );
         }
+        read::<resources::AuthorizationPolicy, _>(
+            draft,
+            kind,
+            |object| authorization_policy::authorization_policy(object, settings),
+            |value| Meaning::AuthorizationPolicy(Arc::new(value)),
+        )
     }
 
     /// What a policy that is not understood means.
