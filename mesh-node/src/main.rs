@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mesh_node::app;
 use mesh_node::args::{AgentArgs, UninstallArgs};
 use mesh_node::capture::trial_connect;
@@ -49,7 +49,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(CommandLine::parse().command) {
+    let program = std::env::args_os().next();
+    let given = cli::called(CommandLine::command(), program.as_deref()).get_matches();
+    let command_line = CommandLine::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+    match run(command_line.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", Chain(&*error));

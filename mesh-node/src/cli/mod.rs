@@ -8,10 +8,11 @@ pub mod reference;
 mod render;
 mod table;
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +22,15 @@ use crate::admin::documents::{
 };
 
 pub use self::client::ClientError;
+
+/// The name under which kubectl finds this program as its plugin.
+const PLUGIN: &str = "kubectl-mesh";
+
+/// The command line by the name that a person types: kubectl runs [`PLUGIN`] for `kubectl mesh`.
+pub fn called(command: Command, program: Option<&OsStr>) -> Command {
+    let is_plugin = program.and_then(|path| Path::new(path).file_name()).is_some_and(|name| name == PLUGIN);
+    if is_plugin { command.name("kubectl mesh").bin_name("kubectl mesh") } else { command }
+}
 
 /// Where the agent is, and in which form to answer.
 #[derive(Args, Clone, Debug)]

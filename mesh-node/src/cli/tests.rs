@@ -44,3 +44,20 @@ fn without_an_agent_the_error_says_what_to_do() {
         "{error}"
     );
 }
+
+#[test]
+fn a_plugin_of_kubectl_calls_itself_what_is_typed() {
+    let help = |program: &str| {
+        let command = Command::new("mesh-node").version("1").subcommand(Command::new("status"));
+        let mut command = called(command, Some(OsStr::new(program)));
+        let refused =
+            command.try_get_matches_from_mut([program, "status", "--nothing"]).unwrap_err().to_string();
+        (refused, command.render_version())
+    };
+    let (refused, version) = help("/usr/bin/kubectl-mesh");
+    assert!(refused.contains("Usage: kubectl mesh status"), "{refused}");
+    assert_eq!(version, "kubectl mesh 1\n");
+    let (refused, version) = help("/usr/bin/mesh-node");
+    assert!(refused.contains("Usage: mesh-node status"), "{refused}");
+    assert_eq!(version, "mesh-node 1\n");
+}
