@@ -277,10 +277,9 @@ fn the_examples_of_the_policy_guide_are_read() {
         if words == "wrong" {
             let [complaint] = &complaints[..] else { panic!("{complaints:?}") };
             assert_eq!(complaint.effect, Effect::Denies);
-            assert!(
-                guide.contains(&format!(":{} (document 1): {complaint}\n", complaint.line)),
-                "{complaint:?}"
-            );
+            let said =
+                format!(":{} (document 1): {complaint} ({})\n", complaint.line, complaint.effect.code());
+            assert!(guide.contains(&said), "{said}");
         } else {
             assert_eq!(complaints, [], "{example}");
         }
