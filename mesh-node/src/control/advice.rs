@@ -1,7 +1,8 @@
 //! PURE. What is wrong between objects that are each fine by themselves.
 //!
 //! In: a snapshot. Out: for each object that another one contradicts, or that names what is not there, what a person
-//! should know of it. Looked at after the snapshot is published, so that it delays nothing.
+//! should know of it. Looked at after the snapshot is published. The next edit waits for it: what grows faster than the
+//! number of objects has a [`Budget`], and says when that ends.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,56 @@ pub(super) struct Advice {
     pub(super) field: String,
     pub(super) reason: String,
     pub(super) effect: Effect,
+}
+
+/// Most looks whether a policy selects a pod: some 50 ms. Of 100,000 pods, each may be looked at by 20 policies.
+const MAX_LOOKS: usize = 2_000_000;
+
+/// How much more is looked at.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: usize,
+    is_spent: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::of(MAX_LOOKS)
+    }
+}
+
+impl Budget {
+    pub(super) fn of(left: usize) -> Self {
+        Self { left, is_spent: false }
+    }
+
+    /// Takes some, if there is as much; if not, nothing is left from then on.
+    pub(super) fn take(&mut self, count: usize) -> bool {
+        match self.left.checked_sub(count) {
+            Some(left) if !self.is_spent => self.left = left,
+            _ => self.is_spent = true,
+        }
+        !self.is_spent
+    }
+
+    /// Whether more was wanted than there was.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_spent
+    }
+}
+
+/// What is known of a kind of policies whose pods were not all looked at.
+pub(super) fn unfinished(kind: Kind, name: &NamespacedName) -> Advice {
+    let kind_name = kind.name();
+    Advice {
+        key: ObjectKey { kind, name: name.clone() },
+        field: "spec.selector".to_owned(),
+        reason: format!(
+            "too many policies select the same pods: they were not all compared, and more of {kind_name} may be about \
+             nobody, or about pods that another is about"
+        ),
+        effect: Effect::Warning,
+    }
 }
 
 /// All that should be known, in no order.
@@ -146,19 +197,27 @@ fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
             open.entry(label).or_default().push((kind, name, scope));
         }
     }
+    let mut looks = Budget::default();
     for pod in snapshot.workloads() {
-        if open.is_empty() {
+        if open.is_empty() || looks.is_spent() {
             break;
         }
         for label in &pod.labels {
             let Some(selecting) = open.get_mut(&label) else { continue };
-            selecting.retain(|(_, _, scope)| !scope.selects(pod));
+            selecting.retain(|(_, _, scope)| !(looks.take(1) && scope.selects(pod)));
             if selecting.is_empty() {
                 open.remove(&label);
             }
         }
     }
     let alone = open.into_values().flatten();
+    if looks.is_spent() {
+        return alone
+            .min_by_key(|(kind, name, _)| (*kind, *name))
+            .map(|(kind, name, _)| unfinished(kind, name))
+            .into_iter()
+            .collect();
+    }
     let alone = alone.map(|(kind, name, _)| Advice {
         key: ObjectKey { kind, name: name.clone() },
         field: "spec.selector.matchLabels".to_owned(),

@@ -160,6 +160,28 @@ fn peer_authentications_that_share_a_pod_name_each_other() {
     );
 }
 
+/// Where each of them is compared with each other for every pod, this takes longer than anybody waits for an edit.
+#[test]
+fn many_peer_authentications_of_many_pods_are_compared_only_so_often() {
+    let label = |index: usize| format!("l{index}: x");
+    let labels: Vec<String> = (0..100).map(label).collect();
+    let pods = (0..200).map(|index| {
+        // Each pod is selected by another group of them.
+        let own = labels.iter().enumerate().filter(|(other, _)| *other != index % 100 || index < 100);
+        let own: Vec<&str> = own.map(|(_, label)| &**label).collect();
+        pod(&format!("p{index}"), "10.0.0.1")
+            .replace("app: web", &format!("n: \"{index}\", {}", own.join(", ")))
+    });
+    let policies = labels.iter().enumerate().map(|(index, label)| {
+        let spec = format!("spec: {{selector: {{matchLabels: {{{label}}}}}, mtls");
+        peer_authentication(&format!("a{index:02}"), "", "STRICT").replace("spec: {mtls", &spec)
+    });
+    let (_, problems) = read(&pods.chain(policies).collect::<Vec<_>>().join("---\n"));
+    let of = |text: &str| problems.iter().filter(|problem| problem.complaint.reason.contains(text)).count();
+    assert_eq!(of("is also selected by"), 100, "each is said once");
+    assert_eq!(of("were not all compared"), 1);
+}
+
 #[test]
 fn a_policy_about_nobody_says_so() {
     let targets = |name: &str| format!("targetRefs: [{{kind: Service, name: {name}}}]");

@@ -6,18 +6,18 @@ use mesh_common::model::policy::{PeerAuthentication, Scope};
 use mesh_common::model::{NamespacedName, Text};
 use mesh_common::snapshot::Snapshot;
 
-use super::advice::{Advice, others};
+use super::advice::{Advice, Budget, others, unfinished};
 use super::object::{Kind, ObjectKey};
 use super::store::first_of;
 use super::translate::Effect;
 
-/// Most policies that select one pod and are compared with each other.
-const MAX_COMPARED: usize = 100;
+/// Most comparisons of two policies that select one pod: some 10 ms.
+const MAX_COMPARED: usize = 50_000;
 
 /// What is to be known of each that is not alone.
 pub(super) fn rivals(snapshot: &Snapshot) -> Vec<Advice> {
     let mut advice = of_one_scope(snapshot);
-    advice.extend(of_one_pod(snapshot));
+    advice.extend(of_one_pod(snapshot, &mut Budget::default(), &mut Budget::of(MAX_COMPARED)));
     advice
 }
 
@@ -75,26 +75,41 @@ impl Rank {
 }
 
 /// Those with different selectors that select one pod.
-fn of_one_pod(snapshot: &Snapshot) -> Vec<Advice> {
+fn of_one_pod(snapshot: &Snapshot, looks: &mut Budget, comparisons: &mut Budget) -> Vec<Advice> {
     let mut found: BTreeMap<(&NamespacedName, Rank), Overlap<'_>> = BTreeMap::new();
-    for Group { policies, pod } in groups(snapshot) {
-        for policy in &policies {
-            for other in policies.iter().filter(|other| other.scope != policy.scope) {
-                let overlap = found.entry((&policy.name, Rank::of(policy, other)));
+    for Group { policies, pod } in groups(snapshot, looks) {
+        for (index, policy) in policies.iter().enumerate().take_while(|_| comparisons.take(policies.len())) {
+            for (rank, others) in ranked(&policies, index) {
+                let overlap = found.entry((&policy.name, rank));
                 let overlap = overlap.or_insert_with(|| Overlap { policy, pod, others: BTreeSet::new() });
                 overlap.pod = overlap.pod.min(pod);
-                overlap.others.insert(&other.name);
+                overlap.others.extend(others);
             }
         }
     }
-    let advice = found.into_iter().map(|((_, rank), Overlap { policy, pod, others })| {
+    let found = found.into_iter().map(|((_, rank), Overlap { policy, pod, others })| {
         let count = others.len();
         let named = others.into_iter().map(|name| format!("{} {name}", Kind::PeerAuthentication.name()));
         let named = first_of(named, count);
         let reason = format!("Pod {pod} is also selected by {named}: {}", rank.outcome());
         about(policy, reason, Effect::Warning)
     });
-    advice.collect()
+    let mut advice: Vec<Advice> = found.collect();
+    if looks.is_spent() || comparisons.is_spent() {
+        let names = snapshot.all_peer_authentications().map(|policy| &policy.name);
+        advice.extend(names.min().map(|name| unfinished(Kind::PeerAuthentication, name)));
+    }
+    advice
+}
+
+/// The others of a group that select otherwise than one of it, by how that one counts beside them.
+fn ranked<'a>(policies: &[&'a PeerAuthentication], index: usize) -> BTreeMap<Rank, Vec<&'a NamespacedName>> {
+    let policy = policies[index];
+    let mut ranked: BTreeMap<Rank, Vec<&NamespacedName>> = BTreeMap::new();
+    for other in policies.iter().filter(|other| other.scope != policy.scope) {
+        ranked.entry(Rank::of(policy, other)).or_default().push(&other.name);
+    }
+    ranked
 }
 
 /// Those that rank alike against a policy, and the first pod that they share with it.
@@ -105,7 +120,7 @@ struct Overlap<'a> {
 }
 
 /// Policies of which two or more select one pod, by name; each group once, with the first of its pods.
-fn groups(snapshot: &Snapshot) -> impl Iterator<Item = Group<'_>> {
+fn groups<'a>(snapshot: &'a Snapshot, looks: &mut Budget) -> impl Iterator<Item = Group<'a>> {
     let mut by_label: HashMap<(&Text, &Text), Vec<&PeerAuthentication>> = HashMap::new();
     for policy in snapshot.all_peer_authentications() {
         if let Scope::Selector { labels, .. } = &policy.scope
@@ -117,10 +132,10 @@ fn groups(snapshot: &Snapshot) -> impl Iterator<Item = Group<'_>> {
     let mut groups: BTreeMap<Vec<&NamespacedName>, Group<'_>> = BTreeMap::new();
     for pod in snapshot.workloads().filter(|_| !by_label.is_empty()) {
         let candidates = pod.labels.iter().filter_map(|label| by_label.get(&label)).flatten();
-        let mut policies: Vec<_> = candidates.copied().filter(|policy| policy.scope.selects(pod)).collect();
+        let candidates = candidates.copied().take_while(|_| looks.take(1));
+        let mut policies: Vec<_> = candidates.filter(|policy| policy.scope.selects(pod)).collect();
         if policies.len() > 1 {
             policies.sort_unstable_by_key(|policy| &policy.name);
-            policies.truncate(MAX_COMPARED);
             let names = policies.iter().map(|policy| &policy.name).collect();
             let group = groups.entry(names).or_insert(Group { policies, pod: &pod.name });
             group.pod = group.pod.min(&pod.name);
