@@ -31,6 +31,16 @@ pub(super) fn from_labels(
     match labels.get(DATAPLANE_MODE).map(String::as_str) {
         Some("nodemesh") => Some(Enrolment::Enabled),
         Some("none") => Some(Enrolment::Disabled),
+        Some("ambient") => {
+            findings.push(Finding::new(
+                Effect::Warning,
+                &field.key(DATAPLANE_MODE),
+                format!(
+                    "\"ambient\" is left to Istio, and enrols nothing here: Nodemesh reads \"nodemesh\", or {MODE}: enabled"
+                ),
+            ));
+            None
+        }
         _ => None,
     }
 }
