@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::model::{MeshSettings, Text};
 use mesh_common::snapshot::Snapshot;
-use mesh_node::control::documents::Reader;
+use mesh_node::control::documents::{MAX_OBJECTS, Reader};
 use mesh_node::control::reconciler::Reconciler;
 use mesh_node::control::store::Store;
 
@@ -17,7 +17,7 @@ const ENDPOINTS: usize = 10;
 const FILES: usize = 100;
 const ROUNDS: u32 = 20;
 /// Documents of the large file.
-const DOCUMENTS: usize = 60_000;
+const DOCUMENTS: usize = MAX_OBJECTS;
 
 struct World {
     store: Store,
@@ -66,7 +66,7 @@ fn large_file(world: &mut World) {
     let text = (0..DOCUMENTS).map(one).collect::<Vec<_>>().join("---\n");
     let file: Text = "large.yaml".into();
     let started = Instant::now();
-    let read = world.store.reader(&file).read(&text);
+    let read = world.store.reader(&file).read(&text).expect("as many as one file may have");
     let took = started.elapsed();
     let started = Instant::now();
     world.store.put(&file, read);
@@ -80,7 +80,7 @@ fn large_file(world: &mut World) {
 
 impl World {
     fn put(&mut self, file: &Text, text: &str) {
-        let text = self.store.reader(file).read(text);
+        let text = self.store.reader(file).read(text).expect("fewer than one file may have");
         self.store.put(file, text);
     }
 

@@ -72,7 +72,7 @@ impl Job {
     pub(super) fn read(self) -> Batch {
         let read = |(Reading { file, content }, reader): (Reading, FileReader)| {
             let said = match content {
-                Content::Text(text) => Said::Text(reader.read(&text)),
+                Content::Text(text) => reader.read(&text).map_or_else(Said::Refused, Said::Text),
                 Content::Refused(reason) => Said::Refused(reason),
                 Content::Gone => Said::Gone,
             };

@@ -2,7 +2,8 @@
 //! field, and harms no other object.
 //!
 //! In: the text of one file. Out: [`Document`]s, each with the objects that it holds, already translated, and its
-//! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], nesting, events, aliases. Never: I/O.
+//! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], [`MAX_OBJECTS`],
+//! nesting, events, aliases. Never: I/O.
 
 mod line;
 mod misread;
@@ -30,6 +31,10 @@ use super::translate::Effect;
 
 /// The largest file that is read, in bytes.
 pub const MAX_FILE: usize = 10 * 1024 * 1024;
+
+/// Most documents of one file, and most objects of its documents and Lists: taken in one step, for which edits of other
+/// files wait, some 0.1 s.
+pub const MAX_OBJECTS: usize = 10_000;
 
 /// Most bytes of a name, a field or a reason that are kept of a mistake.
 const MAX_SAID: usize = 1024;

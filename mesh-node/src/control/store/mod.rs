@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mesh_common::model::Text;
 
-use super::documents::{self, Claim, Complaint, Document, ObjectName, Place, Problem, Reader};
+use super::documents::{self, Claim, Complaint, Document, MAX_OBJECTS, ObjectName, Place, Problem, Reader};
 use super::enroller::Change;
 use super::object::{Kind, Meaning, ObjectKey};
 use super::translate::{DEFAULT_NAMESPACE, Effect};
@@ -68,7 +68,15 @@ struct Placed {
 
 impl FileReader {
     /// Reads what the file says. Documents whose text did not change are not read again.
-    pub fn read(&self, text: &str) -> FileText {
+    ///
+    /// # Errors
+    /// What is said of a file with more than [`MAX_OBJECTS`].
+    pub fn read(&self, text: &str) -> Result<FileText, String> {
+        let too_many = |count: usize, what: &str| {
+            format!(
+                "has {count} {what}, at most {MAX_OBJECTS} of one file are read: split it into several files"
+            )
+        };
         let read = |chunk: documents::Chunk<'_>| {
             let hash = self.hasher.hash_one(chunk.text);
             let document = match self.known.get(&hash) {
@@ -77,7 +85,15 @@ impl FileReader {
             };
             Placed { line: chunk.line, hash, document }
         };
-        FileText { documents: documents::documents(text).into_iter().map(read).collect() }
+        let chunks = documents::documents(text);
+        if chunks.len() > MAX_OBJECTS {
+            return Err(too_many(chunks.len(), "documents"));
+        }
+        let documents: Vec<Placed> = chunks.into_iter().map(read).collect();
+        match documents.iter().map(|placed| placed.document.objects.len()).sum() {
+            count if count > MAX_OBJECTS => Err(too_many(count, "objects")),
+            _ => Ok(FileText { documents }),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ impl World {
     fn write(&mut self, file: &str, text: Option<&str>) {
         match text {
             Some(text) => {
-                let text = self.store.reader(file).read(text);
+                let text = self.store.reader(file).read(text).unwrap();
                 self.store.put(&file.into(), text);
             }
             None => self.store.remove(file),
@@ -109,7 +109,7 @@ fn an_unchanged_document_is_not_read_again() {
     let before: Vec<_> =
         world.store.files["a.yaml"].documents.iter().map(|placed| Arc::clone(&placed.document)).collect();
     let text = format!("# more\n{}---\n{}---\n{}", pod("a"), pod("b"), pod("c"));
-    let text = world.store.reader("a.yaml").read(&text);
+    let text = world.store.reader("a.yaml").read(&text).unwrap();
     world.store.put(&"a.yaml".into(), text);
     let after = &world.store.files["a.yaml"].documents;
     assert!(Arc::ptr_eq(&before[1], &after[1].document));
@@ -165,7 +165,7 @@ fn only_a_file_that_was_good_would_deny_for_the_first_time() {
     };
     let (good, wrong, broken) = (policy("{}"), policy("{rule: []}"), policy("["));
     let would_deny = |world: &World, text: &str| {
-        world.store.would_deny("a.yaml", &world.store.reader("a.yaml").read(text))
+        world.store.would_deny("a.yaml", &world.store.reader("a.yaml").read(text).unwrap())
     };
     assert!(!would_deny(&world, &wrong), "nothing is kept of a new file");
     world.write("a.yaml", Some(&good));
@@ -214,4 +214,24 @@ fn a_broken_policy_denies_whatever_else_its_file_keeps() {
     world.write("f.yaml", Some(broken));
     let policies: Vec<_> = world.snapshot().authorization_policies().cloned().collect();
     assert!(policies.iter().any(|policy| policy.fault.is_some()), "{policies:?}");
+}
+
+#[test]
+fn a_file_of_too_many_objects_is_refused_however_they_are_written() {
+    let pod = |index: usize| format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p{index}}}}}");
+    let documents =
+        |count: usize| (0..count).map(|index| format!("---\n{}\n", pod(index))).collect::<String>();
+    let list = |count: usize| {
+        let items: Vec<String> = (0..count).map(pod).collect();
+        format!("{{apiVersion: v1, kind: List, items: [{}]}}", items.join(", "))
+    };
+    let store = Store::new(Reader::new(Arc::default()));
+    let read = |text: &str| store.reader("a.yaml").read(text).map(|text| text.documents.len());
+    assert_eq!(read(&documents(MAX_OBJECTS)), Ok(MAX_OBJECTS));
+    assert_eq!(
+        read(&documents(MAX_OBJECTS + 1)).unwrap_err(),
+        "has 10001 documents, at most 10000 of one file are read: split it into several files"
+    );
+    assert_eq!(read(&list(MAX_OBJECTS)), Ok(1));
+    assert!(read(&list(MAX_OBJECTS + 1)).unwrap_err().starts_with("has 10001 objects, "));
 }
