@@ -37,9 +37,16 @@ pub(super) struct Desk {
     /// Whether the first batch, the whole folder, was taken. Before that nothing is published.
     is_begun: bool,
     /// Files that wait until what is being read is taken, and are then read in one batch.
-    waiting: BTreeMap<Text, Content>,
+    waiting: BTreeMap<Text, Waiting>,
     /// The files of the job that is being read, without those of which something newer was taken meanwhile.
     reading: Option<BTreeSet<Text>>,
+}
+
+/// What a file that waits said, and why it cannot be read since then.
+#[derive(Debug, Default)]
+struct Waiting {
+    said: Option<Content>,
+    refusal: Option<String>,
 }
 
 /// Files that are read apart from the desk.
@@ -133,7 +140,11 @@ impl Desk {
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.reading = Some(waiting.keys().cloned().collect());
-        Some(self.job(waiting.into_iter().map(|(file, content)| Reading { file, content }).collect()))
+        let readings = waiting.into_iter().flat_map(|(file, Waiting { said, refusal })| {
+            let contents = said.into_iter().chain(refusal.map(Content::Refused));
+            contents.map(move |content| Reading { file: file.clone(), content })
+        });
+        Some(self.job(readings.collect()))
     }
 
     /// Takes what a job read, except files of which something newer was taken meanwhile.
@@ -166,16 +177,25 @@ impl Desk {
 
     // All that waits becomes one batch: a file that was renamed meanwhile is never gone under both names.
     fn wait(&mut self, readings: Vec<Reading>) {
-        // A text that was put off and has been replaced never comes into force.
-        readings.iter().for_each(|reading| self.grace.forget(&reading.file));
-        self.waiting.extend(readings.into_iter().map(|Reading { file, content }| (file, content)));
+        for Reading { file, content } in readings {
+            if let Content::Refused(reason) = content {
+                self.waiting.entry(file).or_default().refusal = Some(reason);
+                continue;
+            }
+            // A text that was put off and has been replaced never comes into force.
+            self.grace.forget(&file);
+            self.waiting.insert(file, Waiting { said: Some(content), refusal: None });
+        }
     }
 
     fn takes_away(&self, batch: &Batch) -> bool {
         batch.0.iter().any(|(file, said)| match said {
             Said::Text(text) => self.store.takes_away(file, text),
-            // What is being read of it may be the last that can be.
-            Said::Refused(_) => self.reading.as_ref().is_some_and(|files| files.contains(file)),
+            // What waits or is being read of it may be the last that can be.
+            Said::Refused(_) => {
+                let is_being_read = self.reading.as_ref().is_some_and(|files| files.contains(file));
+                is_being_read || self.waiting.contains_key(file)
+            }
             Said::Gone => self.store.has_objects(file),
         })
     }
@@ -189,14 +209,21 @@ impl Desk {
                     continue;
                 }
                 Said::Text(text) => self.store.put(&file, text),
-                Said::Refused(reason) => self.store.refuse(&file, reason),
+                Said::Refused(reason) => {
+                    self.grace.refuse(&file, &reason);
+                    self.store.refuse(&file, reason);
+                    continue;
+                }
                 Said::Gone => self.store.remove(&file),
             }
             self.grace.forget(&file);
         }
         if self.reading.is_none() {
-            for (file, text) in self.grace.take_due(now) {
+            for (file, text, refusal) in self.grace.take_due(now) {
                 self.store.put(&file, text);
+                if let Some(reason) = refusal {
+                    self.store.refuse(&file, reason);
+                }
             }
         }
         let changes = self.store.changes();

@@ -31,6 +31,10 @@ fn gone(file: &str) -> Reading {
     Reading { file: file.into(), content: Content::Gone }
 }
 
+fn refused(file: &str) -> Reading {
+    Reading { file: file.into(), content: Content::Refused("it is no UTF-8".into()) }
+}
+
 /// A desk that took a folder.
 fn begun(files: Vec<Reading>) -> Desk {
     let mut desk = Desk::new(MeshSettings::default().into());
@@ -142,9 +146,37 @@ fn what_can_be_read_is_taken_before_what_cannot() {
     let mut desk = begun(Vec::new());
     assert_eq!(take(&mut desk, vec![as_large(policy("l.yaml", "new", "DENY"))]), None);
     let job = desk.next_job().unwrap();
-    let refused = Reading { file: "l.yaml".into(), content: Content::Refused("it is no UTF-8".into()) };
-    assert_eq!(take(&mut desk, vec![refused]), None);
+    assert_eq!(take(&mut desk, vec![refused("l.yaml")]), None);
     assert_eq!(policies(&desk.finish(job.read(), Instant::now())), ["new Deny"]);
     let batch = desk.next_job().unwrap().read();
     assert_eq!(policies(&desk.finish(batch, Instant::now())), ["new Deny"], "the last good state");
+}
+
+#[test]
+fn a_good_text_that_waits_is_taken_although_its_file_cannot_be_read_since() {
+    let mut desk = begun(vec![small("s.yaml", &["a"])]);
+    assert_eq!(take(&mut desk, vec![large("l.yaml", &["b"])]), None);
+    let job = desk.next_job().unwrap();
+    assert_eq!(take(&mut desk, vec![large("s.yaml", &["a", "c"])]), None);
+    assert_eq!(take(&mut desk, vec![refused("s.yaml")]), None);
+    assert_eq!(pods(&desk.finish(job.read(), Instant::now())), "a b");
+    let batch = desk.next_job().unwrap().read();
+    let applied = desk.finish(batch, Instant::now());
+    assert_eq!(pods(&applied), "a b c");
+    let problems = desk.problems(&applied.snapshot, None);
+    assert!(problems.iter().any(|problem| problem.complaint.reason == "it is no UTF-8"), "{problems:?}");
+}
+
+#[test]
+fn a_text_that_was_put_off_counts_although_its_file_cannot_be_read_since() {
+    let mut desk = begun(vec![policy("s.yaml", "old", "ALLOW")]);
+    let now = Instant::now();
+    desk.take(vec![policy("s.yaml", "old", "DNEY")], now).unwrap();
+    let applied = desk.take(vec![refused("s.yaml")], now).unwrap();
+    assert_eq!(policies(&applied), ["old Allow"]);
+    let due = desk.next_deadline().expect("it is put off still");
+    let applied = desk.take(Vec::new(), due).unwrap();
+    assert_eq!(policies(&applied), ["old Deny"]);
+    let problems = desk.problems(&applied.snapshot, None);
+    assert!(problems.iter().any(|problem| problem.complaint.reason == "it is no UTF-8"), "{problems:?}");
 }

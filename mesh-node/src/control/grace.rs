@@ -21,6 +21,8 @@ pub(super) struct Grace {
 #[derive(Debug)]
 struct Held {
     text: FileText,
+    /// Why the file cannot be read since then.
+    refusal: Option<String>,
     until: Instant,
 }
 
@@ -28,7 +30,14 @@ impl Grace {
     /// Puts a text off. One that takes the place of another is put off no longer than that one was.
     pub(super) fn hold(&mut self, file: Text, text: FileText, now: Instant) {
         let until = self.held.get(&file).map_or(now + GRACE, |held| held.until);
-        self.held.insert(file, Held { text, until });
+        self.held.insert(file, Held { text, refusal: None, until });
+    }
+
+    /// A file cannot be read any more: its text is the last that it said, and counts when it is due.
+    pub(super) fn refuse(&mut self, file: &str, reason: &str) {
+        if let Some(held) = self.held.get_mut(file) {
+            held.refusal = Some(reason.to_owned());
+        }
     }
 
     /// Something newer is known of a file.
@@ -36,10 +45,10 @@ impl Grace {
         self.held.remove(file);
     }
 
-    /// Takes the texts that were put off for long enough.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Text, FileText)> {
+    /// Takes the texts that were put off for long enough, and why their files cannot be read now, if they cannot.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Text, FileText, Option<String>)> {
         let due = self.held.extract_if(.., |_, held| now >= held.until);
-        due.map(|(file, held)| (file, held.text)).collect()
+        due.map(|(file, held)| (file, held.text, held.refusal)).collect()
     }
 
     /// The files whose text is put off.
