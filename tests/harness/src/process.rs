@@ -99,6 +99,9 @@ impl Place {
             .with_context(|| format!("open {}", processes.display()))?;
         let netns = self.netns.fd().try_clone_to_owned().context("hold the namespace")?;
         let mut command = Command::new(program);
+        // A group of its own: an interrupt of the run reaches the run, whose reaper ends all that it started. Where a
+        // shell has the run ignore it, what does not ignore it would end and the run go on without.
+        command.process_group(0);
         let enter = move || -> io::Result<()> {
             cgroup.write_all(b"0")?;
             move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
