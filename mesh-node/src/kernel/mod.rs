@@ -150,7 +150,8 @@ impl Kernel {
             return Err(KernelError::Lacks { missing: missing.join(", ") });
         }
         let host_netns = sys::netns_cookie().map_err(KernelError::HostNamespace)?;
-        // First what leaves nothing behind if another agent has it.
+        // First what leaves nothing behind if it cannot be used, or another agent has it.
+        pins::check(&config.pin_dir)?;
         let cgroups = Cgroups::enter(&config.cgroup_root, config.agent_cgroup.as_deref())?;
         let pins = Pins::lock(&config.pin_dir)?;
         let globals = Globals {

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_common::abi::version::ABI_VERSION;
@@ -19,6 +20,8 @@ use super::lock::{self, NotTaken};
 
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
+/// The number of the inode of a BPF file system's own folder (fs/libfs.c, `simple_fill_super`).
+const ROOT_INODE: u64 = 1;
 
 /// A locked folder on bpffs.
 #[derive(Debug)]
@@ -36,6 +39,24 @@ pub enum PinError {
     NotBpffs {
         /// `--pin-dir`.
         path: PathBuf,
+    },
+    /// The folder is a BPF file system's own: others pin there too, and it cannot be removed.
+    #[error("--pin-dir {path} is the top of a BPF file system; name a folder in it, as in {path}/nodemesh", path = path.display())]
+    Top {
+        /// `--pin-dir`.
+        path: PathBuf,
+    },
+    /// The folder has what no agent put there: it is not an agent's, or not an agent's alone.
+    #[error(
+        "{path} is not a folder of an agent's pins: it holds {stranger}; nothing was touched. Set --pin-dir to a folder \
+         that an agent has for itself",
+        path = path.display()
+    )]
+    Foreign {
+        /// `--pin-dir`.
+        path: PathBuf,
+        /// What does not belong there.
+        stranger: String,
     },
     /// Another agent uses the folder.
     #[error("another agent uses --pin-dir {path}: {holder}", path = path.display())]
@@ -58,19 +79,50 @@ pub enum PinError {
     },
 }
 
-/// What keeps a folder from being taken for an agent's.
-#[derive(Debug)]
-pub(super) enum Stranger {
-    /// It holds something of this name.
-    Is(String),
-    /// It cannot be looked at.
-    Unseen(PinError),
+/// Whether a folder may be an agent's, or may become it. Touches nothing.
+///
+/// # Errors
+/// It is the top of a BPF file system, or holds what no agent puts there.
+pub(super) fn check(root: &Path) -> Result<(), PinError> {
+    let is_usual = root.canonicalize().is_ok_and(|path| path == Path::new(BPFFS));
+    let is_bpffs = is_bpffs(root);
+    let is_top = is_bpffs && fs::metadata(root).is_ok_and(|about| about.ino() == ROOT_INODE);
+    if is_usual || is_top {
+        return Err(PinError::Top { path: root.to_owned() });
+    }
+    if is_bpffs { folders(root).map(drop) } else { Ok(()) }
 }
 
-impl From<PinError> for Stranger {
-    fn from(error: PinError) -> Self {
-        Self::Unseen(error)
+/// The folders that pins are in, of any version, those of links first: a program never runs on maps that are being
+/// taken apart.
+///
+/// # Errors
+/// The root holds something that no agent puts there.
+pub(super) fn folders(root: &Path) -> Result<Vec<PathBuf>, PinError> {
+    let foreign = |stranger: String| PinError::Foreign { path: root.to_owned(), stranger };
+    let mut folders = Vec::new();
+    for name in names(root)? {
+        let path = root.join(&name);
+        let is_ours = name == "links" || name == "namespaces" || name.starts_with("maps-");
+        // Not followed: a symbolic link is a stranger.
+        if !is_ours || !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+            return Err(foreign(name));
+        }
+        for inside in names(&path)? {
+            match fs::symlink_metadata(path.join(&inside)) {
+                Ok(found) if found.is_file() => {}
+                Ok(_) => return Err(foreign(format!("{name}/{inside}"))),
+                // An agent works there: who locks the folder is told so.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(access("look at", &path)(error)),
+            }
+        }
+        folders.push(path);
     }
+    folders.sort_by_key(|folder| {
+        folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"maps-"))
+    });
+    Ok(folders)
 }
 
 impl Pins {
@@ -124,34 +176,6 @@ impl Pins {
 
     pub(super) fn namespace(&self, netns_cookie: u64) -> PathBuf {
         self.namespaces().join(netns_cookie.to_string())
-    }
-
-    /// The folders that pins are in, of any version, those of links first: a program never runs on maps that are
-    /// being taken apart.
-    ///
-    /// # Errors
-    /// The name of something that no agent puts there.
-    pub(super) fn folders(&self) -> Result<Vec<PathBuf>, Stranger> {
-        let mut folders = Vec::new();
-        for name in names(&self.root)? {
-            let path = self.root.join(&name);
-            let is_ours = name == "links" || name == "namespaces" || name.starts_with("maps-");
-            // Not followed: a symbolic link is a stranger.
-            if !is_ours || !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
-                return Err(Stranger::Is(name));
-            }
-            for inside in names(&path)? {
-                let found = fs::symlink_metadata(path.join(&inside)).map_err(access("look at", &path))?;
-                if !found.is_file() {
-                    return Err(Stranger::Is(format!("{name}/{inside}")));
-                }
-            }
-            folders.push(path);
-        }
-        folders.sort_by_key(|folder| {
-            folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"maps-"))
-        });
-        Ok(folders)
     }
 
     /// Cookies of the network namespaces that have a pinned link.

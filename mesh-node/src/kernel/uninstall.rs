@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 
-use super::pins::{self, PinError, Pins, Stranger};
+use super::pins::{self, PinError, Pins};
 
 /// The kernel frees links, programs and maps some time after their last pin went.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -30,35 +30,21 @@ pub enum UninstallError {
     /// The folder cannot be locked or emptied.
     #[error("remove what is pinned")]
     Pins(#[from] PinError),
-    /// The folder has what no agent put there: it is not an agent's, or not an agent's alone.
-    #[error(
-        "{path} is not a folder of an agent's pins: it holds {stranger}; nothing was removed. Give the --pin-dir that \
-         the agent had",
-        path = path.display()
-    )]
-    Foreign {
-        /// `--pin-dir`.
-        path: PathBuf,
-        /// What does not belong there.
-        stranger: String,
-    },
 }
 
 /// Removes every pin of `pin_dir`, then waits until the kernel has let go of what they held. `None`: there is no such
 /// folder.
 ///
 /// # Errors
-/// The folder is not on bpffs or not an agent's: nothing is removed then. An agent uses it, or a pin cannot be
+/// The folder is not on bpffs, its top, or not an agent's: nothing is removed then. An agent uses it, or a pin cannot be
 /// removed.
 pub fn uninstall(pin_dir: &Path) -> Result<Option<Uninstalled>, UninstallError> {
     if !pin_dir.exists() {
         return Ok(None);
     }
+    pins::check(pin_dir)?;
     let pins = Pins::lock_existing(pin_dir)?;
-    let folders = pins.folders().map_err(|stranger| match stranger {
-        Stranger::Is(stranger) => UninstallError::Foreign { path: pin_dir.to_owned(), stranger },
-        Stranger::Unseen(error) => error.into(),
-    })?;
+    let folders = pins::folders(pin_dir)?;
     let held = Objects::of(&folders);
     let mut removed = Vec::new();
     for folder in folders {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,7 @@ use mesh_test_harness::eventually::PATIENCE;
 use mesh_test_harness::mesh::Scenario;
 use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::pod::Pod;
+use mesh_test_harness::run::Run;
 use mesh_test_harness::servers::Kind;
 
 /// Longest time in which a refused connect is still fast.
@@ -161,21 +162,50 @@ fn uninstall_removes_everything_and_looks_again() {
 }
 
 #[test]
-fn uninstall_removes_nothing_that_is_not_an_agents() {
+fn agent_and_uninstall_refuse_a_folder_that_is_not_an_agents() {
     pair().run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         let run = mesh.topology().run();
-        let uninstall = |folder: &Path| -> Result<String> {
-            let words = ["uninstall", "--verify", "--pin-dir", &folder.display().to_string()];
+        let refusal = |words: &[String]| -> Result<String> {
             let host = mesh.topology().site("node-a").host();
-            let ended =
-                host.spawn("uninstall", mesh_test_harness::binary::mesh_node()?, &words)?.wait(PATIENCE)?;
-            ensure!(!ended.status.success(), "{} was emptied: {ended:?}", folder.display());
+            let binary = mesh_test_harness::binary::mesh_node()?;
+            let ended = host.spawn("refused", binary, words)?.wait(PATIENCE)?;
+            ensure!(!ended.status.success(), "{words:?} was not refused: {ended:?}");
             Ok(ended.stderr)
         };
+        let uninstall = |folder: &Path| {
+            let words = ["uninstall", "--verify", "--pin-dir", &folder.display().to_string()];
+            refusal(&words.map(str::to_owned))
+        };
+        let elsewhere = run.cgroup().join("elsewhere");
+        fs::create_dir(&elsewhere)?;
+        let agent = |folder: &Path| {
+            let own = run.folder().join("refused");
+            let words = [
+                ("--node-name", Path::new("node-c")),
+                ("--config-dir", &mesh.folders().config),
+                ("--trust-dir", &mesh.folders().trust),
+                ("--cgroup-root", &elsewhere),
+                ("--agent-cgroup", &own_cgroup(run)),
+                ("--pin-dir", folder),
+                ("--admin-socket", &own),
+                ("--metrics-address", Path::new("127.0.0.1:25020")),
+                ("--readiness-address", Path::new("127.0.0.1:25021")),
+            ];
+            let words =
+                words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()]);
+            refusal(&std::iter::once("agent".to_owned()).chain(words).collect::<Vec<_>>())
+        };
+        for refusal in [uninstall(&run.bpffs())?, agent(&run.bpffs())?] {
+            assert!(refusal.contains("is the top of a BPF file system; name a folder in it"), "{refusal}");
+        }
         // The folder above two agents' folders of pins.
-        let refusal = uninstall(&run.bpffs())?;
-        assert!(refusal.contains("holds node-") && refusal.contains("nothing was removed"), "{refusal}");
+        let above = run.bpffs().join("above");
+        fs::create_dir_all(above.join("node-a"))?;
+        for refusal in [uninstall(&above)?, agent(&above)?] {
+            assert!(refusal.contains("holds node-a; nothing was touched"), "{refusal}");
+        }
+        assert!(!own_cgroup(run).exists(), "the agent made its cgroup");
         let ordinary = run.folder().join("ordinary/links");
         fs::create_dir_all(&ordinary)?;
         fs::write(ordinary.join("kept"), "")?;
@@ -187,6 +217,11 @@ fn uninstall_removes_nothing_that_is_not_an_agents() {
         assert!(ordinary.join("kept").exists(), "what a link leads to is left alone");
         mesh.pod("client").echo(at(ECHO)).map(drop)
     });
+}
+
+/// The cgroup of an agent that never comes to make it.
+fn own_cgroup(run: &Run) -> PathBuf {
+    run.cgroup().join("refused")
 }
 
 fn assert_silent(pod: &Pod, to: &str) -> Result<()> {
