@@ -117,15 +117,16 @@ impl Pods {
             .collect();
         // Those that went first: their addresses may be those of pods that came.
         self.forget_gone(&wanted, &mut changes);
+        let mut lost = Vec::new();
         for workload in wanted.into_values() {
             if let Err(error) = self.place(workload, &mut changes) {
+                if !self.known.contains_key(&workload.uid) {
+                    lost.push(&**workload);
+                }
                 changes.failed.push((Arc::clone(workload), error));
             }
         }
-        // A pod that could not be opened may be one of an agent before: it stays held.
-        if changes.failed.is_empty() {
-            self.release_unknown();
-        }
+        self.release_unknown(&lost);
         changes
     }
 
@@ -245,9 +246,13 @@ impl Pods {
         }
     }
 
-    /// Pods that went while no agent ran, and those that could not be released when they went.
-    fn release_unknown(&mut self) {
-        let live: BTreeSet<u64> = self.known.values().map(|known| known.namespace.cookie()).collect();
+    /// Pods that went while no agent ran, and those that could not be released when they went. What may be one of the
+    /// `lost`, of which it is not known where they are, stays held.
+    fn release_unknown(&mut self, lost: &[&Workload]) {
+        let mut live: BTreeSet<u64> = self.known.values().map(|known| known.namespace.cookie()).collect();
+        for pod in lost {
+            live.extend(self.kernel.namespaces_of(&pod.addresses));
+        }
         if let Err(error) = self.kernel.retain(&live) {
             warn!(error = %Chain(&error), "cannot release pods that are gone; trying again at the next change");
         }

@@ -95,6 +95,12 @@ impl Entries {
         self.rules.iter().flat_map(|rules| rules.addresses).filter(|address| !address.is_unspecified())
     }
 
+    /// Whether they may be about a pod with these addresses: where one side names none, nothing speaks against it.
+    pub fn may_be_of(&self, addresses: &BTreeSet<IpKey>) -> bool {
+        let mut own = self.addresses().peekable();
+        addresses.is_empty() || own.peek().is_none() || own.any(|address| addresses.contains(&address))
+    }
+
     /// Takes out what speaks for an address: another pod has it now.
     pub fn without_address(mut self, address: IpKey) -> Self {
         self.inbound_ports.retain(|(ip, _), _| *ip != address);
@@ -209,5 +215,16 @@ mod tests {
         let entries = Entries::of(&pod, PodState::Passed, NOTHING);
         assert_eq!(entries.rules.unwrap().state, NamespaceRules::STATE_PASSED);
         assert!(entries.outbound_ports.is_empty() && entries.inbound_ports.is_empty());
+    }
+
+    #[test]
+    fn entries_may_be_of_a_pod_unless_both_name_addresses_and_share_none() {
+        let may_be = |own: &[&str], wanted: &[&str]| {
+            let wanted = wanted.iter().map(|address| address.parse::<IpAddr>().unwrap().into()).collect();
+            Entries::of(&pod(own), PodState::Held, NOTHING).may_be_of(&wanted)
+        };
+        assert!(may_be(&["10.0.0.1", "fd00::1"], &["fd00::1"]));
+        assert!(may_be(&[], &["10.0.0.1"]) && may_be(&["10.0.0.1"], &[]));
+        assert!(!may_be(&["10.0.0.1"], &["10.0.0.2", "fd00::1"]));
     }
 }

@@ -260,6 +260,14 @@ impl Kernel {
         gone.into_iter().try_for_each(|cookie| self.release(cookie))
     }
 
+    /// Network namespaces that may be those of a pod with these addresses, by what the maps have of them.
+    pub fn namespaces_of(&self, addresses: &[IpAddr]) -> impl Iterator<Item = u64> {
+        let addresses: BTreeSet<IpKey> = addresses.iter().map(|address| (*address).into()).collect();
+        self.applied
+            .iter()
+            .filter_map(move |(cookie, entries)| entries.may_be_of(&addresses).then_some(*cookie))
+    }
+
     /// Network namespaces that the maps speak of.
     pub fn namespaces(&self) -> impl Iterator<Item = u64> {
         self.applied.keys().copied()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::{ECHO, at, pair, peer_authentication, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
-use mesh_test_harness::eventually::PATIENCE;
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::Scenario;
 use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::pod::Pod;
@@ -133,6 +133,33 @@ fn second_daemon_names_the_first(change: impl Fn(String) -> String) {
         assert!(!ended.status.success());
         assert!(ended.stderr.contains(&holder.to_string()), "names {holder}: {}", ended.stderr);
         mesh.pod("client").echo(at(ECHO)).map(drop)
+    });
+}
+
+#[test]
+fn a_pod_that_cannot_be_found_keeps_no_other_held() {
+    let outsider = PodSpec::new("outsider").mode("disabled");
+    Scenario::new(vec![outsider], vec![server("server"), server("other")]).service(service()).run(|mesh| {
+        let _servers = ["server", "other"].map(|name| mesh.pod(name).serve(Kind::Echo, ECHO));
+        mesh.allow_plaintext("outsider");
+        mesh.b().kill()?;
+        // Both pods go while no agent runs, and what comes has the address of one of them.
+        for name in ["pod-server", "pod-other"] {
+            mesh.config().remove(name)?;
+        }
+        let address = mesh.pod("server").ip();
+        let lost = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: lost\n  namespace: shop\n  uid: lost\n  labels:\n    \
+             nodemesh.dev/mode: enabled\nspec:\n  nodeName: node-b\n  containers: []\nstatus:\n  podIP: {address}\n"
+        );
+        mesh.config().write("lost", &lost)?;
+        mesh.b().spawn()?;
+        let other = mesh.pod("other").at(ECHO);
+        eventually_true("a pod that is gone is released", PATIENCE, || {
+            mesh.pod("outsider").dial(other).connected().is_ok()
+        })?;
+        let server = mesh.pod("server").at(ECHO);
+        assert_silent(mesh.pod("outsider"), &server.to_string())
     });
 }
 
