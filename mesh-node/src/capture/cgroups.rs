@@ -9,23 +9,32 @@
 //!
 //! Both may stand below a cgroup of the kubelet's own, and a guaranteed pod has no folder for its class. systemd's
 //! names have `_` where the UID has `-`. Some runtimes put processes of the host's network into a pod's cgroup
-//! (CRI-O's conmon), and a pod may make namespaces of its own: so it is the oldest process outside the host's network
-//! that says where the pod is: its sandbox, where the runtime keeps one (containerd does, CRI-O if it is told to), else a
-//! container's first. Static pods have another UID there than in their Pod objects, and are not found.
+//! (CRI-O's conmon), and a pod may make namespaces of its own, a container's first process too: so the pod is where its
+//! address is, if that is in one namespace of its processes alone. Static pods have another UID there than in their Pod
+//! objects, and are not found.
 
-use std::fs;
-use std::io;
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_common::model::WorkloadUid;
 
 use super::namespace::{Namespace, NamespaceError};
+use super::pods::PodError;
 
 /// How far below `--cgroup-root` pods' folders are looked for: a cgroup of the kubelet's own, `kubepods`, class, pod.
 const DEPTH: usize = 4;
 /// How far below a pod's folder its processes are looked for: containers make cgroups of their own.
 const POD_DEPTH: usize = 8;
+/// Most processes of one cgroup that are looked at. The kernel lists the oldest first: a container's first is among them.
+const MAX_PROCESSES: usize = 16;
+/// Most cgroups of a pod whose processes are looked at, from the top: those of its containers come first.
+const MAX_CGROUPS: usize = 64;
+/// Most namespaces of a pod's processes that are compared.
+const MAX_NAMESPACES: usize = 16;
 /// Namespaces of the host: the agent's own, and that of the first process. A runtime's process is in a pod's cgroup
 /// before it enters the pod's namespace.
 const HOST: [&str; 2] = ["/proc/thread-self/ns/net", "/proc/1/ns/net"];
@@ -39,8 +48,20 @@ pub(super) struct PodCgroups {
 /// A pod's cgroup, and the namespace that it led to.
 #[derive(Debug)]
 pub(super) struct Found {
-    pub(super) folder: PathBuf,
+    folder: PathBuf,
     pub(super) namespace: Namespace,
+    evidence: Evidence,
+}
+
+/// What speaks for a namespace to be the pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// It alone has an address of the pod.
+    Address,
+    /// It is the only one; no address of the pod is known yet.
+    Only,
+    /// Only that the oldest of the processes in doubt is there.
+    Oldest,
 }
 
 /// One process, told from a later one of the same number by when it began.
@@ -57,24 +78,22 @@ impl PodCgroups {
     }
 
     /// Finds the pod by its cgroup. `None`: it has no cgroup yet, or no process of its own network.
-    pub(super) fn find(&self, uid: &WorkloadUid) -> Result<Option<Found>, NamespaceError> {
+    pub(super) fn find(&self, uid: &WorkloadUid, addresses: &[IpAddr]) -> Result<Option<Found>, PodError> {
         let Some(folder) = folder_of(&self.root, &uid.0, DEPTH) else { return Ok(None) };
-        let mut processes = processes(&folder);
-        processes.sort_unstable();
-        for process in processes.into_iter().filter(|process| !is_of_host(&namespace_of(process.pid))) {
-            let namespace = match Namespace::open(&namespace_of(process.pid)) {
-                Ok(namespace) => namespace,
-                // It ended meanwhile.
-                Err(NamespaceError::Open { .. }) => continue,
-                Err(error) => return Err(error),
-            };
-            // What was opened may be a later process's: of another pod, or the host's.
-            let is_of_host = HOST.iter().any(|host| namespace.is_at(Path::new(host)));
-            if !is_of_host && self::processes(&folder).contains(&process) {
-                return Ok(Some(Found { folder, namespace }));
-            }
+        let namespaces = namespaces(&folder)?;
+        // Processes that the agent's PID namespace does not have are listed as 0.
+        if namespaces.is_empty() && pids(&folder).any(|pid| pid == 0) {
+            return Err(PodError::OtherPidNamespace);
         }
-        Ok(None)
+        let having =
+            namespaces.iter().map(|namespace| addresses.iter().any(|address| namespace.has(*address)));
+        let chosen = choose(&having.collect::<Vec<_>>(), addresses.is_empty());
+        let mut namespaces = namespaces;
+        Ok(chosen.map(|(index, evidence)| Found {
+            folder,
+            namespace: namespaces.swap_remove(index),
+            evidence,
+        }))
     }
 }
 
@@ -90,6 +109,54 @@ impl Found {
         });
         found || (!has_own && self.folder.exists())
     }
+
+    /// Whether another namespace may be the pod's, now that these are its addresses.
+    pub(super) fn is_in_doubt(&self, addresses: &[IpAddr]) -> bool {
+        match self.evidence {
+            Evidence::Address => false,
+            Evidence::Only => !addresses.is_empty(),
+            Evidence::Oldest => true,
+        }
+    }
+}
+
+/// Which of some namespaces is the pod's, those of the oldest processes first: whether each has an address of the pod.
+fn choose(having: &[bool], has_no_address: bool) -> Option<(usize, Evidence)> {
+    let evidence = match having.iter().filter(|has| **has).count() {
+        1 => Evidence::Address,
+        0 if has_no_address && having.len() == 1 => Evidence::Only,
+        _ => Evidence::Oldest,
+    };
+    let oldest = (!having.is_empty()).then_some(0);
+    having.iter().position(|has| *has).or(oldest).map(|index| (index, evidence))
+}
+
+/// The network namespaces of a pod's processes but the host's, those of the oldest processes first.
+fn namespaces(folder: &Path) -> Result<Vec<Namespace>, NamespaceError> {
+    let mut processes: Vec<Process> = pids(folder).filter_map(Process::new).collect();
+    processes.sort_unstable();
+    let mut found: Vec<Namespace> = Vec::new();
+    for process in processes {
+        let path = namespace_of(process.pid);
+        if found.len() == MAX_NAMESPACES || is_of_host(&path) || found.iter().any(|known| known.is_at(&path))
+        {
+            continue;
+        }
+        let namespace = match Namespace::open(&path) {
+            Ok(namespace) => namespace,
+            // It ended meanwhile.
+            Err(NamespaceError::Open { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        // What was opened may be a later process's: of another pod, or the host's.
+        let is_of_host = HOST.iter().any(|host| namespace.is_at(Path::new(host)));
+        let is_the_pods =
+            || pids(folder).any(|pid| pid == process.pid) && Process::new(process.pid) == Some(process);
+        if !is_of_host && is_the_pods() {
+            found.push(namespace);
+        }
+    }
+    Ok(found)
 }
 
 impl Process {
@@ -132,7 +199,7 @@ fn may_hold_pods(folder: &str) -> bool {
 }
 
 fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
-    let folders = folders(parent);
+    let folders: Vec<PathBuf> = folders(parent).collect();
     let name = |folder: &PathBuf| folder.file_name().map(|name| name.to_string_lossy().into_owned());
     let named = |is: &dyn Fn(&str) -> bool| {
         folders.iter().filter(|folder| name(folder).is_some_and(|name| is(&name))).collect::<Vec<_>>()
@@ -144,29 +211,30 @@ fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
     named(&may_hold_pods).into_iter().find_map(|folder| folder_of(folder, uid, deeper))
 }
 
-/// Every process below a cgroup. What ends meanwhile is left out.
-fn processes(folder: &Path) -> Vec<Process> {
-    pids(folder).filter_map(Process::new).collect()
-}
-
-/// Their numbers, read folder by folder as they are asked for.
+/// The numbers of the first processes of each cgroup from here down, read folder by folder as they are asked for.
 fn pids(folder: &Path) -> impl Iterator<Item = u32> {
-    let mut left = vec![(folder.to_owned(), POD_DEPTH)];
+    let mut left = VecDeque::from([(folder.to_owned(), POD_DEPTH)]);
     let lists = std::iter::from_fn(move || {
-        let (folder, depth) = left.pop()?;
+        let (folder, depth) = left.pop_front()?;
         if depth > 0 {
-            left.extend(folders(&folder).into_iter().map(|folder| (folder, depth - 1)));
+            left.extend(folders(&folder).take(MAX_CGROUPS).map(|folder| (folder, depth - 1)));
         }
-        Some(fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default())
+        Some(first_pids(&folder))
     });
-    lists.flat_map(|listed| listed.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>())
+    lists.take(MAX_CGROUPS).flatten()
 }
 
-fn folders(parent: &Path) -> Vec<PathBuf> {
+fn first_pids(folder: &Path) -> Vec<u32> {
+    let Ok(listed) = File::open(folder.join("cgroup.procs")) else { return Vec::new() };
+    // An error: the cgroup was removed meanwhile.
+    let lines = BufReader::new(listed).lines().map_while(Result::ok).take(MAX_PROCESSES);
+    lines.filter_map(|line| line.parse().ok()).collect()
+}
+
+fn folders(parent: &Path) -> impl Iterator<Item = PathBuf> {
     let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    let listed = fs::read_dir(parent).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-    let entries = listed.unwrap_or_default().into_iter();
-    entries.filter(is_folder).map(|entry| entry.path()).collect()
+    let entries = fs::read_dir(parent).into_iter().flatten().map_while(Result::ok);
+    entries.filter(is_folder).map(|entry| entry.path())
 }
 
 #[cfg(test)]
@@ -232,14 +300,59 @@ mod tests {
         assert_eq!(began("42 (pause) S 1"), None);
     }
 
-    #[test]
-    fn processes_of_the_hosts_network_do_not_say_where_a_pod_is() {
+    /// A pod's folder with these processes in a container's cgroup.
+    fn pod(procs: &str) -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join(format!("kubepods/pod{UID}/crio-conmon"));
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
-        let cgroups = PodCgroups::below(root.path().to_owned());
-        assert!(cgroups.find(&WorkloadUid(UID.into())).unwrap().is_none());
-        assert_eq!(processes(&folder).len(), 1);
+        fs::write(folder.join("cgroup.procs"), procs).unwrap();
+        (root, folder)
+    }
+
+    fn find(root: &tempfile::TempDir) -> Result<Option<Found>, PodError> {
+        PodCgroups::below(root.path().to_owned()).find(&WorkloadUid(UID.into()), &[])
+    }
+
+    #[test]
+    fn processes_of_the_hosts_network_do_not_say_where_a_pod_is() {
+        let (root, folder) = pod(&format!("{}\n", std::process::id()));
+        assert!(find(&root).unwrap().is_none());
+        assert_eq!(pids(&folder).filter_map(Process::new).count(), 1);
+    }
+
+    #[test]
+    fn from_another_pid_namespace_a_pod_is_not_found_and_it_is_said_why() {
+        let (root, _) = pod("0\n0\n");
+        assert!(find(&root).unwrap_err().to_string().contains("hostPID: true"));
+    }
+
+    #[test]
+    fn of_a_pod_of_many_processes_and_cgroups_only_the_first_are_looked_at() {
+        let (_root, container) = pod(&"1\n".repeat(30_000));
+        assert_eq!(pids(&container).count(), MAX_PROCESSES);
+        for index in 0..1000 {
+            let inner = container.join(index.to_string());
+            fs::create_dir(&inner).unwrap();
+            fs::write(inner.join("cgroup.procs"), "2\n3\n").unwrap();
+        }
+        assert_eq!(pids(container.parent().unwrap()).filter(|pid| *pid == 1).count(), MAX_PROCESSES);
+        assert!(pids(container.parent().unwrap()).count() <= MAX_PROCESSES + 2 * MAX_CGROUPS);
+    }
+
+    #[test]
+    fn a_pod_is_where_its_address_is_and_in_doubt_where_that_does_not_tell() {
+        for (having, is_unknown, expected) in [
+            (&[][..], false, None),
+            (&[true], false, Some((0, Evidence::Address))),
+            // A container's first process has made a namespace of its own.
+            (&[false, true], false, Some((1, Evidence::Address))),
+            (&[false, true, true], false, Some((1, Evidence::Oldest))),
+            // Another sandbox, whose address is not told yet.
+            (&[false], false, Some((0, Evidence::Oldest))),
+            (&[false], true, Some((0, Evidence::Only))),
+            (&[false, false], true, Some((0, Evidence::Oldest))),
+        ] {
+            assert_eq!(choose(having, is_unknown), expected, "{having:?} {is_unknown}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,17 @@ impl Namespace {
             (Ok(own), Ok(there)) => own.dev() == there.dev() && own.ino() == there.ino(),
             _ => false,
         }
+    }
+
+    /// Whether an address is one of the namespace's own: then it is also the source of what goes there. (A socket can be
+    /// bound to any address where no interface is up.)
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = self.run(|| Ok(socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?));
+        let Ok(socket) = socket.map(UdpSocket::from) else { return false };
+        // Of UDP, this sends nothing. Port 9 is nobody's (RFC 863).
+        let source = socket.connect((address, 9)).and_then(|()| socket.local_addr());
+        source.is_ok_and(|source| source.ip() == address)
     }
 
     /// Makes a TCP socket inside: not blocking, closed on exec.

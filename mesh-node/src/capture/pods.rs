@@ -57,6 +57,18 @@ pub enum PodError {
          where no kubelet runs it, set the annotation nodemesh.dev/netns"
     )]
     NoNamespace,
+    /// It cannot be told which namespace is the pod's.
+    #[error(
+        "not exactly one network namespace of the pod's processes has an address of the pod; it is refused its \
+         connections until that is so, or set the annotation nodemesh.dev/netns"
+    )]
+    InDoubt,
+    /// The pod's processes cannot be looked at.
+    #[error(
+        "the pod's processes are not in the agent's PID namespace; run the agent in that of the host, in its own pod by \
+         hostPID: true"
+    )]
+    OtherPidNamespace,
     /// Another pod is there: one of the two would speak for the other.
     #[error(
         "the pod is said to be in the network namespace of {other}; correct its annotation nodemesh.dev/netns"
@@ -188,6 +200,7 @@ impl Pods {
     /// Brings one pod where it should be.
     fn place(&mut self, workload: &Arc<Workload>, changes: &mut PodChanges) -> Result<(), PodError> {
         let mut known = match self.known.remove(&workload.uid) {
+            Some(known) if known.is_in_doubt(workload) => self.look_again(known, workload, changes),
             Some(known) => known,
             None => match self.find(workload)? {
                 Some(known) => known,
@@ -198,6 +211,9 @@ impl Pods {
             },
         };
         let outcome = match workload.enrolment {
+            Enrolment::Enabled if known.is_in_doubt(workload) => {
+                known.hold(&mut self.kernel, workload, changes).and(Err(PodError::InDoubt))
+            }
             Enrolment::Enabled => known.open(&mut self.kernel, workload, changes),
             Enrolment::Disabled => known.pass(&mut self.kernel, workload, changes),
         };
@@ -211,7 +227,7 @@ impl Pods {
             Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
             None => self
                 .cgroups
-                .find(&workload.uid)?
+                .find(&workload.uid, &workload.addresses)?
                 .map(|found| Known::new(Arc::clone(workload), found.namespace.clone(), Some(found))),
         };
         let cookie = found.as_ref().map(|found| found.namespace.cookie());
@@ -219,6 +235,22 @@ impl Pods {
         match taken {
             Some(other) => Err(PodError::Taken { other: other.workload.name.to_string() }),
             None => Ok(found),
+        }
+    }
+
+    /// Looks anew for a pod of which it is in doubt where it is. What is known stays where nothing better is found.
+    fn look_again(&mut self, known: Known, workload: &Arc<Workload>, changes: &mut PodChanges) -> Known {
+        let cookie = known.namespace.cookie();
+        match self.find(workload) {
+            Ok(Some(found)) if found.namespace.cookie() == cookie => Known { found: found.found, ..known },
+            Ok(Some(found)) => {
+                if let Err(error) = self.kernel.release(cookie) {
+                    warn!(pod = %workload.name, error = %Chain(&error), "cannot release where the pod is not");
+                }
+                changes.stopped.extend(known.state.pod());
+                found
+            }
+            Ok(None) | Err(_) => known,
         }
     }
 
@@ -295,6 +327,23 @@ impl Known {
         }
         self.workload = Arc::clone(workload);
         Ok(())
+    }
+
+    /// Whether another namespace may be the pod's.
+    fn is_in_doubt(&self, workload: &Workload) -> bool {
+        self.found.as_ref().is_some_and(|found| found.is_in_doubt(&workload.addresses))
+    }
+
+    /// Holds a pod. What was captured goes on.
+    fn hold(
+        &mut self,
+        kernel: &mut Kernel,
+        workload: &Arc<Workload>,
+        changes: &mut PodChanges,
+    ) -> Result<(), PodError> {
+        changes.stopped.extend(std::mem::replace(&mut self.state, State::Held).pod());
+        self.workload = Arc::clone(workload);
+        Ok(kernel.hold(self.namespace.cookie(), self.namespace.as_fd(), &PodFacts::of(workload))?)
     }
 
     /// Leaves a pod alone. What was captured goes on.

@@ -186,6 +186,9 @@ fn pods_of_a_kubelet_are_found_by_their_cgroups() {
     other.service(service()).objects("strict", &peer_authentication("STRICT")).run(|mesh| {
         mesh.add_pod("node-a", caller.kubelet_cgroup(of_cgroupfs))?;
         mesh.add_pod("node-b", called(&of_systemd))?;
+        // A container's first process that leaves the pod's network, where no sandbox is older.
+        let alone = ["--net", "sleep", "600"];
+        let _alone = mesh.pod("called").place().spawn("alone", "unshare", &alone)?;
         let _echo = mesh.pod("called").serve(Kind::Echo, ECHO)?;
         // What makes the caller found, as a pod's sandbox does.
         let _sandbox = mesh.pod("caller").serve(Kind::Sink, HTTP)?;
