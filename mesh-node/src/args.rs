@@ -18,6 +18,8 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
     #[command(flatten)]
+    pub(crate) controller: ControllerAccessArgs,
+    #[command(flatten)]
     pub(crate) capture: CaptureArgs,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
@@ -40,9 +42,15 @@ pub(crate) struct NodeArgs {
     /// Name of this node, as pods have it in spec.nodeName
     #[arg(long, env = "NODEMESH_NODE_NAME", value_name = "NAME", value_parser = node_name)]
     pub(crate) node_name: String,
-    /// Folder of Kubernetes YAML, watched: Pods, Services, EndpointSlices, policies
-    #[arg(long, env = "NODEMESH_CONFIG_DIR", value_name = "DIR")]
-    pub(crate) config_dir: PathBuf,
+    /// Folder of Kubernetes YAML, watched: Pods, Services, EndpointSlices, policies; or else --controller
+    #[arg(
+        long,
+        env = "NODEMESH_CONFIG_DIR",
+        value_name = "DIR",
+        required_unless_present = "controller",
+        conflicts_with = "controller"
+    )]
+    pub(crate) config_dir: Option<PathBuf>,
     /// Namespace whose policies are about the whole mesh
     #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
     pub(crate) root_namespace: String,
@@ -55,6 +63,34 @@ pub(crate) struct NodeArgs {
     /// Cores that carry traffic, one thread each [default: all that this process may use]
     #[arg(long, env = "NODEMESH_WORKERS", value_name = "COUNT", value_parser = at_least_one::<NonZeroUsize>)]
     pub(crate) workers: Option<NonZeroUsize>,
+}
+
+/// Where objects and certificates come from, unless from folders.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Controller")]
+pub(crate) struct ControllerAccessArgs {
+    /// Where the controller is, for objects and certificates; instead of --config-dir and --trust-dir
+    #[arg(long, env = "NODEMESH_CONTROLLER", value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub(crate) controller: Option<String>,
+    /// File of the roots that the controller is known by, PEM; read again for each connection
+    #[arg(
+        long,
+        env = "NODEMESH_CONTROLLER_ROOTS",
+        value_name = "FILE",
+        default_value = "/var/run/nodemesh/ca/ca.crt"
+    )]
+    pub(crate) controller_roots: PathBuf,
+    /// File of the token that proves to the controller who this agent is; read again for each call
+    #[arg(
+        long,
+        env = "NODEMESH_CONTROLLER_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/secrets/nodemesh/token"
+    )]
+    pub(crate) controller_token: PathBuf,
+    /// Folder in which what the controller said last is kept for the next start
+    #[arg(long, env = "NODEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/nodemesh")]
+    pub(crate) state_dir: PathBuf,
 }
 
 /// Which sockets are captured, and where the kernel's side is kept.
@@ -101,9 +137,15 @@ pub struct UninstallArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub(crate) struct IdentityArgs {
-    /// Folder of the certificate authority's key and roots, shared by the agents of one mesh
-    #[arg(long, env = "NODEMESH_TRUST_DIR", value_name = "DIR")]
-    pub(crate) trust_dir: PathBuf,
+    /// Folder of the certificate authority's key and roots, shared by the agents of one mesh; or else --controller
+    #[arg(
+        long,
+        env = "NODEMESH_TRUST_DIR",
+        value_name = "DIR",
+        required_unless_present = "controller",
+        conflicts_with = "controller"
+    )]
+    pub(crate) trust_dir: Option<PathBuf>,
     /// Trust domain of every identity
     #[arg(long, env = "NODEMESH_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
     pub(crate) trust_domain: TrustDomain,
@@ -293,6 +335,14 @@ fn node_name(text: &str) -> Result<String, String> {
         return Err("must have 1 to 253 characters".to_owned());
     }
     Ok(text.to_owned())
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let is_good = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse().is_ok_and(|port: u16| port > 0)
+    });
+    if is_good { Ok(text.to_owned()) } else { Err("is not HOST:PORT".to_owned()) }
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use mesh_common::model::{Text, TrustDomain};
 
 use crate::args::{
-    AdminArgs, AgentArgs, CaptureArgs, HttpArgs, IdentityArgs, LimitArgs, LogArgs, LogFormat, NodeArgs,
-    Switch, TunnelArgs, UnknownPods,
+    AdminArgs, AgentArgs, CaptureArgs, ControllerAccessArgs, HttpArgs, IdentityArgs, LimitArgs, LogArgs,
+    LogFormat, NodeArgs, Switch, TunnelArgs, UnknownPods,
 };
 
 /// Where cgroups are mounted.
@@ -20,8 +20,10 @@ const POD_CGROUPS: [&str; 2] = ["kubepods.slice", "kubepods"];
 /// Everything the agent was told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who this agent is and where its objects come from.
+    /// Who this agent is, and what holds for its mesh.
     pub node: NodeConfig,
+    /// For `control`, `config_client` and `identity`.
+    pub source: SourceConfig,
     /// For `kernel` and `capture`.
     pub capture: CaptureConfig,
     /// For `identity`.
@@ -38,13 +40,42 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Who this agent is and where its objects come from.
+/// Where objects and certificates come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// From folders.
+    Folders(FoldersConfig),
+    /// From a controller.
+    Controller(ControllerAccess),
+}
+
+/// Folders that the agents of a mesh without controller share.
+#[derive(Clone, Debug)]
+pub struct FoldersConfig {
+    /// Folder of Kubernetes YAML.
+    pub config_dir: PathBuf,
+    /// Folder of the authority.
+    pub trust_dir: PathBuf,
+}
+
+/// How the controller is found and asked.
+#[derive(Clone, Debug)]
+pub struct ControllerAccess {
+    /// `HOST:PORT`.
+    pub address: Text,
+    /// Roots that it is known by, PEM.
+    pub roots_file: PathBuf,
+    /// The agent's token.
+    pub token_file: PathBuf,
+    /// Folder of the state on disk.
+    pub state_dir: PathBuf,
+}
+
+/// Who this agent is, and what holds for its mesh.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// As pods have it in `spec.nodeName`.
     pub name: Text,
-    /// Folder of Kubernetes YAML.
-    pub config_dir: PathBuf,
     /// Namespace whose policies are about the whole mesh.
     pub root_namespace: Text,
     /// As in `NAME.NAMESPACE.svc.DOMAIN`.
@@ -71,8 +102,6 @@ pub struct CaptureConfig {
 /// Certificates.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
-    /// Folder of the authority.
-    pub trust_dir: PathBuf,
     /// Trust domain of every identity.
     pub trust_domain: TrustDomain,
     /// Validity of a workload certificate.
@@ -162,8 +191,9 @@ pub struct LogConfig {
 
 impl From<AgentArgs> for Config {
     fn from(args: AgentArgs) -> Self {
-        let AgentArgs { node, capture, identity, tunnel, http, limits, admin, log } = args;
+        let AgentArgs { node, controller, capture, identity, tunnel, http, limits, admin, log } = args;
         Self {
+            source: source(controller, node.config_dir.clone(), identity.trust_dir.clone()),
             tunnel: TunnelConfig::new(&tunnel, &identity, &limits),
             node: node.into(),
             capture: capture.into(),
@@ -198,7 +228,6 @@ impl From<NodeArgs> for NodeConfig {
     fn from(args: NodeArgs) -> Self {
         Self {
             name: args.node_name.into(),
-            config_dir: args.config_dir,
             root_namespace: args.root_namespace.into(),
             cluster_domain: args.cluster_domain.into(),
             mesh_cidrs: args.mesh_cidrs,
@@ -209,11 +238,7 @@ impl From<NodeArgs> for NodeConfig {
 
 impl From<IdentityArgs> for IdentityConfig {
     fn from(args: IdentityArgs) -> Self {
-        Self {
-            trust_dir: args.trust_dir,
-            trust_domain: args.trust_domain,
-            certificate_lifetime: args.certificate_lifetime,
-        }
+        Self { trust_domain: args.trust_domain, certificate_lifetime: args.certificate_lifetime }
     }
 }
 
@@ -273,6 +298,25 @@ fn kubelet_cgroup(cgroups: &Path) -> PathBuf {
     let mounts = [cgroups.to_owned(), cgroups.join("unified")];
     let mut places = mounts.iter().flat_map(|mount| POD_CGROUPS.map(|name| mount.join(name)));
     places.find(|place| place.is_dir()).unwrap_or(usual)
+}
+
+fn source(
+    access: ControllerAccessArgs,
+    config_dir: Option<PathBuf>,
+    trust_dir: Option<PathBuf>,
+) -> SourceConfig {
+    match access.controller {
+        Some(address) => SourceConfig::Controller(ControllerAccess {
+            address: address.into(),
+            roots_file: access.controller_roots,
+            token_file: access.controller_token,
+            state_dir: access.state_dir,
+        }),
+        None => SourceConfig::Folders(FoldersConfig {
+            config_dir: config_dir.expect("clap wants it where there is no controller"),
+            trust_dir: trust_dir.expect("clap wants it where there is no controller"),
+        }),
+    }
 }
 
 fn available_cores() -> usize {

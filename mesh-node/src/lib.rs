@@ -20,6 +20,8 @@ pub mod capture;
 
 pub mod identity;
 
+pub mod config_client;
+
 pub mod transport;
 
 pub mod proxy;

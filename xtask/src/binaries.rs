@@ -12,9 +12,10 @@ use crate::process;
 const DEADLINE: &str = "1200";
 
 /// Programs that tests start, by the variable that names each.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("MESH_NODE_BIN", "mesh-node"),
     ("MESH_TEST_POD_BIN", "mesh-test-pod"),
+    ("MESH_TEST_CONTROLLER_BIN", "mesh-test-controller"),
     ("MESH_CLUSTER_BIN", "mesh-cluster"),
 ];
 

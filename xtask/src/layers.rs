@@ -22,11 +22,11 @@ const NODE: &[&str] = &[
     "control",
     "capture",
     "identity",
+    "config_client",
     "transport",
     "proxy",
     "admin",
     "cli",
-    "config_client",
     "controller",
     "app",
 ];

@@ -9,6 +9,7 @@ mod cores;
 mod keeper;
 mod pods;
 mod proof;
+mod sources;
 mod uninstall;
 
 use std::io;
@@ -30,15 +31,15 @@ use self::agent::{AgentState, Standing};
 use self::cores::Cores;
 use self::keeper::Keeper;
 use self::pods::Pods;
+use self::sources::Sources;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
 use crate::capture::{self, CaptureMetrics};
 use crate::config::{Config, HttpConfig, TunnelConfig};
-use crate::control::{Control, ControlError, ControlSettings};
-use crate::identity::{
-    Authority, AuthorityError, AuthoritySettings, Identities, IdentityMetrics, Settings as PeerSettings,
-    system_clock,
-};
+use crate::config_client::ClientError;
+use crate::control::ControlError;
+use crate::control::publication::Publication;
+use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as PeerSettings, system_clock};
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::proxy::limits::Places;
 use crate::proxy::{ProxyMetrics, Shared};
@@ -71,6 +72,9 @@ pub enum AppError {
     /// The objects.
     #[error("read the objects")]
     Control(#[from] ControlError),
+    /// The controller's stream.
+    #[error("follow the controller")]
+    Client(#[from] ClientError),
     /// The Unix socket of the command line.
     #[error("open the admin socket")]
     AdminSocket(#[from] SocketError),
@@ -112,39 +116,41 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     // First what may be taken by another: nothing is touched if it is.
     let listeners = Listeners::open(config).await?;
     let registry = Registry::new();
-    let control = Control::new(control_settings(config), &registry)?;
+    let identity_metrics = IdentityMetrics::new(&registry)?;
+    let sources = Sources::new(config, &registry, &identity_metrics)?;
     let report = KernelReport::probe();
     info!(%report, "kernel");
     let kernel = Kernel::load(&kernel_config(config))?;
     let verdicts = kernel.verdict_reader();
     kernel::register_metrics(&registry, move || verdicts.counts())?;
-    let identities = Arc::new(identities(config, &registry)?);
+    let Sources { publication, authority, following } = sources;
+    let identities = Identities::new(authority, PeerSettings::default(), system_clock(), identity_metrics)?;
+    let identities = Arc::new(identities);
     let (access_log, _writer) = access_log(config, &registry)?;
-    let shared = shared(config, &registry, (&control, &kernel, &identities), access_log)?;
+    let shared = shared(config, &registry, (&publication, &kernel, &identities), access_log)?;
     let engine = engine_settings(&config.tunnel, &config.http);
     let http2 = http2::Settings::new(&config.http, &config.tunnel);
     let cores = Cores::start(config.node.workers, &shared, engine, &http2, handshake_limits(&config.tunnel));
     let cores = cores.map_err(system("start the threads that carry traffic"))?;
     tunnel::register_metrics(&registry, cores.counters())?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
-    let problems = control.problems();
+    let problems = publication.problems();
     let (asked, questions) = mpsc::channel(QUESTIONS);
     let state =
         AgentState::new(config, &report, &shared, registry, filter, problems, &cores, &standing, asked);
     listeners.serve(&Arc::new(state));
-    let changed = control.generation();
+    let changed = publication.generation();
     let captured = capture::Pods::new(kernel, config.capture.cgroup_root.clone());
     let pods =
         Pods::new(captured, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
+    let mut following = tokio::task::spawn_local(following(Arc::clone(&identities)));
     tokio::task::spawn_local(async move { identities.run().await });
     let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
     let keeper = keeper.map_err(system("watch the pins of the programs"))?;
-    let mut control = tokio::task::spawn_local(control.run());
     let pods = tokio::select! {
         pods = keeper.run(changed, questions) => pods?,
-        ended = &mut control => {
-            let ended = ended.map_err(|error| system("read objects")(error.into()))?;
-            return Err(ended.into());
+        ended = &mut following => {
+            return Err(ended.unwrap_or_else(|error| system("follow the objects")(error.into())));
         }
     };
     standing.is_draining();
@@ -156,11 +162,11 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
 fn shared(
     config: &Config,
     registry: &Registry,
-    (control, kernel, identities): (&Control, &Kernel, &Arc<Identities>),
+    (publication, kernel, identities): (&Publication, &Kernel, &Arc<Identities>),
     access_log: AccessLog,
 ) -> Result<Arc<Shared>, AppError> {
     Ok(Arc::new(Shared {
-        snapshots: control.snapshots(),
+        snapshots: publication.snapshots(),
         identities: Arc::clone(identities),
         places: Places::new(&config.limits),
         traffic: TrafficMetrics::new(config.node.workers, config.admin.max_series),
@@ -233,23 +239,6 @@ fn kernel_config(config: &Config) -> KernelConfig {
         pin_dir: config.capture.pin_dir.clone(),
         unknown_pods_pass: config.capture.unknown_pods == UnknownPods::Pass,
         refused_sockets: RefusedSockets { raw: false, transports: true },
-    }
-}
-
-fn identities(config: &Config, registry: &Registry) -> Result<Identities, AppError> {
-    let clock = system_clock();
-    let authority = Arc::new(Authority::open(AuthoritySettings::new(&config.identity), &clock)?);
-    let metrics = IdentityMetrics::new(registry)?;
-    Ok(Identities::new(authority, PeerSettings::default(), clock, metrics)?)
-}
-
-fn control_settings(config: &Config) -> ControlSettings {
-    ControlSettings {
-        config_dir: config.node.config_dir.clone(),
-        root_namespace: config.node.root_namespace.clone(),
-        cluster_domain: config.node.cluster_domain.clone(),
-        mesh_cidrs: config.node.mesh_cidrs.clone(),
-        trust_domain: config.identity.trust_domain.clone(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use clap::{Arg, Command, ValueEnum};
 
 use crate::capture::CaptureMetrics;
+use crate::config_client;
 use crate::control;
 use crate::control::generate::{GenerateError, custom_resource_definitions};
 use crate::identity::IdentityMetrics;
@@ -60,6 +61,7 @@ pub fn write(document: Document, root: &Command) -> Result<String, ReferenceErro
 fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     kernel::register_metrics(registry, Vec::new)?;
     control::metrics::Metrics::new(registry)?;
+    config_client::metrics::Metrics::new(registry)?;
     CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     tunnel::register_metrics(registry, Vec::new())?;

@@ -14,6 +14,7 @@ pub mod generate;
 mod grace;
 pub mod metrics;
 pub mod object;
+pub mod publication;
 pub mod reconciler;
 pub mod resources;
 mod rivals;
@@ -28,31 +29,24 @@ mod problem_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
-use mesh_common::snapshot::Snapshot;
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::sleep_until;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use self::desk::{Applied, Batch, Desk, Job};
-use self::documents::Problem;
 use self::metrics::Metrics;
+use self::publication::Publication;
 use self::watch_dir::{FolderWatch, Reading};
 use crate::telemetry::registry::Registry;
 
 /// Most problems that are listed one by one, each with its line.
 pub const MAX_LISTED: usize = 1000;
-
-/// Most problems of one batch that are logged one by one.
-const MAX_LOGGED: usize = 50;
 
 /// Where the objects come from, and what holds for the whole mesh.
 #[derive(Clone, Debug)]
@@ -102,9 +96,7 @@ pub struct Control {
 struct Published {
     folder_name: Text,
     metrics: Metrics,
-    snapshots: Arc<ArcSwap<Snapshot>>,
-    problems: Arc<ArcSwap<Vec<Problem>>>,
-    generation: watch::Sender<Option<u64>>,
+    publication: Arc<Publication>,
 }
 
 /// A large batch that is read on a thread of its own, and since when.
@@ -135,26 +127,14 @@ impl Control {
             out: Published {
                 folder_name: config_dir.to_string_lossy().as_ref().into(),
                 metrics: Metrics::new(registry).map_err(ControlError::Metrics)?,
-                snapshots: Arc::default(),
-                problems: Arc::default(),
-                generation: watch::Sender::new(None),
+                publication: Arc::default(),
             },
         })
     }
 
-    /// Where snapshots are published. Empty before the first sync.
-    pub fn snapshots(&self) -> Arc<ArcSwap<Snapshot>> {
-        Arc::clone(&self.out.snapshots)
-    }
-
-    /// The generation of the published snapshot; `None` before the first sync. Changes after each publication.
-    pub fn generation(&self) -> watch::Receiver<Option<u64>> {
-        self.out.generation.subscribe()
-    }
-
-    /// What is wrong with the folder now.
-    pub fn problems(&self) -> Arc<ArcSwap<Vec<Problem>>> {
-        Arc::clone(&self.out.problems)
+    /// Where snapshots and problems are told.
+    pub fn publication(&self) -> Arc<Publication> {
+        Arc::clone(&self.out.publication)
     }
 
     /// Reads the folder, and then every change of it. Returns only if that is not possible any more.
@@ -235,11 +215,7 @@ impl Published {
     ) -> Result<Desk, JoinError> {
         let Applied { snapshot, files, changes, objects } = applied;
         let now = snapshot.generation();
-        let is_new = *self.generation.borrow() != Some(now);
-        if is_new {
-            self.snapshots.store(Arc::clone(&snapshot));
-            self.generation.send_replace(Some(now));
-        }
+        let is_new = self.publication.publish(Arc::clone(&snapshot));
         let took = started.elapsed();
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if is_new {
@@ -250,8 +226,7 @@ impl Published {
         let trouble = trouble.map(|reason| desk::file_problem(&self.folder_name, reason));
         let (desk, wrong) = aside(desk, move |desk| desk.problems(&snapshot, trouble)).await?;
         self.metrics.observe(&objects, &wrong, now, took);
-        report(&self.problems.load(), &wrong);
-        self.problems.store(Arc::new(wrong));
+        self.publication.report(wrong);
         Ok(desk)
     }
 }
@@ -266,29 +241,4 @@ async fn aside<T: Send + 'static>(
         (desk, done)
     })
     .await
-}
-
-/// Logs what is wrong now and was not before, and how much of what was wrong is not any more.
-fn report(before: &[Problem], after: &[Problem]) {
-    let known: BTreeSet<&Problem> = before.iter().collect();
-    let new: Vec<&Problem> = after.iter().filter(|problem| !known.contains(problem)).collect();
-    for problem in new.iter().take(MAX_LOGGED) {
-        let object = problem.complaint.object.as_ref().map(ToString::to_string).unwrap_or_default();
-        warn!(
-            file = %problem.place.file,
-            document = problem.place.document,
-            line = problem.line,
-            object,
-            field = problem.complaint.field.as_deref().unwrap_or_default(),
-            effect = problem.complaint.effect.code(),
-            reason = problem.complaint.reason,
-            "configuration problem",
-        );
-    }
-    if new.len() > MAX_LOGGED {
-        warn!(count = new.len() - MAX_LOGGED, "more configuration problems: see mesh-node status");
-    }
-    if !before.is_empty() && after.is_empty() {
-        info!("no configuration problem any more");
-    }
 }

@@ -5,11 +5,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use mesh_common::model::{Enrolment, MeshSettings, WorkloadUid};
-use mesh_common::snapshot::KnownService;
+use mesh_common::snapshot::{KnownService, Snapshot};
 use tokio::task::LocalSet;
 
 use super::desk::WAITS;
+use super::documents::Problem;
 use super::*;
 
 /// Longest wait for anything that is expected to happen at once. Machines are slow at times, not this slow.
@@ -90,8 +92,9 @@ fn with_folder<F: Future<Output = ()>>(files: &[(&str, &str)], test: impl FnOnce
     LocalSet::new().block_on(&runtime, async {
         let registry = Registry::new();
         let control = Control::new(settings(folder.path()), &registry).unwrap();
-        let (snapshots, problems) = (control.snapshots(), control.problems());
-        let mut generation = control.generation();
+        let publication = control.publication();
+        let (snapshots, problems) = (publication.snapshots(), publication.problems());
+        let mut generation = publication.generation();
         let task = tokio::task::spawn_local(control.run());
         tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
         test(Folder { folder, snapshots, problems, registry }).await;
@@ -271,8 +274,9 @@ fn with_watched<F: Future<Output = ()>>(watched: tempfile::TempDir, test: impl F
     LocalSet::new().block_on(&runtime, async {
         let registry = Registry::new();
         let control = Control::new(settings(watched.path()), &registry).unwrap();
-        let (snapshots, problems) = (control.snapshots(), control.problems());
-        let mut generation = control.generation();
+        let publication = control.publication();
+        let (snapshots, problems) = (publication.snapshots(), publication.problems());
+        let mut generation = publication.generation();
         let task = tokio::task::spawn_local(control.run());
         tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
         test(Folder { folder: watched, snapshots, problems, registry }).await;

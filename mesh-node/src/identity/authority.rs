@@ -14,9 +14,10 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::clock::{Clock, now};
-use super::trust::{RootError, TrustBundle};
+use super::trust::{RootError, TrustBundle, seconds_of};
 use super::trust_dir::{self, Material, TrustDirError};
 use crate::config::IdentityConfig;
 
@@ -47,6 +48,15 @@ pub struct Issued {
     pub not_before: u64,
     /// Last valid second, UTC since the epoch.
     pub not_after: u64,
+}
+
+impl Issued {
+    /// A chain that an authority sent; `None` if its leaf is no certificate.
+    pub fn of(chain: Vec<CertificateDer<'static>>) -> Option<Self> {
+        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        let (not_before, not_after) = seconds_of(&leaf);
+        Some(Self { chain, not_before, not_after })
+    }
 }
 
 /// Why an authority does not sign or cannot be used.
@@ -90,6 +100,23 @@ pub enum AuthorityError {
         not_after: u64,
         /// UTC seconds since the epoch.
         now: u64,
+    },
+    /// It was asked, and does not sign for this identity.
+    #[error("the authority does not sign for {identity}: {reason}")]
+    Refused {
+        /// For whom a certificate was asked.
+        identity: SpiffeId,
+        /// What it says.
+        reason: String,
+    },
+    /// The file of its roots is unusable.
+    #[error("read the roots in {}", path.display())]
+    RootsFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
     },
     /// It cannot be asked now.
     #[error("the authority is away: {what}")]
@@ -140,9 +167,9 @@ pub struct Authority {
 
 impl AuthoritySettings {
     /// What the agent was told.
-    pub fn new(config: &IdentityConfig) -> Self {
+    pub fn new(trust_dir: &Path, config: &IdentityConfig) -> Self {
         Self {
-            trust_dir: config.trust_dir.clone(),
+            trust_dir: trust_dir.to_owned(),
             trust_domain: config.trust_domain.clone(),
             lifetime: config.certificate_lifetime,
             backdate: BACKDATE,

@@ -17,7 +17,7 @@ use super::metrics::IdentityMetrics;
 use super::reason::Reason;
 use super::rotation::{Standing, retry_after};
 use super::store::{Attempts, Entry, Slot, Store};
-use super::tls::{Alpn, client_config, client_template, server_config};
+use super::tls::{Alpn, client_config, client_template, controller_server, server_config};
 use super::trust::Trust;
 use super::verify::{ClientVerifier, Peer, Rules, ServerVerifier, peer_of};
 use crate::telemetry::chain::Chain;
@@ -151,6 +151,19 @@ impl Identities {
     /// [`Unavailable`] if `local` has no valid certificate.
     pub fn server(&self, local: &SpiffeId, alpn: Alpn) -> Result<Arc<ServerConfig>, Unavailable> {
         Ok(self.usable_entry(local)?.servers[alpn.index()].clone())
+    }
+
+    /// A configuration to serve agents with as `local`. It keeps up with renewals by itself.
+    ///
+    /// # Errors
+    /// [`Unavailable`] if `local` has no valid certificate.
+    pub fn controller(&self, local: &SpiffeId) -> Result<Arc<ServerConfig>, Unavailable> {
+        Ok(controller_server(&self.usable_entry(local)?.slot, &self.clock))
+    }
+
+    /// Has [`run`](Self::run) look at the authority's roots now.
+    pub fn look_again(&self) {
+        self.changed.notify_one();
     }
 
     /// Who the peer of a finished handshake is, by its certificates (`peer_certificates()` of the connection).

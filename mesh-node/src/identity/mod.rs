@@ -8,6 +8,7 @@
 
 mod authority;
 mod clock;
+mod controller;
 mod identities;
 mod issuer;
 mod metrics;
@@ -21,6 +22,7 @@ mod verify;
 
 pub use authority::{Authority, AuthorityError, AuthoritySettings, CertificateAuthority, Issued, Signing};
 pub use clock::{Clock, system_clock};
+pub use controller::{ControllerTrust, roots_of_pem};
 pub use identities::{CertificateSummary, Identities, Settings, Unavailable};
 pub use issuer::IssueError;
 pub use metrics::IdentityMetrics;

@@ -44,6 +44,9 @@ impl Alpn {
     }
 }
 
+/// What agents and controller speak (RFC 9113 section 3.2).
+const HTTP2: &[u8] = b"h2";
+
 /// The name to put into SNI: the DNS name of the dialled Service, or nothing where it has none.
 ///
 /// With an address rustls sends no SNI (RFC 6066 section 3 knows no addresses). SNI decides nothing in the mesh.
@@ -96,6 +99,33 @@ pub(super) fn client_template(
 pub(super) fn client_config(template: &ClientConfig, verifier: Arc<ServerVerifier>) -> Arc<ClientConfig> {
     let mut config = template.clone();
     config.dangerous().set_certificate_verifier(verifier);
+    Arc::new(config)
+}
+
+/// A client of the controller: shows no certificate, speaks plain HTTP/2.
+pub(super) fn controller_client(verifier: Arc<ServerVerifier>, clock: &Clock) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_details(provider().clone(), clock.clone())
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has TLS 1.3 suites: listed above")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    config.resumption = Resumption::disabled();
+    config
+}
+
+/// A controller of `slot`'s identity: knows its clients by their tokens, and asks for no certificate.
+pub(super) fn controller_server(slot: &Arc<Slot>, clock: &Clock) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_details(provider().clone(), clock.clone())
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has TLS 1.3 suites: listed above")
+        .with_no_client_auth()
+        .with_cert_resolver(slot.clone());
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
     Arc::new(config)
 }
 

@@ -13,6 +13,7 @@ use prometheus::{Error, TextEncoder};
 const MODULES: &[&str] = &[
     "agent",
     "kernel",
+    "xds",
     "control",
     "capture",
     "identity",

@@ -12,6 +12,7 @@ mod encode_policy;
 pub mod messages;
 pub mod refusal;
 mod resource;
+pub mod saved;
 
 #[cfg(test)]
 mod samples;

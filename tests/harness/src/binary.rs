@@ -1,7 +1,7 @@
 //! Finds the programs that tests start: next to the test's own executable, built once.
 //!
-//! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN`, `MESH_TEST_POD_BIN` and
-//! `MESH_CLUSTER_BIN` override it.
+//! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN`, `MESH_TEST_POD_BIN`,
+//! `MESH_TEST_CONTROLLER_BIN` and `MESH_CLUSTER_BIN` override it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,15 @@ pub fn test_pod() -> Result<&'static Path> {
 pub fn cluster() -> Result<&'static Path> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     found(&FOUND, || locate("MESH_CLUSTER_BIN", "mesh-test-cluster", "mesh-cluster"))
+}
+
+/// A controller that reads its objects from a folder.
+///
+/// # Errors
+/// It is neither named by `MESH_TEST_CONTROLLER_BIN` nor can be built.
+pub fn test_controller() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(&FOUND, || locate("MESH_TEST_CONTROLLER_BIN", "mesh-test-e2e", "mesh-test-controller"))
 }
 
 fn found(

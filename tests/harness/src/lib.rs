@@ -34,6 +34,8 @@ pub mod scrape;
 
 pub mod node;
 
+pub mod controller;
+
 pub mod mesh;
 
 /// Bytes that every payload of a test carries and that no wire between enrolled pods may show.

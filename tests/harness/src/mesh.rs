@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::PLAINTEXT_MARKER;
 use crate::capture::{Capture, Carried};
+use crate::controller::Controller;
 use crate::node::{Folders, Node};
 use crate::objects::{ConfigDir, PodSpec, ServiceSpec};
 use crate::pod::Pod;
@@ -24,6 +25,7 @@ pub struct Scenario {
     objects: Vec<(String, String)>,
     flags: Vec<String>,
     interface: Option<&'static str>,
+    has_controller: bool,
 }
 
 /// Two nodes with their agents.
@@ -31,6 +33,8 @@ pub struct Scenario {
 pub struct Mesh {
     nodes: Vec<Node>,
     captures: Vec<Capture>,
+    /// Whom the agents follow, if not the folders.
+    controller: Option<Controller>,
     /// Addresses whose traffic may be plaintext: pods outside the mesh.
     outside: BTreeSet<IpAddr>,
     config: ConfigDir,
@@ -62,6 +66,13 @@ impl Scenario {
     #[must_use]
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// Has the agents follow a controller, which reads the folders in their place.
+    #[must_use]
+    pub fn with_controller(mut self) -> Self {
+        self.has_controller = true;
         self
     }
 
@@ -103,6 +114,9 @@ impl Mesh {
             mesh.config.write(name, yaml)?;
         }
         mesh.capture(scenario.interface.unwrap_or("any"))?;
+        if scenario.has_controller {
+            mesh.controller = Some(Controller::start(&mesh.topology, &mesh.folders)?);
+        }
         mesh.start_agents(&scenario.flags)?;
         Ok(mesh)
     }
@@ -122,7 +136,15 @@ impl Mesh {
         }
         let outside =
             topology.sites().iter().flat_map(|site| [site.address(), site.bridge_address()]).collect();
-        Ok(Self { nodes: Vec::new(), captures: Vec::new(), outside, config, folders, topology })
+        Ok(Self {
+            nodes: Vec::new(),
+            captures: Vec::new(),
+            controller: None,
+            outside,
+            config,
+            folders,
+            topology,
+        })
     }
 
     /// Begins to listen on both nodes.
@@ -154,7 +176,12 @@ impl Mesh {
 
     fn start_prepared(&mut self, flags: &[String], prepare: impl Fn(&mut Node)) -> Result<()> {
         for site in self.topology.sites() {
-            let mut node = Node::prepare(&self.topology, site, &self.folders, flags);
+            let mut node = match &self.controller {
+                Some(controller) => {
+                    Node::prepare_from(&self.topology, site, controller.flags(site.name()), flags)
+                }
+                None => Node::prepare(&self.topology, site, &self.folders, flags),
+            };
             prepare(&mut node);
             node.spawn()?;
             self.nodes.push(node);
@@ -180,6 +207,14 @@ impl Mesh {
     /// What the agents share.
     pub fn folders(&self) -> &Folders {
         &self.folders
+    }
+
+    /// The controller that the agents follow.
+    ///
+    /// # Panics
+    /// They follow the folders.
+    pub fn controller(&mut self) -> &mut Controller {
+        self.controller.as_mut().expect("the scenario has a controller")
     }
 
     /// The agent of node A.
@@ -277,6 +312,9 @@ impl Mesh {
     pub fn print_logs(&self) {
         for node in &self.nodes {
             eprintln!("---- agent of {}\n{}", node.name(), node.tail(60));
+        }
+        if let Some(controller) = &self.controller {
+            eprintln!("---- controller\n{}", controller.tail());
         }
     }
 }

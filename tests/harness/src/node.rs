@@ -53,21 +53,30 @@ impl Node {
 
     /// Everything but the process.
     pub fn prepare(topology: &Topology, site: &Site, folders: &Folders, flags: &[String]) -> Self {
+        let source = vec![("--config-dir", folders.config.clone()), ("--trust-dir", folders.trust.clone())];
+        Self::prepare_from(topology, site, source, flags)
+    }
+
+    /// The same, with flags that say where objects and certificates come from.
+    pub fn prepare_from(
+        topology: &Topology,
+        site: &Site,
+        source: Vec<(&'static str, PathBuf)>,
+        flags: &[String],
+    ) -> Self {
         let pin_dir = topology.run().bpffs().join(site.name());
         let admin_socket = site.logs().join("admin.sock");
-        let mut all: Vec<String> = [
-            ("--node-name", Path::new(site.name())),
-            ("--config-dir", &folders.config),
-            ("--trust-dir", &folders.trust),
-            ("--cgroup-root", &site.pods_cgroup()),
-            ("--agent-cgroup", &site.cgroup().join("agent")),
-            ("--pin-dir", &pin_dir),
-            ("--admin-socket", &admin_socket),
-            ("--log-format", Path::new("json")),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()])
-        .collect();
+        let own = [
+            ("--node-name", PathBuf::from(site.name())),
+            ("--cgroup-root", site.pods_cgroup()),
+            ("--agent-cgroup", site.cgroup().join("agent")),
+            ("--pin-dir", pin_dir.clone()),
+            ("--admin-socket", admin_socket.clone()),
+            ("--log-format", PathBuf::from("json")),
+        ];
+        let own = own.into_iter().chain(source);
+        let mut all: Vec<String> =
+            own.flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()]).collect();
         all.extend(flags.iter().cloned());
         Self {
             name: site.name(),

@@ -1,0 +1,76 @@
+//! What the agent's side of the stream counts.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::{IntCounter, IntGauge};
+
+use crate::telemetry::registry::Registry;
+
+/// Metrics of the stream from the controller.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    streams: IntCounter,
+    stale_since: IntGauge,
+    refused: IntGauge,
+    generation: IntGauge,
+    saves_failed: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// If they are registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            streams: IntCounter::new(
+                "nodemesh_xds_streams_total",
+                "Streams to a controller that were begun, counted when it let the agent in.",
+            )?,
+            stale_since: IntGauge::new(
+                "nodemesh_xds_stale_since_timestamp_seconds",
+                "Since when what is in force may be out of date; 0 while a controller keeps it current.",
+            )?,
+            refused: IntGauge::new(
+                "nodemesh_xds_refused_resources",
+                "Resources that this version does not understand; mesh-node status lists them.",
+            )?,
+            generation: IntGauge::new(
+                "nodemesh_xds_snapshot_generation",
+                "Generation of the snapshot that is published; counts up with every change.",
+            )?,
+            saves_failed: IntCounter::new(
+                "nodemesh_xds_saves_failed_total",
+                "Times that the state could not be written to --state-dir, counted per try.",
+            )?,
+        };
+        registry.register(Box::new(metrics.streams.clone()))?;
+        registry.register(Box::new(metrics.stale_since.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.generation.clone()))?;
+        registry.register(Box::new(metrics.saves_failed.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(super) fn begun(&self) {
+        self.streams.inc();
+    }
+
+    pub(super) fn is_current(&self, generation: u64, refused: usize) {
+        self.stale_since.set(0);
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
+    }
+
+    /// From now on, if it was not before.
+    pub(super) fn is_stale(&self) {
+        if self.stale_since.get() == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.stale_since.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+    }
+
+    pub(super) fn save_failed(&self) {
+        self.saves_failed.inc();
+    }
+}

@@ -1,0 +1,152 @@
+//! One stream: requests for every type, and an answer to each response.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
+use tokio::time::timeout;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+use tracing::info;
+
+use super::ConfigClient;
+use super::connection::bearer;
+use super::world::{Taken, Unasked, World};
+use crate::xds::MAX_MESSAGE;
+
+/// Connecting and authentication together.
+const BEGIN: Duration = Duration::from_secs(30);
+/// Requests that wait to be written: the first of each type, and an answer to each response under way.
+const QUEUE: usize = 32;
+/// How long a request may wait to be written.
+const WRITTEN: Duration = Duration::from_secs(30);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("read the agent's token {}", path.display())]
+    Token {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the controller let nobody in for {} s", BEGIN.as_secs())]
+    NotBegun,
+    #[error("{}", reason_of(.0))]
+    Status(Box<Status>),
+    #[error("the controller ended the stream")]
+    Closed,
+    #[error("the controller reads no answer")]
+    Unread,
+    #[error(transparent)]
+    Unasked(#[from] Unasked),
+}
+
+/// How a stream ended, or that the client cannot go on.
+enum Failure {
+    Stream(Ended),
+    Client(JoinError),
+}
+
+impl From<Ended> for Failure {
+    fn from(ended: Ended) -> Self {
+        Self::Stream(ended)
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Stream(Ended::Status(Box::new(status)))
+    }
+}
+
+/// What a status says, and what it comes from.
+pub(super) fn reason_of(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    if text.is_empty() {
+        text = status.code().to_string();
+    }
+    let mut source = status.source();
+    while let Some(error) = source {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+impl ConfigClient {
+    /// Follows one stream to its end: why it ended, and whether everything was current once.
+    pub(super) async fn stream(&mut self) -> Result<(Ended, bool), JoinError> {
+        let mut was_current = false;
+        match self.follow(&mut was_current).await {
+            Ok(ended) | Err(Failure::Stream(ended)) => Ok((ended, was_current)),
+            Err(Failure::Client(error)) => Err(error),
+        }
+    }
+
+    async fn follow(&mut self, was_current: &mut bool) -> Result<Ended, Failure> {
+        let (answers, mut responses) = self.begin().await?;
+        info!(controller = %self.settings.address, "stream from the controller begun");
+        self.metrics.begun();
+        loop {
+            tokio::select! {
+                response = responses.message() => match response? {
+                    Some(response) => *was_current |= self.take(response, &answers).await?,
+                    None => return Ok(Ended::Closed),
+                },
+                turn = self.saver.turn() => self.save(turn).await?,
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+    ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Failure> {
+        let path = &self.settings.token_file;
+        let token = bearer(path).map_err(|source| Ended::Token { path: path.clone(), source })?;
+        let (answers, requests) = mpsc::channel(QUEUE);
+        for request in self.aside(World::begin).await? {
+            // There is room for one of each type.
+            answers.try_send(request).map_err(|_| Ended::Unread)?;
+        }
+        let mut request = Request::new(ReceiverStream::new(requests));
+        request.metadata_mut().insert("authorization", token);
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
+        let begun = timeout(BEGIN, client.delta_aggregated_resources(request)).await;
+        let begun = begun.map_err(|_| Ended::NotBegun)?;
+        Ok((answers, begun?.into_inner()))
+    }
+
+    /// Takes a response in, and answers it: the last one of a round once the round is in force.
+    async fn take(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        answers: &mpsc::Sender<DeltaDiscoveryRequest>,
+    ) -> Result<bool, Failure> {
+        let taken = self.aside(move |world| world.take(response)).await?;
+        let Taken { answer, is_whole } = taken.map_err(Ended::Unasked)?;
+        if is_whole {
+            self.commit().await?;
+        }
+        match timeout(WRITTEN, answers.send(answer)).await {
+            Ok(Ok(())) => Ok(is_whole),
+            Ok(Err(_)) => Err(Ended::Closed.into()),
+            Err(_) => Err(Ended::Unread.into()),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
+use envoy_types::pb::google::protobuf::Any;
+use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
+use mesh_common::model::{MeshSettings, NamespacedName, Node, TrustDomain};
+use mesh_common::snapshot::Delta;
+
+use super::world::World;
+use crate::xds::refusal::refusals;
+use crate::xds::{Key, MESH, Outgoing, Resource, ResourceType, Trust, encode, encode_trust};
+
+const BAD: &[u8] = &[0xff; 5];
+
+fn world() -> World {
+    let mut world = World::new("a".into(), MeshSettings::default());
+    assert_eq!(world.begin().len(), ResourceType::ALL.len());
+    world
+}
+
+fn resource(delta: &Delta) -> Resource {
+    match encode(delta) {
+        Outgoing::Upsert(resource) => resource,
+        Outgoing::Remove(key) => panic!("{key} is removed"),
+    }
+}
+
+fn node(name: &str) -> Delta {
+    Delta::UpsertNode(Arc::new(Node {
+        name: name.into(),
+        zone: "".into(),
+        addresses: [].into_iter().collect(),
+        pod_cidrs: [].into_iter().collect(),
+    }))
+}
+
+fn policy(name: &str) -> Delta {
+    Delta::UpsertAuthorizationPolicy(Arc::new(AuthorizationPolicy {
+        name: NamespacedName::new("shop", name),
+        scope: Scope::Mesh,
+        action: Action::Allow,
+        mode: Mode::Enforce,
+        rules: Vec::new(),
+        fault: None,
+    }))
+}
+
+fn response(
+    kind: ResourceType,
+    version: &str,
+    resources: &[Resource],
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
+    let wire = |resource: &Resource| WireResource {
+        name: resource.key.name.to_string(),
+        version: resource.version.to_string(),
+        resource: Some(Any { type_url: kind.type_url(), value: resource.value.to_vec() }),
+        ..WireResource::default()
+    };
+    DeltaDiscoveryResponse {
+        system_version_info: version.to_owned(),
+        resources: resources.iter().map(wire).collect(),
+        type_url: kind.type_url(),
+        removed_resources: removed.iter().map(ToString::to_string).collect(),
+        nonce: "1".to_owned(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+/// Takes an empty response for every type but these.
+fn complete(world: &mut World, but: &[ResourceType]) -> bool {
+    let mut is_whole = false;
+    for kind in ResourceType::ALL.into_iter().filter(|kind| !but.contains(kind)) {
+        is_whole = world.take(response(kind, "1", &[], &[])).unwrap().is_whole;
+    }
+    is_whole
+}
+
+fn policies(world: &mut World) -> BTreeSet<String> {
+    world.commit().snapshot.authorization_policies().map(|policy| policy.name.to_string()).collect()
+}
+
+#[test]
+fn nothing_is_in_force_before_every_type_was_answered() {
+    let mut world = world();
+    let nodes = [resource(&node("a")), resource(&node("b"))];
+    let taken = world.take(response(ResourceType::Node, "1", &nodes, &[])).unwrap();
+    assert!(!taken.is_whole && taken.answer.error_detail.is_none());
+    assert_eq!(
+        (taken.answer.response_nonce.as_str(), taken.answer.type_url),
+        ("1", ResourceType::Node.type_url())
+    );
+    assert!(world.saved().is_none(), "half a round was saved");
+    assert!(complete(&mut world, &[ResourceType::Node]));
+    assert_eq!(world.commit().snapshot.nodes().count(), 2);
+    assert_eq!(world.saved().unwrap().len(), 2);
+}
+
+#[test]
+fn a_round_is_whole_with_the_response_that_says_so() {
+    let mut world = world();
+    complete(&mut world, &[]);
+    world.commit();
+    let more = world.take(response(ResourceType::Node, "2+", &[resource(&node("a"))], &[])).unwrap();
+    assert!(!more.is_whole);
+    let last = world.take(response(ResourceType::AuthorizationPolicy, "2", &[resource(&policy("p"))], &[]));
+    assert!(last.unwrap().is_whole);
+    let in_force = world.commit();
+    assert_eq!(
+        (in_force.snapshot.nodes().count(), in_force.snapshot.authorization_policies().count()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn who_begins_again_says_what_it_understood() {
+    let mut world = world();
+    let good = resource(&policy("good"));
+    let bad =
+        Resource::new(Key { kind: ResourceType::AuthorizationPolicy, name: "shop/bad".into() }, BAD.into());
+    let broken = Resource::new(Key { kind: ResourceType::Node, name: "b".into() }, BAD.into());
+    let taken =
+        world.take(response(ResourceType::AuthorizationPolicy, "1", &[good.clone(), bad], &[])).unwrap();
+    let (named, _) = refusals(taken.answer.error_detail.unwrap());
+    assert_eq!((named.len(), named[0].name.as_str(), named[0].denies), (1, "shop/bad", true));
+    let taken = world.take(response(ResourceType::Node, "1", &[broken, resource(&node("a"))], &[])).unwrap();
+    assert!(!refusals(taken.answer.error_detail.unwrap()).0[0].denies);
+    // What is not understood denies; the rest is in force.
+    complete(&mut world, &[ResourceType::AuthorizationPolicy, ResourceType::Node]);
+    assert_eq!(policies(&mut world), ["shop/bad".to_owned(), "shop/good".to_owned()].into());
+    assert_eq!(world.refused().len(), 2);
+    let requests = world.begin();
+    let said = &requests[ResourceType::AuthorizationPolicy.index()].initial_resource_versions;
+    assert_eq!(said.get("shop/good"), Some(&good.version.to_string()));
+    assert_eq!(said.len(), 1);
+    assert_eq!(requests[ResourceType::Node.index()].initial_resource_versions.len(), 1);
+    assert_eq!(requests[0].node.as_ref().unwrap().id, "a");
+}
+
+#[test]
+fn a_round_that_broke_off_is_in_force_with_the_next_one() {
+    let mut world = world();
+    complete(&mut world, &[]);
+    world.take(response(ResourceType::Node, "2+", &[resource(&node("a"))], &[])).unwrap();
+    let requests = world.begin();
+    assert_eq!(requests[ResourceType::Node.index()].initial_resource_versions.len(), 1);
+    assert!(complete(&mut world, &[]));
+    assert_eq!(world.commit().snapshot.nodes().count(), 1);
+}
+
+#[test]
+fn what_is_removed_is_gone_but_for_settings_and_roots() {
+    let mut world = world();
+    let settings = MeshSettings { root_namespace: "mesh".into(), ..MeshSettings::default() };
+    let settings = resource(&Delta::Settings(settings.into()));
+    complete(&mut world, &[]);
+    world.take(response(ResourceType::Mesh, "2+", &[settings], &[])).unwrap();
+    world.take(response(ResourceType::AuthorizationPolicy, "2", &[resource(&policy("p"))], &[])).unwrap();
+    assert_eq!(policies(&mut world).len(), 1);
+    world.take(response(ResourceType::Mesh, "3+", &[], &[MESH])).unwrap();
+    world.take(response(ResourceType::AuthorizationPolicy, "3", &[], &["shop/p", "shop/unknown"])).unwrap();
+    let in_force = world.commit();
+    assert_eq!(in_force.snapshot.authorization_policies().count(), 0);
+    assert_eq!(&*in_force.snapshot.settings().root_namespace, "mesh");
+    assert_eq!(world.saved().unwrap().len(), 1);
+}
+
+#[test]
+fn the_root_namespace_of_the_same_round_counts() {
+    let mut world = world();
+    let settings = MeshSettings { root_namespace: "shop".into(), ..MeshSettings::default() };
+    complete(&mut world, &[]);
+    let settings = resource(&Delta::Settings(settings.into()));
+    world.take(response(ResourceType::Mesh, "2+", &[settings], &[])).unwrap();
+    let bad =
+        Resource::new(Key { kind: ResourceType::AuthorizationPolicy, name: "shop/bad".into() }, BAD.into());
+    world.take(response(ResourceType::AuthorizationPolicy, "2", &[bad], &[])).unwrap();
+    let snapshot = world.commit().snapshot;
+    assert_eq!(snapshot.authorization_policies().next().unwrap().scope, Scope::Mesh);
+}
+
+#[test]
+fn roots_are_told_once() {
+    let trust = Trust {
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        roots: vec![vec![1]],
+        revocation_lists: Vec::new(),
+    };
+    let mut world = world();
+    world.take(response(ResourceType::TrustBundle, "1", &[encode_trust(&trust)], &[])).unwrap();
+    assert_eq!(world.commit().trust, Some(Arc::new(trust)));
+    assert_eq!(world.commit().trust, None);
+}
+
+#[test]
+fn what_was_saved_is_in_force_at_once_and_known_to_the_next_stream() {
+    let mut world = world();
+    world.take(response(ResourceType::Node, "1", &[resource(&node("a"))], &[])).unwrap();
+    world.take(response(ResourceType::AuthorizationPolicy, "1", &[resource(&policy("p"))], &[])).unwrap();
+    world.commit();
+    let saved = world.saved().unwrap();
+    let mut again = World::new("a".into(), MeshSettings::default());
+    let in_force = again.restore(saved);
+    assert_eq!(
+        (in_force.snapshot.nodes().count(), in_force.snapshot.authorization_policies().count()),
+        (1, 1)
+    );
+    assert_eq!(again.begin()[ResourceType::Node.index()].initial_resource_versions.len(), 1);
+}
+
+#[test]
+fn a_type_that_was_not_asked_for_ends_the_stream() {
+    let response = DeltaDiscoveryResponse { type_url: "x".to_owned(), ..DeltaDiscoveryResponse::default() };
+    assert!(world().take(response).unwrap_err().to_string().contains("not asked for"));
+}
+
+#[test]
+fn a_resource_of_another_type_is_refused() {
+    let mut sent = response(ResourceType::Node, "1", &[resource(&node("a")), resource(&node("b"))], &[]);
+    sent.resources[0].resource = None;
+    sent.resources[1].resource.as_mut().unwrap().type_url = ResourceType::Service.type_url();
+    let taken = world().take(sent).unwrap();
+    assert_eq!(refusals(taken.answer.error_detail.unwrap()).0.len(), 2);
+}

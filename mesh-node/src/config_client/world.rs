@@ -1,0 +1,219 @@
+//! What the controller has told this agent, and what of it is in force.
+//!
+//! In: the responses of one stream after another, and what was saved. Out: the answer to each, and, whenever a round is
+//! whole, the snapshot that it makes. Pure: no clock, no I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
+use mesh_common::model::{MeshSettings, Text};
+use mesh_common::snapshot::{Delta, Snapshot, Tables};
+
+use crate::xds::refusal::{Refusal, error_detail};
+use crate::xds::{FieldError, Key, Reading, ResourceType, Trust, Update, Version, read, removal};
+
+/// All that this agent knows.
+#[derive(Debug)]
+pub(super) struct World {
+    node: Text,
+    tables: Tables,
+    /// Of which policies that are not understood are about all.
+    root_namespace: Text,
+    /// What came, in force or about to be.
+    resources: BTreeMap<Key, Held>,
+    /// What came since the last round that was whole.
+    pending: BTreeMap<Key, Option<Update>>,
+    /// Types of which this stream has said nothing yet.
+    missing: Vec<ResourceType>,
+    refused: BTreeMap<Key, Refused>,
+}
+
+/// A resource as it came.
+#[derive(Clone, Debug)]
+struct Held {
+    version: Version,
+    value: Bytes,
+}
+
+/// What was not understood of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) error: FieldError,
+    /// It is a policy, and denies now what it might have denied.
+    pub(super) denies: bool,
+}
+
+/// What a response led to.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) answer: DeltaDiscoveryRequest,
+    /// All that the controller had to say at that moment has come.
+    pub(super) is_whole: bool,
+}
+
+/// What is in force now.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// The roots, if they came anew.
+    pub(super) trust: Option<Arc<Trust>>,
+}
+
+/// A response that means nothing here: the stream is given up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the controller sent {0:?}, which was not asked for; see that agent and controller have the same version"
+)]
+pub(super) struct Unasked(String);
+
+impl World {
+    /// Knows only what the agent was told by its flags.
+    pub(super) fn new(node: Text, settings: MeshSettings) -> Self {
+        let mut tables = Tables::default();
+        let root_namespace = Arc::clone(&settings.root_namespace);
+        tables.apply(Delta::Settings(Arc::new(settings)));
+        Self {
+            node,
+            tables,
+            root_namespace,
+            resources: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            missing: Vec::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what was saved, all of it at once.
+    pub(super) fn restore(&mut self, resources: Vec<(Key, Bytes)>) -> InForce {
+        let mut resources = resources;
+        // Settings first: they say what a policy that is not understood is about.
+        resources.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, value) in resources {
+            self.put(key, value);
+        }
+        self.commit()
+    }
+
+    /// The first requests of a stream: every type, with what is known of it.
+    pub(super) fn begin(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.missing = ResourceType::ALL.to_vec();
+        let request = |kind: ResourceType| DeltaDiscoveryRequest {
+            node: Some(Node { id: self.node.to_string(), ..Node::default() }),
+            type_url: kind.type_url(),
+            initial_resource_versions: self.versions(kind),
+            ..DeltaDiscoveryRequest::default()
+        };
+        ResourceType::ALL.into_iter().map(request).collect()
+    }
+
+    /// Takes a response in; nothing of it is in force before [`Self::commit`].
+    pub(super) fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<Taken, Unasked> {
+        let DeltaDiscoveryResponse { type_url, resources, removed_resources, nonce, .. } = response;
+        let Some(kind) = ResourceType::of_url(&type_url) else { return Err(Unasked(type_url)) };
+        let mut refusals = Vec::new();
+        for name in removed_resources {
+            self.remove(Key { kind, name: name.into() });
+        }
+        for resource in resources {
+            let name: Text = resource.name.as_str().into();
+            let key = Key { kind, name };
+            match value(resource, &type_url) {
+                Ok(value) => self.put(key.clone(), value),
+                Err(error) => self.refuse(key.clone(), error, false),
+            }
+            if let Some(Refused { error, denies }) = self.refused.get(&key) {
+                refusals.push(Refusal::new(&key.name, error.clone(), *denies));
+            }
+        }
+        self.missing.retain(|missing| *missing != kind);
+        let is_whole = self.missing.is_empty() && !response.system_version_info.ends_with('+');
+        let answer = DeltaDiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail: error_detail(kind, refusals),
+            ..DeltaDiscoveryRequest::default()
+        };
+        Ok(Taken { answer, is_whole })
+    }
+
+    /// Puts into force what came.
+    pub(super) fn commit(&mut self) -> InForce {
+        let mut trust = None;
+        for (key, update) in std::mem::take(&mut self.pending) {
+            match update {
+                Some(Update::Delta(delta)) => drop(self.tables.apply(delta)),
+                Some(Update::Trust(new)) => trust = Some(new),
+                None => drop(removal(&key).map(|delta| self.tables.apply(delta))),
+            }
+        }
+        InForce { snapshot: Arc::new(self.tables.snapshot()), trust }
+    }
+
+    /// What is not understood.
+    pub(super) fn refused(&self) -> &BTreeMap<Key, Refused> {
+        &self.refused
+    }
+
+    /// All that came, for the disk; nothing while a round is not whole.
+    pub(super) fn saved(&self) -> Option<Vec<(Key, Bytes)>> {
+        let resources = self.resources.iter();
+        let all = || resources.map(|(key, held)| (key.clone(), held.value.clone())).collect();
+        self.pending.is_empty().then(all)
+    }
+
+    /// What is not understood is left out, so that it comes again and is refused to whoever asks now.
+    fn versions(&self, kind: ResourceType) -> HashMap<String, String> {
+        let first = Key { kind, name: "".into() };
+        let of_kind = self.resources.range(first..).take_while(|(key, _)| key.kind == kind);
+        let understood = of_kind.filter(|(key, _)| !self.refused.contains_key(key));
+        understood.map(|(key, held)| (key.name.to_string(), held.version.to_string())).collect()
+    }
+
+    fn put(&mut self, key: Key, value: Bytes) {
+        match read(&key, &value, &self.root_namespace) {
+            Reading::Refused(error) => self.refuse(key, error, false),
+            Reading::Understood(update) => {
+                self.refused.remove(&key);
+                self.hold(key, value, update);
+            }
+            Reading::Denies(update, error) => {
+                self.refuse(key.clone(), error, true);
+                self.hold(key, value, update);
+            }
+        }
+    }
+
+    fn hold(&mut self, key: Key, value: Bytes, update: Update) {
+        if let Update::Delta(Delta::Settings(settings)) = &update {
+            self.root_namespace = Arc::clone(&settings.root_namespace);
+        }
+        self.pending.insert(key.clone(), Some(update));
+        self.resources.insert(key, Held { version: Version::of(&value), value });
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.refused.remove(&key);
+        // Settings and roots stay.
+        if removal(&key).is_some() {
+            self.resources.remove(&key);
+            self.pending.insert(key, None);
+        }
+    }
+
+    fn refuse(&mut self, key: Key, error: FieldError, denies: bool) {
+        self.refused.insert(key, Refused { error, denies });
+    }
+}
+
+fn value(resource: WireResource, type_url: &str) -> Result<Bytes, FieldError> {
+    let any = resource.resource.ok_or_else(|| FieldError::whole("has no content"))?;
+    if any.type_url != type_url {
+        return Err(FieldError::whole(format!("is of another type, {:?}", any.type_url)));
+    }
+    Ok(any.value.into())
+}

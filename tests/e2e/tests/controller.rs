@@ -1,0 +1,147 @@
+//! Agents that follow a controller: told all that they need, and at work without it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_test_e2e::{ECHO, HTTP, at, from_account, node, pair, policy};
+use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
+use mesh_test_harness::figure;
+use mesh_test_harness::mesh::Mesh;
+use mesh_test_harness::servers::Kind;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Longest wait until a controller that stands still is noticed, and another stream begun: asked after 10 s, given up 5 s
+/// later, and some for the machine.
+const NOTICED: Duration = Duration::from_secs(40);
+/// Since when an agent may be out of date.
+const STALE: &str = "nodemesh_xds_stale_since_timestamp_seconds";
+
+#[test]
+fn http_of_two_agents_is_captured_and_encrypted() {
+    pair().with_controller().run(|mesh| {
+        let http = mesh.pod("server").serve(Kind::Http, HTTP)?;
+        let response = mesh.pod("client").curl("http://10.96.0.10/over", &[])?;
+        ensure!(response.status == 200 && response.body.contains(PLAINTEXT_MARKER), "{}", response.body);
+        ensure!(http.bytes_seen().starts_with("GET /over HTTP/1.1\r\n"), "{}", http.bytes_seen());
+        let both = |record: &Value| {
+            record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/client"
+                && record["dst.identity"] == "spiffe://cluster.local/ns/shop/sa/server"
+        };
+        for (index, direction) in ["outbound", "inbound"].into_iter().enumerate() {
+            let told = |record: &Value| record["direction"] == direction && both(record);
+            mesh.node(node(index)).record("both identities", told)?;
+        }
+        let carried = mesh.finish_captures()?;
+        let hellos = carried[0].client_hellos();
+        ensure!(hellos.iter().any(|hello| hello.alpn == ["nodemesh/mux1"]), "no tunnel: {hellos:?}");
+        ensure!(hellos.iter().any(|hello| hello.alpn == ["h2"]), "no stream of the controller: {hellos:?}");
+        ensure!(hellos.iter().all(|hello| hello.is_tls13_only()), "{hellos:?}");
+        ensure!(carried[0].tls13_answers() == hellos.len(), "a handshake came to nothing");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_policy_is_in_force_at_once_and_gone_at_once() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("other").echo(at(ECHO))?;
+        mesh.config().write("policy", &policy("not-other", "DENY", &from_account("other")))?;
+        let closed = eventually_true("other is refused", PATIENCE, || !echoes(mesh, "other"))?;
+        ensure!(echoes(mesh, "client"), "client is not meant");
+        mesh.config().remove("policy")?;
+        let open = eventually_true("other may again", PATIENCE, || echoes(mesh, "other"))?;
+        figure(&format!("a policy by the controller: closed after {closed:?}, open after {open:?}"));
+        Ok(())
+    });
+}
+
+#[test]
+fn without_their_controller_agents_serve_on_and_then_catch_up() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let held = mesh.pod("client").hold(at(ECHO))?;
+        mesh.controller().kill()?;
+        mesh.b().metric(STALE, &[], |since| since > 0.0)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.pod("other").echo(at(ECHO))?;
+        let status = mesh.b().command(&["status"])?.success("mesh-node status")?;
+        ensure!(status.contains("controller 10.77.0.1:15012"), "{status}");
+        mesh.config().write("policy", &policy("not-other", "DENY", &from_account("other")))?;
+        ensure!(echoes(mesh, "other"), "nobody can know of the policy");
+        mesh.controller().restart()?;
+        let caught_up = eventually_true("other is refused", PATIENCE, || !echoes(mesh, "other"))?;
+        mesh.b().metric(STALE, &[], |since| since == 0.0)?;
+        figure(&format!("a policy of meanwhile is in force {caught_up:?} after the controller listens"));
+        ensure!(held.broken().is_none(), "the connection of before was cut: {:?}", held.broken());
+        ensure!(held.finish()? > 0, "the connection of before carried nothing");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_controller_that_stands_still_is_noticed() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.controller().signal(Signal::STOP)?;
+        let stale = || mesh.node(node(1)).metrics().is_ok_and(|metrics| metrics.sum(STALE, &[]) > 0.0);
+        let noticed = eventually_true("the agent knows that it may be out of date", NOTICED, stale)?;
+        figure(&format!("a controller that stands still is noticed after {noticed:?}"));
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.controller().signal(Signal::CONT)?;
+        mesh.config().write("policy", &policy("not-other", "DENY", &from_account("other")))?;
+        eventually_true("other is refused", NOTICED, || !echoes(mesh, "other"))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_that_starts_alone_knows_what_it_was_told() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        let state = mesh.controller().state_file(node(1));
+        eventually_true("the state is on disk", PATIENCE, || fs::metadata(&state).is_ok())?;
+        mesh.controller().kill()?;
+        mesh.b().kill()?;
+        mesh.b().spawn()?;
+        eventually_true("the state is restored", PATIENCE, || {
+            mesh.node(node(1)).log().contains("state of before restored")
+        })?;
+        ensure!(!echoes(mesh, "client"), "without a certificate nobody is served");
+        mesh.controller().restart()?;
+        mesh.b().wait_until_ready()?;
+        eventually_true("the server is reached", PATIENCE, || echoes(mesh, "client"))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn who_has_no_token_is_told_nothing() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        fs::write(mesh.controller().token_file(node(1)), "stolen")?;
+        let state = mesh.controller().state_file(node(1));
+        mesh.b().kill()?;
+        fs::remove_file(&state).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        mesh.b().spawn()?;
+        eventually_true("the reason is logged", PATIENCE, || {
+            mesh.node(node(1)).log().contains("nobody has this token")
+        })?;
+        ensure!(!echoes(mesh, "client"), "a node that knows nothing serves nobody");
+        Ok(())
+    });
+}
+
+fn echoes(mesh: &Mesh, pod: &str) -> bool {
+    let dial = mesh.pod(pod).dial(at(ECHO)).send(PLAINTEXT_MARKER).until_bytes(PLAINTEXT_MARKER.len());
+    dial.connected().is_ok_and(|seen| seen.received == PLAINTEXT_MARKER)
+}
