@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use mesh_test_e2e::{ECHO, HTTP, at, from_account, node, pair, policy};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
@@ -68,8 +68,10 @@ fn without_their_controller_agents_serve_on_and_then_catch_up() {
         mesh.b().metric(STALE, &[], |since| since > 0.0)?;
         mesh.pod("client").echo(at(ECHO))?;
         mesh.pod("other").echo(at(ECHO))?;
-        let status = mesh.b().command(&["status"])?.success("mesh-node status")?;
-        ensure!(status.contains("controller 10.77.0.1:15012"), "{status}");
+        eventually_true("mesh-node status says it", PATIENCE, || {
+            let status = mesh.node(node(1)).command(&["status"]).and_then(|ended| ended.success("status"));
+            status.is_ok_and(|status| status.contains("controller 10.77.0.1:15012: no stream"))
+        })?;
         mesh.config().write("policy", &policy("not-other", "DENY", &from_account("other")))?;
         ensure!(echoes(mesh, "other"), "nobody can know of the policy");
         mesh.controller().restart()?;

@@ -115,10 +115,10 @@ async fn follow(mut folder: FolderWatch, mesh: Arc<MeshSettings>, discovery: &Di
     loop {
         for Reading { file, content } in folder.next().await {
             match content {
-                Content::Text(text) => {
-                    let text = store.reader(&file).read(&text);
-                    store.put(&file, text);
-                }
+                Content::Text(text) => match store.reader(&file).read(&text) {
+                    Ok(text) => store.put(&file, text),
+                    Err(reason) => store.refuse(&file, reason),
+                },
                 Content::Refused(reason) => store.refuse(&file, reason),
                 Content::Gone => store.remove(&file),
             }
