@@ -121,6 +121,7 @@ impl Discovery {
     pub fn in_force(&self, policy: &Key) -> InForce {
         let cache = self.read();
         let mut in_force = InForce::default();
+        let unnamed = Key { kind: policy.kind, name: session::UNNAMED.into() };
         let (Some((_, selection, _)), Some(generation)) = (cache.policy(policy), cache.generation_of(policy))
         else {
             return in_force;
@@ -130,7 +131,7 @@ impl Discovery {
                 return;
             }
             in_force.needed += 1;
-            match agent.refused.get(policy) {
+            match agent.refused.get(policy).or_else(|| agent.refused.get(&unnamed)) {
                 Some(refusal) => {
                     let reason = format!("{}: {}", refusal.field, refusal.reason);
                     in_force.refused.push((agent.node.clone(), reason));

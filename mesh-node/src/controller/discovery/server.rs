@@ -166,7 +166,9 @@ impl Stream<'_> {
             let reason = violation.to_string();
             match violation {
                 Violation::Node { .. } => Status::permission_denied(reason),
-                Violation::Type(_) | Violation::Version { .. } => Status::invalid_argument(reason),
+                Violation::Type(_) | Violation::Unexpected(_) | Violation::Version { .. } => {
+                    Status::invalid_argument(reason)
+                }
             }
         })?;
         let refused = self.session.refused();

@@ -24,7 +24,7 @@ const CHUNK: usize = 512 << 10;
 const MAX_REFUSALS: usize = 1000;
 
 /// Name that is refused when an agent refuses a response without naming resources.
-const UNNAMED: &str = "*";
+pub(super) const UNNAMED: &str = "*";
 
 /// One stream.
 #[derive(Debug)]
@@ -72,6 +72,9 @@ pub(super) enum Violation {
         /// By the request.
         said: String,
     },
+    /// Neither the first request of its type nor the answer to a response: reading it would cost us, not the agent.
+    #[error("a request for {0} is neither the first one nor the answer to a response")]
+    Unexpected(ResourceType),
     /// A version that is none of ours.
     #[error("the version {version:?} of {key} is no version of a controller")]
     Version {
@@ -105,13 +108,15 @@ impl Session {
         if !self.view.has(kind) {
             let versions = versions(kind, request.initial_resource_versions)?;
             self.view.ask(kind, versions);
+            return Ok(());
         }
         let outstanding = &mut self.outstanding[kind.index()];
-        if outstanding.as_ref().is_some_and(|outstanding| outstanding.nonce == request.response_nonce)
-            && let Some(Outstanding { names, .. }) = outstanding.take()
-        {
-            self.answer(kind, names, request.error_detail);
-        }
+        let Some(Outstanding { names, .. }) =
+            outstanding.take_if(|outstanding| outstanding.nonce == request.response_nonce)
+        else {
+            return Err(Violation::Unexpected(kind));
+        };
+        self.answer(kind, names, request.error_detail);
         Ok(())
     }
 

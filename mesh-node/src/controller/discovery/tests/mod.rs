@@ -58,6 +58,17 @@ async fn a_type_that_there_is_not_is_refused() {
 }
 
 #[tokio::test]
+async fn who_asks_without_being_asked_is_let_go() {
+    let rig = Rig::new();
+    let mut agent = rig.agent("a").await;
+    agent.round().await;
+    agent.send_type(&ResourceType::Service.type_url()).await;
+    let status = agent.end().await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("neither the first"), "{status}");
+}
+
+#[tokio::test]
 async fn nothing_is_told_before_all_is_known() {
     let rig = Rig::unbegun();
     let mut agent = rig.agent("a").await;
