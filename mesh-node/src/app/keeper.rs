@@ -21,6 +21,7 @@ use super::agent::{Question, Standing};
 use super::pods::Pods;
 use super::proof::{self, Proof};
 use super::{AppError, system};
+use crate::capture::Arrivals;
 use crate::proxy::Shared;
 use crate::telemetry::chain::Chain;
 
@@ -29,6 +30,10 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 /// How often otherwise: for links that were detached and left pinned, for pods in another sandbox, and for the first
 /// refusal.
 const LOOK_RARELY: Duration = Duration::from_secs(5);
+/// How soon is looked for a pod after something of it came, and how many times, each after twice the time before: its
+/// processes follow in tens of milliseconds.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 10;
 /// Connections outside the mesh that are looked at again per look, at most about: 2 us each.
 const OUTSIDE: usize = 4096;
 /// Refusals of the kernel that are logged per look, at most.
@@ -42,6 +47,10 @@ pub(super) struct Keeper {
     cgroup_root: PathBuf,
     /// Readable when the pin of a program was removed.
     pins: AsyncFd<OwnedFd>,
+    /// Readable when a pod comes.
+    arrivals: AsyncFd<Arrivals>,
+    /// When is looked next for a pod that came, and how often that was done.
+    expected: Option<(Instant, u32)>,
     synced: bool,
     /// Pods that are not captured and should be.
     failed: usize,
@@ -59,7 +68,21 @@ impl Keeper {
         let pins = pods.kernel().watch_pins()?;
         // SAFETY: the descriptor is owned by what tokio gets, which keeps it open and never changes it.
         let pins = unsafe { AsyncFd::register_with_interest(pins, Interest::READABLE) }?;
-        Ok(Self { pods, shared, standing, cgroup_root, pins, synced: false, failed: 0, refused: false })
+        let arrivals = Arrivals::watch(&cgroup_root)?;
+        // SAFETY: as above.
+        let arrivals = unsafe { AsyncFd::register_with_interest(arrivals, Interest::READABLE) }?;
+        Ok(Self {
+            pods,
+            shared,
+            standing,
+            cgroup_root,
+            pins,
+            arrivals,
+            expected: None,
+            synced: false,
+            failed: 0,
+            refused: false,
+        })
     }
 
     /// Makes the node's pods what the objects say, until the agent is told to stop.
@@ -92,12 +115,41 @@ impl Keeper {
                     removed.map_err(system("watch the pins of the programs"))?;
                     self.look_at_programs().await;
                 }
+                came = self.something_came() => {
+                    came.map_err(system("watch the pods' cgroups"))?;
+                    if self.arrivals.get_mut().take() {
+                        self.expected = Some((Instant::now() + LOOK_AT_ONCE, 0));
+                    }
+                }
+                () = self.expects() => self.look_for_pods().await,
                 Some(question) = questions.recv() => self.answer(question).await,
                 () = sleep_until(looked + self.rest()) => {
                     self.look().await;
                     looked = Instant::now();
                 }
             }
+        }
+    }
+
+    /// Cancel safe: what came is read by who hears of it.
+    async fn something_came(&self) -> io::Result<()> {
+        self.arrivals.readable().await?.clear_ready();
+        Ok(())
+    }
+
+    async fn expects(&self) {
+        match self.expected {
+            Some((next, _)) => sleep_until(next).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Looks for a pod that is about to come, or gives it up until more comes of it.
+    async fn look_for_pods(&mut self) {
+        let done = self.expected.map_or(LOOKS, |(_, done)| done + 1);
+        self.expected = (done < LOOKS).then(|| (Instant::now() + LOOK_AT_ONCE * 2_u32.pow(done), done));
+        if self.synced && self.pods.has_news() {
+            self.sync().await;
         }
     }
 

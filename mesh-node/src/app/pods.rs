@@ -88,6 +88,11 @@ impl Pods {
         self.pods.has_moved()
     }
 
+    /// Whether a pod came to where it was not.
+    pub(super) fn has_news(&self) -> bool {
+        self.pods.has_news()
+    }
+
     /// Pods that are captured now.
     pub(super) fn captured(&self) -> usize {
         self.pods.captured()

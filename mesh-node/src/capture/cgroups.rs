@@ -26,7 +26,7 @@ use super::namespace::{Namespace, NamespaceError};
 use super::pods::PodError;
 
 /// How far below `--cgroup-root` pods' folders are looked for: a cgroup of the kubelet's own, `kubepods`, class, pod.
-const DEPTH: usize = 4;
+pub(super) const DEPTH: usize = 4;
 /// How far below a pod's folder its processes are looked for: containers make cgroups of their own.
 const POD_DEPTH: usize = 8;
 /// Most processes of one cgroup that are looked at. The kernel lists the oldest first: a container's first is among them.
@@ -75,6 +75,13 @@ struct Process {
 impl PodCgroups {
     pub(super) fn below(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// Of some pods, those that have a cgroup: one look at the tree for all of them.
+    pub(super) fn present<'a>(&self, uids: impl Iterator<Item = &'a WorkloadUid>) -> Vec<&'a WorkloadUid> {
+        let mut names = Vec::new();
+        pod_folders(&self.root, DEPTH, &mut names);
+        uids.filter(|uid| names.iter().any(|name| is_of_pod(name, &uid.0))).collect()
     }
 
     /// Finds the pod by its cgroup. `None`: it has no cgroup yet, or no process of its own network.
@@ -193,8 +200,13 @@ fn is_of_pod(folder: &str, uid: &str) -> bool {
     }
 }
 
+/// Whether a folder is that of some pod, by its name.
+pub(super) fn is_a_pods(folder: &str) -> bool {
+    !may_hold_pods(folder) && !folder.ends_with(".scope")
+}
+
 /// Whether a folder can hold the folders of pods: kubelets name them so.
-fn may_hold_pods(folder: &str) -> bool {
+pub(super) fn may_hold_pods(folder: &str) -> bool {
     !folder.starts_with("pod") && !folder.contains("-pod") && !folder.ends_with(".scope")
 }
 
@@ -209,6 +221,18 @@ fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
     }
     let deeper = depth.checked_sub(1).filter(|depth| *depth > 0)?;
     named(&may_hold_pods).into_iter().find_map(|folder| folder_of(folder, uid, deeper))
+}
+
+/// The names of all pods' folders.
+fn pod_folders(parent: &Path, depth: usize, names: &mut Vec<String>) {
+    for folder in folders(parent) {
+        let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        if is_a_pods(&name) {
+            names.push(name);
+        } else if depth > 1 && may_hold_pods(&name) {
+            pod_folders(&folder, depth - 1, names);
+        }
+    }
 }
 
 /// The numbers of the first processes of each cgroup from here down, read folder by folder as they are asked for.
@@ -231,7 +255,7 @@ fn first_pids(folder: &Path) -> Vec<u32> {
     lines.filter_map(|line| line.parse().ok()).collect()
 }
 
-fn folders(parent: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn folders(parent: &Path) -> impl Iterator<Item = PathBuf> {
     let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
     let entries = fs::read_dir(parent).into_iter().flatten().map_while(Result::ok);
     entries.filter(is_folder).map(|entry| entry.path())

@@ -4,6 +4,7 @@
 //! accepted there, and sockets that are dialled from there. Never knows Services or policy; never waits.
 
 mod accept;
+mod arrivals;
 mod cgroups;
 mod connections;
 mod listener;
@@ -14,6 +15,7 @@ mod socket;
 mod trial;
 
 pub use accept::{AcceptEnd, Accepted, accept};
+pub use arrivals::Arrivals;
 pub use listener::{Family, ListenError, Listener};
 pub use metrics::CaptureMetrics;
 pub use namespace::{Namespace, NamespaceError};

@@ -93,6 +93,8 @@ pub struct Pods {
     kernel: Kernel,
     cgroups: PodCgroups,
     known: BTreeMap<WorkloadUid, Known>,
+    /// Pods of a kubelet that were not found at the last [`sync`](Self::sync): not begun yet, or at their end.
+    absent: Vec<Arc<Workload>>,
 }
 
 struct Known {
@@ -115,7 +117,7 @@ impl Pods {
     /// No pods yet, but those that an agent before left in the kernel: they are held until the first
     /// [`sync`](Self::sync) that finds every pod. Pods without an annotation are looked for below `cgroup_root`.
     pub fn new(kernel: Kernel, cgroup_root: PathBuf) -> Self {
-        Self { kernel, cgroups: PodCgroups::below(cgroup_root), known: BTreeMap::new() }
+        Self { kernel, cgroups: PodCgroups::below(cgroup_root), known: BTreeMap::new(), absent: Vec::new() }
     }
 
     /// Makes the kernel's side what these workloads of this node ask for. Pods of the host's own network are left
@@ -129,10 +131,16 @@ impl Pods {
             .collect();
         // Those that went first: their addresses may be those of pods that came.
         self.forget_gone(&wanted, &mut changes);
+        self.absent.clear();
         let mut lost = Vec::new();
         for workload in wanted.into_values() {
-            if let Err(error) = self.place(workload, &mut changes) {
-                if !self.known.contains_key(&workload.uid) {
+            let placed = self.place(workload, &mut changes);
+            let is_found = self.known.contains_key(&workload.uid);
+            if !is_found && workload.netns.is_none() {
+                self.absent.push(Arc::clone(workload));
+            }
+            if let Err(error) = placed {
+                if !is_found {
                     lost.push(&**workload);
                 }
                 changes.failed.push((Arc::clone(workload), error));
@@ -165,6 +173,13 @@ impl Pods {
     /// How many pods are captured now.
     pub fn captured(&self) -> usize {
         self.known.values().filter(|known| matches!(known.state, State::Captured(..))).count()
+    }
+
+    /// Whether a pod that was not there is there now, or one has another sandbox: the next [`sync`](Self::sync) finds it.
+    pub fn has_news(&self) -> bool {
+        let present = self.cgroups.present(self.absent.iter().map(|workload| &workload.uid));
+        let is_there = |uid: &WorkloadUid| self.cgroups.find(uid, &[]).is_ok_and(|found| found.is_some());
+        self.has_moved() || present.into_iter().any(is_there)
     }
 
     /// Whether a pod that was found by its cgroup has another sandbox by now: the next [`sync`](Self::sync) finds it.
