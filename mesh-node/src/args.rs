@@ -314,6 +314,76 @@ pub enum Switch {
     Off,
 }
 
+/// Flags of `mesh-node controller`.
+#[derive(Args, Clone, Debug)]
+pub struct ControllerArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
+    #[command(flatten)]
+    pub(crate) log: ControllerLogArgs,
+}
+
+/// The API server, and what holds for the whole mesh.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// How to reach the API server [default: as a pod does]
+    #[arg(long, env = "NODEMESH_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Name of this replica, as no other has it
+    #[arg(long, env = "NODEMESH_POD_NAME", value_name = "NAME", value_parser = node_name)]
+    pub(crate) pod_name: String,
+    /// Namespace whose policies are about the whole mesh, and where controller and agents run
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    pub(crate) root_namespace: String,
+    /// Trust domain of every identity
+    #[arg(long, env = "NODEMESH_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
+    pub(crate) trust_domain: TrustDomain,
+    /// Domain of the cluster, as in NAME.NAMESPACE.svc.DOMAIN
+    #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// Ranges of pods and cluster IPs, besides those of Node objects: an unknown address inside is refused, never sent in the clear
+    #[arg(long, env = "NODEMESH_MESH_CIDRS", value_name = "CIDR,...", value_delimiter = ',', value_parser = cidr)]
+    pub(crate) mesh_cidrs: Vec<IpNet>,
+    /// How long a workload certificate is valid; renewed at half of it
+    #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub(crate) certificate_lifetime: Duration,
+}
+
+/// Where the controller answers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Serving")]
+pub(crate) struct ServingArgs {
+    /// Where agents ask for certificates and for what they are to know
+    #[arg(long, env = "NODEMESH_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:15012")]
+    pub(crate) listen: SocketAddr,
+    /// Where Prometheus scrapes /metrics
+    #[arg(long, env = "NODEMESH_METRICS_ADDRESS", value_name = "ADDRESS:PORT", default_value = "[::]:15020")]
+    pub(crate) metrics_address: SocketAddr,
+    /// Where the kubelet asks /readyz and /livez
+    #[arg(
+        long,
+        env = "NODEMESH_READINESS_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "[::]:15021"
+    )]
+    pub(crate) readiness_address: SocketAddr,
+}
+
+/// What the controller says.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct ControllerLogArgs {
+    /// Level, or directives of tracing's filter, as in info,mesh_node::controller=debug
+    #[arg(long, env = "NODEMESH_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+    /// Form of the log; audit records, on standard output, are JSON
+    #[arg(long, env = "NODEMESH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be more than zero".to_owned()),

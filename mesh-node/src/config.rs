@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use mesh_common::model::{Text, TrustDomain};
+use mesh_common::model::{MeshSettings, Text, TrustDomain};
 
 use crate::args::{
-    AdminArgs, AgentArgs, CaptureArgs, ControllerAccessArgs, HttpArgs, IdentityArgs, LimitArgs, LogArgs,
-    LogFormat, NodeArgs, Switch, TunnelArgs, UnknownPods,
+    AdminArgs, AgentArgs, CaptureArgs, ControllerAccessArgs, ControllerArgs, HttpArgs, IdentityArgs,
+    LimitArgs, LogArgs, LogFormat, NodeArgs, Switch, TunnelArgs, UnknownPods,
 };
 
 /// Where cgroups are mounted.
@@ -316,6 +316,69 @@ fn source(
             config_dir: config_dir.expect("clap wants it where there is no controller"),
             trust_dir: trust_dir.expect("clap wants it where there is no controller"),
         }),
+    }
+}
+
+/// Everything the controller was told.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// How to reach the API server; `None` as a pod does.
+    pub kubeconfig: Option<PathBuf>,
+    /// As no other replica is called.
+    pub pod_name: Text,
+    /// What holds for the whole mesh.
+    pub mesh: MeshSettings,
+    /// Validity of a workload certificate.
+    pub certificate_lifetime: Duration,
+    /// Where agents call.
+    pub listen: SocketAddr,
+    /// `/metrics`.
+    pub metrics_address: SocketAddr,
+    /// `/readyz` and `/livez`.
+    pub readiness_address: SocketAddr,
+    /// Directives of tracing's filter.
+    pub log_filter: String,
+    /// Text or JSON.
+    pub log_format: LogFormat,
+}
+
+impl Default for ControllerConfig {
+    /// Of a controller that has its own addresses; ports are any that are free.
+    fn default() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            kubeconfig: None,
+            pod_name: "controller".into(),
+            mesh: MeshSettings::default(),
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            listen: any,
+            metrics_address: any,
+            readiness_address: any,
+            log_filter: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+impl From<ControllerArgs> for ControllerConfig {
+    fn from(args: ControllerArgs) -> Self {
+        let ControllerArgs { cluster, serving, log } = args;
+        Self {
+            kubeconfig: cluster.kubeconfig,
+            pod_name: cluster.pod_name.into(),
+            mesh: MeshSettings {
+                root_namespace: cluster.root_namespace.into(),
+                trust_domain: cluster.trust_domain,
+                cluster_domain: cluster.cluster_domain.into(),
+                mesh_cidrs: cluster.mesh_cidrs,
+            },
+            certificate_lifetime: cluster.certificate_lifetime,
+            listen: serving.listen,
+            metrics_address: serving.metrics_address,
+            readiness_address: serving.readiness_address,
+            log_filter: log.log,
+            log_format: log.log_format,
+        }
     }
 }
 

@@ -28,8 +28,8 @@ pub mod proxy;
 
 pub mod admin;
 
-pub mod cli;
-
 pub mod controller;
+
+pub mod cli;
 
 pub mod app;

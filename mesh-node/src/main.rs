@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mesh_node::app;
-use mesh_node::args::{AgentArgs, UninstallArgs};
+use mesh_node::args::{AgentArgs, ControllerArgs, UninstallArgs};
 use mesh_node::capture::trial_connect;
 use mesh_node::cli::reference::Document;
 use mesh_node::cli::{self, reference};
+use mesh_node::controller;
 use mesh_node::telemetry::chain::Chain;
 
 /// A service mesh for Kubernetes without sidecars: the daemon of a node, and its command line.
@@ -24,6 +25,8 @@ struct CommandLine {
 enum Command {
     /// Carry the traffic of this node's enrolled pods
     Agent(Box<AgentArgs>),
+    /// Run beside the API server: tell agents what their nodes need, sign their pods' certificates
+    Controller(Box<ControllerArgs>),
     /// Show how the agent of this node stands
     Status(cli::StatusArgs),
     /// Check what the agent stands on; exit code 1 if something does not work
@@ -65,6 +68,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     Ok(match command {
         Command::Agent(args) => {
             app::run(&(*args).into())?;
+            ExitCode::SUCCESS
+        }
+        Command::Controller(args) => {
+            controller::run((*args).into())?;
             ExitCode::SUCCESS
         }
         Command::Status(args) => cli::status(&args)?,

@@ -26,8 +26,8 @@ const NODE: &[&str] = &[
     "transport",
     "proxy",
     "admin",
-    "cli",
     "controller",
+    "cli",
     "app",
 ];
 
@@ -40,7 +40,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["xds"]),
     ("envoy_types", &["xds", "config_client", "controller"]),
     ("tonic", &["xds", "config_client", "controller"]),
-    ("hyper", &["transport", "proxy", "admin", "cli"]),
+    ("hyper", &["transport", "proxy", "admin", "controller", "cli"]),
     ("h2", &["transport", "proxy"]),
 ];
 

@@ -15,7 +15,8 @@ mod socket;
 
 pub use agent::{Agent, Overview, capabilities};
 pub use checks::counted;
-pub use server::{serve_metrics, serve_readiness};
+pub use routes::{Answer, metrics_answer, not_found, probe_answer};
+pub use server::{serve, serve_metrics, serve_readiness};
 pub use socket::{AdminSocket, SocketError, serve_socket};
 
 #[cfg(test)]

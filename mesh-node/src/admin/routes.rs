@@ -28,9 +28,7 @@ const JSON_TYPE: &str = "application/json";
 /// Answers on the metrics' address. `/stats/prometheus` is what Istio's scrape configurations ask for.
 pub async fn metrics(agent: &impl Agent, method: &Method, path: &str) -> Answer {
     match (method, path) {
-        (&Method::GET, "/metrics" | "/stats/prometheus") => {
-            answer(StatusCode::OK, METRICS_TYPE, agent.metrics().await)
-        }
+        (&Method::GET, "/metrics" | "/stats/prometheus") => metrics_answer(agent.metrics().await),
         _ => not_found(path),
     }
 }
@@ -42,6 +40,16 @@ pub async fn readiness(agent: &impl Agent, method: &Method, path: &str) -> Answe
         (&Method::GET, "/livez") => agent.stuck().await,
         _ => return not_found(path),
     };
+    probe_answer(&unmet)
+}
+
+/// Metrics, as a scrape wants them.
+pub fn metrics_answer(text: String) -> Answer {
+    answer(StatusCode::OK, METRICS_TYPE, text)
+}
+
+/// Whether anything is unmet, and what.
+pub fn probe_answer(unmet: &[String]) -> Answer {
     if unmet.is_empty() {
         return answer(StatusCode::OK, TEXT_TYPE, "ok\n".to_owned());
     }
@@ -147,7 +155,8 @@ fn refuse(status: StatusCode, error: String) -> Answer {
     answer(status, JSON_TYPE, text)
 }
 
-fn not_found(path: &str) -> Answer {
+/// Nothing is there.
+pub fn not_found(path: &str) -> Answer {
     answer(StatusCode::NOT_FOUND, TEXT_TYPE, format!("{path} is not here\n"))
 }
 

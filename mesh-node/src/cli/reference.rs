@@ -8,6 +8,7 @@ use crate::capture::CaptureMetrics;
 use crate::config_client;
 use crate::control;
 use crate::control::generate::{GenerateError, custom_resource_definitions};
+use crate::controller;
 use crate::identity::IdentityMetrics;
 use crate::kernel;
 use crate::proxy::ProxyMetrics;
@@ -57,11 +58,12 @@ pub fn write(document: Document, root: &Command) -> Result<String, ReferenceErro
     }
 }
 
-/// Registers what every module counts, as the agent does.
+/// Registers what every module counts, as agent and controller do.
 fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     kernel::register_metrics(registry, Vec::new)?;
     control::metrics::Metrics::new(registry)?;
     config_client::metrics::Metrics::new(registry)?;
+    controller::register_metrics(registry)?;
     CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     tunnel::register_metrics(registry, Vec::new())?;

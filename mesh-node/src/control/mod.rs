@@ -18,6 +18,7 @@ pub mod publication;
 pub mod reconciler;
 pub mod resources;
 mod rivals;
+pub mod served;
 pub mod store;
 pub mod translate;
 pub mod watch_dir;

@@ -19,7 +19,7 @@ pub enum Kind {
     Namespace,
     /// `v1` Node.
     Node,
-    /// `v1` ServiceAccount: read, and needed for nothing yet.
+    /// `v1` ServiceAccount: certificates are for those alone that are there.
     ServiceAccount,
     /// `v1` Pod.
     Pod,
@@ -66,6 +66,20 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::AuthorizationPolicy | Self::PeerAuthentication => "policy.nodemesh.dev/v1alpha1",
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
+        }
+    }
+
+    /// The kind in paths of the API.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::PeerAuthentication => "peerauthentications",
         }
     }
 

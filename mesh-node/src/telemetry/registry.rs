@@ -15,6 +15,7 @@ const MODULES: &[&str] = &[
     "kernel",
     "xds",
     "control",
+    "controller",
     "capture",
     "identity",
     "resolve",

@@ -10,7 +10,7 @@ mod misread;
 mod read;
 mod salvage;
 mod split;
-mod strict;
+pub(in crate::control) mod strict;
 mod yaml;
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ impl Reader {
             Kind::Pod => read::<core::Pod, _>(
                 draft,
                 kind,
-                |object| pod::pod(object, settings),
+                |object| pod::pod(object, settings, pod::Origin::Folder),
                 |value| Meaning::Pod(Arc::new(value)),
             ),
             Kind::Service => read::<core::Service, _>(

@@ -10,7 +10,7 @@ use crate::control::translate::FieldError;
 const MAX_UNKNOWN: usize = 20;
 
 /// Reads an object. Gives all that is wrong with its fields, in the order in which they stand.
-pub(super) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, Vec<FieldError>> {
+pub(in crate::control) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, Vec<FieldError>> {
     let mut unknown = Vec::new();
     let mut track = Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);

@@ -21,6 +21,15 @@ const EXCLUDE_OUTBOUND_PORTS: &str = "nodemesh.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "nodemesh.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
 
+/// Where a Pod comes from, and so how far its annotations are to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Written by whoever runs the agent: it may name the pod's network namespace.
+    Folder,
+    /// Written by whoever may create pods: a path of its own could name any network namespace of the node.
+    ApiServer,
+}
+
 /// A pod, with what the mesh's other objects need of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodWorkload {
@@ -43,7 +52,11 @@ impl PodWorkload {
 ///
 /// # Errors
 /// If it has no name, an address that is none, or a service account that cannot stand in a SPIFFE id.
-pub fn pod(object: &core::Pod, settings: &MeshSettings) -> Result<Translated<PodWorkload>, FieldError> {
+pub fn pod(
+    object: &core::Pod,
+    settings: &MeshSettings,
+    origin: Origin,
+) -> Result<Translated<PodWorkload>, FieldError> {
     let name = namespaced_name(&object.metadata)?;
     let default = core::PodSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&default);
@@ -61,7 +74,10 @@ pub fn pod(object: &core::Pod, settings: &MeshSettings) -> Result<Translated<Pod
         name,
         identity,
         labels: labels(&object.metadata),
-        netns: path_annotation(object, NETNS, &mut findings),
+        netns: match origin {
+            Origin::Folder => path_annotation(object, NETNS, &mut findings),
+            Origin::ApiServer => None,
+        },
         enrolment: Enrolment::Disabled,
         host_network: spec.host_network.unwrap_or(false),
         ready: ready_condition(object),

@@ -39,7 +39,7 @@ fn check<K: DeserializeOwned, T: Debug>(kind: &str, translate: impl Fn(&K) -> T)
 
 #[test]
 fn pods_become_workloads() {
-    check("pod", |object| pod::pod(object, &settings()));
+    check("pod", |object| pod::pod(object, &settings(), pod::Origin::Folder));
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Asks the API server for single objects, of which a list says that they are gone.
+//!
+//! In: names. Out: an answer for each, whenever there is one: only that the API server has no such object says that it
+//! is gone; an error says nothing, and it is asked again. A few are asked for at a time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kube::api::Api;
+use kube::{Client, Error};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::backoff::Backoff;
+use super::inventory::Answer;
+use super::seen::Seen;
+use crate::control::object::ObjectKey;
+
+/// Questions at a time.
+const AT_ONCE: usize = 8;
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The questions that are open.
+pub(super) struct Doubts {
+    client: Client,
+    waiting: VecDeque<ObjectKey>,
+    asked: JoinSet<(ObjectKey, Answer)>,
+}
+
+impl Doubts {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, waiting: VecDeque::new(), asked: JoinSet::new() }
+    }
+
+    /// Takes objects to ask for.
+    pub(super) fn extend(&mut self, keys: Vec<ObjectKey>) {
+        self.waiting.extend(keys);
+        self.ask();
+    }
+
+    /// How many questions are open.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.asked.len()
+    }
+
+    /// The next answer; waits for ever if nothing is asked. Cancel safe.
+    pub(super) async fn next(&mut self) -> (ObjectKey, Answer) {
+        loop {
+            match self.asked.join_next().await {
+                Some(Ok(answer)) => {
+                    self.ask();
+                    return answer;
+                }
+                // One that panicked is ours to mend; the object stays.
+                Some(Err(_)) => self.ask(),
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        while self.asked.len() < AT_ONCE
+            && let Some(key) = self.waiting.pop_front()
+        {
+            self.asked.spawn(ask(self.client.clone(), key));
+        }
+    }
+}
+
+/// Asks until there is an answer.
+async fn ask(client: Client, key: ObjectKey) -> (ObjectKey, Answer) {
+    let api = api(client, &key);
+    let mut backoff = Backoff::default();
+    loop {
+        match timeout(PATIENCE, api.get(&key.name.name)).await {
+            Ok(Ok(seen)) => return (key, Answer::Found(seen.object)),
+            Ok(Err(error)) if is_gone(&error, &key) => return (key, Answer::Gone),
+            // The API server is away or refuses: nothing follows from it.
+            Ok(Err(_)) | Err(_) => sleep(backoff.next()).await,
+        }
+    }
+}
+
+fn api(client: Client, key: &ObjectKey) -> Api<Seen<false>> {
+    if key.kind.is_namespaced() {
+        Api::namespaced_with(client, &key.name.namespace, &key.kind)
+    } else {
+        Api::all_with(client, &key.kind)
+    }
+}
+
+/// Whether the API server says that it has no object of this name; that it does not know its kind is not that.
+fn is_gone(error: &Error, key: &ObjectKey) -> bool {
+    let Error::Api(status) = error else { return false };
+    let names = |name: &str| name == &*key.name.name;
+    status.is_not_found() && status.details.as_ref().is_some_and(|details| names(&details.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use kube::core::response::StatusDetails;
+    use mesh_common::model::NamespacedName;
+
+    use super::*;
+    use crate::control::object::Kind;
+
+    #[test]
+    fn only_the_object_itself_is_gone() {
+        let key = ObjectKey { kind: Kind::Pod, name: NamespacedName::new("shop", "web") };
+        let status = || Status::failure("pods \"web\" not found", "NotFound").with_code(404);
+        let error = |status: Status| Error::Api(status.boxed());
+        let details = |name: &str| serde_json::from_value::<StatusDetails>(serde_json::json!({"name": name}));
+        let details = |name: &str| details(name).unwrap();
+        assert!(is_gone(&error(status().with_details(details("web"))), &key));
+        // The kind is not known: its definition was removed, or an aggregated server is away.
+        assert!(!is_gone(&error(status()), &key));
+        assert!(!is_gone(&error(status().with_details(details("api"))), &key));
+        assert!(!is_gone(&error(Status::failure("", "InternalError").with_code(500)), &key));
+    }
+}

@@ -1,0 +1,294 @@
+//! PURE. What the API server has, as far as its watches told.
+//!
+//! In: what the watches hear, and the answers to questions about single objects. Out: [`Change`]s, and objects to ask
+//! for. An object is gone when the watch says so. A list that lacks one, read anew after an error, is no proof: it may
+//! be empty for want of a whole store. The object stays until the API server, asked for it by name, does not have it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use mesh_common::model::{MeshSettings, NamespacedName};
+use serde_json::Value;
+
+use crate::control::enroller::Change;
+use crate::control::object::{Kind, Meaning, ObjectKey};
+use crate::control::served::{Served, name_of, served};
+use crate::control::translate::{Effect, FieldError};
+
+/// What a watch hears.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Heard {
+    /// A list begins: what is there follows.
+    Begun,
+    /// An object of the list.
+    Listed(Value),
+    /// The list is over.
+    Ended,
+    /// An object is new or changed.
+    Applied(Value),
+    /// An object is gone.
+    Deleted(Value),
+}
+
+/// What the API server says of one object that it was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    /// It has this.
+    Found(Value),
+    /// It has none of that name.
+    Gone,
+}
+
+/// What is wrong with an object.
+pub(super) type Faults = Vec<(FieldError, Effect)>;
+
+/// All objects.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    settings: Arc<MeshSettings>,
+    in_force: HashMap<ObjectKey, Meaning>,
+    faults: BTreeMap<ObjectKey, Faults>,
+    /// Kinds of which a whole list was read.
+    complete: BTreeSet<Kind>,
+    /// What the list that is being read has so far.
+    listing: HashMap<Kind, HashSet<NamespacedName>>,
+    /// Objects that a list did not have, and that nobody has been asked for yet.
+    unasked: Vec<ObjectKey>,
+    /// Objects that a list did not have.
+    doubtful: HashSet<ObjectKey>,
+}
+
+impl Inventory {
+    pub(super) fn new(settings: Arc<MeshSettings>) -> Self {
+        Self {
+            settings,
+            in_force: HashMap::new(),
+            faults: BTreeMap::new(),
+            complete: BTreeSet::new(),
+            listing: HashMap::new(),
+            unasked: Vec::new(),
+            doubtful: HashSet::new(),
+        }
+    }
+
+    /// Whether a whole list of every kind was read: before that, a policy may be missing.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.len() == Kind::ALL.len()
+    }
+
+    /// Kinds of which no whole list was read yet.
+    pub(super) fn missing(&self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(|kind| !self.complete.contains(kind))
+    }
+
+    /// How many objects of each kind are in force.
+    pub(super) fn counts(&self) -> BTreeMap<Kind, usize> {
+        let mut counts: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
+        for key in self.in_force.keys() {
+            *counts.entry(key.kind).or_default() += 1;
+        }
+        counts
+    }
+
+    /// What is wrong with objects, by name.
+    pub(super) fn faults(&self) -> &BTreeMap<ObjectKey, Faults> {
+        &self.faults
+    }
+
+    /// Objects to ask the API server for, each until it is [answered](Self::answer).
+    pub(super) fn take_unasked(&mut self) -> Vec<ObjectKey> {
+        std::mem::take(&mut self.unasked)
+    }
+
+    /// Takes what the watch of a kind heard.
+    pub(super) fn hear(&mut self, kind: Kind, heard: Heard) -> Option<Change> {
+        match heard {
+            Heard::Begun => {
+                self.listing.insert(kind, HashSet::new());
+                None
+            }
+            Heard::Listed(object) => {
+                let key = name_of(kind, &object)?;
+                if let Some(listed) = self.listing.get_mut(&kind) {
+                    listed.insert(key.name.clone());
+                }
+                self.put(key, &object)
+            }
+            Heard::Ended => {
+                self.end_list(kind);
+                None
+            }
+            Heard::Applied(object) => self.put(name_of(kind, &object)?, &object),
+            Heard::Deleted(object) => self.remove(name_of(kind, &object)?),
+        }
+    }
+
+    /// Takes the answer to a question. Whatever was heard of the object meanwhile is newer.
+    pub(super) fn answer(&mut self, key: ObjectKey, answer: Answer) -> Option<Change> {
+        if !self.doubtful.contains(&key) {
+            return None;
+        }
+        match answer {
+            Answer::Found(object) => self.put(key, &object),
+            Answer::Gone => self.remove(key),
+        }
+    }
+
+    fn end_list(&mut self, kind: Kind) {
+        let Some(listed) = self.listing.remove(&kind) else { return };
+        self.complete.insert(kind);
+        let known = self.in_force.keys().filter(|key| key.kind == kind);
+        let absent: Vec<ObjectKey> = known.filter(|key| !listed.contains(&key.name)).cloned().collect();
+        for key in absent {
+            if self.doubtful.insert(key.clone()) {
+                self.unasked.push(key);
+            }
+        }
+    }
+
+    fn put(&mut self, key: ObjectKey, object: &Value) -> Option<Change> {
+        if has_ended(key.kind, object) {
+            return self.remove(key);
+        }
+        self.doubtful.remove(&key);
+        let Served { meaning, mut errors } = served(&key, object, &self.settings);
+        let before = self.in_force.get(&key);
+        if meaning.is_none() && before.is_some() {
+            errors.iter_mut().for_each(|(_, effect)| *effect = Effect::LastGoodKept);
+        }
+        if errors.is_empty() {
+            self.faults.remove(&key);
+        } else {
+            self.faults.insert(key.clone(), errors);
+        }
+        let after = meaning?;
+        if before == Some(&after) {
+            return None;
+        }
+        let before = self.in_force.insert(key.clone(), after.clone());
+        Some(Change { key, before, after: Some(after) })
+    }
+
+    fn remove(&mut self, key: ObjectKey) -> Option<Change> {
+        self.doubtful.remove(&key);
+        self.faults.remove(&key);
+        let before = self.in_force.remove(&key)?;
+        Some(Change { key, before: Some(before), after: None })
+    }
+}
+
+/// Whether it is a pod that has run to its end: no watch tells of those.
+fn has_ended(kind: Kind, object: &Value) -> bool {
+    kind == Kind::Pod && matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn inventory() -> Inventory {
+        Inventory::new(Arc::new(MeshSettings::default()))
+    }
+
+    fn pod(name: &str, address: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name},
+            "spec": {"nodeName": "a"},
+            "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+        })
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { kind: Kind::Pod, name: NamespacedName::new("shop", name) }
+    }
+
+    fn list(inventory: &mut Inventory, objects: &[Value]) -> Vec<Change> {
+        let listed = objects.iter().map(|object| Heard::Listed(object.clone()));
+        let heard = [Heard::Begun].into_iter().chain(listed).chain([Heard::Ended]);
+        heard.filter_map(|heard| inventory.hear(Kind::Pod, heard)).collect()
+    }
+
+    #[test]
+    fn an_empty_list_after_an_error_deletes_nothing() {
+        let mut inventory = inventory();
+        assert_eq!(list(&mut inventory, &[pod("a", "10.0.0.1"), pod("b", "10.0.0.2")]).len(), 2);
+        assert_eq!(list(&mut inventory, &[]), []);
+        assert_eq!(inventory.counts()[&Kind::Pod], 2);
+        let mut unasked = inventory.take_unasked();
+        unasked.sort();
+        assert_eq!(unasked, [key("a"), key("b")]);
+        // One list more does not ask again.
+        list(&mut inventory, &[]);
+        assert_eq!(inventory.take_unasked(), []);
+    }
+
+    #[test]
+    fn what_a_list_lacks_goes_when_it_was_asked_for() {
+        let mut inventory = inventory();
+        list(&mut inventory, &[pod("a", "10.0.0.1"), pod("b", "10.0.0.2"), pod("c", "10.0.0.3")]);
+        list(&mut inventory, &[pod("a", "10.0.0.1")]);
+        let change = inventory.answer(key("b"), Answer::Gone).unwrap();
+        assert_eq!((change.key, change.after), (key("b"), None));
+        assert_eq!(inventory.answer(key("c"), Answer::Found(pod("c", "10.0.0.3"))), None);
+        assert_eq!(inventory.counts()[&Kind::Pod], 2);
+    }
+
+    #[test]
+    fn what_was_heard_meanwhile_is_newer_than_an_answer() {
+        let mut inventory = inventory();
+        list(&mut inventory, &[pod("a", "10.0.0.1")]);
+        list(&mut inventory, &[]);
+        inventory.hear(Kind::Pod, Heard::Applied(pod("a", "10.0.0.9"))).unwrap();
+        assert_eq!(inventory.answer(key("a"), Answer::Gone), None);
+        assert_eq!(inventory.answer(key("a"), Answer::Found(pod("a", "10.0.0.1"))), None);
+        assert!(inventory.in_force.contains_key(&key("a")));
+    }
+
+    #[test]
+    fn a_list_that_broke_off_counts_for_what_it_had() {
+        let mut inventory = inventory();
+        inventory.hear(Kind::Pod, Heard::Begun);
+        assert!(inventory.hear(Kind::Pod, Heard::Listed(pod("a", "10.0.0.1"))).is_some());
+        assert!(!inventory.complete.contains(&Kind::Pod));
+        list(&mut inventory, &[pod("b", "10.0.0.2")]);
+        assert_eq!(inventory.take_unasked(), [key("a")]);
+        assert!(inventory.in_force.contains_key(&key("a")) && inventory.complete.contains(&Kind::Pod));
+    }
+
+    #[test]
+    fn what_cannot_be_read_leaves_what_was_and_hurts_no_other() {
+        let mut inventory = inventory();
+        list(&mut inventory, &[pod("a", "10.0.0.1"), pod("b", "nowhere"), pod("c", "10.0.0.3")]);
+        assert_eq!(inventory.counts()[&Kind::Pod], 2);
+        assert_eq!(inventory.faults()[&key("b")][0].1, Effect::NotInForce);
+        assert_eq!(inventory.hear(Kind::Pod, Heard::Applied(pod("a", "nowhere"))), None);
+        assert_eq!(inventory.faults()[&key("a")][0].1, Effect::LastGoodKept);
+        assert!(inventory.in_force.contains_key(&key("a")));
+        inventory.hear(Kind::Pod, Heard::Applied(pod("a", "10.0.0.1")));
+        assert!(!inventory.faults().contains_key(&key("a")));
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_is_gone() {
+        let mut inventory = inventory();
+        list(&mut inventory, &[pod("a", "10.0.0.1")]);
+        let mut ended = pod("a", "10.0.0.1");
+        ended["status"]["phase"] = json!("Succeeded");
+        let change = inventory.hear(Kind::Pod, Heard::Applied(ended)).unwrap();
+        assert_eq!(change.after, None);
+    }
+
+    #[test]
+    fn it_is_complete_when_every_kind_was_listed() {
+        let mut inventory = inventory();
+        for kind in Kind::ALL {
+            assert!(!inventory.is_complete());
+            inventory.hear(kind, Heard::Begun);
+            inventory.hear(kind, Heard::Ended);
+        }
+        assert!(inventory.is_complete());
+        assert_eq!(inventory.missing().count(), 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! What the controller counts.
+
+use std::collections::BTreeMap;
+
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use crate::control::object::Kind;
+use crate::control::translate::Effect;
+use crate::telemetry::registry::Registry;
+
+/// The controller's metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    objects: IntGaugeVec,
+    problems: IntGaugeVec,
+    watch_failures: IntCounterVec,
+    doubtful: IntGauge,
+    generation: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauges = |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
+        let metrics = Self {
+            objects: gauges("nodemesh_controller_objects", "Objects in force, by kind.", "kind")?,
+            problems: gauges(
+                "nodemesh_controller_problems",
+                "Faults of objects, by what they mean; the status of each object names them.",
+                "effect",
+            )?,
+            watch_failures: IntCounterVec::new(
+                Opts::new(
+                    "nodemesh_controller_watch_failures_total",
+                    "Failures of the watches on the API server, by kind, counted per failure.",
+                ),
+                &["kind"],
+            )?,
+            doubtful: IntGauge::new(
+                "nodemesh_controller_doubtful_objects",
+                "Objects that a list did not have and that stay until the API server, asked for each, has them no more.",
+            )?,
+            generation: IntGauge::new(
+                "nodemesh_controller_generation",
+                "Generation of what agents are told; counts up with every change.",
+            )?,
+        };
+        registry.register(Box::new(metrics.objects.clone()))?;
+        registry.register(Box::new(metrics.problems.clone()))?;
+        registry.register(Box::new(metrics.watch_failures.clone()))?;
+        registry.register(Box::new(metrics.doubtful.clone()))?;
+        registry.register(Box::new(metrics.generation.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(super) fn watch_failed(&self, kind: Kind) {
+        self.watch_failures.with_label_values(&[kind.name()]).inc();
+    }
+
+    /// Takes what is in force after a batch.
+    pub(super) fn observe(
+        &self,
+        objects: &BTreeMap<Kind, usize>,
+        problems: &BTreeMap<Effect, usize>,
+        doubtful: usize,
+        generation: u64,
+    ) {
+        for (kind, count) in objects {
+            self.objects.with_label_values(&[kind.name()]).set(gauge(*count));
+        }
+        for effect in Effect::ALL {
+            let count = problems.get(&effect).copied().unwrap_or_default();
+            self.problems.with_label_values(&[effect.code()]).set(gauge(count));
+        }
+        self.doubtful.set(gauge(doubtful));
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

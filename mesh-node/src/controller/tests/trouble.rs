@@ -1,0 +1,186 @@
+//! What an API server in trouble makes of the mesh: nothing (RELIABILITY, fault 5).
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mesh_common::model::{MeshSettings, NamespacedName};
+use mesh_common::snapshot::Delta;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::api::{Api, Trouble};
+use crate::controller::metrics::Metrics;
+use crate::controller::world::{Known, Publish, World};
+use crate::telemetry::registry::Registry;
+
+const POLICY: &str = "/apis/policy.nodemesh.dev/v1alpha1/namespaces/shop/authorizationpolicies/deny";
+const POD: &str = "/api/v1/namespaces/shop/pods/web";
+const PODS: &str = "/api/v1/pods";
+
+/// What agents would have been told.
+#[derive(Default)]
+struct Told(Mutex<Vec<Delta>>);
+
+impl Publish for Told {
+    fn publish(&self, deltas: Vec<Delta>) {
+        self.0.lock().unwrap().extend(deltas);
+    }
+}
+
+/// A controller's world on an API server with one pod and one policy.
+struct Stand {
+    api: Api,
+    known: Arc<Known>,
+    told: Arc<Told>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Stand {
+    fn start() -> Self {
+        let api = Api::new();
+        api.put(POD, pod("web", "1", "10.0.0.1"));
+        api.put(POLICY, policy(&json!({"action": "DENY", "rules": [{}]})));
+        let told = Arc::new(Told::default());
+        let settings = Arc::new(MeshSettings::default());
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let world = World::new(api.client(), settings, vec![Arc::clone(&told) as _], metrics);
+        let known = world.known();
+        Self { api, known, told, task: tokio::spawn(world.run()) }
+    }
+
+    async fn synced() -> Self {
+        let stand = Self::start();
+        stand.until(|known| known.generation().borrow().is_some()).await;
+        assert!(stand.is_whole());
+        stand
+    }
+
+    /// Waits until something is known: the clock is not a real one, so that this takes no time.
+    async fn until(&self, is: impl Fn(&Known) -> bool) {
+        let wait = async {
+            while !is(&self.known) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(Duration::from_secs(600), wait).await.expect("it is known in time");
+    }
+
+    /// Lets a while go by.
+    async fn after(&self, while_: Duration) {
+        tokio::time::sleep(while_).await;
+    }
+
+    fn has_pod(&self, name: &str) -> bool {
+        self.known.snapshot().workloads().any(|pod| &*pod.name.name == name)
+    }
+
+    /// Whether pod and policy are in force.
+    fn is_whole(&self) -> bool {
+        self.has_pod("web") && self.known.snapshot().authorization_policies().count() == 1
+    }
+
+    fn removed(&self) -> usize {
+        let told = self.told.0.lock().unwrap();
+        let is_removal =
+            |delta: &&Delta| matches!(delta, Delta::RemoveWorkload(_) | Delta::RemoveAuthorizationPolicy(_));
+        told.iter().filter(is_removal).count()
+    }
+}
+
+fn pod(name: &str, version: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": version},
+        "spec": {"nodeName": "a"},
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    })
+}
+
+fn policy(spec: &Value) -> Value {
+    json!({"metadata": {"name": "deny", "namespace": "shop", "resourceVersion": "1"}, "spec": spec})
+}
+
+const WHILE: Duration = Duration::from_secs(300);
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_after_an_error_deletes_nothing() {
+    let stand = Stand::synced().await;
+    stand.api.is_in(Trouble::Expired);
+    stand.api.is_in(Trouble::EmptyLists);
+    stand.after(WHILE).await;
+    assert!(stand.is_whole() && stand.removed() == 0);
+    stand.api.is_in(Trouble::None);
+    stand.after(WHILE).await;
+    assert!(stand.is_whole() && stand.removed() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_while_nobody_looked_goes_when_the_api_server_says_so_of_it() {
+    let stand = Stand::synced().await;
+    stand.api.is_in(Trouble::Errors);
+    stand.api.delete(POD);
+    stand.api.put("/api/v1/namespaces/shop/pods/new", pod("new", "2", "10.0.0.2"));
+    stand.after(WHILE).await;
+    assert!(stand.is_whole());
+    stand.api.is_in(Trouble::Expired);
+    stand.until(|known| known.snapshot().workloads().all(|pod| &*pod.name.name == "new")).await;
+    assert_eq!(stand.removed(), 1);
+    assert_eq!(stand.known.snapshot().authorization_policies().count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_silence_and_truncated_lists_change_nothing_and_pass() {
+    for trouble in [Trouble::Errors, Trouble::Silence, Trouble::TruncatedLists] {
+        let stand = Stand::synced().await;
+        stand.api.is_in(Trouble::Expired);
+        stand.api.is_in(trouble);
+        stand.after(WHILE).await;
+        assert!(stand.is_whole() && stand.removed() == 0, "{trouble:?}");
+        stand.api.put("/api/v1/namespaces/shop/pods/new", pod("new", "2", "10.0.0.2"));
+        stand.api.is_in(Trouble::Expired);
+        stand.until(|known| known.snapshot().workloads().count() == 2).await;
+        assert!(stand.is_whole() && stand.removed() == 0, "{trouble:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_fails_is_not_stormed() {
+    let stand = Stand::synced().await;
+    stand.api.is_in(Trouble::Errors);
+    let before = stand.api.requests(PODS);
+    stand.after(WHILE).await;
+    let asked = stand.api.requests(PODS) - before;
+    // Every 30 s on average, after the first few.
+    assert!((5..40).contains(&asked), "{asked} requests in {WHILE:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_told_before_every_kind_was_listed() {
+    let stand = Stand::start();
+    stand.api.is_in(Trouble::TruncatedLists);
+    stand.after(WHILE).await;
+    assert_eq!(*stand.known.generation().borrow(), None);
+    assert!(stand.told.0.lock().unwrap().is_empty());
+    assert!(!stand.known.missing().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_object_hurts_no_other_and_a_poisoned_policy_denies() {
+    let stand = Stand::synced().await;
+    stand.api.put("/api/v1/namespaces/shop/pods/bad", pod("bad", "2", "nowhere"));
+    stand.api.put("/api/v1/namespaces/shop/pods/new", pod("new", "2", "10.0.0.2"));
+    stand.api.put("/api/v1/namespaces/shop/pods/worse", json!({"metadata": {"name": 7}, "spec": []}));
+    stand.api.put(POLICY, policy(&json!({"action": "ALLOW", "rules": [{"unheardOf": true}]})));
+    stand.api.is_in(Trouble::Expired);
+    stand.until(|known| known.snapshot().workloads().count() == 2).await;
+    stand.until(|known| known.faults().len() == 2).await;
+    let snapshot = stand.known.snapshot();
+    let policy = snapshot.authorization_policies().next().unwrap();
+    assert_eq!(policy.name, NamespacedName::new("shop", "deny"));
+    assert!(policy.fault.is_some(), "it denies what it might have denied");
+}
