@@ -5,6 +5,7 @@
 use std::pin::Pin;
 
 use mesh_common::model::{SpiffeId, Text};
+use tonic::Status;
 
 /// An agent that has proved on which node it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,16 @@ pub enum Refused {
     /// It could not be found out now. The same token may do later.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<&Refused> for Status {
+    fn from(refused: &Refused) -> Self {
+        match refused {
+            Refused::Unauthenticated(reason) => Self::unauthenticated(reason),
+            Refused::Forbidden(reason) => Self::permission_denied(reason),
+            Refused::Unavailable(reason) => Self::unavailable(reason),
+        }
+    }
 }
 
 /// What [`Authenticate::authenticate`] gives.

@@ -16,6 +16,7 @@ pub(super) struct Metrics {
     watch_failures: IntCounterVec,
     doubtful: IntGauge,
     generation: IntGauge,
+    certificates: IntCounterVec,
 }
 
 impl Metrics {
@@ -44,17 +45,29 @@ impl Metrics {
                 "nodemesh_controller_generation",
                 "Generation of what agents are told; counts up with every change.",
             )?,
+            certificates: IntCounterVec::new(
+                Opts::new(
+                    "nodemesh_controller_certificates_total",
+                    "Answers to agents that asked for a certificate, by what came of it; issued is one.",
+                ),
+                &["outcome"],
+            )?,
         };
         registry.register(Box::new(metrics.objects.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
         registry.register(Box::new(metrics.watch_failures.clone()))?;
         registry.register(Box::new(metrics.doubtful.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
+        registry.register(Box::new(metrics.certificates.clone()))?;
         Ok(metrics)
     }
 
     pub(super) fn watch_failed(&self, kind: Kind) {
         self.watch_failures.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub(super) fn certificate(&self, outcome: &str) {
+        self.certificates.with_label_values(&[outcome]).inc();
     }
 
     /// Takes what is in force after a batch.

@@ -1,40 +1,62 @@
 //! The controller of a mesh: what runs once for all nodes, beside the API server.
 //!
 //! In: the objects of a Kubernetes API server, and the calls of agents. Out: what each agent is to know, certificates
-//! for the pods of its node, and what a person should know, in the objects' status. [`world`] knows what there is.
-//! Never: a look at traffic.
+//! for the pods of its node, and what a person should know, in the objects' status. [`world`] knows what there is;
+//! [`tokens`] knows who calls, and [`certificates`] signs; [`authority_secret`] keeps the key. Never: a look at traffic.
 
 pub mod agents;
+pub mod audit;
+pub mod authority_secret;
 mod backoff;
+mod certificates;
 pub mod client;
 pub mod discovery;
 mod doubts;
 mod inventory;
 mod metrics;
 mod probes;
+mod rates;
 mod seen;
+mod server;
+pub mod tokens;
 mod watch;
 pub mod world;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Client;
+use mesh_common::model::SpiffeId;
+use mesh_common::model::identity::SpiffeIdError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
+use self::audit::Audit;
+use self::authority_secret::AuthoritySecret;
+use self::certificates::{Certificates, Flood};
 use self::client::ClientError;
+use self::discovery::{Discovery, DiscoverySettings};
 use self::metrics::Metrics;
-use self::world::{Publish, World};
+use self::server::Services;
+use self::tokens::{AGENT, Tokens};
+use self::world::{Known, World};
 use crate::config::ControllerConfig;
+use crate::identity::{AuthorityError, Identities, IdentityMetrics, IssueError, Settings, system_clock};
 use crate::telemetry::logging::{self, LoggingError};
 use crate::telemetry::registry::Registry;
 
+/// The controller's own service account, in the root namespace.
+pub const CONTROLLER: &str = "nodemesh-controller";
+/// Who wrote a field, for server-side apply.
+const FIELD_MANAGER: &str = "nodemesh-controller";
 /// Threads: what agents ask must not wait for a large list.
 const THREADS: usize = 2;
 
@@ -50,6 +72,15 @@ pub enum ControllerError {
     /// Nobody knows how to reach the API server.
     #[error("reach the API server: run it as a pod with a service account, or give --kubeconfig")]
     Client(#[from] ClientError),
+    /// The root namespace can be part of no identity.
+    #[error("make the identities of controller and agents: --root-namespace must be a namespace")]
+    Identity(#[from] SpiffeIdError),
+    /// The authority's roots.
+    #[error("use the certificate authority")]
+    Authority(#[from] AuthorityError),
+    /// The controller's own certificate.
+    #[error("obtain the controller's own certificate")]
+    Issue(#[from] IssueError),
     /// An address of a flag.
     #[error("listen on {address}, told by {flag}")]
     Listen {
@@ -70,12 +101,12 @@ pub enum ControllerError {
         #[source]
         source: io::Error,
     },
-    /// A part of it failed: ours to mend.
-    #[error("{part} ended by itself")]
-    Ended {
-        /// Which one.
-        part: &'static str,
-    },
+    /// A part of it panicked: ours to mend.
+    #[error("a part of the controller failed")]
+    Failed(#[source] JoinError),
+    /// A part of it ended: ours to mend.
+    #[error("a part of the controller ended by itself")]
+    Ended,
 }
 
 /// Registers what the controller counts.
@@ -86,19 +117,6 @@ pub fn register_metrics(registry: &Registry) -> Result<(), prometheus::Error> {
     Metrics::new(registry).map(drop)
 }
 
-/// Begins to know what an API server has; [`World::run`] does it.
-///
-/// # Errors
-/// If the metrics are registered already.
-pub fn world(
-    client: Client,
-    config: &ControllerConfig,
-    publish: Vec<Arc<dyn Publish>>,
-    registry: &Registry,
-) -> Result<World, prometheus::Error> {
-    Ok(World::new(client, Arc::new(config.mesh.clone()), publish, Metrics::new(registry)?))
-}
-
 /// Runs the controller until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -106,23 +124,161 @@ pub fn world(
 pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
     logging::install(&config.log_filter, config.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-    runtime.map_err(system("make the runtime"))?.block_on(controller(config))
+    runtime.map_err(system("make the runtime"))?.block_on(async {
+        info!(version = env!("CARGO_PKG_VERSION"), pod = %config.pod_name, "starting");
+        let controller = Controller::open(config, Box::new(io::stdout())).await?;
+        tokio::select! {
+            error = controller.run() => Err(error),
+            stopped = stopped() => stopped,
+        }
+    })
 }
 
-async fn controller(config: ControllerConfig) -> Result<(), ControllerError> {
-    info!(version = env!("CARGO_PKG_VERSION"), pod = %config.pod_name, "starting");
-    let metrics = listen("--metrics-address", config.metrics_address).await?;
-    let probes = listen("--readiness-address", config.readiness_address).await?;
-    let registry = Registry::new();
-    let client = client::client(config.kubeconfig.as_deref()).await?;
-    let world = world(client, &config, Vec::new(), &registry)?;
-    let known = world.known();
-    let world = tokio::spawn(world.run());
-    tokio::select! {
-        _ = world => Err(ControllerError::Ended { part: "the watch of the API server" }),
-        () = probes::serve_metrics(metrics, registry) => Err(ControllerError::Ended { part: "serving metrics" }),
-        () = probes::serve_probes(probes, known) => Err(ControllerError::Ended { part: "serving probes" }),
-        stopped = stopped() => stopped,
+/// A controller that listens, and knows nothing yet.
+pub struct Controller {
+    config: ControllerConfig,
+    client: Client,
+    registry: Registry,
+    metrics: Metrics,
+    audit: Audit,
+    world: World,
+    discovery: Arc<Discovery>,
+    agents: TcpListener,
+    scrapes: TcpListener,
+    probes: TcpListener,
+}
+
+impl Controller {
+    /// Takes what it needs; audit records go to `audit`.
+    ///
+    /// # Errors
+    /// Something of that is not there.
+    pub async fn open(
+        config: ControllerConfig,
+        audit: Box<dyn Write + Send>,
+    ) -> Result<Self, ControllerError> {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry)?;
+        let client = client::client(config.kubeconfig.as_deref()).await?;
+        let discovery = Arc::new(Discovery::new(DiscoverySettings::default()));
+        let mesh = Arc::new(config.mesh.clone());
+        let world = World::new(client.clone(), mesh, Arc::clone(&discovery) as _, metrics.clone());
+        Ok(Self {
+            agents: listen("--listen", config.listen).await?,
+            scrapes: listen("--metrics-address", config.metrics_address).await?,
+            probes: listen("--readiness-address", config.readiness_address).await?,
+            audit: Audit::start(audit).map_err(system("start the audit log"))?,
+            config,
+            client,
+            registry,
+            metrics,
+            world,
+            discovery,
+        })
+    }
+
+    /// Where agents call.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.agents.local_addr()
+    }
+
+    /// What is known of the cluster, as it comes to be known.
+    pub fn known(&self) -> Arc<Known> {
+        self.world.known()
+    }
+
+    /// Works until it is dropped, or something fails.
+    pub async fn run(self) -> ControllerError {
+        let known = self.world.known();
+        let serves = Arc::new(AtomicBool::new(false));
+        let probes = probes::serve_probes(self.probes, Arc::clone(&known), Arc::clone(&serves));
+        let scrapes = probes::serve_metrics(self.scrapes, self.registry.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.world.run());
+        let serving = async {
+            let parts = Parts {
+                config: self.config,
+                client: self.client,
+                known,
+                metrics: self.metrics,
+                audit: self.audit,
+                discovery: self.discovery,
+            };
+            match parts.services(&self.registry, &mut tasks).await {
+                Ok(services) => tasks.spawn(server::serve(self.agents, services)),
+                Err(error) => return error,
+            };
+            serves.store(true, Ordering::Release);
+            match tasks.join_next().await {
+                Some(Err(error)) => ControllerError::Failed(error),
+                Some(Ok(())) | None => ControllerError::Ended,
+            }
+        };
+        tokio::select! {
+            error = serving => error,
+            () = probes => ControllerError::Ended,
+            () = scrapes => ControllerError::Ended,
+        }
+    }
+}
+
+/// What the services are made of.
+struct Parts {
+    config: ControllerConfig,
+    client: Client,
+    known: Arc<Known>,
+    metrics: Metrics,
+    audit: Audit,
+    discovery: Arc<Discovery>,
+}
+
+impl Parts {
+    /// Obtains the authority, and makes the services that stand on it.
+    async fn services(
+        self,
+        registry: &Registry,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Services, ControllerError> {
+        let Self { config, client, known, metrics, audit, discovery } = self;
+        let mesh = config.mesh;
+        let own = |account| SpiffeId::new(&mesh.trust_domain, &mesh.root_namespace, account);
+        let (local, agent) = (own(CONTROLLER)?, own(AGENT)?);
+        let clock = system_clock();
+        let secret = AuthoritySecret {
+            client: client.clone(),
+            namespace: mesh.root_namespace.to_string(),
+            trust_domain: mesh.trust_domain.clone(),
+            lifetime: config.certificate_lifetime,
+            clock: clock.clone(),
+            discovery: Arc::clone(&discovery),
+        };
+        let authority = Arc::new(secret.obtain().await);
+        tasks.spawn(secret.follow(Arc::clone(&authority)));
+        let identity_metrics = IdentityMetrics::new(registry)?;
+        let identities = Identities::new(
+            Arc::clone(&authority) as _,
+            Settings::default(),
+            clock.clone(),
+            identity_metrics,
+        )?;
+        identities.ensure(&local).await?;
+        let identities = Arc::new(identities);
+        let renewing = Arc::clone(&identities);
+        tasks.spawn(async move { renewing.run().await });
+        let tokens = Arc::new(Tokens::new(client, Arc::clone(&known), agent));
+        let certificates = Certificates {
+            authority,
+            known,
+            trust_domain: mesh.trust_domain,
+            clock,
+            audit,
+            metrics,
+            flood: Flood::default().into(),
+        };
+        Ok(Services { identities, local, tokens, certificates: Arc::new(certificates), discovery })
     }
 }
 
@@ -140,6 +296,11 @@ async fn stopped() -> Result<(), ControllerError> {
     }
     info!("stopping");
     Ok(())
+}
+
+/// Labels of what the controller makes.
+fn part_of() -> BTreeMap<String, String> {
+    BTreeMap::from([("app.kubernetes.io/part-of".to_owned(), "nodemesh".to_owned())])
 }
 
 fn system(operation: &'static str) -> impl FnOnce(io::Error) -> ControllerError {

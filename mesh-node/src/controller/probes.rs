@@ -1,6 +1,7 @@
 //! What the kubelet and Prometheus ask of the controller.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, Request};
 use tokio::net::TcpListener;
@@ -20,11 +21,11 @@ pub(super) async fn serve_metrics(listener: TcpListener, registry: Registry) {
 }
 
 /// Serves `/readyz` and `/livez`; ends when it is dropped.
-pub(super) async fn serve_probes(listener: TcpListener, known: Arc<Known>) {
+pub(super) async fn serve_probes(listener: TcpListener, known: Arc<Known>, serves: Arc<AtomicBool>) {
     let accept = async || listener.accept().await.map(|(stream, _)| stream);
     serve(accept, move |request: Request<_>| {
-        let known = Arc::clone(&known);
-        async move { probes(&known, request.method(), request.uri().path()) }
+        let unmet = unmet(&known, serves.load(Ordering::Acquire));
+        async move { probes(&unmet, request.method(), request.uri().path()) }
     })
     .await;
 }
@@ -39,22 +40,28 @@ fn metrics(registry: &Registry, method: &Method, path: &str) -> Answer {
 }
 
 /// That it answers shows that it lives: whatever else is wrong, a restart mends nothing.
-fn probes(known: &Known, method: &Method, path: &str) -> Answer {
+fn probes(unmet: &[String], method: &Method, path: &str) -> Answer {
     match (method, path) {
-        (&Method::GET, "/readyz") => probe_answer(&unmet(known)),
+        (&Method::GET, "/readyz") => probe_answer(unmet),
         (&Method::GET, "/livez") => probe_answer(&[]),
         _ => not_found(path),
     }
 }
 
-fn unmet(known: &Known) -> Vec<String> {
+/// What keeps it from serving agents.
+fn unmet(known: &Known, serves: bool) -> Vec<String> {
+    let mut unmet = Vec::new();
+    if !serves {
+        unmet.push("there is no certificate authority yet: the log says why".to_owned());
+    }
     let missing = known.missing();
     if missing.is_empty() {
-        return Vec::new();
+        return unmet;
     }
     let kinds: Vec<&str> = missing.iter().map(|kind| kind.name()).collect();
     let kinds = kinds.join(", ");
-    vec![format!(
+    unmet.push(format!(
         "no whole list was read yet of {kinds}: the log says why; kubectl apply -k manifests/base makes the definitions and roles"
-    )]
+    ));
+    unmet
 }

@@ -13,6 +13,7 @@ use mesh_common::snapshot::{Delta, Snapshot, Tables};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::discovery::Discovery;
 use super::doubts::Doubts;
 use super::inventory::{Faults, Inventory};
 use super::metrics::Metrics;
@@ -26,9 +27,16 @@ const BATCH: usize = 1024;
 const MAX_LOGGED: usize = 20;
 
 /// Where deltas go.
-pub trait Publish: Send + Sync {
+pub(super) trait Publish: Send + Sync {
     /// Takes what changed; the first call has all that there is.
-    fn publish(&self, deltas: Vec<Delta>);
+    fn publish(&self, deltas: &[Delta]);
+}
+
+impl Publish for Discovery {
+    fn publish(&self, deltas: &[Delta]) {
+        Discovery::publish(self, deltas);
+        self.begin();
+    }
 }
 
 /// What is known now, for the other parts of the controller. Readers hardly ever wait.
@@ -78,7 +86,7 @@ pub struct World {
     untold: Vec<Delta>,
     is_synced: bool,
     known: Arc<Known>,
-    publish: Vec<Arc<dyn Publish>>,
+    publish: Arc<dyn Publish>,
     metrics: Metrics,
 }
 
@@ -87,7 +95,7 @@ impl World {
     pub(super) fn new(
         client: Client,
         settings: Arc<MeshSettings>,
-        publish: Vec<Arc<dyn Publish>>,
+        publish: Arc<dyn Publish>,
         metrics: Metrics,
     ) -> Self {
         let known = Known { missing: ArcSwap::from_pointee(Kind::ALL.into()), ..Known::default() };
@@ -163,10 +171,7 @@ impl World {
         let snapshot = self.tables.snapshot();
         let generation = snapshot.generation();
         self.known.snapshot.store(Arc::new(snapshot));
-        let deltas = std::mem::take(&mut self.untold);
-        for publish in &self.publish {
-            publish.publish(deltas.clone());
-        }
+        self.publish.publish(&std::mem::take(&mut self.untold));
         self.known.generation.send_replace(Some(generation));
     }
 

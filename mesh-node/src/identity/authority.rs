@@ -1,30 +1,20 @@
 //! Who signs: the seam to any authority, and the standalone one of a `--trust-dir`.
 //!
-//! The standalone authority signs in process and writes every field of a certificate itself: of a signing request
-//! it takes the public key, once the request proves that its maker holds it.
+//! The standalone authority signs in process.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
 use mesh_common::model::{SpiffeId, TrustDomain};
-use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
-};
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::clock::{Clock, now};
+use super::signer::{BACKDATE, Signer};
 use super::trust::{RootError, TrustBundle, seconds_of};
-use super::trust_dir::{self, Material, TrustDirError};
+use super::trust_dir::{self, TrustDirError};
 use crate::config::IdentityConfig;
-
-/// How much earlier than now `notBefore` is: peers whose clocks are five minutes late accept a fresh certificate.
-const BACKDATE: Duration = Duration::from_secs(300);
-/// The most bytes of a signing request: a P-256 one has about 300.
-const MAX_REQUEST: usize = 4096;
 
 /// How the standalone authority signs.
 #[derive(Clone, Debug)]
@@ -158,11 +148,7 @@ pub trait CertificateAuthority: Send + Sync {
 /// The authority of one `--trust-dir`.
 pub struct Authority {
     settings: AuthoritySettings,
-    issuer: Issuer<'static, KeyPair>,
-    /// Sent behind each leaf: the signing certificate and those above it, without roots.
-    intermediates: Vec<CertificateDer<'static>>,
-    /// Of the signing certificate, in UTC seconds since the epoch.
-    validity: (u64, u64),
+    signer: Signer,
 }
 
 impl AuthoritySettings {
@@ -187,46 +173,16 @@ impl Authority {
     /// does not fit the rest.
     pub fn open(settings: AuthoritySettings, clock: &Clock) -> Result<Self, AuthorityError> {
         let trust_dir_error = |source| AuthorityError::TrustDir { path: settings.trust_dir.clone(), source };
-        let Material { key, signer, intermediates, validity } =
-            trust_dir::open(&settings.trust_dir, &settings.trust_domain, now(clock))
-                .map_err(trust_dir_error)?;
-        let issuer = Issuer::from_ca_cert_der(&signer, key)
-            .map_err(|source| trust_dir_error(TrustDirError::Issuer { source }))?;
-        Ok(Self { settings, issuer, intermediates, validity })
+        let AuthoritySettings { trust_dir, trust_domain, lifetime, backdate } = &settings;
+        let material = trust_dir::open(trust_dir, trust_domain, now(clock)).map_err(trust_dir_error)?;
+        let signer = Signer::new(material, trust_domain.clone(), *lifetime, *backdate)
+            .map_err(|error| trust_dir_error(TrustDirError::Material(error)))?;
+        Ok(Self { settings, signer })
     }
 
     /// The folder.
     pub fn trust_dir(&self) -> &Path {
         &self.settings.trust_dir
-    }
-
-    fn sign_now(
-        &self,
-        identity: &SpiffeId,
-        request: &CertificateSigningRequestDer<'_>,
-        now: u64,
-    ) -> Result<Issued, AuthorityError> {
-        let AuthoritySettings { trust_domain, lifetime, backdate, .. } = &self.settings;
-        if identity.trust_domain() != trust_domain {
-            return Err(AuthorityError::ForeignIdentity {
-                identity: identity.clone(),
-                trust_domain: trust_domain.clone(),
-            });
-        }
-        let (first, last) = self.validity;
-        if !(first..=last).contains(&now) {
-            return Err(AuthorityError::Expired { not_before: first, not_after: last, now });
-        }
-        let public_key = public_key_of(request)?;
-        // A leaf that outlived its issuer would not verify.
-        let not_before = now.saturating_sub(backdate.as_secs()).max(first);
-        let not_after = now.saturating_add(lifetime.as_secs()).min(last);
-        let leaf = leaf_params(identity, not_before, not_after)
-            .and_then(|params| params.signed_by(&public_key, &self.issuer))
-            .map_err(|source| AuthorityError::Sign { identity: identity.clone(), source })?;
-        let mut chain = vec![CertificateDer::from(leaf)];
-        chain.extend(self.intermediates.iter().cloned());
-        Ok(Issued { chain, not_before, not_after })
     }
 }
 
@@ -237,7 +193,7 @@ impl CertificateAuthority for Authority {
         request: &'a CertificateSigningRequestDer<'a>,
         now: u64,
     ) -> Signing<'a> {
-        Box::pin(std::future::ready(self.sign_now(identity, request, now)))
+        Box::pin(std::future::ready(self.signer.sign(identity, request, now)))
     }
 
     fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
@@ -250,54 +206,4 @@ impl CertificateAuthority for Authority {
             .and_then(|bundle| bundle.without(revoked))
             .map_err(|source| AuthorityError::Roots { path: path.clone(), source })
     }
-}
-
-/// The key of a request, once the request's own signature proved that its maker holds it.
-fn public_key_of(request: &CertificateSigningRequestDer<'_>) -> Result<rcgen::PublicKey, AuthorityError> {
-    if request.len() > MAX_REQUEST {
-        return Err(AuthorityError::BadRequest);
-    }
-    let parsed =
-        CertificateSigningRequestParams::from_der(request).map_err(|_| AuthorityError::BadRequest)?;
-    if *parsed.public_key.algorithm() != PKCS_ECDSA_P256_SHA256 {
-        return Err(AuthorityError::BadRequest);
-    }
-    Ok(parsed.public_key)
-}
-
-/// Every field of a workload certificate (X509-SVID.md appendix A): no subject, so the SAN is critical.
-fn leaf_params(
-    identity: &SpiffeId,
-    not_before: u64,
-    not_after: u64,
-) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(serial_number()?);
-    params.not_before = date_of(not_before)?;
-    params.not_after = date_of(not_after)?;
-    Ok(params)
-}
-
-/// 127 random bits: positive, and unpredictable (CA/Browser Forum baseline 7.1 wants 64).
-pub(super) fn serial_number() -> Result<SerialNumber, rcgen::Error> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
-    // The top bit is the sign, and DER wants no leading zero byte.
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
-}
-
-/// A time that certificates can carry.
-pub(super) fn date_of(seconds: u64) -> Result<OffsetDateTime, rcgen::Error> {
-    i64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .ok_or(rcgen::Error::Time)
 }

@@ -17,6 +17,6 @@ pub fn system_clock() -> Clock {
 /// Now, in UTC seconds since the epoch.
 ///
 /// A clock that cannot be read is at the end of time: everything has expired, so nothing is trusted by mistake.
-pub(super) fn now(clock: &Clock) -> u64 {
+pub fn now(clock: &Clock) -> u64 {
     clock.current_time().map_or(u64::MAX, |time| time.as_secs())
 }

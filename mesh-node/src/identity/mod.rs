@@ -2,18 +2,22 @@
 //!
 //! In: the SPIFFE ids of the pods of this node ([`Identities::ensure`]). Out: TLS configurations to open and to
 //! accept mutual TLS with, and the id that a peer's certificate states, once it is verified. Keys are made here,
-//! stay in memory and never leave the module; only the standalone authority's own key is on disk.
+//! stay in memory and never leave the module; only an authority's own key is kept elsewhere: the standalone one's on
+//! disk, a controller's in a Secret.
 //!
 //! Never decides what an identity may do, never touches a socket.
 
 mod authority;
 mod clock;
 mod controller;
+mod held;
 mod identities;
 mod issuer;
+mod material;
 mod metrics;
 mod reason;
 pub mod rotation;
+mod signer;
 mod store;
 mod tls;
 mod trust;
@@ -21,16 +25,18 @@ mod trust_dir;
 mod verify;
 
 pub use authority::{Authority, AuthorityError, AuthoritySettings, CertificateAuthority, Issued, Signing};
-pub use clock::{Clock, system_clock};
+pub use clock::{Clock, now, system_clock};
 pub use controller::{ControllerTrust, roots_of_pem};
+pub use held::{AuthorityPem, HeldAuthority, HeldError};
 pub use identities::{CertificateSummary, Identities, Settings, Unavailable};
 pub use issuer::IssueError;
+pub use material::MaterialError;
 pub use metrics::IdentityMetrics;
 pub use reason::{HandshakeFailure, Reason};
 pub use tls::{Alpn, server_name};
 pub use trust::{RootError, TrustBundle};
 pub use trust_dir::TrustDirError;
-pub use verify::Peer;
+pub use verify::{Peer, serial_of};
 
 #[cfg(test)]
 mod tests;

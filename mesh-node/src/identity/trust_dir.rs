@@ -16,42 +16,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mesh_common::model::TrustDomain;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
-};
+use rcgen::KeyPair;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::authority::{date_of, serial_number};
-use super::trust::{is_authority, seconds_of};
+use super::material::{self, CERTIFICATE, KEY, Material, MaterialError, ROOTS};
 
 /// The most bytes of a file: some hundred certificates.
 const MAX_FILE: u64 = 256 * 1024;
-/// A root made here is good for ten years.
-const ROOT_LIFETIME: u64 = 10 * 365 * 24 * 3600;
-/// Its `notBefore` is this much earlier, for nodes whose clocks are late.
-const ROOT_BACKDATE: u64 = 3600;
-
-const KEY: &str = "tls.key";
-const CERTIFICATE: &str = "tls.crt";
-const ROOTS: &str = "ca.crt";
 const REVOKED: &str = "crl.pem";
 const LOCK: &str = ".lock";
-
-/// What signing needs.
-pub(super) struct Material {
-    pub(super) key: KeyPair,
-    /// The certificate of `key`.
-    pub(super) signer: CertificateDer<'static>,
-    /// What a chain carries behind the leaf: `tls.crt` without self-signed certificates.
-    pub(super) intermediates: Vec<CertificateDer<'static>>,
-    /// First and last valid second of `signer`.
-    pub(super) validity: (u64, u64),
-}
 
 /// What is wrong with a trust folder.
 #[derive(Debug, thiserror::Error)]
@@ -113,36 +88,21 @@ pub enum TrustDirError {
         /// The certificate.
         path: PathBuf,
     },
-    /// The key is not the certificate's.
-    #[error("{KEY} is not the key of the first certificate in {CERTIFICATE}")]
-    KeyMismatch,
-    /// The certificate may not sign.
-    #[error("the first certificate in {CERTIFICATE} is not a certificate authority")]
-    NotAuthority,
-    /// The folder belongs to another mesh.
-    #[error(
-        "the authority is for {found}, this agent is for spiffe://{expected}; set --trust-domain or --trust-dir"
-    )]
-    ForeignTrustDomain {
-        /// The URI in the authority's certificate.
-        found: String,
-        /// What this agent was told.
-        expected: TrustDomain,
-    },
-    /// The key or root could not be made.
-    #[error("make the authority's key and root")]
-    Make {
-        /// What failed.
-        #[source]
-        source: rcgen::Error,
-    },
-    /// The certificate cannot be signed with.
-    #[error("use the first certificate in {CERTIFICATE} as issuer")]
-    Issuer {
-        /// What failed.
-        #[source]
-        source: rcgen::Error,
-    },
+    /// What the files say cannot be signed with.
+    #[error(transparent)]
+    Material(MaterialError),
+}
+
+impl TrustDirError {
+    /// What is wrong with what the files say; of one that does not decode, with its path.
+    fn in_folder(directory: &Path) -> impl Fn(MaterialError) -> Self {
+        move |error| match error {
+            MaterialError::Encoding { part, expected } => {
+                Self::Encoding { path: directory.join(part), expected }
+            }
+            other => Self::Material(other),
+        }
+    }
 }
 
 /// Opens the folder; makes it, the key and the root if they are not there. `now` is UTC seconds since the epoch.
@@ -178,13 +138,13 @@ pub(super) fn open(
 
 /// The roots to trust: all of `ca.crt`, and the self-signed ones of `tls.crt`.
 pub(super) fn roots(directory: &Path) -> Result<Vec<CertificateDer<'static>>, TrustDirError> {
-    let mut roots = certificates(&directory.join(CERTIFICATE))?;
-    roots.retain(is_self_signed);
+    let (certificates, _) = read_file(&directory.join(CERTIFICATE))?;
     let extra = directory.join(ROOTS);
-    if extra.symlink_metadata().is_ok() {
-        roots.extend(certificates(&extra)?);
-    }
-    Ok(roots)
+    let extra = match extra.symlink_metadata() {
+        Ok(_) => Some(read_file(&extra)?.0),
+        Err(_) => None,
+    };
+    material::roots(&certificates, extra.as_deref()).map_err(TrustDirError::in_folder(directory))
 }
 
 /// The revocation lists of `crl.pem`; none if there is no such file.
@@ -208,73 +168,19 @@ pub(super) fn revocation_lists(
 
 fn read(directory: &Path, trust_domain: &TrustDomain) -> Result<Material, TrustDirError> {
     let key = read_key(directory)?;
-    let path = directory.join(CERTIFICATE);
-    let mut chain = certificates(&path)?;
-    let signer = chain[0].clone();
-    let (_, parsed) = X509Certificate::from_der(&signer)
-        .map_err(|_| TrustDirError::Encoding { path: path.clone(), expected: "certificates" })?;
-    if !is_authority(&parsed) {
-        return Err(TrustDirError::NotAuthority);
-    }
-    if parsed.public_key().raw != key.subject_public_key_info() {
-        return Err(TrustDirError::KeyMismatch);
-    }
-    check_trust_domain(&parsed, trust_domain)?;
-    let validity = seconds_of(&parsed);
-    chain.retain(|certificate| !is_self_signed(certificate));
-    Ok(Material { key, signer, intermediates: chain, validity })
-}
-
-/// An authority's certificate may name its trust domain (X509-SVID.md section 4.1); if it does, it must be ours.
-fn check_trust_domain(
-    certificate: &X509Certificate<'_>,
-    trust_domain: &TrustDomain,
-) -> Result<(), TrustDirError> {
-    let Ok(Some(names)) = certificate.subject_alternative_name() else {
-        return Ok(());
-    };
-    let expected = format!("spiffe://{trust_domain}");
-    for name in &names.value.general_names {
-        if let GeneralName::URI(uri) = name
-            && *uri != expected
-        {
-            return Err(TrustDirError::ForeignTrustDomain {
-                found: (*uri).to_owned(),
-                expected: trust_domain.clone(),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn is_self_signed(certificate: &CertificateDer<'static>) -> bool {
-    X509Certificate::from_der(certificate)
-        .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
-}
-
-/// All certificates of a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustDirError> {
-    let encoding = || TrustDirError::Encoding { path: path.to_owned(), expected: "certificates" };
-    let (text, _) = read_file(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(encoding()),
-    }
+    let (certificates, _) = read_file(&directory.join(CERTIFICATE))?;
+    Material::read(key, &certificates, trust_domain).map_err(TrustDirError::in_folder(directory))
 }
 
 fn read_key(directory: &Path) -> Result<KeyPair, TrustDirError> {
     let path = directory.join(KEY);
     let (text, metadata) = read_file(&path)?;
     check_access(&path, &metadata, current_user(), 0o600)?;
-    let encoding = || TrustDirError::Encoding { path: path.clone(), expected: "a private key" };
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| encoding())?;
-    KeyPair::try_from(&key).map_err(|_| encoding())
+    material::key_of(&text).map_err(TrustDirError::in_folder(directory))
 }
 
 fn make_key(directory: &Path) -> Result<KeyPair, TrustDirError> {
-    let key =
-        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| TrustDirError::Make { source })?;
+    let key = material::make_key().map_err(TrustDirError::in_folder(directory))?;
     write_file(directory, KEY, key.serialize_pem().as_bytes(), 0o600)?;
     Ok(key)
 }
@@ -285,30 +191,8 @@ fn make_root(
     trust_domain: &TrustDomain,
     now: u64,
 ) -> Result<(), TrustDirError> {
-    let certificate = root_params(trust_domain, now)
-        .and_then(|params| params.self_signed(key))
-        .map_err(|source| TrustDirError::Make { source })?;
-    write_file(directory, CERTIFICATE, certificate.pem().as_bytes(), 0o644)
-}
-
-fn root_params(trust_domain: &TrustDomain, now: u64) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    let serial = serial_number()?;
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Nodemesh");
-    // Two roots of one mesh have different names: verification then looks at the right one at once, and a foreign
-    // root is told from a forged signature.
-    let mark = serial.to_bytes().iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
-    name.push(DnType::CommonName, format!("root {mark} of {trust_domain}"));
-    params.distinguished_name = name;
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
-    // No intermediates below: it signs leaves only.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(serial);
-    params.not_before = date_of(now.saturating_sub(ROOT_BACKDATE))?;
-    params.not_after = date_of(now.saturating_add(ROOT_LIFETIME))?;
-    Ok(params)
+    let root = material::make_root(key, trust_domain, now).map_err(TrustDirError::in_folder(directory))?;
+    write_file(directory, CERTIFICATE, root.as_bytes(), 0o644)
 }
 
 /// One agent at a time; released when the file is closed, also by a crash.

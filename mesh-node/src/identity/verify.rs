@@ -391,7 +391,7 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// The leaf's serial number in lower-case hex.
-pub(super) fn serial_of(chain: &[CertificateDer<'_>]) -> Option<String> {
+pub fn serial_of(chain: &[CertificateDer<'_>]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
     Some(certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -53,7 +53,7 @@ impl DiscoveryService {
         let bearer = bearer(metadata)?;
         let found = timeout(AUTHENTICATION, self.authenticate.authenticate(bearer)).await;
         let late = || Refused::Unavailable("the API server did not say in time whose token it is".to_owned());
-        found.unwrap_or_else(|_| Err(late())).map_err(|refused| status(&refused))
+        found.unwrap_or_else(|_| Err(late())).map_err(|refused| Status::from(&refused))
     }
 }
 
@@ -63,14 +63,6 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
     value.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
         Status::unauthenticated("no token: send the agent's own as \"authorization: Bearer TOKEN\"")
     })
-}
-
-fn status(refused: &Refused) -> Status {
-    match refused {
-        Refused::Unauthenticated(reason) => Status::unauthenticated(reason),
-        Refused::Forbidden(reason) => Status::permission_denied(reason),
-        Refused::Unavailable(reason) => Status::unavailable(reason),
-    }
 }
 
 #[async_trait]

@@ -22,8 +22,8 @@ const PODS: &str = "/api/v1/pods";
 struct Told(Mutex<Vec<Delta>>);
 
 impl Publish for Told {
-    fn publish(&self, deltas: Vec<Delta>) {
-        self.0.lock().unwrap().extend(deltas);
+    fn publish(&self, deltas: &[Delta]) {
+        self.0.lock().unwrap().extend_from_slice(deltas);
     }
 }
 
@@ -49,7 +49,7 @@ impl Stand {
         let told = Arc::new(Told::default());
         let settings = Arc::new(MeshSettings::default());
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        let world = World::new(api.client(), settings, vec![Arc::clone(&told) as _], metrics);
+        let world = World::new(api.client(), settings, Arc::clone(&told) as _, metrics);
         let known = world.known();
         Self { api, known, told, task: tokio::spawn(world.run()) }
     }

@@ -150,7 +150,7 @@ fn a_key_of_another_authority_is_refused() {
     let error = spoilt(|folder| {
         fs::copy(other.path().join("tls.key"), folder.join("tls.key")).unwrap();
     });
-    assert!(matches!(error, TrustDirError::KeyMismatch), "{error}");
+    assert!(matches!(error, TrustDirError::Material(MaterialError::KeyMismatch)), "{error}");
 }
 
 #[test]
@@ -190,8 +190,8 @@ fn a_folder_of_another_trust_domain_is_refused() {
     let AuthorityError::TrustDir { source, .. } = error else { panic!("{error}") };
     assert_eq!(
         source.to_string(),
-        "the authority is for spiffe://cluster.local, this agent is for spiffe://other.example; \
-         set --trust-domain or --trust-dir"
+        "the authority is for spiffe://cluster.local, this mesh is spiffe://other.example; \
+         set --trust-domain or change the authority"
     );
 }
 
@@ -201,7 +201,7 @@ fn a_leaf_in_place_of_the_authority_is_refused() {
         let key = KeyPair::from_pem(&fs::read_to_string(folder.join("tls.key")).unwrap()).unwrap();
         fs::write(folder.join("tls.crt"), svid().self_signed(&key).unwrap().pem()).unwrap();
     });
-    assert!(matches!(error, TrustDirError::NotAuthority), "{error}");
+    assert!(matches!(error, TrustDirError::Material(MaterialError::NotAuthority)), "{error}");
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! An authority whose key and roots are given as text, and may be given anew: a controller's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mesh_common::model::{SpiffeId, TrustDomain};
+use pem::Pem;
+use rustls_pki_types::CertificateSigningRequestDer;
+
+use super::authority::{AuthorityError, CertificateAuthority, Signing};
+use super::clock::{Clock, now};
+use super::material::{self, Material, MaterialError};
+use super::signer::{BACKDATE, Signer};
+use super::trust::{RootError, TrustBundle};
+
+/// The parts of an authority as a `kubernetes.io/tls` Secret has them, PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuthorityPem {
+    /// `tls.key`.
+    pub key: Vec<u8>,
+    /// `tls.crt`: the signing certificate, then those above it.
+    pub certificates: Vec<u8>,
+    /// `ca.crt`: more roots to trust.
+    pub roots: Option<Vec<u8>>,
+}
+
+/// Why an authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HeldError {
+    /// What signing needs.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// The roots.
+    #[error("read the roots")]
+    Roots(#[from] RootError),
+}
+
+/// An authority in memory.
+pub struct HeldAuthority {
+    trust_domain: TrustDomain,
+    lifetime: Duration,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    signer: Signer,
+    pem: AuthorityPem,
+}
+
+impl AuthorityPem {
+    /// Makes a key and a root of it.
+    ///
+    /// # Errors
+    /// [`MaterialError::Make`].
+    pub fn make(trust_domain: &TrustDomain, clock: &Clock) -> Result<Self, MaterialError> {
+        let key = material::make_key()?;
+        let certificates = material::make_root(&key, trust_domain, now(clock))?.into_bytes();
+        Ok(Self { key: key.serialize_pem().into_bytes(), certificates, roots: None })
+    }
+
+    fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
+        let roots = material::roots(&self.certificates, self.roots.as_deref())?;
+        Ok(TrustBundle::new(trust_domain.clone(), roots)?)
+    }
+}
+
+impl HeldAuthority {
+    /// An authority that signs for one trust domain.
+    ///
+    /// # Errors
+    /// [`HeldError`] if the parts do not belong together, or to that domain.
+    pub fn new(pem: AuthorityPem, trust_domain: TrustDomain, lifetime: Duration) -> Result<Self, HeldError> {
+        let current = Current::new(pem, &trust_domain, lifetime)?;
+        Ok(Self { trust_domain, lifetime, current: ArcSwap::from_pointee(current) })
+    }
+
+    /// Signs with other parts from now on; says whether they differ.
+    ///
+    /// # Errors
+    /// [`HeldError`]; the ones before stay in use.
+    pub fn replace(&self, pem: AuthorityPem) -> Result<bool, HeldError> {
+        if self.current.load().pem == pem {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(Current::new(pem, &self.trust_domain, self.lifetime)?));
+        Ok(true)
+    }
+
+    /// The roots, PEM, as agents are to trust them.
+    ///
+    /// # Errors
+    /// [`HeldError`], which does not happen: they were read before.
+    pub fn roots_pem(&self) -> Result<String, HeldError> {
+        let bundle = self.current.load().pem.bundle(&self.trust_domain)?;
+        Ok(bundle.roots().iter().map(|root| pem::encode(&Pem::new("CERTIFICATE", root.to_vec()))).collect())
+    }
+}
+
+impl Current {
+    fn new(pem: AuthorityPem, trust_domain: &TrustDomain, lifetime: Duration) -> Result<Self, HeldError> {
+        let key = material::key_of(&pem.key)?;
+        let material = Material::read(key, &pem.certificates, trust_domain)?;
+        pem.bundle(trust_domain)?;
+        Ok(Self { signer: Signer::new(material, trust_domain.clone(), lifetime, BACKDATE)?, pem })
+    }
+}
+
+impl CertificateAuthority for HeldAuthority {
+    fn sign<'a>(
+        &'a self,
+        identity: &'a SpiffeId,
+        request: &'a CertificateSigningRequestDer<'a>,
+        now: u64,
+    ) -> Signing<'a> {
+        Box::pin(std::future::ready(self.current.load().signer.sign(identity, request, now)))
+    }
+
+    fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let bundle = self.current.load().pem.bundle(&self.trust_domain);
+        // Only what could be read is kept.
+        bundle.map_err(|error| AuthorityError::Away { what: error.to_string() })
+    }
+}

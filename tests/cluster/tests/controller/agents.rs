@@ -1,0 +1,380 @@
+//! Agents of two nodes, as far as a controller sees them: pods, tokens, calls.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use hyper_util::rt::TokioIo;
+use mesh_common::model::{SpiffeId, TrustDomain};
+use mesh_node::config::ControllerConfig;
+use mesh_node::controller::world::Known;
+use mesh_node::controller::{CONTROLLER, Controller};
+use mesh_node::identity::{
+    ControllerTrust, IdentityMetrics, TrustBundle, roots_of_pem, server_name, system_clock,
+};
+use mesh_node::telemetry::registry::Registry;
+use mesh_node::xds::certificates::{SignRequest, sign};
+use mesh_test_cluster::api_server::ApiServer;
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tower::service_fn;
+
+pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+/// For anything to happen: the machine does other work too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Connections of a node that floods, and calls of each at a time.
+const FLOOD: [usize; 2] = [16, 16];
+
+/// A signing request for a fresh key.
+pub fn request() -> Vec<u8> {
+    let key = KeyPair::generate().expect("a key is made");
+    CertificateParams::default().serialize_request(&key).expect("it is signed").der().to_vec()
+}
+
+/// An agent's pod.
+pub fn agent(name: &str, node: &str) -> String {
+    pod("nodemesh-system", name, node, "nodemesh-agent", "hostNetwork: true,", "")
+}
+
+fn pod(namespace: &str, name: &str, node: &str, account: &str, spec: &str, labels: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec: \
+         {{{spec} nodeName: {node}, serviceAccountName: {account}, containers: [{{name: a, image: a}}]}}\n"
+    )
+}
+
+/// Two nodes, their agents, and pods of every sort.
+fn objects() -> String {
+    let mut text = String::new();
+    for node in ["a", "b"] {
+        let _ = write!(text, "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n");
+    }
+    text += "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {nodemesh.dev/mode: enabled}}\n";
+    let accounts = ["web", "other", "plain", "host"].map(|account| ("shop", account));
+    for (namespace, account) in accounts.into_iter().chain([("nodemesh-system", "nodemesh-agent")]) {
+        let _ = write!(
+            text,
+            "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: {namespace}}}\n"
+        );
+    }
+    text += &agent("agent-a", "a");
+    text += &agent("agent-b", "b");
+    text += &pod("shop", "web", "a", "web", "", "");
+    text += &pod("shop", "other", "b", "other", "", "");
+    text += &pod("shop", "plain", "a", "plain", "", "nodemesh.dev/mode: disabled");
+    text += &pod("shop", "host", "a", "host", "hostNetwork: true,", "");
+    text += &pod("shop", "gone", "a", "gone", "", "");
+    text
+}
+
+/// A controller beside an API server.
+pub struct Stand {
+    server: ApiServer,
+    known: Arc<Known>,
+    address: SocketAddr,
+    audit: Sink,
+    kubeconfig: tempfile::NamedTempFile,
+}
+
+/// Where audit records go.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stand {
+    /// With nothing but the manifests.
+    pub async fn bare() -> Result<Self> {
+        let server = ApiServer::start()?;
+        let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/base");
+        server.kubectl(&["apply", "-k", base])?;
+        server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+        let kubeconfig = controllers_own(&server)?;
+        let audit = Sink::default();
+        let (address, known) = start(kubeconfig.path(), audit.clone()).await?;
+        let stand = Self { server, known, address, audit, kubeconfig };
+        stand.until("the first lists are read", |known| known.missing().is_empty()).await?;
+        Ok(stand)
+    }
+
+    /// With two nodes.
+    pub async fn start() -> Result<Self> {
+        let stand = Self::bare().await?;
+        stand.apply(&objects())?;
+        stand.until("every pod is known", |known| known.snapshot().workloads().count() == 7).await?;
+        Ok(stand)
+    }
+
+    /// Starts one more, with the rights of the first.
+    pub async fn second_controller(&self) -> Result<SocketAddr> {
+        Ok(start(self.kubeconfig.path(), Sink::default()).await?.0)
+    }
+
+    /// What the controller knows.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    pub fn kubectl(&self, words: &[&str]) -> Result<String> {
+        self.server.kubectl(words)
+    }
+
+    pub fn apply(&self, text: &str) -> Result<()> {
+        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        file.write_all(text.as_bytes())?;
+        self.kubectl(&["apply", "-f", &file.path().display().to_string()]).map(drop)
+    }
+
+    pub async fn until(&self, what: &str, is: impl Fn(&Known) -> bool) -> Result<()> {
+        let mut generation = self.known.generation();
+        let wait = async {
+            while !is(&self.known) {
+                // Not every fact comes with a generation.
+                let _ = timeout(Duration::from_millis(50), generation.changed()).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.with_context(|| format!("wait until {what}"))
+    }
+
+    pub async fn until_known(&self, pod: &str) -> Result<()> {
+        self.until(&format!("{pod} is known"), |known| has(known, pod)).await
+    }
+
+    pub async fn delete_pod(&self, namespace: &str, pod: &str) -> Result<()> {
+        self.kubectl(&["delete", "pod", pod, "-n", namespace, "--force", "--grace-period=0"])?;
+        self.until(&format!("{pod} is gone"), |known| !has(known, pod)).await
+    }
+
+    /// A token of an agent's pod, as its kubelet would have it projected.
+    pub fn token(&self, pod: &str, more: &[&str]) -> Result<String> {
+        let audience = if more.is_empty() { &["--audience", "nodemesh"][..] } else { more };
+        self.bound_token("nodemesh-system", pod, "nodemesh-agent", audience)
+    }
+
+    pub fn token_of(&self, namespace: &str, pod: &str, account: &str, audience: &str) -> Result<String> {
+        self.bound_token(namespace, pod, account, &["--audience", audience])
+    }
+
+    fn bound_token(&self, namespace: &str, pod: &str, account: &str, more: &[&str]) -> Result<String> {
+        let words = ["get", "pod", pod, "-n", namespace, "-o", "jsonpath={.metadata.uid}"];
+        let uid = self.kubectl(&words)?;
+        let words = ["create", "token", account, "-n", namespace, "--bound-object-kind", "Pod"];
+        let bound = ["--bound-object-name", pod, "--bound-object-uid", &uid];
+        let words: Vec<&str> = words.iter().chain(&bound).chain(more).copied().collect();
+        Ok(self.kubectl(&words)?.trim().to_owned())
+    }
+
+    /// A connection of an agent.
+    pub async fn agent(&self, token: &str) -> Result<Agent> {
+        self.agent_at(self.address, token).await
+    }
+
+    async fn agent_at(&self, address: SocketAddr, token: &str) -> Result<Agent> {
+        let roots = timeout(PATIENCE, async {
+            loop {
+                if let Ok(roots) = self.roots() {
+                    break roots;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Agent::connect(address, token, roots.await.context("wait until the roots are written")?).await
+    }
+
+    /// The roots that agents mount.
+    fn roots(&self) -> Result<Vec<CertificateDer<'static>>> {
+        let path = "jsonpath={.data.ca\\.crt}";
+        let words = ["get", "configmap", "nodemesh-ca-root", "-n", "nodemesh-system", "-o", path];
+        let pem = self.kubectl(&words)?;
+        Ok(roots_of_pem(pem.as_bytes())?)
+    }
+
+    pub async fn sign(&self, token: &str, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
+        self.sign_at(self.address, token, identity, request).await
+    }
+
+    pub async fn sign_at(
+        &self,
+        address: SocketAddr,
+        token: &str,
+        identity: &str,
+        request: Vec<u8>,
+    ) -> Result<Vec<Vec<u8>>, Status> {
+        let agent = self.agent_at(address, token).await;
+        let mut agent = agent.map_err(|error| Status::internal(format!("{error:#}")))?;
+        agent.sign(identity, request).await
+    }
+
+    /// Asks for what must be refused, for this reason, on record.
+    pub async fn refused(
+        &self,
+        token: &str,
+        identity: &str,
+        request: Vec<u8>,
+        code: Code,
+        reason: &str,
+    ) -> Result<()> {
+        let before = self.records().len();
+        match self.sign(token, identity, request).await {
+            Ok(_) => bail!("{identity:?} was signed"),
+            Err(status) => ensure!(status.code() == code, "{identity:?}: {status:?}"),
+        }
+        let wait = async {
+            loop {
+                let records = self.records();
+                if let Some(record) = records.get(before) {
+                    break record.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let record = timeout(PATIENCE, wait).await.context("wait for a record")?;
+        ensure!(
+            record["event"] == "certificate_refused" && record["reason"] == reason,
+            "{identity:?}: {record}"
+        );
+        Ok(())
+    }
+
+    /// Asks with a token that proves nothing.
+    pub async fn turned_away(&self, token: &str, code: Code) -> Result<()> {
+        let reason = if code == Code::Unauthenticated { "unauthenticated" } else { "not_an_agent" };
+        self.refused(token, WEB, request(), code, reason).await
+    }
+
+    fn records(&self) -> Vec<serde_json::Value> {
+        let bytes = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = String::from_utf8_lossy(&bytes).into_owned();
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Asks as fast as it can, over connections of its own, until it is ended.
+    pub async fn flood(&self, token: &str, identity: &str) -> Result<Flood> {
+        let flood = Flood::default();
+        let [connections, calls] = FLOOD;
+        for _ in 0..connections {
+            let agent = self.agent(token).await?;
+            for _ in 0..calls {
+                tokio::spawn(flood.clone().ask(agent.clone(), identity.to_owned()));
+            }
+        }
+        let meets_its_bound = async {
+            while flood.refused.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, meets_its_bound).await.context("wait until the flood is refused something")?;
+        Ok(flood)
+    }
+}
+
+fn has(known: &Known, pod: &str) -> bool {
+    known.snapshot().workloads().any(|known| &*known.name.name == pod)
+}
+
+/// A kubeconfig of the controller's own service account: what it may do is what the manifests let it.
+fn controllers_own(server: &ApiServer) -> Result<tempfile::NamedTempFile> {
+    let token = server.kubectl(&["create", "token", CONTROLLER, "-n", "nodemesh-system"])?;
+    let text = std::fs::read_to_string(server.kubeconfig())?;
+    let mut config: serde_json::Value = serde_json::from_str(&text)?;
+    config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(config.to_string().as_bytes())?;
+    Ok(file)
+}
+
+/// Starts a controller on a thread of its own; it ends with the process.
+async fn start(kubeconfig: &std::path::Path, audit: Sink) -> Result<(SocketAddr, Arc<Known>)> {
+    let config = ControllerConfig { kubeconfig: Some(kubeconfig.to_owned()), ..ControllerConfig::default() };
+    let (told, started) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime is made").block_on(async {
+            let controller = Controller::open(config, Box::new(audit)).await.expect("it listens");
+            let address = controller.address().expect("it has an address");
+            let _ = told.send((address, controller.known()));
+            panic!("the controller ended: {}", controller.run().await);
+        });
+    });
+    Ok(started.await?)
+}
+
+/// A node's agent, connected.
+#[derive(Clone)]
+pub struct Agent {
+    channel: Channel,
+    token: String,
+}
+
+impl Agent {
+    async fn connect(address: SocketAddr, token: &str, roots: Vec<CertificateDer<'static>>) -> Result<Self> {
+        let domain = TrustDomain::parse("cluster.local")?;
+        let expected = SpiffeId::new(&domain, "nodemesh-system", CONTROLLER)?;
+        let bundle = TrustBundle::new(domain, roots)?;
+        let metrics = IdentityMetrics::new(&Registry::new())?;
+        let trust = ControllerTrust::new(bundle, expected, &system_clock(), metrics);
+        let connector = TlsConnector::from(trust.client());
+        let connect = service_fn(move |_| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let stream = connector.connect(server_name(None, address.ip()), stream).await?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        });
+        let channel = Endpoint::from_static("http://controller").connect_with_connector(connect).await?;
+        Ok(Self { channel, token: token.to_owned() })
+    }
+
+    pub async fn sign(&mut self, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
+        let mut request = Request::new(SignRequest { identity: identity.to_owned(), request });
+        let bearer = format!("Bearer {}", self.token).parse().map_err(|_| Status::internal("no header"))?;
+        request.metadata_mut().insert("authorization", bearer);
+        let answer = timeout(PATIENCE, sign(self.channel.clone(), request)).await;
+        Ok(answer.map_err(|_| Status::internal("no answer in time"))??.chain)
+    }
+}
+
+/// A node that floods.
+#[derive(Clone, Default)]
+pub struct Flood {
+    over: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Flood {
+    async fn ask(self, mut agent: Agent, identity: String) {
+        let request = request();
+        while !self.over.load(Ordering::Relaxed) {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if agent.sign(&identity, request.clone()).await.is_err() {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Ends it; returns how often it asked, and was refused.
+    pub async fn end(self) -> (usize, usize) {
+        self.over.store(true, Ordering::Relaxed);
+        (self.asked.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,185 @@
+//! Certificates, against a real API server and its tokens: who gets which, and who gets none.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_test_harness::figure;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, SanType};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tonic::Code;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::agents::{self, Stand, WEB, request};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_gets_what_its_node_needs_and_nothing_else() -> Result<()> {
+    let stand = Stand::start().await?;
+    let token = stand.token("agent-a", &[])?;
+    let chain = stand.sign(&token, WEB, request()).await?;
+    ensure!(identity_of(&chain[0])? == WEB);
+    stand.sign(&token, "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent", request()).await?;
+
+    for (identity, code, reason) in [
+        // Its only pod is on the other node.
+        ("spiffe://cluster.local/ns/shop/sa/other", Code::PermissionDenied, "no_pod_on_node"),
+        ("spiffe://cluster.local/ns/shop/sa/nobody", Code::PermissionDenied, "no_pod_on_node"),
+        // Its pod is here and not enrolled.
+        ("spiffe://cluster.local/ns/shop/sa/plain", Code::PermissionDenied, "no_pod_on_node"),
+        ("spiffe://cluster.local/ns/shop/sa/host", Code::PermissionDenied, "no_pod_on_node"),
+        // Its pod is here, and the account has gone.
+        ("spiffe://cluster.local/ns/shop/sa/gone", Code::PermissionDenied, "no_service_account"),
+        (
+            "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-controller",
+            Code::PermissionDenied,
+            "no_pod_on_node",
+        ),
+        ("spiffe://other.example/ns/shop/sa/web", Code::PermissionDenied, "other_trust_domain"),
+        ("https://cluster.local/ns/shop/sa/web", Code::InvalidArgument, "not_spiffe"),
+        ("spiffe://cluster.local/ns/shop/sa/web/", Code::InvalidArgument, "not_spiffe"),
+        ("", Code::InvalidArgument, "not_spiffe"),
+    ] {
+        stand.refused(&token, identity, request(), code, reason).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_not_that_pods_on_that_node_is_refused() -> Result<()> {
+    let stand = Stand::start().await?;
+    // Another node's agent.
+    let other = stand.token("agent-b", &[])?;
+    stand.refused(&other, WEB, request(), Code::PermissionDenied, "no_pod_on_node").await?;
+    // Another audience: the API server's own.
+    let foreign = stand.token("agent-a", &["--audience", "https://kubernetes.default.svc.cluster.local"])?;
+    stand.turned_away(&foreign, Code::Unauthenticated).await?;
+    // Another service account, also on the node.
+    let web = stand.token_of("shop", "web", "web", "nodemesh")?;
+    stand.turned_away(&web, Code::PermissionDenied).await?;
+    // The agents' account, bound to no pod: it names no node.
+    let unbound = stand.kubectl(&[
+        "create",
+        "token",
+        "nodemesh-agent",
+        "-n",
+        "nodemesh-system",
+        "--audience",
+        "nodemesh",
+    ])?;
+    stand.turned_away(unbound.trim(), Code::PermissionDenied).await?;
+    for junk in ["", "x", "a.b.c", &"x".repeat(20_000)] {
+        stand.turned_away(junk, Code::Unauthenticated).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_ends_with_its_pod() -> Result<()> {
+    let stand = Stand::start().await?;
+    let token = stand.token("agent-a", &[])?;
+    let never_shown = stand.token("agent-a", &[])?;
+    stand.sign(&token, WEB, request()).await?;
+    stand.delete_pod("nodemesh-system", "agent-a").await?;
+    // Neither the one that was taken before nor the other.
+    for token in [&token, &never_shown] {
+        let status = stand.sign(token, WEB, request()).await.expect_err("its pod is gone");
+        ensure!(matches!(status.code(), Code::Unauthenticated | Code::Unavailable), "{status:?}");
+    }
+    // A pod of the same name is another one.
+    stand.apply(&agents::agent("agent-a", "a"))?;
+    stand.until_known("agent-a").await?;
+    for token in [&token, &never_shown] {
+        let status = stand.sign(token, WEB, request()).await.expect_err("it is another pod's");
+        ensure!(matches!(status.code(), Code::Unauthenticated | Code::Unavailable), "{status:?}");
+    }
+    stand.sign(&stand.token("agent-a", &[])?, WEB, request()).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_ends_with_its_last_pod() -> Result<()> {
+    let stand = Stand::start().await?;
+    let token = stand.token("agent-a", &[])?;
+    stand.sign(&token, WEB, request()).await?;
+    stand.delete_pod("shop", "web").await?;
+    stand.refused(&token, WEB, request(), Code::PermissionDenied, "no_pod_on_node").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_authority_writes_every_field_itself() -> Result<()> {
+    let stand = Stand::start().await?;
+    let token = stand.token("agent-a", &[])?;
+    let key = KeyPair::generate()?;
+    let mut wants = CertificateParams::new(vec!["admin.example".to_owned()])?;
+    wants.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/shop/sa/other".try_into()?));
+    wants.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into()?));
+    wants.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let greedy = wants.serialize_request(&key)?.der().to_vec();
+    let chain = stand.sign(&token, WEB, greedy).await?;
+    let (_, certificate) = X509Certificate::from_der(&chain[0])?;
+    ensure!(identity_of(&chain[0])? == WEB && !certificate.is_ca());
+    let left = certificate.validity().not_after.timestamp() - OffsetDateTime::now_utc().unix_timestamp();
+    ensure!((23 * 3600..=24 * 3600).contains(&left), "{left} s");
+
+    let weak = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
+    let other_kind = CertificateParams::default().serialize_request(&weak)?.der().to_vec();
+    let mut unsigned = request();
+    *unsigned.last_mut().context("a request has bytes")? ^= 1;
+    for request in [other_kind, unsigned, Vec::new(), vec![0; 8000]] {
+        stand.refused(&token, WEB, request, Code::InvalidArgument, "bad_request").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controllers_that_start_at_once_have_one_authority() -> Result<()> {
+    let stand = Stand::start().await?;
+    let second = stand.second_controller().await?;
+    let token = stand.token("agent-a", &[])?;
+    // The root that agents mount vouches for both: each connection checks it.
+    stand.sign(&token, WEB, request()).await?;
+    stand.sign_at(second, &token, WEB, request()).await?;
+    Ok(())
+}
+
+/// Signs in a row, as an agent does; the time that each took.
+async fn times(stand: &Stand, token: &str, identity: &str, count: usize) -> Result<Vec<Duration>> {
+    let mut agent = stand.agent(token).await?;
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begun = Instant::now();
+        agent.sign(identity, request()).await?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_floods_delays_no_other() -> Result<()> {
+    const COUNT: usize = 100;
+    let stand = Stand::start().await?;
+    let (flooder, other) = (stand.token("agent-b", &[])?, stand.token("agent-a", &[])?);
+    let quiet = times(&stand, &other, WEB, COUNT).await?;
+    let flood = stand.flood(&flooder, "spiffe://cluster.local/ns/shop/sa/other").await?;
+    let beside = times(&stand, &other, WEB, COUNT).await?;
+    let (asked, refused) = flood.end().await;
+    let [before, during] = [&quiet, &beside].map(|times| times[COUNT * 99 / 100].as_secs_f64() * 1e3);
+    figure(&format!(
+        "a certificate takes {before:.1} ms at p99, and {during:.1} ms beside a node that asked {asked} times and was \
+         refused {refused} of them"
+    ));
+    ensure!(refused > 0, "the flood met its bound");
+    ensure!(during < 500.0, "{during} ms beside a flood, {before} ms without");
+    Ok(())
+}
+
+/// The only URI of a certificate, which has no other name.
+fn identity_of(der: &[u8]) -> Result<String> {
+    let (_, certificate) = X509Certificate::from_der(der)?;
+    let names = certificate.subject_alternative_name()?.context("it has names")?;
+    match names.value.general_names.as_slice() {
+        [GeneralName::URI(uri)] => Ok((*uri).to_owned()),
+        other => anyhow::bail!("{other:?}"),
+    }
+}

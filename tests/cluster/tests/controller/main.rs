@@ -1,0 +1,5 @@
+//! The controller on a real API server.
+
+mod agents;
+mod certificates;
+mod objects;
