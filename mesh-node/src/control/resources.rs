@@ -396,6 +396,10 @@ pub struct PolicyStatus {
     /// The `metadata.generation` that the conditions are about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How many enrolled pods the policy is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub workloads: Option<i64>,
     /// `Accepted`: whether the object was understood, with the field that was not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend(

@@ -42,12 +42,29 @@ pub(super) enum Answer {
 /// What is wrong with an object.
 pub(super) type Faults = Vec<(FieldError, Effect)>;
 
+/// A policy as the API server has it, for who writes its status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Policy {
+    /// `metadata.generation`.
+    pub(super) generation: i64,
+    /// `metadata.uid`.
+    pub(super) uid: Option<String>,
+    /// Its status, as it is.
+    pub(super) status: Value,
+    /// What is wrong with it.
+    pub(super) faults: Faults,
+}
+
 /// All objects.
 #[derive(Debug)]
 pub(super) struct Inventory {
     settings: Arc<MeshSettings>,
     in_force: HashMap<ObjectKey, Meaning>,
     faults: BTreeMap<ObjectKey, Faults>,
+    policies: BTreeMap<ObjectKey, Arc<Policy>>,
+    /// Whether a policy or its status changed since they were [taken](Self::take_policies).
+    has_other_policies: bool,
+    counts: BTreeMap<Kind, usize>,
     /// Kinds of which a whole list was read.
     complete: BTreeSet<Kind>,
     /// What the list that is being read has so far.
@@ -64,6 +81,9 @@ impl Inventory {
             settings,
             in_force: HashMap::new(),
             faults: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            has_other_policies: false,
+            counts: Kind::ALL.into_iter().map(|kind| (kind, 0)).collect(),
             complete: BTreeSet::new(),
             listing: HashMap::new(),
             unasked: Vec::new(),
@@ -82,17 +102,18 @@ impl Inventory {
     }
 
     /// How many objects of each kind are in force.
-    pub(super) fn counts(&self) -> BTreeMap<Kind, usize> {
-        let mut counts: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
-        for key in self.in_force.keys() {
-            *counts.entry(key.kind).or_default() += 1;
-        }
-        counts
+    pub(super) fn counts(&self) -> &BTreeMap<Kind, usize> {
+        &self.counts
     }
 
     /// What is wrong with objects, by name.
     pub(super) fn faults(&self) -> &BTreeMap<ObjectKey, Faults> {
         &self.faults
+    }
+
+    /// All policies, if one or its status changed since this was asked last.
+    pub(super) fn take_policies(&mut self) -> Option<BTreeMap<ObjectKey, Arc<Policy>>> {
+        std::mem::take(&mut self.has_other_policies).then(|| self.policies.clone())
     }
 
     /// Objects to ask the API server for, each until it is [answered](Self::answer).
@@ -156,6 +177,10 @@ impl Inventory {
         if meaning.is_none() && before.is_some() {
             errors.iter_mut().for_each(|(_, effect)| *effect = Effect::LastGoodKept);
         }
+        if key.kind.is_policy() {
+            self.policies.insert(key.clone(), Arc::new(policy(object, errors.clone())));
+            self.has_other_policies = true;
+        }
         if errors.is_empty() {
             self.faults.remove(&key);
         } else {
@@ -166,14 +191,28 @@ impl Inventory {
             return None;
         }
         let before = self.in_force.insert(key.clone(), after.clone());
+        if before.is_none() {
+            *self.counts.entry(key.kind).or_default() += 1;
+        }
         Some(Change { key, before, after: Some(after) })
     }
 
     fn remove(&mut self, key: ObjectKey) -> Option<Change> {
         self.doubtful.remove(&key);
         self.faults.remove(&key);
+        self.has_other_policies |= self.policies.remove(&key).is_some();
         let before = self.in_force.remove(&key)?;
+        *self.counts.entry(key.kind).or_default() -= 1;
         Some(Change { key, before: Some(before), after: None })
+    }
+}
+
+fn policy(object: &Value, faults: Faults) -> Policy {
+    Policy {
+        generation: object["metadata"]["generation"].as_i64().unwrap_or_default(),
+        uid: object["metadata"]["uid"].as_str().map(str::to_owned),
+        status: object["status"].clone(),
+        faults,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! In: the objects of a Kubernetes API server, and the calls of agents. Out: what each agent is to know, certificates
 //! for the pods of its node, and what a person should know, in the objects' status. [`world`] knows what there is;
-//! [`tokens`] knows who calls, and [`certificates`] signs; [`authority_secret`] keeps the key. Never: a look at traffic.
+//! [`tokens`] knows who calls, and [`certificates`] signs; [`authority_secret`] keeps the key; who holds the [`lease`]
+//! writes [`status`]. Never: a look at traffic.
 
 pub mod agents;
 pub mod audit;
@@ -13,11 +14,14 @@ pub mod client;
 pub mod discovery;
 mod doubts;
 mod inventory;
+pub mod lease;
 mod metrics;
 mod probes;
 mod rates;
 mod seen;
+mod selection;
 mod server;
+mod status;
 pub mod tokens;
 mod watch;
 pub mod world;
@@ -44,12 +48,16 @@ use self::authority_secret::AuthoritySecret;
 use self::certificates::{Certificates, Flood};
 use self::client::ClientError;
 use self::discovery::{Discovery, DiscoverySettings};
+use self::lease::Candidate;
 use self::metrics::Metrics;
 use self::server::Services;
+use self::status::Writer;
 use self::tokens::{AGENT, Tokens};
 use self::world::{Known, World};
 use crate::config::ControllerConfig;
-use crate::identity::{AuthorityError, Identities, IdentityMetrics, IssueError, Settings, system_clock};
+use crate::identity::{
+    AuthorityError, Clock, HeldAuthority, Identities, IdentityMetrics, IssueError, Settings, system_clock,
+};
 use crate::telemetry::logging::{self, LoggingError};
 use crate::telemetry::registry::Registry;
 
@@ -242,44 +250,61 @@ impl Parts {
         registry: &Registry,
         tasks: &mut JoinSet<()>,
     ) -> Result<Services, ControllerError> {
-        let Self { config, client, known, metrics, audit, discovery } = self;
-        let mesh = config.mesh;
+        let clock = system_clock();
+        let mesh = &self.config.mesh;
         let own = |account| SpiffeId::new(&mesh.trust_domain, &mesh.root_namespace, account);
         let (local, agent) = (own(CONTROLLER)?, own(AGENT)?);
-        let clock = system_clock();
-        let secret = AuthoritySecret {
-            client: client.clone(),
-            namespace: mesh.root_namespace.to_string(),
-            trust_domain: mesh.trust_domain.clone(),
-            lifetime: config.certificate_lifetime,
-            clock: clock.clone(),
-            discovery: Arc::clone(&discovery),
-        };
+        let secret = self.secret(&clock);
         let authority = Arc::new(secret.obtain().await);
         tasks.spawn(secret.follow(Arc::clone(&authority)));
-        let identity_metrics = IdentityMetrics::new(registry)?;
-        let identities = Identities::new(
-            Arc::clone(&authority) as _,
-            Settings::default(),
-            clock.clone(),
-            identity_metrics,
-        )?;
-        identities.ensure(&local).await?;
-        let identities = Arc::new(identities);
+        let identities = identities(Arc::clone(&authority), &local, &clock, registry).await?;
         let renewing = Arc::clone(&identities);
         tasks.spawn(async move { renewing.run().await });
+        self.write_status(tasks);
+        let Self { config, client, known, metrics, audit, discovery } = self;
         let tokens = Arc::new(Tokens::new(client, Arc::clone(&known), agent));
-        let certificates = Certificates {
-            authority,
-            known,
-            trust_domain: mesh.trust_domain,
-            clock,
-            audit,
-            metrics,
-            flood: Flood::default().into(),
-        };
+        let (trust_domain, flood) = (config.mesh.trust_domain, Flood::default().into());
+        let certificates = Certificates { authority, known, trust_domain, clock, audit, metrics, flood };
         Ok(Services { identities, local, tokens, certificates: Arc::new(certificates), discovery })
     }
+
+    fn secret(&self, clock: &Clock) -> AuthoritySecret {
+        AuthoritySecret {
+            client: self.client.clone(),
+            namespace: self.config.mesh.root_namespace.to_string(),
+            trust_domain: self.config.mesh.trust_domain.clone(),
+            lifetime: self.config.certificate_lifetime,
+            clock: clock.clone(),
+            discovery: Arc::clone(&self.discovery),
+        }
+    }
+
+    /// Begins to write status, whenever it is this replica's turn.
+    fn write_status(&self, tasks: &mut JoinSet<()>) {
+        let me = self.config.pod_name.to_string();
+        let candidate = Candidate::new(self.client.clone(), &self.config.mesh.root_namespace, me.clone());
+        let writer = Writer {
+            client: self.client.clone(),
+            known: Arc::clone(&self.known),
+            leadership: candidate.leadership(),
+            instance: me,
+        };
+        tasks.spawn(candidate.run());
+        tasks.spawn(writer.run());
+    }
+}
+
+/// The controller's own identity, with a certificate.
+async fn identities(
+    authority: Arc<HeldAuthority>,
+    local: &SpiffeId,
+    clock: &Clock,
+    registry: &Registry,
+) -> Result<Arc<Identities>, ControllerError> {
+    let metrics = IdentityMetrics::new(registry)?;
+    let identities = Identities::new(authority, Settings::default(), clock.clone(), metrics)?;
+    identities.ensure(local).await?;
+    Ok(Arc::new(identities))
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ControllerError> {

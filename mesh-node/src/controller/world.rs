@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::discovery::Discovery;
 use super::doubts::Doubts;
-use super::inventory::{Faults, Inventory};
+use super::inventory::{Faults, Inventory, Policy};
 use super::metrics::Metrics;
 use super::watch::{News, watch_all};
 use crate::control::enroller::{Change, Enroller};
@@ -45,6 +45,7 @@ pub struct Known {
     snapshot: ArcSwap<Snapshot>,
     accounts: RwLock<HashSet<NamespacedName>>,
     faults: ArcSwap<BTreeMap<ObjectKey, Faults>>,
+    policies: ArcSwap<BTreeMap<ObjectKey, Arc<Policy>>>,
     missing: ArcSwap<Vec<Kind>>,
     generation: watch::Sender<Option<u64>>,
 }
@@ -68,6 +69,11 @@ impl Known {
     /// What is wrong with objects.
     pub fn faults(&self) -> Arc<BTreeMap<ObjectKey, Faults>> {
         self.faults.load_full()
+    }
+
+    /// All policies, with their status.
+    pub(super) fn policies(&self) -> Arc<BTreeMap<ObjectKey, Arc<Policy>>> {
+        self.policies.load_full()
     }
 
     /// Kinds of which no whole list was read yet.
@@ -133,6 +139,9 @@ impl World {
                 (key, answer) = doubts.next() => self.inventory.answer(key, answer).into_iter().collect(),
             };
             doubts.extend(self.inventory.take_unasked());
+            if let Some(policies) = self.inventory.take_policies() {
+                self.known.policies.store(Arc::new(policies));
+            }
             self.apply(changes, doubts.len());
         }
     }
@@ -196,7 +205,7 @@ impl World {
             *counts.entry(*effect).or_default() += 1;
         }
         let generation = self.known.snapshot.load().generation();
-        self.metrics.observe(&self.inventory.counts(), &counts, doubtful, generation);
+        self.metrics.observe(self.inventory.counts(), &counts, doubtful, generation);
         let before = self.known.faults.load();
         if **before == *faults {
             return;

@@ -154,6 +154,19 @@ impl Stand {
         timeout(PATIENCE, wait).await.with_context(|| format!("wait until {what}"))
     }
 
+    /// Asks until there is an answer.
+    pub async fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+        let wait = async {
+            loop {
+                if let Some(answer) = ask() {
+                    break answer;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.with_context(|| format!("wait until {what}"))
+    }
+
     pub async fn until_known(&self, pod: &str) -> Result<()> {
         self.until(&format!("{pod} is known"), |known| has(known, pod)).await
     }
@@ -303,7 +316,13 @@ fn controllers_own(server: &ApiServer) -> Result<tempfile::NamedTempFile> {
 
 /// Starts a controller on a thread of its own; it ends with the process.
 async fn start(kubeconfig: &std::path::Path, audit: Sink) -> Result<(SocketAddr, Arc<Known>)> {
-    let config = ControllerConfig { kubeconfig: Some(kubeconfig.to_owned()), ..ControllerConfig::default() };
+    static COUNT: AtomicUsize = AtomicUsize::new(1);
+    let name = format!("controller-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let config = ControllerConfig {
+        kubeconfig: Some(kubeconfig.to_owned()),
+        pod_name: name.into(),
+        ..ControllerConfig::default()
+    };
     let (told, started) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -3,3 +3,4 @@
 mod agents;
 mod certificates;
 mod objects;
+mod status;

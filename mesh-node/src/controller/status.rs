@@ -1,0 +1,254 @@
+//! What a person should know of each policy, in its status: whether it was understood, and how many pods it is about.
+//!
+//! In: what is known, and whether this replica writes. Out: server-side applied status, written only where it would say
+//! something else, a few a second; and an Event for a policy that is not understood any more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Error};
+use mesh_common::snapshot::Snapshot;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::warn;
+
+use super::FIELD_MANAGER;
+use super::inventory::Policy;
+use super::lease::Leadership;
+use super::seen::Seen;
+use super::selection::Selection;
+use super::world::Known;
+use crate::control::object::ObjectKey;
+use crate::control::translate::{Effect, FieldError};
+use crate::telemetry::chain::Chain;
+
+/// Between two looks at what is to be written: counts of pods change all the time.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Between two writes.
+const PACE: Duration = Duration::from_millis(50);
+/// For one answer of the API server.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Writes of one round; the rest waits for the next one.
+const ROUND: usize = 200;
+/// Faults that are named in one message.
+const MAX_NAMED: usize = 5;
+
+/// Writes status.
+pub(super) struct Writer {
+    pub(super) client: Client,
+    pub(super) known: Arc<Known>,
+    pub(super) leadership: Leadership,
+    /// This replica, as Events name it.
+    pub(super) instance: String,
+}
+
+impl Writer {
+    /// Writes until it is dropped.
+    pub(super) async fn run(self) {
+        let reporter =
+            Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(self.instance.clone()) };
+        let recorder = Recorder::new(self.client.clone(), reporter);
+        let mut looks = interval(LOOK_AGAIN);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            if !self.leadership.is_held() || self.known.generation().borrow().is_none() {
+                continue;
+            }
+            for write in self.due().await.into_iter().take(ROUND) {
+                if !self.leadership.is_held() {
+                    break;
+                }
+                self.write(&recorder, &write).await;
+                sleep(PACE).await;
+            }
+        }
+    }
+
+    /// The policies whose status says something else than what holds.
+    async fn due(&self) -> Vec<Write> {
+        let (policies, snapshot) = (self.known.policies(), self.known.snapshot());
+        // Every policy against every pod: not on a thread that agents wait for.
+        let due =
+            tokio::task::spawn_blocking(move || due(&policies, &snapshot, &Timestamp::now().to_string()));
+        due.await.unwrap_or_default()
+    }
+
+    async fn write(&self, recorder: &Recorder, write: &Write) {
+        let Write { key, policy, status, is_broken } = write;
+        let body = json!({
+            "apiVersion": key.kind.api_version(),
+            "kind": key.kind.name(),
+            "metadata": {"name": &*key.name.name, "namespace": &*key.name.namespace},
+            "status": status,
+        });
+        let api: Api<Seen<false>> = Api::namespaced_with(self.client.clone(), &key.name.namespace, &key.kind);
+        let apply = PatchParams::apply(FIELD_MANAGER).force();
+        let written = timeout(PATIENCE, api.patch_status(&key.name.name, &apply, &Patch::Apply(&body))).await;
+        match written {
+            Ok(Ok(_)) if *is_broken => self.tell(recorder, key, policy, status).await,
+            Ok(Ok(_)) => {}
+            // It has gone meanwhile.
+            Ok(Err(Error::Api(answer))) if answer.is_not_found() => {}
+            Ok(Err(error)) => warn!(object = %key, error = %Chain(&error), "status not written"),
+            Err(_) => warn!(object = %key, "status not written: the API server does not answer"),
+        }
+    }
+
+    /// Tells whoever looks at the policy that it is not in force as it is written.
+    async fn tell(&self, recorder: &Recorder, key: &ObjectKey, policy: &Policy, status: &Value) {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: "NotAccepted".to_owned(),
+            note: status["conditions"][0]["message"].as_str().map(str::to_owned),
+            action: "Translate".to_owned(),
+            secondary: None,
+        };
+        let about = ObjectReference {
+            api_version: Some(key.kind.api_version().to_owned()),
+            kind: Some(key.kind.name().to_owned()),
+            name: Some(key.name.name.to_string()),
+            namespace: Some(key.name.namespace.to_string()),
+            uid: policy.uid.clone(),
+            ..ObjectReference::default()
+        };
+        match timeout(PATIENCE, recorder.publish(&event, &about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(object = %key, error = %Chain(&error), "event not written"),
+            Err(_) => warn!(object = %key, "event not written: the API server does not answer"),
+        }
+    }
+}
+
+/// A status to be written.
+#[derive(Clone, Debug)]
+struct Write {
+    key: ObjectKey,
+    policy: Arc<Policy>,
+    status: Value,
+    /// It was understood before, or nothing was said yet, and now it is not.
+    is_broken: bool,
+}
+
+/// PURE. What is to be written, by name.
+fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &str) -> Vec<Write> {
+    let selection = Selection::of(snapshot);
+    let mut writes = Vec::new();
+    for (key, policy) in policies {
+        let status = desired(policy, selection.count(key), now);
+        if ours(&policy.status) != status {
+            let accepted = |status: &Value| accepted(status)["status"].clone();
+            let is_broken = accepted(&status) == "False" && accepted(&policy.status) != "False";
+            writes.push(Write { key: key.clone(), policy: Arc::clone(policy), status, is_broken });
+        }
+    }
+    writes
+}
+
+/// PURE. The status that a policy should have; the time of its condition is kept while nothing changes.
+fn desired(policy: &Policy, workloads: usize, now: &str) -> Value {
+    let is_accepted = !policy.faults.iter().any(|(_, effect)| is_refusal(*effect));
+    let (state, reason) = if is_accepted { ("True", "Accepted") } else { ("False", "Invalid") };
+    let before = accepted(&policy.status);
+    let since = if before["status"] == state { before["lastTransitionTime"].as_str() } else { None };
+    json!({
+        "observedGeneration": policy.generation,
+        "workloads": workloads,
+        "conditions": [{
+            "type": "Accepted",
+            "status": state,
+            "reason": reason,
+            "message": message(&policy.faults),
+            "lastTransitionTime": since.unwrap_or(now),
+            "observedGeneration": policy.generation,
+        }],
+    })
+}
+
+/// What a status says that we write; others may have written more.
+fn ours(status: &Value) -> Value {
+    json!({
+        "observedGeneration": status["observedGeneration"],
+        "workloads": status["workloads"],
+        "conditions": [accepted(status)],
+    })
+}
+
+/// The condition `Accepted` of a status.
+fn accepted(status: &Value) -> &Value {
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().find(|condition| condition["type"] == "Accepted").unwrap_or(&Value::Null)
+}
+
+fn is_refusal(effect: Effect) -> bool {
+    matches!(effect, Effect::Denies | Effect::NotInForce | Effect::LastGoodKept)
+}
+
+fn message(faults: &[(FieldError, Effect)]) -> String {
+    let said = |(error, effect): &(FieldError, Effect)| match effect {
+        Effect::Denies => format!("{error}: the policy denies what it might have denied"),
+        Effect::FieldIgnored => format!("{error}: this field is ignored"),
+        _ => error.to_string(),
+    };
+    let mut message: Vec<String> = faults.iter().take(MAX_NAMED).map(said).collect();
+    if let Some(more) = faults.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        message.push(format!("and {more} more"));
+    }
+    let mut message = message.join("; ");
+    let end = (0..=1024.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+    message.truncate(end.unwrap_or_default());
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(faults: Vec<(FieldError, Effect)>, status: Value) -> Policy {
+        Policy { generation: 3, uid: None, status, faults }
+    }
+
+    fn fault(effect: Effect) -> (FieldError, Effect) {
+        (FieldError { field: "spec.rules[0]".to_owned(), reason: "is wrong".to_owned() }, effect)
+    }
+
+    #[test]
+    fn a_policy_that_denies_for_a_fault_is_not_accepted_and_says_which() {
+        let status = desired(&policy(vec![fault(Effect::Denies)], Value::Null), 2, "now");
+        let condition = &status["conditions"][0];
+        assert_eq!(condition["status"], "False");
+        assert!(
+            condition["message"].as_str().unwrap().starts_with("spec.rules[0]: is wrong: the policy denies")
+        );
+        assert_eq!((&status["observedGeneration"], &status["workloads"]), (&json!(3), &json!(2)));
+    }
+
+    #[test]
+    fn a_warning_is_said_of_one_that_is_accepted() {
+        let status = desired(&policy(vec![fault(Effect::Warning)], Value::Null), 0, "now");
+        assert_eq!(status["conditions"][0]["status"], "True");
+        assert_eq!(status["conditions"][0]["message"], "spec.rules[0]: is wrong");
+    }
+
+    #[test]
+    fn what_was_written_is_not_written_again_and_keeps_its_time() {
+        let first = desired(&policy(Vec::new(), Value::Null), 1, "then");
+        assert_eq!(desired(&policy(Vec::new(), first.clone()), 1, "now"), first);
+        let more = desired(&policy(Vec::new(), first.clone()), 2, "now");
+        assert_eq!(more["conditions"][0]["lastTransitionTime"], "then");
+        let broken = desired(&policy(vec![fault(Effect::Denies)], first), 1, "now");
+        assert_eq!(broken["conditions"][0]["lastTransitionTime"], "now");
+    }
+
+    #[test]
+    fn a_message_is_short_whatever_is_wrong() {
+        let long = FieldError { field: "é".repeat(3000), reason: String::new() };
+        let faults: Vec<_> = (0..100).map(|_| (long.clone(), Effect::Denies)).collect();
+        assert!(message(&faults).len() <= 1024);
+    }
+}
