@@ -11,7 +11,7 @@ use crate::{process, workspace};
 const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/flags.md", "flags"),
     ("docs/metrics.md", "metrics"),
-    ("manifests/base/crds.yaml", "definitions"),
+    ("manifests/foundation/crds.yaml", "definitions"),
 ];
 
 /// What to do with a document that differs.

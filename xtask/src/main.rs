@@ -83,7 +83,7 @@ enum Verb {
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// Write docs/flags.md, docs/metrics.md and manifests/base/crds.yaml from the code
+    /// Write docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml from the code
     Docs {
         /// Write nothing: fail if a file would change
         #[arg(long)]

@@ -29,7 +29,7 @@ pub enum Suite {
     Unit,
     /// Documentation builds without warnings
     Doc,
-    /// docs/flags.md, docs/metrics.md and manifests/base/crds.yaml are what the code says
+    /// docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml are what the code says
     Docs,
     /// Fuzz targets compile; their kept inputs are replayed by the unit tests
     Fuzz,

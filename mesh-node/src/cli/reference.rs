@@ -27,7 +27,7 @@ pub enum Document {
     Flags,
     /// `docs/metrics.md`
     Metrics,
-    /// `manifests/base/crds.yaml`
+    /// `manifests/foundation/crds.yaml`
     Definitions,
 }
 
