@@ -1,11 +1,14 @@
 //! The full form: a control plane and nodes that run pods.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use mesh_test_harness::capture::Capture;
 use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::process::Place;
 use mesh_test_harness::run::Run;
 
 use crate::certificates::Certificates;
@@ -29,7 +32,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     control_plane: ControlPlane,
     _network: Network,
-    _run: Run,
+    run: Run,
 }
 
 impl Cluster {
@@ -68,7 +71,7 @@ impl Cluster {
         control_plane.wait_until_ready()?;
         say.step("the API server is ready");
         control_plane.start_workers(&run, &certificates)?;
-        let mut cluster = Self { nodes, control_plane, _network: network, _run: run };
+        let mut cluster = Self { nodes, control_plane, _network: network, run };
         cluster.kubectl(&["apply", "-f", NAME_SERVER]).context("apply the name server")?;
         cluster.wait_until_ready(&say)?;
         Ok(cluster)
@@ -98,6 +101,28 @@ impl Cluster {
     /// It is no image, or a containerd does not take it.
     pub fn load(&self, archive: &Path) -> Result<()> {
         self.nodes.iter().try_for_each(|node| node::load(node.process()?, archive))
+    }
+
+    /// Gives every node the image of the mesh, as it was built for tests.
+    ///
+    /// # Errors
+    /// It cannot be built, or a containerd does not take it.
+    pub fn load_mesh(&self) -> Result<()> {
+        self.load(&images::mesh(&self.run.folder().join("images"))?)
+    }
+
+    /// Begins to listen on the wire between a node and the others: nothing of what its own pods say to each other.
+    ///
+    /// # Errors
+    /// See [`Capture::between`].
+    pub fn listen(&self, node: &Node) -> Result<Capture> {
+        let IpAddr::V4(here) = node.address() else { bail!("{} has no IPv4 address", node.name()) };
+        let IpAddr::V4(there) = self.control_plane.address() else {
+            bail!("the API server has no IPv4 address")
+        };
+        let place =
+            Place::new(node.netns().clone(), self.run.cgroup().join("listen"), node.folder().to_owned())?;
+        Capture::between(&place, node.name(), "eth0", [here, there])
     }
 
     fn wait_until_ready(&mut self, say: &Steps<impl Fn(&str)>) -> Result<()> {

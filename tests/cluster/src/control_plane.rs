@@ -2,7 +2,7 @@
 //!
 //! In: where they listen and what else there is. Out: a server that is ready, and kubectl for it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -138,6 +138,11 @@ impl ControlPlane {
     /// Where the API server listens, as in `https://127.0.0.1:6443`.
     pub fn url(&self) -> String {
         format!("https://{}", self.site.address)
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.site.address.ip()
     }
 
     /// The kubeconfig of somebody who may do everything.

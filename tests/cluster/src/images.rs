@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use mesh_test_harness::binary;
 
 use crate::oci::Image;
 use crate::programs;
@@ -16,6 +17,9 @@ pub const PAUSE: &str = "localhost/pause:local";
 pub const TOOLS: &str = "localhost/tools:local";
 /// The name server.
 pub const COREDNS: &str = "localhost/coredns:local";
+
+/// The mesh: the program under test, under the name that the manifests have.
+pub const MESH: &str = concat!("nodemesh.dev/mesh-node:", env!("CARGO_PKG_VERSION"));
 
 /// It waits, ends when it is told to, and buries the processes that nobody else does.
 const PAUSE_SOURCE: &str = "\
@@ -62,6 +66,16 @@ pub fn make(folder: &Path) -> Result<Vec<PathBuf>> {
     ALL.iter().map(|image| image.make(folder)).collect()
 }
 
+/// Makes the image of the mesh from the program that was built for tests: `cargo xtask image` links it whole, which
+/// takes longer than all tests. Returns its archive.
+///
+/// # Errors
+/// The program cannot be built or copied.
+pub fn mesh(folder: &Path) -> Result<PathBuf> {
+    Made { name: MESH, stem: "mesh-node", entrypoint: &["/usr/bin/mesh-node"], command: &[], fill: mesh_node }
+        .make(folder)
+}
+
 impl Made {
     fn make(&self, folder: &Path) -> Result<PathBuf> {
         let root = folder.join(self.stem);
@@ -86,6 +100,18 @@ fn pause(root: &Path) -> Result<()> {
 
 fn coredns(root: &Path) -> Result<()> {
     copy(&programs::coredns()?, &root.join("coredns"))
+}
+
+fn mesh_node(root: &Path) -> Result<()> {
+    let built = binary::mesh_node()?;
+    let program = root.join("usr/bin/mesh-node");
+    copy(built, &program)?;
+    symlink("mesh-node", root.join("usr/bin/kubectl-mesh"))?;
+    for library in libraries(built)? {
+        copy(&library, &inside(root, &library))?;
+    }
+    // What a debugger wants is nine tenths of it, for every node to unpack.
+    output(Command::new("strip").arg(program)).map(drop)
 }
 
 fn tools(root: &Path) -> Result<()> {

@@ -70,6 +70,11 @@ impl Place {
         Self::new(self.netns.clone(), cgroup, self.logs.clone())
     }
 
+    /// The folder of its processes' files.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
     /// The same place, where nobody keeps what processes write to standard output.
     #[must_use]
     pub fn discarding_stdout(mut self) -> Self {

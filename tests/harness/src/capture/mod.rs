@@ -8,7 +8,7 @@ mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 use crate::PLAINTEXT_MARKER;
 use crate::eventually::{PATIENCE, eventually};
 use crate::netns::Namespace;
-use crate::process::Process;
+use crate::process::{Place, Process};
 use crate::topology::Site;
 
 pub use pcap::{Flow, Stream};
@@ -59,14 +59,22 @@ impl Capture {
     /// # Errors
     /// Tcpdump cannot be started or does not begin in time.
     pub fn start(site: &Site, interface: &str) -> Result<Self> {
-        let file = site.logs().join(format!("{interface}.pcap"));
+        Self::between(site.host(), site.name(), interface, site.wire_addresses())
+    }
+
+    /// The same where there is no [`Site`]: on an interface of the place's namespace, on the way from the first address,
+    /// which is that namespace's, to the second.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn between(place: &Place, name: &str, interface: &str, ends: [Ipv4Addr; 2]) -> Result<Self> {
+        let file = place.logs().join(format!("{interface}.pcap"));
         let path = file.display().to_string();
         // -Z root: the folder belongs to root. -B: 16 MiB of kernel buffer, so that no burst is lost.
         let arguments =
             ["-i", interface, "-w", &path, "-U", "-s", "0", "-n", "-B", "16384", "-Z", "root", "tcp"];
-        let process = site.host().spawn(&format!("{}-tcpdump", site.name()), "tcpdump", &arguments)?;
-        let capture =
-            Self { process, file, netns: site.netns().clone(), last: LastPacket::across_the_wire(site) };
+        let process = place.spawn(&format!("{name}-tcpdump"), "tcpdump", &arguments)?;
+        let capture = Self { process, file, netns: place.netns().clone(), last: LastPacket::between(ends) };
         eventually("tcpdump listens", PATIENCE, || {
             capture.process.stderr().contains("listening on").then_some(())
         })?;
@@ -114,8 +122,7 @@ impl Capture {
 }
 
 impl LastPacket {
-    fn across_the_wire(site: &Site) -> Self {
-        let [here, there] = site.wire_addresses();
+    fn between([here, there]: [Ipv4Addr; 2]) -> Self {
         Self { from: SocketAddrV4::new(here, 7), to: SocketAddrV4::new(there, 9) }
     }
 
