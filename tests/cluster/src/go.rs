@@ -28,9 +28,11 @@ pub struct Recipe {
     pub module: &'static str,
     /// The module whose version in `go.mod` is the program's.
     pub versioned: &'static str,
-    /// The package, from the module's folder.
-    pub package: &'static str,
-    /// The file that the program becomes.
+    /// What go is told to do: `build`, or `test -c` for a suite as a program.
+    pub verb: &'static [&'static str],
+    /// The packages, from the module's folder.
+    pub packages: &'static [&'static str],
+    /// The file that the program becomes; a folder, as in `.`, if there are several packages.
     pub program: &'static str,
     /// The source, from the module's folder.
     pub source: &'static str,
@@ -62,6 +64,21 @@ impl Recipe {
         Ok(folder)
     }
 
+    /// Where the source of a module is that this one requires; brings it here.
+    ///
+    /// # Errors
+    /// Go is missing or fails.
+    pub fn folder_of(&self, module: &str) -> Result<PathBuf> {
+        let mut list = self.go();
+        list.args(["list", "-m", "-f", "{{.Dir}}", module]);
+        let listed = list.output().context(NO_GO)?;
+        let folder = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
+        if !listed.status.success() || folder.is_empty() {
+            bail!("go list of {module}: {}", String::from_utf8_lossy(&listed.stderr).trim());
+        }
+        Ok(folder.into())
+    }
+
     /// Everything that decides what is built, one file after another.
     fn sources(&self) -> Result<String> {
         let read = |name: &&str| {
@@ -81,10 +98,11 @@ impl Recipe {
     }
 
     fn build(&self, version: &str, program: &Path) -> Result<()> {
-        let packages = self.packages()?;
+        let packages = self.dependencies()?;
         let flags = format!("-s -w{}", (self.linker_flags)(version));
         let mut go = self.go();
-        go.args(["build", "-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(program).arg(self.package);
+        go.args(self.verb).args(["-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(program);
+        go.args(self.packages);
         let mut progress = Progress::new(format!("building {} {version}", self.title), packages);
         let mut child = go.stderr(Stdio::piped()).spawn().context(NO_GO)?;
         let mut said = Vec::new();
@@ -102,10 +120,11 @@ impl Recipe {
     }
 
     /// How many packages there are to build; brings them all here.
-    fn packages(&self) -> Result<usize> {
+    fn dependencies(&self) -> Result<usize> {
         eprintln!("bringing the modules of {} here, if they are not: hundreds of megabytes", self.title);
-        let listed =
-            self.go().args(["list", "-deps", self.package]).stderr(Stdio::piped()).output().context(NO_GO)?;
+        let mut list = self.go();
+        list.args(["list", "-test", "-deps"]).args(self.packages);
+        let listed = list.stderr(Stdio::piped()).output().context(NO_GO)?;
         if !listed.status.success() {
             let said: Vec<String> =
                 String::from_utf8_lossy(&listed.stderr).lines().map(str::to_owned).collect();
@@ -184,14 +203,14 @@ impl std::fmt::Display for Progress {
 
 #[cfg(test)]
 mod tests {
-    use crate::programs::{COREDNS, KUBERNETES};
+    use crate::programs::{CONFORMANCE, COREDNS, ECHO, KUBERNETES};
 
     #[test]
     fn the_version_is_what_the_module_requires() {
-        for recipe in [KUBERNETES, COREDNS] {
+        for recipe in [KUBERNETES, COREDNS, ECHO, CONFORMANCE] {
             let sources = recipe.sources().unwrap();
             let version = recipe.version(&sources).unwrap();
-            assert_eq!(version.split('.').count(), 3, "{version}");
+            assert!(version.split('.').count() >= 3, "{version}");
             assert!(recipe.version("module x\n").is_err());
         }
     }

@@ -21,6 +21,9 @@ pub const COREDNS: &str = "localhost/coredns:local";
 /// The mesh: the program under test, under the name that the manifests have.
 pub const MESH: &str = concat!("nodemesh.dev/mesh-node:", env!("CARGO_PKG_VERSION"));
 
+/// The conformance suite's pods, as the suite calls them.
+pub const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
+
 /// It waits, ends when it is told to, and buries the processes that nobody else does.
 const PAUSE_SOURCE: &str = "\
 #include <signal.h>
@@ -100,6 +103,26 @@ fn pause(root: &Path) -> Result<()> {
 
 fn coredns(root: &Path) -> Result<()> {
     copy(&programs::coredns()?, &root.join("coredns"))
+}
+
+/// Makes the image of the conformance suite's pods. Returns its archive.
+///
+/// # Errors
+/// Its programs cannot be built or copied.
+pub fn echo(folder: &Path) -> Result<PathBuf> {
+    Made { name: ECHO, stem: "echo", entrypoint: &["/usr/bin/server"], command: &[], fill: echo_programs }
+        .make(folder)
+}
+
+fn echo_programs(root: &Path) -> Result<()> {
+    let programs = programs::echo()?;
+    for name in ["client", "server"] {
+        copy(&programs.join(name), &root.join("usr/bin").join(name))?;
+    }
+    // Its server wants one, and nobody checks it.
+    let certificate = rcgen::generate_simple_self_signed(["echo".to_owned()])?;
+    fs::write(root.join("cert.crt"), certificate.cert.pem())?;
+    Ok(fs::write(root.join("cert.key"), certificate.signing_key.serialize_pem())?)
 }
 
 fn mesh_node(root: &Path) -> Result<()> {

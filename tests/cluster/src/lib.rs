@@ -12,6 +12,7 @@
 //! hierarchies    cgroups of a node
 //! node           a node from outside; node_files: what its programs are told; node_inside: its first process
 //! cluster        the full form: control plane and nodes
+//! conformance    the Gateway API's official suite
 //! standing       one that stands until it is told to go: up, status, load, down
 //! ```
 //!
@@ -20,6 +21,7 @@
 pub mod api_server;
 pub mod certificates;
 pub mod cluster;
+pub mod conformance;
 pub mod control_plane;
 pub mod go;
 pub mod hierarchies;

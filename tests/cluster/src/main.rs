@@ -1,11 +1,13 @@
 //! `cargo xtask cluster`: a Kubernetes of this machine's own, to try things on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use mesh_test_cluster::cluster::MOST_NODES;
+use mesh_test_cluster::conformance::Suite;
+use mesh_test_cluster::images;
 use mesh_test_cluster::node::Inside;
 use mesh_test_cluster::node_inside;
 use mesh_test_cluster::programs::{self, Programs};
@@ -44,6 +46,15 @@ enum Verb {
     Load {
         /// The image, as an OCI archive
         image: PathBuf,
+    },
+    /// Run the Gateway API's official conformance suite against the mesh that is installed on it
+    Conformance {
+        /// One test, as in MeshBasic [default: the whole core of both mesh profiles]
+        #[arg(long, value_name = "NAME")]
+        test: Option<String>,
+        /// Where the report goes
+        #[arg(long, value_name = "FILE", default_value = "target/conformance.yaml")]
+        report: PathBuf,
     },
     /// End it and remove all that it made
     Down,
@@ -97,12 +108,23 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Status { output } => return status(output),
         Verb::Shell { words } => return shell(&words),
         Verb::Load { image } => Standing::present()?.load(&image)?,
+        Verb::Conformance { test, report } => conformance(test.as_deref(), &report)?,
         Verb::Down => Standing::present()?.down()?,
         Verb::Hold { size } => standing::hold(size.nodes)?,
         Verb::Node { inside } => node_inside::enter(&told(&inside)?)?,
         Verb::NodeInside { inside } => node_inside::run(&told(&inside)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn conformance(test: Option<&str>, report: &Path) -> Result<()> {
+    let standing = Standing::present()?;
+    let folder = standing.kubeconfig.with_file_name("images");
+    standing.load(&images::echo(&folder)?)?;
+    let suite = Suite { kubeconfig: &standing.kubeconfig, test, report };
+    suite.apply_definitions()?;
+    println!("{}\nthe report: {}", suite.run()?, report.display());
+    Ok(())
 }
 
 fn told(inside: &str) -> Result<Inside> {

@@ -16,7 +16,8 @@ pub const KUBERNETES: Recipe = Recipe {
     title: "Kubernetes",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes"),
     versioned: "k8s.io/kubernetes",
-    package: "./kubeall",
+    verb: &["build"],
+    packages: &["./kubeall"],
     program: "kubeall",
     source: "kubeall/main.go",
     linker_flags: tell_version,
@@ -27,9 +28,34 @@ pub const COREDNS: Recipe = Recipe {
     title: "CoreDNS",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/coredns"),
     versioned: "github.com/coredns/coredns",
-    package: ".",
+    verb: &["build"],
+    packages: &["."],
     program: "coredns",
     source: "main.go",
+    linker_flags: |_| String::new(),
+};
+
+/// The client and the server of the Gateway API's conformance suite, which are Istio's.
+pub const ECHO: Recipe = Recipe {
+    title: "Echo",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/echo"),
+    versioned: "istio.io/istio",
+    verb: &["build"],
+    packages: &["istio.io/istio/pkg/test/echo/cmd/client", "istio.io/istio/pkg/test/echo/cmd/server"],
+    program: ".",
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
+
+/// The Gateway API's conformance suite.
+pub const CONFORMANCE: Recipe = Recipe {
+    title: "Conformance",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/conformance"),
+    versioned: "sigs.k8s.io/gateway-api/conformance",
+    verb: &["test", "-c"],
+    packages: &["."],
+    program: "conformance.test",
+    source: "conformance_test.go",
     linker_flags: |_| String::new(),
 };
 
@@ -78,6 +104,23 @@ impl Programs {
 /// Go is missing or fails, or the cache cannot be written.
 pub fn coredns() -> Result<PathBuf> {
     Ok(COREDNS.get(|_| Ok(()))?.join(COREDNS.program))
+}
+
+/// Finds the client and the server of the conformance suite, and builds them if they are not there: a minute on two idle
+/// cores the first time. Returns the folder with both.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn echo() -> Result<PathBuf> {
+    ECHO.get(|_| Ok(()))
+}
+
+/// Finds the conformance suite, and builds it if it is not there: three minutes on two idle cores the first time.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn conformance() -> Result<PathBuf> {
+    Ok(CONFORMANCE.get(|_| Ok(()))?.join(CONFORMANCE.program))
 }
 
 /// The program is called by the name of the part.
