@@ -111,6 +111,14 @@ impl Cluster {
         self.load(&images::mesh(&self.run.folder().join("images"))?)
     }
 
+    /// Gives every node the image of the conformance suite's pods.
+    ///
+    /// # Errors
+    /// It cannot be built, or a containerd does not take it.
+    pub fn load_echo(&self) -> Result<()> {
+        self.load(&images::echo(&self.run.folder().join("images"))?)
+    }
+
     /// Begins to listen on the wire between a node and the others: nothing of what its own pods say to each other.
     ///
     /// # Errors

@@ -123,7 +123,11 @@ impl Recipe {
     fn dependencies(&self) -> Result<usize> {
         eprintln!("bringing the modules of {} here, if they are not: hundreds of megabytes", self.title);
         let mut list = self.go();
-        list.args(["list", "-test", "-deps"]).args(self.packages);
+        list.args(["list", "-deps"]);
+        if self.verb.contains(&"test") {
+            list.arg("-test");
+        }
+        list.args(self.packages);
         let listed = list.stderr(Stdio::piped()).output().context(NO_GO)?;
         if !listed.status.success() {
             let said: Vec<String> =

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_cluster::cluster::Cluster;
+use mesh_test_cluster::conformance::Suite;
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::{PLAINTEXT_MARKER, figure};
 
@@ -36,7 +37,8 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
         .with_context(|| told(&cluster))?;
     let work = || {
         carries_encrypted(&cluster)?;
-        refuses(&cluster)
+        refuses(&cluster)?;
+        conforms(&cluster)
     };
     work().with_context(|| told(&cluster))?;
     uninstall(&cluster).with_context(|| told(&cluster))
@@ -107,6 +109,26 @@ fn refuses(cluster: &Cluster) -> Result<()> {
         cluster.kubectl(&["delete", "-f", policy])?;
     }
     in_force("everybody may", "b", "a", "GET", "200")
+}
+
+/// The Gateway API's own suite, whose pods the mesh carries.
+fn conforms(cluster: &Cluster) -> Result<()> {
+    cluster.load_echo()?;
+    let kubeconfig = cluster.control_plane().kubeconfig();
+    let report = kubeconfig.with_file_name("conformance.yaml");
+    let suite = Suite { kubeconfig, test: Some("MeshBasic"), report: &report };
+    suite.apply_definitions()?;
+    suite.run()?;
+    let report = std::fs::read_to_string(&report).context("read the suite's report")?;
+    ensure!(report.matches("Passed: 1").count() == 2 && !report.contains("failedTests"), "{report}");
+    eventually("the suite's requests were carried with a certificate", PATIENCE, || {
+        let carried = records(cluster).lines().any(|line| {
+            line.contains("src.identity=spiffe://cluster.local/ns/gateway-conformance-mesh/sa/default")
+                && line.contains("direction=inbound")
+                && line.contains("dst.workload=gateway-conformance-mesh/echo-v")
+        });
+        carried.then_some(())
+    })
 }
 
 /// Takes the mesh away: pods talk to each other without it, nodes have nothing of it, and what people made stays.
