@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build Kubernetes and its name server, if they are not built yet
+    /// Build Kubernetes, its name server and the Gateway API's conformance suite, if they are not built yet
     Build,
     /// Build what is missing, start the cluster, wait until it is ready and print how to reach it
     Up {
@@ -98,7 +98,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Build => {
-            println!("{}\n{}", Programs::get()?.part("kubectl").display(), programs::coredns()?.display());
+            let kubectl = Programs::get()?.part("kubectl");
+            for built in [kubectl, programs::coredns()?, programs::echo()?, programs::conformance()?] {
+                println!("{}", built.display());
+            }
         }
         Verb::Up { size } => {
             let (standing, took) = Standing::up(size.nodes)?;
