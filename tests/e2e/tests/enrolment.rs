@@ -3,6 +3,7 @@
 use anyhow::Result;
 use mesh_test_e2e::{ECHO, HTTP, at, node, pair, peer_authentication, server, service};
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
+use mesh_test_harness::figure;
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::servers::Kind;
@@ -192,6 +193,9 @@ fn pods_of_a_kubelet_are_found_by_their_cgroups() {
         let _echo = mesh.pod("called").serve(Kind::Echo, ECHO)?;
         // What makes the caller found, as a pod's sandbox does.
         let _sandbox = mesh.pod("caller").serve(Kind::Sink, HTTP)?;
+        let took =
+            eventually_true("the caller is captured", PATIENCE, || captured(mesh, "node-a", "shop/caller"))?;
+        figure(&format!("a pod is captured {} ms after its first process listens", took.as_millis()));
         eventually_true("both are captured", PATIENCE, || mesh.pod("caller").echo(at(ECHO)).is_ok())?;
         let seen = mesh.pod("caller").echo(at(ECHO))?;
         assert_eq!(seen.peer, at(ECHO).to_string());
@@ -204,6 +208,10 @@ fn pods_of_a_kubelet_are_found_by_their_cgroups() {
         })?;
         Ok(())
     });
+}
+
+fn captured(mesh: &Mesh, node: &str, pod: &str) -> bool {
+    mesh.node(node).tail(400).lines().any(|line| line.contains("pod captured") && line.contains(pod))
 }
 
 #[test]
