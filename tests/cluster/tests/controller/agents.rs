@@ -104,8 +104,10 @@ impl Stand {
     /// With nothing but the manifests.
     pub async fn bare() -> Result<Self> {
         let server = ApiServer::start()?;
-        let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/base");
-        server.kubectl(&["apply", "-k", base])?;
+        for part in ["foundation", "base"] {
+            let folder = format!("{}/../../manifests/{part}", env!("CARGO_MANIFEST_DIR"));
+            server.kubectl(&["apply", "-k", &folder])?;
+        }
         server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
         let kubeconfig = controllers_own(&server)?;
         let audit = Sink::default();
