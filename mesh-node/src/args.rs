@@ -128,9 +128,15 @@ pub struct UninstallArgs {
     /// Folder on bpffs that the agent used
     #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
     pub(crate) pin_dir: PathBuf,
+    /// Folder in which an agent kept what a controller said; removed with what is in it
+    #[arg(long, env = "NODEMESH_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Look again whether the kernel still has any of it, and fail if it does
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Stay when it is done, as a pod of a DaemonSet must
+    #[arg(long)]
+    pub(crate) stay: bool,
 }
 
 /// Certificates.

@@ -104,7 +104,10 @@ impl Keeper {
                     if news.is_err() {
                         return Ok(self.pods);
                     }
+                    // First what is open: a pod's certificate may take its time, and a permit ends at once.
+                    self.pods.cores().recheck();
                     self.sync().await;
+                    // And what was decided while a pod of before was still served.
                     self.pods.cores().recheck();
                     if !self.standing.is_proved() {
                         self.prove().await;

@@ -1,25 +1,80 @@
-//! Takes away what an agent left in the kernel, and proves it.
+//! Takes away what an agent left in the kernel and on disk, and proves it.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use crate::args::UninstallArgs;
-use crate::kernel::{self, UninstallError};
+use crate::kernel;
 
-/// Removes every pin, link, program and map below the folder of pins. With `--verify` the exit code is 1 if the
-/// kernel still has any of them.
+/// Why not all is gone.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] kernel::UninstallError),
+    /// What the controller said last.
+    #[error("remove the files in {}", folder.display())]
+    State {
+        /// The folder.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Removes every pin, link, program and map below the folder of pins, and the agent's state. With `--verify` the exit code
+/// is 1 if the kernel still has any of them; with `--stay` it does not end once all is gone.
 ///
 /// # Errors
-/// The folder is not an agent's, an agent uses it, or a pin cannot be removed.
+/// The folder is not an agent's, an agent uses it, or something cannot be removed.
 pub fn uninstall(args: &UninstallArgs) -> Result<ExitCode, UninstallError> {
-    let Some(done) = kernel::uninstall(&args.pin_dir)? else {
-        println!("nothing is pinned at {}: there is no such folder", args.pin_dir.display());
-        return Ok(ExitCode::SUCCESS);
+    let is_clean = remove_pins(&args.pin_dir)?;
+    if let Some(folder) = &args.state_dir {
+        remove_state(folder).map_err(|source| UninstallError::State { folder: folder.clone(), source })?;
+    }
+    if args.verify && !is_clean {
+        return Ok(ExitCode::FAILURE);
+    }
+    if args.stay {
+        loop {
+            thread::park();
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether nothing is left.
+fn remove_pins(pin_dir: &Path) -> Result<bool, UninstallError> {
+    let Some(done) = kernel::uninstall(pin_dir)? else {
+        println!("nothing is pinned at {}: there is no such folder", pin_dir.display());
+        return Ok(true);
     };
-    println!("removed {} pins below {}", done.removed.len(), args.pin_dir.display());
+    println!("removed {} pins below {}", done.removed.len(), pin_dir.display());
     if done.left.is_empty() {
         println!("looked again: no link, program or map of them is left");
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        println!("the kernel still has {}", done.left.join(", "));
     }
-    println!("the kernel still has {}", done.left.join(", "));
-    Ok(if args.verify { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(done.left.is_empty())
+}
+
+/// The files; the folder itself may be where something is mounted.
+fn remove_state(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    // Somebody else's files, or a mount: it stays.
+    let _ = fs::remove_dir(folder);
+    Ok(())
 }
