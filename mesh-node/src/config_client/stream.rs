@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::info;
@@ -21,6 +21,10 @@ use crate::xds::MAX_MESSAGE;
 
 /// Connecting and authentication together.
 const BEGIN: Duration = Duration::from_secs(30);
+/// How long a controller may take to tell all that there is, before a person is told.
+const TOLD: Duration = Duration::from_secs(30);
+const SILENT: &str =
+    "the controller let the agent in, and has not told all; see whether it reaches its API server";
 /// Requests that wait to be written: the first of each type, and an answer to each response under way.
 const QUEUE: usize = 32;
 /// How long a request may wait to be written.
@@ -102,13 +106,19 @@ impl ConfigClient {
         let (answers, mut responses) = self.begin().await?;
         info!(controller = %self.settings.address, "stream from the controller begun");
         self.metrics.begun();
+        let late = Instant::now() + TOLD;
         loop {
+            let is_silent = !*was_current && self.trouble.stream.as_deref() != Some(SILENT);
             tokio::select! {
                 response = responses.message() => match response? {
                     Some(response) => *was_current |= self.take(response, &answers).await?,
                     None => return Ok(Ended::Closed),
                 },
                 turn = self.saver.turn() => self.save(turn).await?,
+                () = sleep_until(late), if is_silent => {
+                    self.trouble.stream = Some(SILENT.to_owned());
+                    self.report();
+                }
             }
         }
     }

@@ -214,17 +214,17 @@ impl Agent {
     pub(super) async fn acknowledge(&mut self, response: &DeltaDiscoveryResponse) {
         let kind = ResourceType::of_url(&response.type_url).unwrap();
         let is_meant = !response.resources.is_empty();
-        let mut error_detail_ = None;
+        let mut detail = None;
         if is_meant && self.refusals.front().is_some_and(|(refused, _)| *refused == kind) {
-            error_detail_ = self.refusals.pop_front().and_then(|(kind, list)| error_detail(kind, list));
+            detail = self.refusals.pop_front().and_then(|(kind, list)| error_detail(kind, list));
         }
         if is_meant && self.detail.as_ref().is_some_and(|(refused, _)| *refused == kind) {
-            error_detail_ = self.detail.take().map(|(_, detail)| detail);
+            detail = self.detail.take().map(|(_, meant)| meant);
         }
         let request = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: error_detail_,
+            error_detail: detail,
             ..DeltaDiscoveryRequest::default()
         };
         // A stream that ended takes no answer.
