@@ -1,6 +1,7 @@
 //! What the controller counts.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -14,6 +15,7 @@ pub(super) struct Metrics {
     objects: IntGaugeVec,
     problems: IntGaugeVec,
     watch_failures: IntCounterVec,
+    last_heard: IntGaugeVec,
     doubtful: IntGauge,
     generation: IntGauge,
     certificates: IntCounterVec,
@@ -37,6 +39,11 @@ impl Metrics {
                 ),
                 &["kind"],
             )?,
+            last_heard: gauges(
+                "nodemesh_controller_watch_last_heard_timestamp_seconds",
+                "When the API server last told of an object of the kind, seconds since the epoch; 0 if it never did.",
+                "kind",
+            )?,
             doubtful: IntGauge::new(
                 "nodemesh_controller_doubtful_objects",
                 "Objects that a list did not have and that stay until the API server, asked for each, has them no more.",
@@ -56,10 +63,17 @@ impl Metrics {
         registry.register(Box::new(metrics.objects.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
         registry.register(Box::new(metrics.watch_failures.clone()))?;
+        registry.register(Box::new(metrics.last_heard.clone()))?;
         registry.register(Box::new(metrics.doubtful.clone()))?;
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.certificates.clone()))?;
         Ok(metrics)
+    }
+
+    /// Takes that the watch of a kind works.
+    pub(super) fn heard(&self, kind: Kind) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        self.last_heard.with_label_values(&[kind.name()]).set(now.cast_signed());
     }
 
     pub(super) fn watch_failed(&self, kind: Kind) {

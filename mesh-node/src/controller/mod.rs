@@ -31,7 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -308,7 +308,12 @@ async fn identities(
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ControllerError> {
-    TcpListener::bind(address).await.map_err(|source| ControllerError::Listen { flag, address, source })
+    let mut bound = TcpListener::bind(address).await;
+    // A kernel without IPv6 has no [::], which is the default.
+    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|source| ControllerError::Listen { flag, address, source })
 }
 
 /// Returns when the process is told to stop.

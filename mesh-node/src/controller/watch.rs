@@ -86,6 +86,7 @@ impl Watch {
             // A list that has begun has not worked yet.
             if heard != Heard::Begun {
                 backoff.reset();
+                self.metrics.heard(self.kind);
             }
             self.news.send((self.kind, heard)).await.ok()?;
         }
