@@ -1,10 +1,12 @@
 //! Whether a caller's connection is in use.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+
+use super::upload::Upload;
 
 /// The exchanges of one connection.
 pub(super) struct Activity {
@@ -12,7 +14,13 @@ pub(super) struct Activity {
     has_begun: Cell<bool>,
     last: Cell<Instant>,
     is_over: Cell<bool>,
+    /// Requests' bodies that go on after their responses.
+    left: RefCell<Vec<Weak<Upload>>>,
+    is_gone: Cell<bool>,
 }
+
+/// The caller, for as long as its connection is served: with it go the bodies that it was still sending.
+pub(super) struct Presence(Rc<Activity>);
 
 /// An exchange that is not over: held by its response's body.
 pub(super) struct Open(Rc<Activity>);
@@ -24,7 +32,24 @@ impl Activity {
             has_begun: Cell::new(false),
             last: Cell::new(Instant::now()),
             is_over: Cell::new(false),
+            left: RefCell::default(),
+            is_gone: Cell::new(false),
         })
+    }
+
+    pub(super) fn presence(self: &Rc<Self>) -> Presence {
+        Presence(self.clone())
+    }
+
+    /// A body goes on after its response: for as long as its caller is there. Nobody else would drop it while the
+    /// application takes nothing of it.
+    pub(super) fn leave_over(&self, upload: &Rc<Upload>) {
+        if self.is_gone.get() {
+            return upload.abandon();
+        }
+        let mut left = self.left.borrow_mut();
+        left.retain(|upload| upload.strong_count() > 0);
+        left.push(Rc::downgrade(upload));
     }
 
     pub(super) fn begin(self: &Rc<Self>) -> Open {
@@ -65,7 +90,21 @@ impl Activity {
     }
 }
 
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.is_gone.set(true);
+        for upload in self.0.left.take().iter().filter_map(Weak::upgrade) {
+            upload.abandon();
+        }
+    }
+}
+
 impl Open {
+    /// The connection that it is on.
+    pub(super) fn activity(&self) -> Rc<Activity> {
+        self.0.clone()
+    }
+
     /// Whether it began too late to be served.
     pub(super) fn is_late(&self) -> bool {
         self.0.is_over()

@@ -81,6 +81,9 @@ pub(super) enum Broken {
     /// By its sender's pace.
     #[error("the request's body comes too slowly")]
     Slow,
+    /// With its sender.
+    #[error("the caller has gone")]
+    CallerGone,
     /// The request is sent once more, by another body.
     #[error("the request is sent once more")]
     Again,

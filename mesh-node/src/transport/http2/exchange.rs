@@ -1,5 +1,6 @@
 //! One request: into its form, before the conductor, to where its plan says, and the response back.
 
+use std::cell::Cell;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     /// Who has connections of our TLS open here.
     pub(super) sources: Rc<Sources>,
     pub(super) resends: Resends,
+    /// How many requests' bodies are held.
+    pub(super) bodies: Rc<Cell<usize>>,
 }
 
 type Answer<C> = Response<AnswerBody<<C as Conductor>::Exchange>>;
@@ -102,7 +105,8 @@ pub(super) async fn serve<C: Conductor>(
     let cut = Cut::default();
     let strip = StripList { names: conductor.strip() };
     let wanted = Wanted::of(&shared.settings);
-    let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc));
+    let caller = (open.activity(), shared.bodies.clone());
+    let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
     let body = upload.body().expect("nothing of it was read");
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
     let mut record = Record::new(exchange, upload, cut.clone());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mesh_common::model::{SpiffeId, Text, WorkloadUid};
 use smallvec::SmallVec;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
 use super::peers::Peers;
@@ -209,10 +209,20 @@ impl Pool {
             if is_idle || retire.is_some_and(|retire| retire <= now) {
                 // Without a sender hyper ends the connection once its streams are over.
                 endpoint.remove(load);
-                return work.await;
+                return self.finish(work, load).await;
             }
             if load.open.get() > 0 {
                 load.last_used.set(now);
+            }
+        }
+    }
+
+    /// Runs a connection to its end that gets no request any more. One whose responses are all over ends soon, whatever the
+    /// application has still not taken of the requests.
+    async fn finish(&self, mut work: Work, load: &Load) {
+        while timeout(self.settings.body_timeout, &mut work).await.is_err() {
+            if load.open.get() == 0 {
+                return;
             }
         }
     }

@@ -128,7 +128,9 @@ impl Http2 {
         let http2 = Pool::new(settings.clone(), identities.clone(), peers.clone());
         let http1 = IdlePool::new(settings.clone());
         let (sources, resends) = (Rc::default(), Resends::new(settings.resends));
-        let shared = Shared { settings, identities, http2, http1, handshakes, peers, sources, resends };
+        let bodies = Rc::default();
+        let shared =
+            Shared { settings, identities, http2, http1, handshakes, peers, sources, resends, bodies };
         Self { shared: Rc::new(shared) }
     }
 
@@ -195,6 +197,11 @@ impl Http2 {
         self.shared.http2.connections()
     }
 
+    /// Requests' bodies that are held for their applications now, for tests and dumps.
+    pub fn bodies(&self) -> usize {
+        self.shared.bodies.get()
+    }
+
     async fn serve_stream<S, C>(
         &self,
         stream: S,
@@ -206,6 +213,7 @@ impl Http2 {
         C: Conductor,
     {
         let activity = Activity::new();
+        let _presence = activity.presence();
         let service = service_fn(|request| {
             let (shared, conductor) = (self.shared.clone(), conductor.clone());
             exchange::serve(shared, conductor, activity.begin(), request)

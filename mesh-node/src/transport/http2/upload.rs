@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use mesh_common::http1::StripList;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::activity::Activity;
 use super::body::{Broken, sift};
 use super::cut::{Cut, Half};
 use super::pace::{Pace, Wanted};
@@ -36,7 +37,9 @@ pub(super) struct RequestBody {
 /// What all tries of a request share.
 pub(super) struct Upload {
     /// `None` once nobody reads on: what the caller still sends is dropped then.
-    incoming: RefCell<Option<Incoming>>,
+    incoming: RefCell<Option<(Incoming, Counted)>>,
+    caller: Rc<Activity>,
+    is_abandoned: Cell<bool>,
     /// What was read, for another try; `None` if there can be none. A copy: a frame of one byte would keep all that was
     /// read with it.
     kept: RefCell<Option<Vec<u8>>>,
@@ -56,6 +59,9 @@ pub(super) struct Upload {
     cut: Cut,
 }
 
+/// A body that is held.
+struct Counted(Rc<Cell<usize>>);
+
 impl Upload {
     /// A body that is to keep the pace that is `wanted`; from the start, or once its response is over.
     pub(super) fn new(
@@ -63,6 +69,7 @@ impl Upload {
         strip: StripList<'static>,
         cut: Cut,
         (wanted, from_start): (Wanted, bool),
+        (caller, held): (Rc<Activity>, Rc<Cell<usize>>),
     ) -> Rc<Self> {
         let is_complete = incoming.is_end_stream();
         let pace = (from_start && !is_complete).then(|| Pace::begins(Instant::now()));
@@ -72,7 +79,9 @@ impl Upload {
             pace: Cell::new(pace),
             timer: RefCell::default(),
             is_slow: Cell::new(false),
-            incoming: RefCell::new(Some(incoming)),
+            incoming: RefCell::new(Some((incoming, Counted::new(held)))),
+            caller,
+            is_abandoned: Cell::new(false),
             kept: RefCell::new(Some(Vec::new())),
             attempt: Cell::new(0),
             is_held: Cell::new(false),
@@ -105,11 +114,20 @@ impl Upload {
     }
 
     /// The response is over: what is still to come must come.
-    pub(super) fn response_ended(&self) {
+    pub(super) fn response_ended(self: &Rc<Self>) {
         if !self.is_complete() {
             self.pace.set(Some(Pace::begins(Instant::now())));
             self.cut.look_again(Half::Request);
+            self.caller.leave_over(self);
         }
+    }
+
+    /// The caller has gone: what it sent is not kept for an application that takes nothing.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.set(true);
+        self.incoming.take();
+        self.timer.take();
+        self.cut.look_again(Half::Request);
     }
 
     /// Whether it came too slowly, and was broken off.
@@ -124,7 +142,7 @@ impl Upload {
 
     /// Whether nothing of it was read so far, and there is something to come.
     pub(super) fn is_untouched(&self) -> bool {
-        let is_open = self.incoming.borrow().as_ref().is_some_and(|incoming| !incoming.is_end_stream());
+        let is_open = self.incoming.borrow().as_ref().is_some_and(|(incoming, _)| !incoming.is_end_stream());
         is_open && self.bytes() == 0 && !self.is_complete()
     }
 
@@ -145,7 +163,7 @@ impl Upload {
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut incoming = self.incoming.borrow_mut();
-        let Some(incoming) = &mut *incoming else { return Poll::Ready(None) };
+        let Some((incoming, _)) = &mut *incoming else { return Poll::Ready(None) };
         self.note(|pace, now| pace.asked(now));
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(context) else {
             return self.wait(context);
@@ -198,6 +216,19 @@ impl Upload {
     }
 }
 
+impl Counted {
+    fn new(held: Rc<Cell<usize>>) -> Self {
+        held.set(held.get() + 1);
+        Self(held)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl RequestBody {
     /// What it shares with other tries.
     pub(super) fn upload(&self) -> Rc<Upload> {
@@ -232,6 +263,9 @@ impl Body for RequestBody {
         if self.attempt != self.upload.attempt.get() {
             return Poll::Ready(Some(Err(Broken::Again)));
         }
+        if self.upload.is_abandoned.get() {
+            return Poll::Ready(Some(Err(Broken::CallerGone)));
+        }
         match self.again.take() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => self.upload.poll(context),
@@ -240,13 +274,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let incoming = self.upload.incoming.borrow();
-        self.again.is_none() && incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        let is_over = incoming.as_ref().is_none_or(|(incoming, _)| incoming.is_end_stream());
+        self.again.is_none() && is_over && !self.upload.is_abandoned.get()
     }
 
     fn size_hint(&self) -> SizeHint {
         let again = self.again.as_ref().map_or(0, Bytes::len);
         let incoming = self.upload.incoming.borrow();
-        let rest = incoming.as_ref().map(Incoming::size_hint).unwrap_or_default();
+        let rest = incoming.as_ref().map(|(incoming, _)| incoming.size_hint()).unwrap_or_default();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + again as u64);
         if let Some(upper) = rest.upper() {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::client::conn::http2::handshake;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_common::model::Protocol;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver, channel, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
 use super::world::*;
-use crate::transport::http2::runtime::server_of;
+use crate::transport::http2::runtime::{OnThisCore, server_of};
 use crate::transport::http2::{Ending, Settings};
 
 /// In which a body is to bring 500 bytes: long enough that a busy machine does not make an honest one late.
@@ -155,5 +156,48 @@ fn a_body_that_drips_on_after_the_whole_response_is_cut_off() {
         assert_eq!(world.caller().await.ask(request).await.unwrap().status, StatusCode::OK);
         let whole = timeout(Duration::from_secs(10), told.recv()).await;
         assert_eq!(whole.expect("it is cut off"), Some(false));
+    });
+}
+
+/// An application that answers each request at once and whole, and takes nothing of its body.
+async fn takes_nothing() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        let mut connection = builder.initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+        let mut kept = Vec::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            respond.send_response(Response::new(()), true).unwrap();
+            kept.push(request);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_body_that_nobody_takes_goes_with_its_caller() {
+    on_one_core(async {
+        let settings =
+            Settings { max_age: TIME, idle_timeout: TIME, handshake_timeout: 2 * TIME, ..settings() };
+        let world = World::start_with(Protocol::Http2, settings).await;
+        world.application.set(takes_nothing().await);
+        let stream = TokioIo::new(world.raw_caller().await);
+        let (sender, connection) = handshake::<_, _, TestBody>(OnThisCore, stream).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let caller = Caller(sender);
+        // More than a window and what is sent ahead: the body stands at both agents.
+        let large = Bytes::from(vec![b'x'; 500 << 10]);
+        for _ in 0..3 {
+            let (send, receive) = channel(1);
+            send.try_send(large.clone()).unwrap();
+            let request = Request::post("http://api.shop/x").body(channel_body(receive)).unwrap();
+            assert_eq!(caller.ask(request).await.unwrap().status, StatusCode::OK);
+        }
+        eventually("both hold it", || (world.source.bodies(), world.destination.bodies()) == (3, 3)).await;
+        connection.abort();
+        eventually("the source holds nothing", || world.source.bodies() == 0).await;
+        eventually("nor does the destination", || world.destination.bodies() == 0).await;
     });
 }
