@@ -26,7 +26,7 @@ pub use self::client::ClientError;
 /// The name under which kubectl finds this program as its plugin.
 const PLUGIN: &str = "kubectl-mesh";
 
-/// The command line by the name that a person types: kubectl runs [`PLUGIN`] for `kubectl mesh`.
+/// The command line by the name that a person types: kubectl runs `PLUGIN` for `kubectl mesh`.
 pub fn called(command: Command, program: Option<&OsStr>) -> Command {
     let is_plugin = program.and_then(|path| Path::new(path).file_name()).is_some_and(|name| name == PLUGIN);
     if is_plugin { command.name("kubectl mesh").bin_name("kubectl mesh") } else { command }

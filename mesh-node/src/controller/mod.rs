@@ -2,8 +2,8 @@
 //!
 //! In: the objects of a Kubernetes API server, and the calls of agents. Out: what each agent is to know, certificates
 //! for the pods of its node, and what a person should know, in the objects' status. [`world`] knows what there is;
-//! [`tokens`] knows who calls, and [`certificates`] signs; [`authority_secret`] keeps the key; who holds the [`lease`]
-//! writes [`status`]. Never: a look at traffic.
+//! [`tokens`] knows who calls, and `certificates` signs; [`authority_secret`] keeps the key; who holds the [`lease`]
+//! writes `status`. Never: a look at traffic.
 
 pub mod agents;
 pub mod audit;

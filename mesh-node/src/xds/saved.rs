@@ -1,6 +1,6 @@
 //! What an agent keeps on disk of what it was told: all of it, or nothing.
 //!
-//! A file is a mark, the SHA-256 of the rest, and one [`Saved`]. A file that is cut short, has a bit flipped or another
+//! A file is a mark, the SHA-256 of the rest, and one `Saved`. A file that is cut short, has a bit flipped or another
 //! mark is none; so is one of another node.
 
 use std::sync::Arc;

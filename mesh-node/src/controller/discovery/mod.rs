@@ -1,7 +1,7 @@
 //! Tells every agent what it needs to know: the server of the delta xDS stream.
 //!
 //! In: deltas from the reconciler, and the streams of agents that proved who they are. Out: rounds of resources, and how
-//! far each agent has answered. [`cache`], [`view`] and [`session`] are pure; [`server`] has the clock and the streams.
+//! far each agent has answered. `cache`, `view` and `session` are pure; `server` has the clock and the streams.
 //! `docs/xds.md` is the text of the protocol. Never: a resource to an agent that does not need it.
 
 mod agents;
