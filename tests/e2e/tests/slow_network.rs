@@ -23,7 +23,7 @@ fn uploads_that_are_more_than_the_network_takes_all_arrive() {
     pair().run(|mesh| {
         slow_down(mesh)?;
         let _server = mesh.pod("server").serve(Kind::HalfClose, ECHO)?;
-        let (block, times) = (vec![b'x'; 64 * 1024], 128);
+        let (block, times) = (vec![b'x'; 64 * 1024], 64);
         let total = block.len() * times;
         let flags = ["--repeat", &times.to_string(), "--shutdown"];
         let upload = |_| -> Result<Reading> {

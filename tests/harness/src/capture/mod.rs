@@ -70,9 +70,9 @@ impl Capture {
     pub fn between(place: &Place, name: &str, interface: &str, ends: [Ipv4Addr; 2]) -> Result<Self> {
         let file = place.logs().join(format!("{interface}.pcap"));
         let path = file.display().to_string();
-        // -Z root: the folder belongs to root. -B: 16 MiB of kernel buffer, so that no burst is lost.
+        // -Z root: the folder belongs to root. -B: 64 MiB of kernel buffer, so that no burst is lost.
         let arguments =
-            ["-i", interface, "-w", &path, "-U", "-s", "0", "-n", "-B", "16384", "-Z", "root", "tcp"];
+            ["-i", interface, "-w", &path, "-U", "-s", "0", "-n", "-B", "65536", "-Z", "root", "tcp"];
         let process = place.spawn(&format!("{name}-tcpdump"), "tcpdump", &arguments)?;
         let capture = Self { process, file, netns: place.netns().clone(), last: LastPacket::between(ends) };
         eventually("tcpdump listens", PATIENCE, || {
