@@ -156,6 +156,7 @@ impl Certificates {
             Ok(_) => return Err(Denial::Audit.status()),
             Err(denial) => {
                 if matches!(denial, Denial::Rate(_)) {
+                    // The answer is what a flood waits for: late, it slows the flood down.
                     sleep(PAUSE).await;
                 }
                 return Err(denial.status());

@@ -103,6 +103,7 @@ impl Watch {
         } else {
             warn!(kind, error = %Chain(error), again_in = ?wait, "watching the API server failed");
         }
+        // The back-off: asked at once, an API server in trouble would have more of it.
         sleep(wait).await;
     }
 }

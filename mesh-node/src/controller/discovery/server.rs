@@ -146,7 +146,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Lets more changes come.
+    /// Lets more changes come: a rollout is not to be a round for each of its pods, and nothing says that it is over.
     async fn gather(&self, published: &mut watch::Receiver<Option<u64>>) {
         tokio::time::sleep(self.discovery.settings.debounce).await;
         published.mark_unchanged();

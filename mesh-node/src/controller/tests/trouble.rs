@@ -65,13 +65,14 @@ impl Stand {
     async fn until(&self, is: impl Fn(&Known) -> bool) {
         let wait = async {
             while !is(&self.known) {
+                // Between two looks; the paused clock jumps over it.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         timeout(Duration::from_secs(600), wait).await.expect("it is known in time");
     }
 
-    /// Lets a while go by.
+    /// Lets a while of the paused clock go by: what is tested is that nothing happens in it.
     async fn after(&self, while_: Duration) {
         tokio::time::sleep(while_).await;
     }
