@@ -99,30 +99,46 @@ pub(super) fn check(root: &Path) -> Result<(), PinError> {
 /// # Errors
 /// The root holds something that no agent puts there.
 pub(super) fn folders(root: &Path) -> Result<Vec<PathBuf>, PinError> {
-    let foreign = |stranger: String| PinError::Foreign { path: root.to_owned(), stranger };
     let mut folders = Vec::new();
-    for name in names(root)? {
-        let path = root.join(&name);
-        let is_ours = name == "links" || name == "namespaces" || name.starts_with("maps-");
-        // Not followed: a symbolic link is a stranger.
-        if !is_ours || !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
-            return Err(foreign(name));
-        }
-        for inside in names(&path)? {
-            match fs::symlink_metadata(path.join(&inside)) {
-                Ok(found) if found.is_file() => {}
-                Ok(_) => return Err(foreign(format!("{name}/{inside}"))),
-                // An agent works there: who locks the folder is told so.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(access("look at", &path)(error)),
-            }
-        }
-        folders.push(path);
+    for name in present(names(root))?.unwrap_or_default() {
+        folders.extend(folder(root, &name)?);
     }
     folders.sort_by_key(|folder| {
         folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"maps-"))
     });
     Ok(folders)
+}
+
+/// One folder of pins. `None`: it was there when it was listed, and is gone. An agent works there, or ends: who locks the root
+/// is told so.
+fn folder(root: &Path, name: &str) -> Result<Option<PathBuf>, PinError> {
+    let foreign = |stranger: String| PinError::Foreign { path: root.to_owned(), stranger };
+    let path = root.join(name);
+    let is_ours = name == "links" || name == "namespaces" || name.starts_with("maps-");
+    let Some(found) = look(&path)? else { return Ok(None) };
+    if !is_ours || !found.is_dir() {
+        return Err(foreign(name.to_owned()));
+    }
+    let Some(inside) = present(names(&path))? else { return Ok(None) };
+    for inside in inside {
+        if look(&path.join(&inside))?.is_some_and(|found| !found.is_file()) {
+            return Err(foreign(format!("{name}/{inside}")));
+        }
+    }
+    Ok(Some(path))
+}
+
+/// What is at a path, if anything is. Not followed: a symbolic link is a stranger.
+fn look(path: &Path) -> Result<Option<fs::Metadata>, PinError> {
+    present(fs::symlink_metadata(path).map_err(access("look at", path)))
+}
+
+/// `None` for what is not there.
+fn present<T>(found: Result<T, PinError>) -> Result<Option<T>, PinError> {
+    match found {
+        Err(PinError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 impl Pins {
@@ -229,4 +245,33 @@ fn make_bpffs(root: &Path) -> Result<(), PinError> {
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|about| about.f_type == BPFFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_vanishes_between_list_and_look_is_no_stranger() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(folder(root.path(), "namespaces").unwrap().is_none());
+        assert!(folder(root.path(), "a-folder-of-others").unwrap().is_none());
+        assert!(folders(&root.path().join("gone")).unwrap().is_empty());
+        fs::create_dir(root.path().join("namespaces")).unwrap();
+        assert_eq!(folder(root.path(), "namespaces").unwrap(), Some(root.path().join("namespaces")));
+    }
+
+    #[test]
+    fn what_no_agent_puts_there_is_a_stranger() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |name: &str| folder(root.path(), name).unwrap_err().to_string();
+        fs::create_dir(root.path().join("cilium")).unwrap();
+        fs::write(root.path().join("links"), "").unwrap();
+        std::os::unix::fs::symlink("cilium", root.path().join("maps-1")).unwrap();
+        fs::create_dir_all(root.path().join("namespaces/inner")).unwrap();
+        for name in ["cilium", "links", "maps-1"] {
+            assert!(refused(name).contains(&format!("it holds {name};")), "{name}");
+        }
+        assert!(refused("namespaces").contains("it holds namespaces/inner;"));
+    }
 }
