@@ -128,11 +128,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let identities = Arc::new(identities);
     let (access_log, _writer) = access_log(config, &registry)?;
     let shared = shared(config, &registry, (&publication, &kernel, &identities), access_log)?;
-    let engine = engine_settings(&config.tunnel, &config.http);
-    let http2 = http2::Settings::new(&config.http, &config.tunnel);
-    let cores = Cores::start(config.node.workers, &shared, engine, &http2, handshake_limits(&config.tunnel));
-    let cores = cores.map_err(system("start the threads that carry traffic"))?;
-    tunnel::register_metrics(&registry, cores.counters())?;
+    let cores = cores(config, &registry, &shared)?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
     let problems = publication.problems();
     let (asked, questions) = mpsc::channel(QUESTIONS);
@@ -175,6 +171,16 @@ fn shared(
         callers: kernel.callers(),
         metrics: ProxyMetrics::new(registry)?,
     }))
+}
+
+/// The threads that carry traffic.
+fn cores(config: &Config, registry: &Registry, shared: &Arc<Shared>) -> Result<Cores, AppError> {
+    let engine = engine_settings(&config.tunnel, &config.http);
+    let http2 = http2::Settings::new(&config.http, &config.tunnel);
+    let cores = Cores::start(config.node.workers, shared, engine, &http2, handshake_limits(&config.tunnel));
+    let cores = cores.map_err(system("start the threads that carry traffic"))?;
+    tunnel::register_metrics(registry, cores.counters())?;
+    Ok(cores)
 }
 
 /// What admin listens on.
