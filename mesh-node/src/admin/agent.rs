@@ -54,6 +54,8 @@ pub struct Overview {
     pub kernel: Vec<Capability>,
     /// TCP connections that captured pods had before, and that go on outside the mesh.
     pub connections_outside: usize,
+    /// Pods that are held because it is in doubt where they are.
+    pub in_doubt: Vec<String>,
     /// All objects that are not in force as they are written, those that deny first.
     pub problems: Vec<Problem>,
 }

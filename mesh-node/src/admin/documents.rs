@@ -41,6 +41,9 @@ pub struct Status {
     pub connections: usize,
     /// TCP connections that enrolled pods had before they were captured: they go on outside the mesh until they end.
     pub connections_outside: usize,
+    /// Pods of this node that are held because it is in doubt in which network namespace they are: namespace and name.
+    #[serde(default)]
+    pub in_doubt: Vec<String>,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
     /// Objects that are not in force as they are written; those that deny come first.

@@ -105,6 +105,7 @@ async fn status(agent: &impl Agent) -> Status {
         certificates: certificates.len(),
         connections: agent.connections().await.len(),
         connections_outside: overview.connections_outside,
+        in_doubt: overview.in_doubt,
         node: overview.node,
         kernel: overview.kernel,
         problems,

@@ -29,6 +29,7 @@ impl Agent for Idle {
             started: SystemTime::now(),
             workers: 2,
             connections_outside: 0,
+            in_doubt: vec!["shop/two-places".to_owned()],
             kernel: vec![Capability {
                 name: "sk_lookup".to_owned(),
                 present: true,

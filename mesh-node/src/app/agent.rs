@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cores::Cores;
+use super::pods::Synced;
 use super::proof::{self, Proof};
 use crate::admin::documents::{Capability, Check, Connection, Problem as ShownProblem};
 use crate::admin::{Agent, Overview, capabilities};
@@ -40,6 +41,8 @@ pub(super) struct Standing {
     draining: AtomicBool,
     /// What keeps it from being ready.
     unmet: ArcSwap<Vec<String>>,
+    /// Pods that are held because of what they do themselves.
+    in_doubt: ArcSwap<Vec<String>>,
     detached: ArcSwap<Vec<&'static str>>,
     /// What the last trial of capture showed.
     proof: ArcSwapOption<Proof>,
@@ -67,6 +70,7 @@ impl Standing {
             synced: AtomicBool::default(),
             draining: AtomicBool::default(),
             unmet: ArcSwap::default(),
+            in_doubt: ArcSwap::default(),
             detached: ArcSwap::default(),
             proof: ArcSwapOption::default(),
             capture,
@@ -77,11 +81,14 @@ impl Standing {
         self.capture.connections_outside.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn is_synced(&self, failed: usize) {
-        let unmet = match failed {
+    /// Takes what became of the pods. One that keeps itself from being captured does not keep the agent from being ready.
+    pub(super) fn is_synced(&self, synced: &Synced) {
+        let unmet = match synced.failed {
             0 => Vec::new(),
-            _ => vec![format!("{failed} pods of this node are enrolled and not captured; see the log")],
+            failed => vec![format!("{failed} pods of this node are enrolled and not captured; see the log")],
         };
+        self.capture.pods_in_doubt.set(i64::try_from(synced.in_doubt.len()).unwrap_or(i64::MAX));
+        self.in_doubt.store(Arc::new(synced.in_doubt.clone()));
         self.unmet.store(Arc::new(unmet));
         self.synced.store(true, Ordering::Release);
     }
@@ -189,6 +196,7 @@ impl Agent for AgentState {
             kernel: self.kernel.clone(),
             connections_outside: usize::try_from(self.standing.capture.connections_outside.get())
                 .unwrap_or_default(),
+            in_doubt: self.standing.in_doubt.load().to_vec(),
             problems: self.problems.load().iter().map(shown).collect(),
         }
     }

@@ -18,7 +18,7 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use super::agent::{Question, Standing};
-use super::pods::Pods;
+use super::pods::{Pods, Synced};
 use super::proof::{self, Proof};
 use super::{AppError, system};
 use crate::capture::Arrivals;
@@ -52,8 +52,8 @@ pub(super) struct Keeper {
     /// When is looked next for a pod that came, and how often that was done.
     expected: Option<(Instant, u32)>,
     synced: bool,
-    /// Pods that are not captured and should be.
-    failed: usize,
+    /// What the last look at all pods left to be done.
+    last: Synced,
     /// Whether the last look found refusals of the kernel.
     refused: bool,
 }
@@ -80,7 +80,7 @@ impl Keeper {
             arrivals,
             expected: None,
             synced: false,
-            failed: 0,
+            last: Synced::default(),
             refused: false,
         })
     }
@@ -104,14 +104,7 @@ impl Keeper {
                     if news.is_err() {
                         return Ok(self.pods);
                     }
-                    // First what is open: a pod's certificate may take its time, and a permit ends at once.
-                    self.pods.cores().recheck();
-                    self.sync().await;
-                    // And what was decided while a pod of before was still served.
-                    self.pods.cores().recheck();
-                    if !self.standing.is_proved() {
-                        self.prove().await;
-                    }
+                    self.follow().await;
                 }
                 Ok(()) = trusted.changed() => self.pods.cores().recheck_peers(),
                 removed = self.pin_removed() => {
@@ -131,6 +124,18 @@ impl Keeper {
                     looked = Instant::now();
                 }
             }
+        }
+    }
+
+    /// Takes what the objects say now.
+    async fn follow(&mut self) {
+        // First what is open: a pod's certificate may take its time, and a permit ends at once.
+        self.pods.cores().recheck();
+        self.sync().await;
+        // And what was decided while a pod of before was still served.
+        self.pods.cores().recheck();
+        if !self.standing.is_proved() {
+            self.prove().await;
         }
     }
 
@@ -158,7 +163,9 @@ impl Keeper {
 
     fn rest(&self) -> Duration {
         let is_proved = !self.synced || self.standing.is_proved();
-        let is_quiet = self.failed == 0 && self.pods.connections_outside() == 0 && !self.refused;
+        // Of pods in doubt, few looks: they may be many, and like it.
+        let is_done = self.last.failed == 0 && self.last.unreleased == 0;
+        let is_quiet = is_done && self.pods.connections_outside() == 0 && !self.refused;
         if is_proved && is_quiet { LOOK_RARELY } else { LOOK_SOON }
     }
 
@@ -166,9 +173,11 @@ impl Keeper {
         let snapshot = self.shared.snapshots.load_full();
         let synced = self.pods.sync(&snapshot).await;
         let generation = snapshot.generation();
-        info!(generation, captured = synced.captured, failed = synced.failed, "synced");
-        (self.synced, self.failed) = (true, synced.failed);
-        self.standing.is_synced(synced.failed);
+        let (captured, failed, in_doubt) = (synced.captured, synced.failed, synced.in_doubt.len());
+        info!(generation, captured, failed, in_doubt, "synced");
+        self.synced = true;
+        self.standing.is_synced(&synced);
+        self.last = synced;
         self.standing.has_outside(self.pods.connections_outside());
     }
 
@@ -183,7 +192,8 @@ impl Keeper {
     }
 
     async fn look(&mut self) {
-        if self.failed > 0 || self.pods.has_moved() {
+        let Synced { failed, in_doubt, unreleased, .. } = &self.last;
+        if failed + in_doubt.len() + unreleased > 0 || self.pods.has_moved() {
             self.sync().await;
         }
         self.look_at_programs().await;
@@ -243,7 +253,7 @@ impl Keeper {
         self.prove().await;
         let mut checks = vec![proof::programs(&self.pods.kernel().detached())];
         checks.extend(self.standing.proof().iter().flat_map(|proof| proof.checks(&self.cgroup_root)));
-        checks.push(proof::pods(self.pods.captured(), self.failed));
+        checks.push(proof::pods(self.pods.captured(), &self.last));
         // Nobody listens any more: the question timed out.
         let _ = question.send(checks);
     }

@@ -1,11 +1,12 @@
 //! Pods of this node: what `capture` opens gets its certificate and its cores, and only then its connections.
 //!
 //! In: a snapshot. Out: every enrolled pod captured on every core, every other pod left alone. One task owns this;
-//! the kernel's maps have no other writer. A pod that fails is refused its connections, is said once, and is tried
-//! again; it holds up no other.
+//! the kernel's maps have no other writer. A pod that fails is refused its connections, is said once for each reason, and
+//! is tried again; it holds up no other.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -17,8 +18,8 @@ use tracing::{info, warn};
 
 use super::cores::Cores;
 use crate::capture::{self, CapturedPod, PodChanges, PodError, TrialError};
-use crate::identity::{Identities, IssueError};
-use crate::kernel::Kernel;
+use crate::identity::{AuthorityError, Identities, IssueError};
+use crate::kernel::{Kernel, KernelError};
 use crate::proxy::{PodHandle, Shared};
 use crate::telemetry::chain::Chain;
 
@@ -29,15 +30,22 @@ pub(super) struct Pods {
     shared: Arc<Shared>,
     cores: Cores,
     node: Text,
-    /// Pods whose failure was said.
-    said: HashSet<WorkloadUid>,
+    /// Which failure of a pod was said last.
+    said: HashMap<WorkloadUid, Kind>,
+    /// Whether it was said that namespaces are not let go.
+    is_unreleased_said: bool,
 }
 
 /// What became of one look at all pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Synced {
     pub(super) captured: usize,
+    /// Pods that are not as they should be, though nothing of their own keeps them from it.
     pub(super) failed: usize,
+    /// Pods that are held because of what they do themselves, by name.
+    pub(super) in_doubt: Vec<String>,
+    /// Namespaces that no pod is in any more, and that are not let go.
+    pub(super) unreleased: usize,
 }
 
 /// Why a pod is not captured.
@@ -49,6 +57,15 @@ enum NotCaptured {
     Certificate(#[from] IssueError),
 }
 
+/// Failures that are the same to a person who reads of them, whatever numbers and paths are in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pod(Discriminant<PodError>),
+    Kernel(Discriminant<KernelError>),
+    Certificate(Discriminant<IssueError>),
+    Authority(Discriminant<AuthorityError>),
+}
+
 impl Pods {
     pub(super) fn new(
         pods: capture::Pods,
@@ -57,7 +74,7 @@ impl Pods {
         cores: Cores,
         node: Text,
     ) -> Self {
-        Self { pods, identities, shared, cores, node, said: HashSet::new() }
+        Self { pods, identities, shared, cores, node, said: HashMap::new(), is_unreleased_said: false }
     }
 
     pub(super) fn kernel(&mut self) -> &mut Kernel {
@@ -120,33 +137,43 @@ impl Pods {
             snapshot.workloads_on(&node).filter(|workload| !workload.host_network).cloned().collect();
         let changes = self.pods.sync(&wanted);
         self.let_go(&changes);
+        let mut synced = Synced { unreleased: changes.unreleased.len(), ..Synced::default() };
         let mut failed: HashSet<WorkloadUid> = HashSet::new();
         for (workload, error) in changes.failed {
+            match error.is_of_the_pod() {
+                true => synced.in_doubt.push(workload.name.to_string()),
+                false => synced.failed += 1,
+            }
             failed.insert(workload.uid.clone());
             self.say(&workload, &error.into());
         }
         let mut opened: HashMap<WorkloadUid, Arc<CapturedPod>> =
             changes.opened.into_iter().map(|pod| (pod.workload.uid.clone(), pod)).collect();
-        for workload in &wanted {
-            if workload.enrolment == Enrolment::Disabled || failed.contains(&workload.uid) {
-                continue;
-            }
-            match self.admit(workload, opened.remove(&workload.uid)).await {
-                Ok(()) => {
-                    self.said.remove(&workload.uid);
-                }
+        for workload in wanted.iter().filter(|workload| !failed.contains(&workload.uid)) {
+            let opened = opened.remove(&workload.uid);
+            let admitted = match workload.enrolment {
+                Enrolment::Enabled => self.admit(workload, opened).await,
+                Enrolment::Disabled => Ok(()),
+            };
+            match admitted {
+                Ok(()) => drop(self.said.remove(&workload.uid)),
                 Err(error) => {
-                    failed.insert(workload.uid.clone());
+                    synced.failed += 1;
                     self.say(workload, &error);
                 }
             }
         }
         self.forget_identities(&wanted);
-        Synced { captured: self.pods.captured(), failed: failed.len() }
+        Synced { captured: self.pods.captured(), ..synced }
     }
 
     /// Listeners that nothing is led to any more, and pods that are gone.
     fn let_go(&mut self, changes: &PodChanges) {
+        let unreleased = changes.unreleased.len();
+        if let Some(error) = changes.unreleased.first().filter(|_| !self.is_unreleased_said) {
+            warn!(unreleased, error = %Chain(error), "cannot let go of pods that are gone; trying again");
+        }
+        self.is_unreleased_said = unreleased > 0;
         for pod in &changes.stopped {
             self.cores.close_listeners(&pod.listeners);
             info!(pod = %pod.workload.name, "pod no longer captured");
@@ -188,8 +215,26 @@ impl Pods {
     }
 
     fn say(&mut self, workload: &Workload, error: &NotCaptured) {
-        if self.said.insert(workload.uid.clone()) {
-            warn!(pod = %workload.name, error = %Chain(error), "pod is not captured; its connections are refused");
+        if self.said.insert(workload.uid.clone(), error.kind()) == Some(error.kind()) {
+            return;
+        }
+        let (pod, error) = (&workload.name, Chain(error));
+        match workload.enrolment {
+            Enrolment::Enabled => warn!(%pod, %error, "pod is not captured; its connections are refused"),
+            Enrolment::Disabled => {
+                warn!(%pod, %error, "pod outside the mesh is not left alone in every namespace")
+            }
+        }
+    }
+}
+
+impl NotCaptured {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Pod(PodError::Kernel(error)) => Kind::Kernel(discriminant(error)),
+            Self::Pod(error) => Kind::Pod(discriminant(error)),
+            Self::Certificate(IssueError::Authority { source, .. }) => Kind::Authority(discriminant(source)),
+            Self::Certificate(error) => Kind::Certificate(discriminant(error)),
         }
     }
 }
@@ -205,4 +250,22 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     // It has nothing left to do but to end.
     let _ = thread.join();
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_of_another_kind_by_what_fails_and_not_by_its_text() {
+        let taken = |other: &str| NotCaptured::from(PodError::Taken { other: other.to_owned() });
+        assert_eq!(taken("shop/a").kind(), taken("shop/b").kind());
+        assert_ne!(taken("shop/a").kind(), NotCaptured::from(PodError::NoNamespace).kind());
+        let identity: mesh_common::model::SpiffeId = "spiffe://cluster.local/ns/shop/sa/a".parse().unwrap();
+        let certificate =
+            |source| NotCaptured::from(IssueError::Authority { identity: identity.clone(), source });
+        let expired = |now| certificate(AuthorityError::Expired { not_before: 1, not_after: 2, now });
+        assert_eq!(expired(3).kind(), expired(4).kind());
+        assert_ne!(expired(3).kind(), certificate(AuthorityError::BadRequest).kind());
+    }
 }

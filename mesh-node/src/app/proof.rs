@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::pods::Pods;
+use super::pods::{Pods, Synced};
 use crate::admin::documents::{Check, CheckVerdict};
 use crate::capture::TrialError;
 use crate::telemetry::chain::Chain;
@@ -75,14 +75,27 @@ pub(super) fn programs(detached: &[&'static str]) -> Check {
     check("capture: kernel programs", &result, "every program is attached", advice.to_owned())
 }
 
-/// Whether every enrolled pod of the node is captured.
-pub(super) fn pods(captured: usize, failed: usize) -> Check {
-    let result = match failed {
+/// Whether every enrolled pod of the node is captured. Those that keep themselves from it are a warning.
+pub(super) fn pods(captured: usize, synced: &Synced) -> Check {
+    let result = match synced.failed {
         0 => Ok(()),
-        _ => Err(format!("{failed} enrolled pods are not captured; their connections are refused")),
+        failed => Err(format!("{failed} enrolled pods are not captured; their connections are refused")),
     };
     let advice = "the agent's log names each pod with its reason; it is tried again every second";
-    check("capture: pods", &result, &format!("{captured} enrolled pods are captured"), advice.to_owned())
+    let check =
+        check("capture: pods", &result, &format!("{captured} enrolled pods are captured"), advice.to_owned());
+    if synced.in_doubt.is_empty() || result.is_err() {
+        return check;
+    }
+    let (detail, pods) = (&check.detail, synced.in_doubt.join(", "));
+    Check {
+        verdict: CheckVerdict::Warned,
+        detail: format!(
+            "{detail}; it is in doubt where these are, and their connections are refused: {pods}"
+        ),
+        advice: Some("end the processes in these pods that made network namespaces of their own".to_owned()),
+        ..check
+    }
 }
 
 /// Whether every core answers.
@@ -128,7 +141,13 @@ mod tests {
     #[test]
     fn programs_and_pods_are_named_or_counted() {
         assert_eq!(programs(&["connect4", "sock_ops"]).detail, "2 not attached: connect4, sock_ops");
-        assert_eq!(pods(3, 0).detail, "3 enrolled pods are captured");
-        assert_eq!(pods(3, 1).verdict, CheckVerdict::Failed);
+        let mut synced = Synced::default();
+        assert_eq!(pods(3, &synced).detail, "3 enrolled pods are captured");
+        synced.in_doubt.push("shop/two-places".to_owned());
+        let check = pods(3, &synced);
+        assert_eq!(check.verdict, CheckVerdict::Warned);
+        assert!(check.detail.ends_with("refused: shop/two-places"), "{}", check.detail);
+        synced.failed = 1;
+        assert_eq!(pods(3, &synced).verdict, CheckVerdict::Failed);
     }
 }

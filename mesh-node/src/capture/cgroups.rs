@@ -9,35 +9,22 @@
 //!
 //! Both may stand below a cgroup of the kubelet's own, and a guaranteed pod has no folder for its class. systemd's
 //! names have `_` where the UID has `-`. Some runtimes put processes of the host's network into a pod's cgroup
-//! (CRI-O's conmon), and a pod may make namespaces of its own, a container's first process too: so the pod is where its
-//! address is, if that is in one namespace of its processes alone. Static pods have another UID there than in their Pod
-//! objects, and are not found.
+//! (CRI-O's conmon), and a pod may make namespaces of its own, a container's first process too, and give them its address:
+//! so the pod is where its address is, and of several such namespaces in the one that is owned nearest to the host, which the pod
+//! could not make. Static pods have another UID there than in their Pod objects, and are not found.
 
-use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_common::model::WorkloadUid;
 
-use super::namespace::{Namespace, NamespaceError};
+use super::namespace::{Namespace, NamespaceId};
 use super::pods::PodError;
+use super::processes::{Host, namespace_of, namespaces, pids};
 
 /// How far below `--cgroup-root` pods' folders are looked for: a cgroup of the kubelet's own, `kubepods`, class, pod.
 pub(super) const DEPTH: usize = 4;
-/// How far below a pod's folder its processes are looked for: containers make cgroups of their own.
-const POD_DEPTH: usize = 8;
-/// Most processes of one cgroup that are looked at. The kernel lists the oldest first: a container's first is among them.
-const MAX_PROCESSES: usize = 16;
-/// Most cgroups of a pod whose processes are looked at, from the top: those of its containers come first.
-const MAX_CGROUPS: usize = 64;
-/// Most namespaces of a pod's processes that are compared.
-const MAX_NAMESPACES: usize = 16;
-/// Namespaces of the host: the agent's own, and that of the first process. A runtime's process is in a pod's cgroup
-/// before it enters the pod's namespace.
-const HOST: [&str; 2] = ["/proc/thread-self/ns/net", "/proc/1/ns/net"];
 
 /// The cgroups of this node's pods.
 #[derive(Debug)]
@@ -45,31 +32,40 @@ pub(super) struct PodCgroups {
     root: PathBuf,
 }
 
-/// A pod's cgroup, and the namespace that it led to.
+/// A pod's cgroup, and where it led to.
 #[derive(Debug)]
 pub(super) struct Found {
     folder: PathBuf,
-    pub(super) namespace: Namespace,
+    /// Of what is known best to be the pod's, then whatever may be it all the same.
+    candidates: Vec<Candidate>,
     evidence: Evidence,
+    /// The pod's addresses, as they were known.
+    addresses: Vec<IpAddr>,
+}
+
+/// A network namespace of a pod's processes.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) namespace: Namespace,
+    signs: Signs,
+}
+
+/// What tells a pod's network namespace from others of its processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Signs {
+    has_address: bool,
+    owner_depth: u32,
 }
 
 /// What speaks for a namespace to be the pod's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
-    /// It alone has an address of the pod.
+    /// Of those that have an address of the pod it alone is owned so near to the host.
     Address,
-    /// It is the only one; no address of the pod is known yet.
-    Only,
+    /// No other is owned so near to the host; no address of the pod is known yet.
+    Owner,
     /// Only that the oldest of the processes in doubt is there.
     Oldest,
-}
-
-/// One process, told from a later one of the same number by when it began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Process {
-    /// Clock ticks since the machine started (proc(5), `stat`, field 22).
-    began: u64,
-    pid: u32,
 }
 
 impl PodCgroups {
@@ -92,27 +88,44 @@ impl PodCgroups {
         if namespaces.is_empty() && pids(&folder).any(|pid| pid == 0) {
             return Err(PodError::OtherPidNamespace);
         }
-        let having =
-            namespaces.iter().map(|namespace| addresses.iter().any(|address| namespace.has(*address)));
-        let chosen = choose(&having.collect::<Vec<_>>(), addresses.is_empty());
-        let mut namespaces = namespaces;
-        Ok(chosen.map(|(index, evidence)| Found {
-            folder,
-            namespace: namespaces.swap_remove(index),
-            evidence,
-        }))
+        let mut candidates: Vec<Candidate> =
+            namespaces.into_iter().map(|namespace| Candidate::new(namespace, addresses)).collect();
+        let signs: Vec<Signs> = candidates.iter().map(|candidate| candidate.signs).collect();
+        let Some((chosen, evidence)) = choose(&signs, addresses.is_empty()) else { return Ok(None) };
+        candidates.swap(0, chosen);
+        if evidence != Evidence::Oldest {
+            candidates.truncate(1);
+        }
+        Ok(Some(Found { folder, candidates, evidence, addresses: addresses.to_vec() }))
     }
 }
 
 impl Found {
+    /// What is known best to be the pod's.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.candidates[0].namespace
+    }
+
+    /// What may be the pod's; where that is in doubt, several.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.candidates.iter().map(|candidate| &candidate.namespace)
+    }
+
+    /// Where the pod may be without another being there: those that have its address, or the only one there is.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Namespace> {
+        let is_only = self.candidates.len() == 1;
+        let own = self.candidates.iter().filter(move |candidate| is_only || candidate.signs.has_address);
+        own.map(|candidate| &candidate.namespace)
+    }
+
     /// Whether the pod is still where it was found. A pod without processes is between two sandboxes, and is there.
     pub(super) fn is_there(&self) -> bool {
+        let (host, own) = (Host::look(), self.namespace().id());
         let mut has_own = false;
         let found = pids(&self.folder).any(|pid| {
-            let path = namespace_of(pid);
-            let is_here = self.namespace.is_at(&path);
-            has_own |= !is_here && path.exists() && !is_of_host(&path);
-            is_here
+            let there = NamespaceId::at(&namespace_of(pid));
+            has_own |= there.is_some_and(|there| there != own && !host.has(there));
+            there == Some(own)
         });
         found || (!has_own && self.folder.exists())
     }
@@ -120,73 +133,41 @@ impl Found {
     /// Whether another namespace may be the pod's, now that these are its addresses.
     pub(super) fn is_in_doubt(&self, addresses: &[IpAddr]) -> bool {
         match self.evidence {
-            Evidence::Address => false,
-            Evidence::Only => !addresses.is_empty(),
+            Evidence::Address => !addresses.is_empty() && addresses != self.addresses,
+            Evidence::Owner => !addresses.is_empty(),
             Evidence::Oldest => true,
         }
     }
 }
 
-/// Which of some namespaces is the pod's, those of the oldest processes first: whether each has an address of the pod.
-fn choose(having: &[bool], has_no_address: bool) -> Option<(usize, Evidence)> {
-    let evidence = match having.iter().filter(|has| **has).count() {
-        1 => Evidence::Address,
-        0 if has_no_address && having.len() == 1 => Evidence::Only,
+impl Candidate {
+    fn new(namespace: Namespace, addresses: &[IpAddr]) -> Self {
+        let has_address = addresses.iter().any(|address| namespace.has(*address));
+        let signs = Signs { has_address, owner_depth: namespace.owner_depth() };
+        Self { namespace, signs }
+    }
+}
+
+/// Which of some namespaces is the pod's, those of the oldest processes first. A pod may give its address to what it made.
+fn choose(signs: &[Signs], has_no_address: bool) -> Option<(usize, Evidence)> {
+    let having = nearest(signs, |signs| signs.has_address);
+    let is_by_address = having.is_some();
+    let (chosen, is_alone) = having.or_else(|| nearest(signs, |_| true))?;
+    let evidence = match is_alone {
+        true if is_by_address => Evidence::Address,
+        true if has_no_address => Evidence::Owner,
         _ => Evidence::Oldest,
     };
-    let oldest = (!having.is_empty()).then_some(0);
-    having.iter().position(|has| *has).or(oldest).map(|index| (index, evidence))
+    Some((chosen, evidence))
 }
 
-/// The network namespaces of a pod's processes but the host's, those of the oldest processes first.
-fn namespaces(folder: &Path) -> Result<Vec<Namespace>, NamespaceError> {
-    let mut processes: Vec<Process> = pids(folder).filter_map(Process::new).collect();
-    processes.sort_unstable();
-    let mut found: Vec<Namespace> = Vec::new();
-    for process in processes {
-        let path = namespace_of(process.pid);
-        if found.len() == MAX_NAMESPACES || is_of_host(&path) || found.iter().any(|known| known.is_at(&path))
-        {
-            continue;
-        }
-        let namespace = match Namespace::open(&path) {
-            Ok(namespace) => namespace,
-            // It ended meanwhile.
-            Err(NamespaceError::Open { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        // What was opened may be a later process's: of another pod, or the host's.
-        let is_of_host = HOST.iter().any(|host| namespace.is_at(Path::new(host)));
-        let is_the_pods =
-            || pids(folder).any(|pid| pid == process.pid) && Process::new(process.pid) == Some(process);
-        if !is_of_host && is_the_pods() {
-            found.push(namespace);
-        }
-    }
-    Ok(found)
-}
-
-impl Process {
-    fn new(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self { began: began(&stat)?, pid })
-    }
-}
-
-fn namespace_of(pid: u32) -> PathBuf {
-    format!("/proc/{pid}/ns/net").into()
-}
-
-fn is_of_host(namespace: &Path) -> bool {
-    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let own = file(namespace);
-    HOST.iter().any(|host| file(Path::new(host)) == own)
-}
-
-/// Field 22 of `/proc/PID/stat`. The second field is the program's name, in which anything may stand.
-fn began(stat: &str) -> Option<u64> {
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    after_name.split(' ').nth(19)?.parse().ok()
+/// Of those that count, the first of those owned nearest to the host, and whether it is the only one there.
+fn nearest(signs: &[Signs], counts: impl Fn(&Signs) -> bool) -> Option<(usize, bool)> {
+    let counting = || signs.iter().enumerate().filter(|(_, signs)| counts(signs));
+    let depth = counting().map(|(_, signs)| signs.owner_depth).min()?;
+    let mut nearest = counting().filter(|(_, signs)| signs.owner_depth == depth);
+    let (first, _) = nearest.next()?;
+    Some((first, nearest.next().is_none()))
 }
 
 /// Whether a folder is that of the pod, by the name that either driver gives it.
@@ -233,26 +214,6 @@ fn pod_folders(parent: &Path, depth: usize, names: &mut Vec<String>) {
             pod_folders(&folder, depth - 1, names);
         }
     }
-}
-
-/// The numbers of the first processes of each cgroup from here down, read folder by folder as they are asked for.
-fn pids(folder: &Path) -> impl Iterator<Item = u32> {
-    let mut left = VecDeque::from([(folder.to_owned(), POD_DEPTH)]);
-    let lists = std::iter::from_fn(move || {
-        let (folder, depth) = left.pop_front()?;
-        if depth > 0 {
-            left.extend(folders(&folder).take(MAX_CGROUPS).map(|folder| (folder, depth - 1)));
-        }
-        Some(first_pids(&folder))
-    });
-    lists.take(MAX_CGROUPS).flatten()
-}
-
-fn first_pids(folder: &Path) -> Vec<u32> {
-    let Ok(listed) = File::open(folder.join("cgroup.procs")) else { return Vec::new() };
-    // An error: the cgroup was removed meanwhile.
-    let lines = BufReader::new(listed).lines().map_while(Result::ok).take(MAX_PROCESSES);
-    lines.filter_map(|line| line.parse().ok()).collect()
 }
 
 pub(super) fn folders(parent: &Path) -> impl Iterator<Item = PathBuf> {
@@ -314,16 +275,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn when_a_process_began_is_read_whatever_it_is_called() {
-        let rest = "S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1000 2";
-        for name in ["pause", "a b", ") S 1 2 3", "((", ""] {
-            assert_eq!(began(&format!("42 ({name}) {rest}")), Some(777), "{name}");
-        }
-        assert_eq!(began("42 (pause"), None);
-        assert_eq!(began("42 (pause) S 1"), None);
-    }
-
     /// A pod's folder with these processes in a container's cgroup.
     fn pod(procs: &str) -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
@@ -341,7 +292,7 @@ mod tests {
     fn processes_of_the_hosts_network_do_not_say_where_a_pod_is() {
         let (root, folder) = pod(&format!("{}\n", std::process::id()));
         assert!(find(&root).unwrap().is_none());
-        assert_eq!(pids(&folder).filter_map(Process::new).count(), 1);
+        assert_eq!(pids(&folder).count(), 1);
     }
 
     #[test]
@@ -351,32 +302,33 @@ mod tests {
     }
 
     #[test]
-    fn of_a_pod_of_many_processes_and_cgroups_only_the_first_are_looked_at() {
-        let (_root, container) = pod(&"1\n".repeat(30_000));
-        assert_eq!(pids(&container).count(), MAX_PROCESSES);
-        for index in 0..1000 {
-            let inner = container.join(index.to_string());
-            fs::create_dir(&inner).unwrap();
-            fs::write(inner.join("cgroup.procs"), "2\n3\n").unwrap();
-        }
-        assert_eq!(pids(container.parent().unwrap()).filter(|pid| *pid == 1).count(), MAX_PROCESSES);
-        assert!(pids(container.parent().unwrap()).count() <= MAX_PROCESSES + 2 * MAX_CGROUPS);
-    }
-
-    #[test]
     fn a_pod_is_where_its_address_is_and_in_doubt_where_that_does_not_tell() {
+        let signs = |text: &str| -> Vec<Signs> {
+            let of = |word: &str| Signs {
+                has_address: word.starts_with('a'),
+                owner_depth: word[1..].parse().expect("a depth"),
+            };
+            text.split_whitespace().map(of).collect()
+        };
         for (having, is_unknown, expected) in [
-            (&[][..], false, None),
-            (&[true], false, Some((0, Evidence::Address))),
+            ("", false, None),
+            ("a0", false, Some((0, Evidence::Address))),
             // A container's first process has made a namespace of its own.
-            (&[false, true], false, Some((1, Evidence::Address))),
-            (&[false, true, true], false, Some((1, Evidence::Oldest))),
+            ("-0 a0", false, Some((1, Evidence::Address))),
+            ("-0 a0 a0", false, Some((1, Evidence::Oldest))),
+            // The same in a user namespace of its own, with the pod's address: whatever is older.
+            ("a0 a1", false, Some((0, Evidence::Address))),
+            ("a2 -0 a0 a1", false, Some((2, Evidence::Address))),
+            // A pod that has a user namespace from its runtime (`hostUsers: false`).
+            ("a1 a2 a2", false, Some((0, Evidence::Address))),
+            ("a1 a1", false, Some((0, Evidence::Oldest))),
             // Another sandbox, whose address is not told yet.
-            (&[false], false, Some((0, Evidence::Oldest))),
-            (&[false], true, Some((0, Evidence::Only))),
-            (&[false, false], true, Some((0, Evidence::Oldest))),
+            ("-0", false, Some((0, Evidence::Oldest))),
+            ("-0", true, Some((0, Evidence::Owner))),
+            ("-1 -0", true, Some((1, Evidence::Owner))),
+            ("-0 -0", true, Some((0, Evidence::Oldest))),
         ] {
-            assert_eq!(choose(having, is_unknown), expected, "{having:?} {is_unknown}");
+            assert_eq!(choose(&signs(having), is_unknown), expected, "{having:?} {is_unknown}");
         }
     }
 }

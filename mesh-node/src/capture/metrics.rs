@@ -9,6 +9,8 @@ use crate::telemetry::registry::Registry;
 pub struct CaptureMetrics {
     /// TCP connections of captured pods that go on outside the mesh.
     pub connections_outside: IntGauge,
+    /// Pods that are held because of what they do themselves.
+    pub pods_in_doubt: IntGauge,
 }
 
 impl CaptureMetrics {
@@ -21,7 +23,12 @@ impl CaptureMetrics {
             "nodemesh_capture_connections_outside",
             "TCP connections that captured pods had before, and that go on outside the mesh until they end.",
         )?;
+        let pods_in_doubt = IntGauge::new(
+            "nodemesh_capture_pods_in_doubt",
+            "Pods of which it is in doubt in which network namespace they are; connections are refused in each.",
+        )?;
         registry.register(Box::new(connections_outside.clone()))?;
-        Ok(Self { connections_outside })
+        registry.register(Box::new(pods_in_doubt.clone()))?;
+        Ok(Self { connections_outside, pods_in_doubt })
     }
 }

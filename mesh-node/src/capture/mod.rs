@@ -11,6 +11,7 @@ mod listener;
 mod metrics;
 mod namespace;
 mod pods;
+mod processes;
 mod socket;
 mod trial;
 

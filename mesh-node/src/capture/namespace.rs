@@ -4,10 +4,10 @@
 //! inside; binding, connecting and all the rest happen wherever the thread is.
 
 use std::cell::OnceCell;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +15,24 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// The agent's own user namespace, which is the host's: no other may load programs.
+const HOST_USERS: &str = "/proc/thread-self/ns/user";
+/// How deep user namespaces may lie in each other, with one to spare (kernel/user_namespace.c, `create_user_ns`).
+const MAX_USER_DEPTH: u32 = 34;
+
 /// An open network namespace. Held while its pod is captured: an open namespace outlives its pod.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     file: Arc<File>,
+    id: NamespaceId,
     cookie: u64,
+}
+
+/// What tells a namespace from all others that are there (stat(2) on its file). It may be used again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NamespaceId {
+    device: u64,
+    inode: u64,
 }
 
 /// Why a namespace cannot be used.
@@ -51,9 +64,10 @@ impl Namespace {
     /// # Errors
     /// The path cannot be opened, or is no network namespace.
     pub fn open(path: &Path) -> Result<Self, NamespaceError> {
-        let file =
-            File::open(path).map_err(|source| NamespaceError::Open { path: path.to_owned(), source })?;
-        let namespace = Self { file: Arc::new(file), cookie: 0 };
+        let failed = |source| NamespaceError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let id = NamespaceId::new(&file.metadata().map_err(failed)?);
+        let namespace = Self { file: Arc::new(file), id, cookie: 0 };
         let cookie = namespace
             .socket(AddressFamily::INET)
             .and_then(|probe| netns_cookie(&probe))
@@ -69,10 +83,31 @@ impl Namespace {
 
     /// Whether a path still leads to this namespace, and not to a later one of the same name.
     pub fn is_at(&self, path: &Path) -> bool {
-        match (self.file.metadata(), std::fs::metadata(path)) {
-            (Ok(own), Ok(there)) => own.dev() == there.dev() && own.ino() == there.ino(),
-            _ => false,
+        NamespaceId::at(path) == Some(self.id)
+    }
+
+    pub(super) fn id(&self) -> NamespaceId {
+        self.id
+    }
+
+    /// How far below the host's the user namespace lies that owns this one; the largest number where that cannot be told.
+    ///
+    /// A runtime makes a pod's network in the user namespace that it gives the pod, or above; what the pod makes itself is
+    /// owned by that one, or by one below (user_namespaces(7), ioctl_nsfs(2)).
+    pub(super) fn owner_depth(&self) -> u32 {
+        let host = NamespaceId::at(Path::new(HOST_USERS));
+        let mut owner = related(self.file.as_fd(), libc::NS_GET_USERNS);
+        for depth in 0..MAX_USER_DEPTH {
+            match owner {
+                Ok(users) if users.metadata().ok().map(|about| NamespaceId::new(&about)) == host => {
+                    return depth;
+                }
+                Ok(users) => owner = related(users.as_fd(), libc::NS_GET_PARENT),
+                // It is not below the agent's.
+                Err(_) => break,
+            }
         }
+        u32::MAX
     }
 
     /// Whether an address is one of the namespace's own: then it is also the source of what goes there. (A socket can be
@@ -122,10 +157,32 @@ impl Namespace {
     }
 }
 
+impl NamespaceId {
+    /// The one that a path leads to now.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|about| Self::new(&about))
+    }
+
+    fn new(about: &Metadata) -> Self {
+        Self { device: about.dev(), inode: about.ino() }
+    }
+}
+
 impl AsFd for Namespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// The user namespace that a namespace has to do with, as `which` says.
+fn related(namespace: BorrowedFd<'_>, which: libc::Ioctl) -> io::Result<File> {
+    // SAFETY: these requests of ioctl(2) take no argument, and touch nothing but the descriptor that they are about.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), which) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for this call; nobody else has it.
+    Ok(unsafe { File::from_raw_fd(result) })
 }
 
 fn netns_cookie(socket: &OwnedFd) -> io::Result<u64> {

@@ -22,7 +22,6 @@ use super::connections::Outside;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use crate::kernel::{Kernel, KernelError, PodFacts, PodListeners};
-use crate::telemetry::chain::Chain;
 
 /// A pod whose connections come to this daemon. The cores share it; its listeners close with the last of them.
 #[derive(Debug)]
@@ -46,6 +45,8 @@ pub struct PodChanges {
     pub gone: Vec<Arc<Workload>>,
     /// Not as they should be; each is closed, and tried again at the next call.
     pub failed: Vec<(Arc<Workload>, PodError)>,
+    /// Why namespaces that no pod is in any more are not let go; tried again at the next call.
+    pub unreleased: Vec<KernelError>,
 }
 
 /// Why a pod is not as it should be.
@@ -57,10 +58,11 @@ pub enum PodError {
          where no kubelet runs it, set the annotation nodemesh.dev/netns"
     )]
     NoNamespace,
-    /// It cannot be told which namespace is the pod's.
+    /// It cannot be told which namespace is the pod's. The pod's own doing, or its runtime's: nothing is wrong with the
+    /// node.
     #[error(
-        "not exactly one network namespace of the pod's processes has an address of the pod; it is refused its \
-         connections until that is so, or set the annotation nodemesh.dev/netns"
+        "it is in doubt where the pod is: not exactly one network namespace of its processes has an address of the pod, or \
+         is owned nearer to the host than the others; end the processes that made namespaces of their own"
     )]
     InDoubt,
     /// The pod's processes cannot be looked at.
@@ -113,6 +115,13 @@ enum State {
     Passed,
 }
 
+impl PodError {
+    /// Whether the pod alone is the cause.
+    pub fn is_of_the_pod(&self) -> bool {
+        matches!(self, Self::InDoubt)
+    }
+}
+
 impl Pods {
     /// No pods yet, but those that an agent before left in the kernel: they are held until the first
     /// [`sync`](Self::sync) that finds every pod. Pods without an annotation are looked for below `cgroup_root`.
@@ -133,7 +142,10 @@ impl Pods {
         self.forget_gone(&wanted, &mut changes);
         self.absent.clear();
         let mut lost = Vec::new();
-        for workload in wanted.into_values() {
+        let mut wanted: Vec<&Arc<Workload>> = wanted.into_values().collect();
+        // First those that are held and captured: who is left alone is left alone nowhere else.
+        wanted.sort_by_key(|workload| workload.enrolment == Enrolment::Disabled);
+        for workload in wanted {
             let placed = self.place(workload, &mut changes);
             let is_found = self.known.contains_key(&workload.uid);
             if !is_found && workload.netns.is_none() {
@@ -146,7 +158,7 @@ impl Pods {
                 changes.failed.push((Arc::clone(workload), error));
             }
         }
-        self.release_unknown(&lost);
+        changes.unreleased = self.release_unknown(&lost);
         changes
     }
 
@@ -217,7 +229,7 @@ impl Pods {
         let mut known = match self.known.remove(&workload.uid) {
             Some(known) if known.is_in_doubt(workload) => self.look_again(known, workload, changes),
             Some(known) => known,
-            None => match self.find(workload)? {
+            None => match self.find(workload, changes)? {
                 Some(known) => known,
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
                 // Not begun yet, or at its end: there is nobody in it.
@@ -226,8 +238,8 @@ impl Pods {
             },
         };
         let outcome = match workload.enrolment {
-            Enrolment::Enabled if known.is_in_doubt(workload) => {
-                known.hold(&mut self.kernel, workload, changes).and(Err(PodError::InDoubt))
+            _ if known.is_in_doubt(workload) => {
+                self.close(&mut known, workload, changes).and(Err(PodError::InDoubt))
             }
             Enrolment::Enabled => known.open(&mut self.kernel, workload, changes),
             Enrolment::Disabled => known.pass(&mut self.kernel, workload, changes),
@@ -236,37 +248,79 @@ impl Pods {
         outcome
     }
 
-    /// Finds where a pod is: by its annotation, else by its cgroup.
-    fn find(&self, workload: &Arc<Workload>) -> Result<Option<Known>, PodError> {
+    /// Finds where a pod is: by its annotation, else by its cgroup. Of two pods in one namespace the one has it that is
+    /// there beyond doubt, else the one that was there first.
+    fn find(
+        &mut self,
+        workload: &Arc<Workload>,
+        changes: &mut PodChanges,
+    ) -> Result<Option<Known>, PodError> {
         let found = match &workload.netns {
             Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
             None => self
                 .cgroups
                 .find(&workload.uid, &workload.addresses)?
-                .map(|found| Known::new(Arc::clone(workload), found.namespace.clone(), Some(found))),
+                .map(|found| Known::new(Arc::clone(workload), found.namespace().clone(), Some(found))),
         };
-        let cookie = found.as_ref().map(|found| found.namespace.cookie());
-        let taken = self.known.values().find(|known| Some(known.namespace.cookie()) == cookie);
-        match taken {
-            Some(other) => Err(PodError::Taken { other: other.workload.name.to_string() }),
-            None => Ok(found),
+        let Some(found) = found else { return Ok(None) };
+        let is_in_doubt = found.is_in_doubt(workload);
+        match self.known.values().find(|known| known.namespace.cookie() == found.namespace.cookie()) {
+            Some(_) if is_in_doubt => return Err(PodError::InDoubt),
+            Some(other) if other.is_in_doubt(&other.workload) => {
+                let other = other.workload.uid.clone();
+                let other = self.known.remove(&other).expect("it was just found there");
+                changes.stopped.extend(other.state.pod());
+            }
+            Some(other) => return Err(PodError::Taken { other: other.workload.name.to_string() }),
+            None => {}
         }
+        Ok(Some(found))
     }
 
     /// Looks anew for a pod of which it is in doubt where it is. What is known stays where nothing better is found.
     fn look_again(&mut self, known: Known, workload: &Arc<Workload>, changes: &mut PodChanges) -> Known {
-        let cookie = known.namespace.cookie();
-        match self.find(workload) {
-            Ok(Some(found)) if found.namespace.cookie() == cookie => Known { found: found.found, ..known },
-            Ok(Some(found)) => {
-                if let Err(error) = self.kernel.release(cookie) {
-                    warn!(pod = %workload.name, error = %Chain(&error), "cannot release where the pod is not");
-                }
-                changes.stopped.extend(known.state.pod());
-                found
-            }
-            Ok(None) | Err(_) => known,
+        let Ok(Some(found)) = self.find(workload, changes) else { return known };
+        let kept: BTreeSet<u64> = found.namespaces().map(Namespace::cookie).collect();
+        for cookie in known.namespaces().map(Namespace::cookie).filter(|cookie| !kept.contains(cookie)) {
+            // Where it fails, it is tried again with all that nobody is in any more.
+            let _ = self.release(cookie);
         }
+        if found.namespace.cookie() == known.namespace.cookie() {
+            return Known { found: found.found, ..known };
+        }
+        changes.stopped.extend(known.state.pod());
+        found
+    }
+
+    /// Closes every namespace that may be the pod's; what was captured goes on. One that is outside the mesh is left alone
+    /// where it has its address, or where there is but one: what else its processes are in stays unknown to the kernel.
+    fn close(
+        &mut self,
+        known: &mut Known,
+        workload: &Arc<Workload>,
+        changes: &mut PodChanges,
+    ) -> Result<(), PodError> {
+        changes.stopped.extend(std::mem::replace(&mut known.state, State::Held).pod());
+        known.workload = Arc::clone(workload);
+        let own: Vec<u64> = known.found.iter().flat_map(Found::own).map(Namespace::cookie).collect();
+        let mut outcome = Ok(());
+        let candidates: Vec<Namespace> =
+            known.namespaces().filter(|namespace| !self.is_anothers(namespace.cookie())).cloned().collect();
+        for namespace in candidates {
+            let cookie = namespace.cookie();
+            // An address leads to one namespace.
+            let facts = match cookie == known.namespace.cookie() {
+                true => PodFacts::of(workload),
+                false => PodFacts::default(),
+            };
+            let closed = match workload.enrolment {
+                Enrolment::Enabled => self.kernel.hold(cookie, namespace.as_fd(), &facts),
+                Enrolment::Disabled if own.contains(&cookie) => self.kernel.pass(cookie, &facts),
+                Enrolment::Disabled => self.release(cookie),
+            };
+            outcome = outcome.and(closed);
+        }
+        Ok(outcome?)
     }
 
     /// Pods that are wanted no more, and those whose path or cgroup leads to another namespace: another pod of the same
@@ -285,8 +339,9 @@ impl Pods {
             .map(|(uid, _)| uid.clone())
             .collect();
         for known in gone.iter().filter_map(|uid| self.known.remove(uid)).collect::<Vec<_>>() {
-            if let Err(error) = self.kernel.release(known.namespace.cookie()) {
-                changes.failed.push((Arc::clone(&known.workload), error.into()));
+            for namespace in known.namespaces() {
+                // As above.
+                let _ = self.release(namespace.cookie());
             }
             changes.stopped.extend(known.state.pod());
             changes.gone.push(known.workload);
@@ -295,14 +350,24 @@ impl Pods {
 
     /// Pods that went while no agent ran, and those that could not be released when they went. What may be one of the
     /// `lost`, of which it is not known where they are, stays held.
-    fn release_unknown(&mut self, lost: &[&Workload]) {
-        let mut live: BTreeSet<u64> = self.known.values().map(|known| known.namespace.cookie()).collect();
+    fn release_unknown(&mut self, lost: &[&Workload]) -> Vec<KernelError> {
+        let known = self.known.values().flat_map(Known::namespaces);
+        let mut live: BTreeSet<u64> = known.map(Namespace::cookie).collect();
         for pod in lost {
             live.extend(self.kernel.namespaces_of(&pod.addresses));
         }
-        if let Err(error) = self.kernel.retain(&live) {
-            warn!(error = %Chain(&error), "cannot release pods that are gone; trying again at the next change");
-        }
+        self.kernel.retain(&live)
+    }
+
+    /// Lets a namespace go, unless it may be that of a pod which is known.
+    fn release(&mut self, cookie: u64) -> Result<(), KernelError> {
+        if self.is_anothers(cookie) { Ok(()) } else { self.kernel.release(cookie) }
+    }
+
+    /// Whether a pod that is known may be in a namespace.
+    fn is_anothers(&self, cookie: u64) -> bool {
+        let mut all = self.known.values().flat_map(Known::namespaces);
+        all.any(|namespace| namespace.cookie() == cookie)
     }
 }
 
@@ -344,21 +409,17 @@ impl Known {
         Ok(())
     }
 
+    /// Every namespace that may be the pod's.
+    fn namespaces(&self) -> Box<dyn Iterator<Item = &Namespace> + '_> {
+        match &self.found {
+            Some(found) => Box::new(found.namespaces()),
+            None => Box::new(std::iter::once(&self.namespace)),
+        }
+    }
+
     /// Whether another namespace may be the pod's.
     fn is_in_doubt(&self, workload: &Workload) -> bool {
         self.found.as_ref().is_some_and(|found| found.is_in_doubt(&workload.addresses))
-    }
-
-    /// Holds a pod. What was captured goes on.
-    fn hold(
-        &mut self,
-        kernel: &mut Kernel,
-        workload: &Arc<Workload>,
-        changes: &mut PodChanges,
-    ) -> Result<(), PodError> {
-        changes.stopped.extend(std::mem::replace(&mut self.state, State::Held).pod());
-        self.workload = Arc::clone(workload);
-        Ok(kernel.hold(self.namespace.cookie(), self.namespace.as_fd(), &PodFacts::of(workload))?)
     }
 
     /// Leaves a pod alone. What was captured goes on.

@@ -36,6 +36,11 @@ pub fn status(status: &Status) -> String {
     ] {
         text += &format!("{:<12}{value}\n", format!("{name}:"));
     }
+    if !status.in_doubt.is_empty() {
+        let pods = status.in_doubt.join(", ");
+        text +=
+            &format!("{:<12}where these pods are, so their connections are refused: {pods}\n", "in doubt:");
+    }
     let mut kernel = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
     for found in &status.kernel {
         kernel.row([found.name.clone(), yes(found.present), found.detail.clone()]);

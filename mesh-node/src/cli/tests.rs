@@ -26,6 +26,7 @@ async fn an_agent_answers_over_its_socket() {
     assert_eq!(status.node, "a");
     let text = render::status(&status);
     assert!(text.contains("NOT READY: no core has a listener"), "{text}");
+    assert!(text.contains("connections are refused: shop/two-places\n"), "{text}");
 }
 
 #[tokio::test]

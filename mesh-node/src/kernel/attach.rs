@@ -104,18 +104,23 @@ impl Links {
         Ok(true)
     }
 
-    /// Detaches the program from a network namespace, at once, and removes the pin. Nothing attached is fine.
+    /// Detaches the program from a network namespace, at once, and removes the pin. Nothing attached is fine. Where it
+    /// fails, the link is kept: it can be tried again.
     pub(super) fn detach_from_namespace(&mut self, cookie: u64, pins: &Pins) -> Result<(), AttachError> {
         let pin = pins.namespace(cookie);
-        let link = self.namespaces.remove(&cookie).or_else(|| sys::open_pin(&pin).ok());
-        if let Some(link) = link {
-            match sys::detach_link(link.as_fd()) {
-                // The namespace is gone, and the link was detached with it.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                result => result.map_err(failed("detach", &DELIVER, &pin))?,
-            }
+        let pinned = || sys::open_pin(&pin).ok();
+        let detached = match self.namespaces.get(&cookie) {
+            Some(link) => sys::detach_link(link.as_fd()),
+            None => pinned().map_or(Ok(()), |link| sys::detach_link(link.as_fd())),
+        };
+        match detached {
+            // The namespace is gone, and the link was detached with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            result => result.map_err(failed("detach", &DELIVER, &pin))?,
         }
-        Ok(pins::remove(&pin)?)
+        pins::remove(&pin)?;
+        self.namespaces.remove(&cookie);
+        Ok(())
     }
 
     /// Pins the links of namespaces whose pin somebody removed.

@@ -30,8 +30,8 @@ pub struct RefusedSockets {
     pub transports: bool,
 }
 
-/// What the kernel must know of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the kernel must know of a pod. By default nothing: all of it is closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodFacts {
     /// The pod's addresses; the first of each family is what its captured sockets show as their own.
     pub addresses: Vec<IpAddr>,

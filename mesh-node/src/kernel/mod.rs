@@ -238,7 +238,7 @@ impl Kernel {
         self.set(netns_cookie, pod, PodState::Passed)
     }
 
-    /// Forgets a pod that is gone.
+    /// Forgets a pod that is gone. Where that fails, what is left of it is still known: it can be tried again.
     ///
     /// # Errors
     /// A map cannot be written, or a pin cannot be removed.
@@ -246,18 +246,16 @@ impl Kernel {
         self.forget_listeners(netns_cookie)?;
         self.replace(netns_cookie, Entries::default())?;
         self.owners.retain(|_, owner| *owner != netns_cookie);
-        self.applied.remove(&netns_cookie);
         self.links.detach_from_namespace(netns_cookie, &self.pins)?;
+        self.applied.remove(&netns_cookie);
         Ok(())
     }
 
-    /// Releases every pod but these: once what is desired is known whole, for pods that went while no agent ran.
-    ///
-    /// # Errors
-    /// As [`release`](Self::release).
-    pub fn retain(&mut self, live: &BTreeSet<u64>) -> Result<(), KernelError> {
+    /// Releases every pod but these: once what is desired is known whole, for pods that went while no agent ran. One that
+    /// fails keeps no other: the answer is why each did, and the next call tries them again.
+    pub fn retain(&mut self, live: &BTreeSet<u64>) -> Vec<KernelError> {
         let gone: Vec<u64> = self.applied.keys().copied().filter(|cookie| !live.contains(cookie)).collect();
-        gone.into_iter().try_for_each(|cookie| self.release(cookie))
+        gone.into_iter().filter_map(|cookie| self.release(cookie).err()).collect()
     }
 
     /// Network namespaces that may be those of a pod with these addresses, by what the maps have of them.
@@ -347,7 +345,8 @@ impl Kernel {
             let entries = self.applied.get(&cookie).cloned().unwrap_or_default();
             self.replace(cookie, entries.held())?;
             if !self.links.take_over_namespace(&self.programs, cookie, &self.pins)? {
-                self.release(cookie)?;
+                // Where it fails, the first `retain` tries again and says why.
+                let _ = self.release(cookie);
             }
         }
         Ok(())

@@ -210,6 +210,40 @@ fn pods_of_a_kubelet_are_found_by_their_cgroups() {
     });
 }
 
+#[test]
+fn a_pod_that_puts_itself_in_doubt_is_told_of_and_keeps_no_agent_from_being_ready() {
+    let pod = PodSpec::new("two-places").uid("c0ffee00-0000-4000-8000-000000000000");
+    pair().run(|mesh| {
+        mesh.add_pod("node-a", pod.kubelet_cgroup("kubepods/podc0ffee00-0000-4000-8000-000000000000/1"))?;
+        let pod = mesh.pod("two-places");
+        let _sandbox = pod.place().spawn("sandbox", "sleep", &["600"])?;
+        eventually_true("the pod is captured", PATIENCE, || captured(mesh, "node-a", "shop/two-places"))?;
+        let script = format!(
+            "ip link set lo up && ip address add {}/32 dev lo && echo made; exec sleep 600",
+            pod.ip()
+        );
+        let mut elsewhere = pod.place().spawn("elsewhere", "unshare", &["--net", "sh", "-c", &script])?;
+        eventually_true("the pod has made a namespace", PATIENCE, || elsewhere.stdout().contains("made"))?;
+        // What was beyond doubt stays so, but not at the next start; which waits until it is ready.
+        mesh.a().kill()?;
+        mesh.a().restart()?;
+        mesh.a().metric("nodemesh_capture_pods_in_doubt", &[], |count| count == 1.0)?;
+        for verb in ["status", "check"] {
+            let said = mesh.a().command(&[verb])?.success(verb)?;
+            assert!(said.contains("are refused: shop/two-places"), "{said}");
+        }
+        let refused = mesh.pod("two-places").dial(at(ECHO)).run()?;
+        assert_eq!(refused.refusal(), Some("not permitted"), "{refused:?}");
+        elsewhere.kill()?;
+        mesh.a().metric("nodemesh_capture_pods_in_doubt", &[], |count| count == 0.0)?;
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        eventually_true("the pod is captured again", PATIENCE, || {
+            mesh.pod("two-places").echo(at(ECHO)).is_ok()
+        })?;
+        Ok(())
+    });
+}
+
 fn captured(mesh: &Mesh, node: &str, pod: &str) -> bool {
     mesh.node(node).tail(400).lines().any(|line| line.contains("pod captured") && line.contains(pod))
 }

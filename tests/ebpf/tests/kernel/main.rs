@@ -4,6 +4,7 @@ mod bypass;
 mod capture;
 mod create;
 mod deliver;
+mod doubt;
 mod lifecycle;
 mod names;
 mod pods;

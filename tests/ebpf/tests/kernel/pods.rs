@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result};
 use mesh_test_ebpf::stand::Stand;
 use mesh_test_harness::clients::Dialled;
 use mesh_test_harness::netns::{FOLDER, ip_batch};
+use mesh_test_harness::objects::PodSpec;
 use mesh_test_harness::pod::Pod;
 use mesh_test_harness::servers::Kind;
+use mesh_test_harness::topology::Topology;
 use serde_json::{Value, json};
 
 use crate::{stand, two_pods};
@@ -89,6 +91,35 @@ fn a_pod_that_went_while_no_daemon_ran_is_forgotten() -> Result<()> {
     second.all("")?;
     assert_eq!(second.tell("held")?["namespaces"], 0);
     Ok(())
+}
+
+#[test]
+fn a_pod_that_cannot_be_let_go_keeps_no_other_and_is_tried_again() -> Result<()> {
+    let specs = ["client", "other"].map(PodSpec::new).to_vec();
+    let topology = Topology::two_nodes(specs, vec![PodSpec::new("web")])?;
+    let pods = ["client", "other"].map(|name| named(topology.pod(name), "enabled")).join(" ");
+    let mut first = stand(&topology, 0, &[])?;
+    first.all(&pods)?;
+    first.kill()?;
+    let mut second = stand(&topology, 0, &[])?;
+    // Of the one whose turn is first: its pin cannot be removed.
+    let folder = second.pin_dir().join("namespaces");
+    let pins = std::fs::read_dir(&folder)?.map(|pin| Ok(pin?.path())).collect::<Result<Vec<_>>>()?;
+    let pin = pins.into_iter().min_by_key(|pin| cookie(pin)).context("two are pinned")?;
+    std::fs::remove_file(&pin)?;
+    std::fs::create_dir(&pin)?;
+    for _ in 0..2 {
+        assert_eq!(second.all("")?["unreleased"], 1);
+        assert_eq!(second.tell("namespaces")?, 1, "the other one is let go, this one is not forgotten");
+    }
+    std::fs::remove_dir(&pin)?;
+    assert_eq!(second.all("")?["unreleased"], 0);
+    assert_eq!(second.tell("namespaces")?, 0);
+    Ok(())
+}
+
+fn cookie(pin: &Path) -> Option<u64> {
+    pin.file_name()?.to_str()?.parse().ok()
 }
 
 /// How many pods come and go, and how many there are at a time.

@@ -129,7 +129,7 @@ impl Stand {
             changes.failed.iter().map(|(pod, error)| format!("{}: {error}", pod.name)).collect();
         Ok(json!({
             "captured": names(&changes.opened), "stopped": names(&changes.stopped), "failed": failed,
-            "outside": self.pods.connections_outside(), "cpu_us": cpu_us,
+            "unreleased": changes.unreleased.len(), "outside": self.pods.connections_outside(), "cpu_us": cpu_us,
         }))
     }
 

@@ -23,7 +23,7 @@ pub(crate) fn described(name: &str, path: &str, addresses: &str, facts: &[&str])
     Ok(workload)
 }
 
-/// A pod as `NAME:MODE:PATH:ADDRESS`, the address IPv4.
+/// A pod as `NAME:MODE:PATH:ADDRESS`, the address IPv4; the path `-` leaves it to the cgroup named for `NAME`.
 pub(crate) fn named(text: &str) -> Result<Workload> {
     let parts: Vec<&str> = text.split(':').collect();
     let [name, mode, path, address] = parts.as_slice() else {
@@ -45,7 +45,7 @@ fn workload(name: &str, path: &str, addresses: &str) -> Result<Workload> {
         identity: SpiffeId::new(&TrustDomain::parse("cluster.local")?, "shop", name)?,
         addresses: list(addresses)?.into(),
         labels: Default::default(),
-        netns: Some(path.into()),
+        netns: (path != "-").then(|| path.into()),
         enrolment: Enrolment::Enabled,
         host_network: false,
         ready: true,
