@@ -91,6 +91,11 @@ pub(crate) struct ControllerAccessArgs {
     /// Folder in which what the controller said last is kept for the next start
     #[arg(long, env = "NODEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/nodemesh")]
     pub(crate) state_dir: PathBuf,
+    /// DaemonSet in --root-namespace that this agent is a pod of. An agent that is told to stop asks the API server for it: if
+    /// it is gone, the agent removes what it has in the kernel and in --state-dir, and enrolled pods are outside the mesh
+    /// [default: everything stays, and enrolled pods open no connection until an agent runs]
+    #[arg(long, env = "NODEMESH_DAEMON_SET", value_name = "NAME", requires = "controller", value_parser = node_name)]
+    pub(crate) daemon_set: Option<String>,
 }
 
 /// Which sockets are captured, and where the kernel's side is kept.

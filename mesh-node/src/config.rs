@@ -69,6 +69,8 @@ pub struct ControllerAccess {
     pub token_file: PathBuf,
     /// Folder of the state on disk.
     pub state_dir: PathBuf,
+    /// DaemonSet that the agent is a pod of, in the root namespace.
+    pub daemon_set: Option<Text>,
 }
 
 /// Who this agent is, and what holds for its mesh.
@@ -311,6 +313,7 @@ fn source(
             roots_file: access.controller_roots,
             token_file: access.controller_token,
             state_dir: access.state_dir,
+            daemon_set: access.daemon_set.map(Into::into),
         }),
         None => SourceConfig::Folders(FoldersConfig {
             config_dir: config_dir.expect("clap wants it where there is no controller"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::field::display;
@@ -58,6 +58,29 @@ pub(super) struct Keeper {
     refused: bool,
 }
 
+/// Hears SIGTERM and SIGINT, from when it is made.
+pub(super) struct Told {
+    terminated: Signal,
+    interrupted: Signal,
+}
+
+impl Told {
+    pub(super) fn to_stop() -> io::Result<Self> {
+        Ok(Self {
+            terminated: signal(SignalKind::terminate())?,
+            interrupted: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Cancel safe.
+    async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.terminated.recv() => {}
+            _ = self.interrupted.recv() => {}
+        }
+    }
+}
+
 impl Keeper {
     pub(super) fn new(
         mut pods: Pods,
@@ -88,18 +111,16 @@ impl Keeper {
     /// Makes the node's pods what the objects say, until the agent is told to stop.
     pub(super) async fn run(
         mut self,
+        mut told: Told,
         mut changed: watch::Receiver<Option<u64>>,
         mut questions: mpsc::Receiver<Question>,
     ) -> Result<Pods, AppError> {
-        let mut terminated = signal(SignalKind::terminate()).map_err(system("wait for SIGTERM"))?;
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(system("wait for SIGINT"))?;
         let mut trusted = self.shared.identities.trust_changes();
         let mut looked = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                _ = terminated.recv() => return Ok(self.pods),
-                _ = interrupted.recv() => return Ok(self.pods),
+                () = told.stopped() => return Ok(self.pods),
                 news = changed.changed() => {
                     if news.is_err() {
                         return Ok(self.pods);

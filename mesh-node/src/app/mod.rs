@@ -6,6 +6,7 @@
 
 mod agent;
 mod cores;
+mod departure;
 mod keeper;
 mod pods;
 mod proof;
@@ -29,9 +30,10 @@ pub use self::uninstall::uninstall;
 
 use self::agent::{AgentState, Standing};
 use self::cores::Cores;
-use self::keeper::Keeper;
+use self::keeper::{Keeper, Told};
 use self::pods::Pods;
 use self::sources::Sources;
+use self::uninstall::UninstallError;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
 use crate::capture::{self, CaptureMetrics};
@@ -89,6 +91,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// What the agent leaves, where no agent comes after it.
+    #[error("leave nothing")]
+    Uninstall(#[from] UninstallError),
     /// A thread, a runtime or a signal handler.
     #[error("{operation}")]
     System {
@@ -100,7 +105,7 @@ pub enum AppError {
     },
 }
 
-/// Runs the agent until SIGTERM or SIGINT, then drains.
+/// Runs the agent until SIGTERM or SIGINT, then drains. Where no agent comes after it, it leaves nothing.
 ///
 /// # Errors
 /// Something it needs is not there; nothing is left half done that a second start would trip over.
@@ -108,10 +113,13 @@ pub fn run(config: &Config) -> Result<(), AppError> {
     let filter = logging::install(&config.log.filter, config.log.format)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("make the control runtime"))?;
-    LocalSet::new().block_on(&runtime, agent(config, filter))
+    LocalSet::new().block_on(&runtime, agent(config, filter))?;
+    Ok(runtime.block_on(departure::depart(config))?)
 }
 
 async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
+    // From here on it ends in good order.
+    let told = Told::to_stop().map_err(system("handle signals"))?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %config.node.name, "starting");
     // First what may be taken by another: nothing is touched if it is.
     let listeners = Listeners::open(config).await?;
@@ -144,7 +152,7 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
     let keeper = keeper.map_err(system("watch the pins of the programs"))?;
     let pods = tokio::select! {
-        pods = keeper.run(changed, questions) => pods?,
+        pods = keeper.run(told, changed, questions) => pods?,
         ended = &mut following => {
             return Err(ended.unwrap_or_else(|error| system("follow the objects")(error.into())));
         }

@@ -60,7 +60,7 @@ impl Sources {
         registry: &Registry,
         identity_metrics: &IdentityMetrics,
     ) -> Result<Self, AppError> {
-        let ControllerAccess { address, roots_file, token_file, state_dir } = access.clone();
+        let ControllerAccess { address, roots_file, token_file, state_dir, daemon_set: _ } = access.clone();
         let (node, mesh) = (Arc::clone(&config.node.name), mesh(config));
         let settings = ClientSettings { address, roots_file, token_file, state_dir, node, mesh };
         let metrics = (Metrics::new(registry)?, identity_metrics.clone());

@@ -34,7 +34,7 @@ pub enum UninstallError {
 pub fn uninstall(args: &UninstallArgs) -> Result<ExitCode, UninstallError> {
     let is_clean = remove_pins(&args.pin_dir)?;
     if let Some(folder) = &args.state_dir {
-        remove_state(folder).map_err(|source| UninstallError::State { folder: folder.clone(), source })?;
+        remove_state(folder)?;
     }
     if args.verify && !is_clean {
         return Ok(ExitCode::FAILURE);
@@ -62,8 +62,12 @@ fn remove_pins(pin_dir: &Path) -> Result<bool, UninstallError> {
     Ok(done.left.is_empty())
 }
 
-/// The files; the folder itself may be where something is mounted.
-fn remove_state(folder: &Path) -> io::Result<()> {
+/// Removes what an agent kept in a folder; the folder itself may be where something is mounted.
+pub(super) fn remove_state(folder: &Path) -> Result<(), UninstallError> {
+    remove_files(folder).map_err(|source| UninstallError::State { folder: folder.to_owned(), source })
+}
+
+fn remove_files(folder: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,

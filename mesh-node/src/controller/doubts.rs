@@ -75,7 +75,7 @@ async fn ask(client: Client, key: ObjectKey) -> (ObjectKey, Answer) {
     loop {
         match timeout(PATIENCE, api.get(&key.name.name)).await {
             Ok(Ok(seen)) => return (key, Answer::Found(seen.object)),
-            Ok(Err(error)) if is_gone(&error, &key) => return (key, Answer::Gone),
+            Ok(Err(error)) if is_gone(&error, &key.name.name) => return (key, Answer::Gone),
             // The API server is away or refuses: nothing follows from it.
             Ok(Err(_)) | Err(_) => sleep(backoff.next()).await,
         }
@@ -91,32 +91,28 @@ fn api(client: Client, key: &ObjectKey) -> Api<Seen<false>> {
 }
 
 /// Whether the API server says that it has no object of this name; that it does not know its kind is not that.
-fn is_gone(error: &Error, key: &ObjectKey) -> bool {
+pub(super) fn is_gone(error: &Error, name: &str) -> bool {
     let Error::Api(status) = error else { return false };
-    let names = |name: &str| name == &*key.name.name;
-    status.is_not_found() && status.details.as_ref().is_some_and(|details| names(&details.name))
+    status.is_not_found() && status.details.as_ref().is_some_and(|details| details.name == name)
 }
 
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
     use kube::core::response::StatusDetails;
-    use mesh_common::model::NamespacedName;
 
     use super::*;
-    use crate::control::object::Kind;
 
     #[test]
     fn only_the_object_itself_is_gone() {
-        let key = ObjectKey { kind: Kind::Pod, name: NamespacedName::new("shop", "web") };
         let status = || Status::failure("pods \"web\" not found", "NotFound").with_code(404);
         let error = |status: Status| Error::Api(status.boxed());
         let details = |name: &str| serde_json::from_value::<StatusDetails>(serde_json::json!({"name": name}));
         let details = |name: &str| details(name).unwrap();
-        assert!(is_gone(&error(status().with_details(details("web"))), &key));
+        assert!(is_gone(&error(status().with_details(details("web"))), "web"));
         // The kind is not known: its definition was removed, or an aggregated server is away.
-        assert!(!is_gone(&error(status()), &key));
-        assert!(!is_gone(&error(status().with_details(details("api"))), &key));
-        assert!(!is_gone(&error(Status::failure("", "InternalError").with_code(500)), &key));
+        assert!(!is_gone(&error(status()), "web"));
+        assert!(!is_gone(&error(status().with_details(details("api"))), "web"));
+        assert!(!is_gone(&error(Status::failure("", "InternalError").with_code(500)), "web"));
     }
 }

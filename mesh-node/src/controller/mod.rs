@@ -11,6 +11,7 @@ pub mod authority_secret;
 mod backoff;
 mod certificates;
 pub mod client;
+pub mod daemon_set;
 pub mod discovery;
 mod doubts;
 mod inventory;
