@@ -87,6 +87,16 @@ impl Cluster {
         &self.nodes
     }
 
+    /// Ends a node as a machine ends that loses its power; the cluster is not told.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn kill_node(&mut self, name: &str) -> Result<()> {
+        let place = self.nodes.iter().position(|node| node.name() == name);
+        drop(self.nodes.remove(place.with_context(|| format!("find a node {name}"))?));
+        Ok(())
+    }
+
     /// Runs kubectl as somebody who may do everything; returns what it printed.
     ///
     /// # Errors

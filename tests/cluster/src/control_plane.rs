@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::process::Place;
 use mesh_test_harness::run::Run;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::certificates::Certificates;
 use crate::network;
@@ -135,6 +136,27 @@ impl ControlPlane {
         self.api_server.lives()
     }
 
+    /// Has the API server stand still, as if it were away: connections to it stay open, and nobody answers.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pause_api_server(&self) -> Result<()> {
+        self.signal_api_server(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resume_api_server(&self) -> Result<()> {
+        self.signal_api_server(Signal::CONT)
+    }
+
+    fn signal_api_server(&self, signal: Signal) -> Result<()> {
+        let process = i32::try_from(self.api_server.id()).ok().and_then(Pid::from_raw);
+        kill_process(process.context("a program has an id")?, signal).context("signal the API server")
+    }
+
     /// Where the API server listens, as in `https://127.0.0.1:6443`.
     pub fn url(&self) -> String {
         format!("https://{}", self.site.address)
@@ -155,14 +177,19 @@ impl ControlPlane {
     /// # Errors
     /// It fails; the text is what it said.
     pub fn kubectl(&self, words: &[&str]) -> Result<String> {
-        let mut kubectl = Command::new(self.programs.part("kubectl"));
-        let output =
-            kubectl.arg("--kubeconfig").arg(&self.kubeconfig).args(words).stdin(Stdio::null()).output();
+        let output = self.kubectl_command().args(words).stdin(Stdio::null()).output();
         let output = output.context("start kubectl")?;
         if !output.status.success() {
             bail!("kubectl {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         String::from_utf8(output.stdout).context("read what kubectl printed")
+    }
+
+    /// kubectl as somebody who may do everything, for what takes longer than a call.
+    pub fn kubectl_command(&self) -> Command {
+        let mut kubectl = Command::new(self.programs.part("kubectl"));
+        kubectl.arg("--kubeconfig").arg(&self.kubeconfig);
+        kubectl
     }
 
     fn listens(&self) -> bool {

@@ -47,7 +47,9 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     let told = told.into_iter().filter(|option| !option.starts_with("release_agent")).collect::<Vec<_>>();
     let named = told.iter().any(|option| option.starts_with("name="));
     let options = format!("{}{}", if named { "none," } else { "" }, told.join(","));
-    (kind == "cgroup").then(|| Hierarchy { mount: mount.into(), options })
+    // Once: somebody's root below another folder has them mounted too.
+    (kind == "cgroup" && Path::new(mount).starts_with(CGROUPS))
+        .then(|| Hierarchy { mount: mount.into(), options })
 }
 
 /// Makes the roots of a node in all hierarchies of version 1; the run's reaper removes them.
@@ -58,8 +60,13 @@ pub fn make_roots(run: &Run, node: &str) -> Result<Vec<PathBuf>> {
     mounted()?.iter().map(|hierarchy| make_root(run, node, hierarchy)).collect()
 }
 
+/// What the roots of a node are called.
+pub fn root_name(run: &Run, node: &str) -> String {
+    format!("{}-{node}", run.name())
+}
+
 fn make_root(run: &Run, node: &str, hierarchy: &Hierarchy) -> Result<PathBuf> {
-    let root = hierarchy.mount.join(format!("{}-{node}", run.name()));
+    let root = hierarchy.mount.join(root_name(run, node));
     fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
     // Without them no process may enter a cpuset.
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -90,6 +97,7 @@ mod tests {
         assert_eq!(both.unwrap().options, "cpu,cpuacct");
         let named = hierarchy("cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0");
         assert_eq!(named.unwrap().options, "none,name=systemd");
+        assert_eq!(hierarchy("cgroup /tmp/root/sys/fs/cgroup/cpu cgroup rw,cpu 0 0"), None);
         assert_eq!(hierarchy("cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0"), None);
     }
 }

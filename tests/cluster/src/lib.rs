@@ -12,6 +12,7 @@
 //! hierarchies    cgroups of a node
 //! node           a node from outside; node_files: what its programs are told; node_inside: its first process
 //! cluster        the full form: control plane and nodes
+//! mesh           the mesh on it, as a person has it; load: requests through it; remains: what it has on nodes
 //! conformance    the Gateway API's official suite
 //! standing       one that stands until it is told to go: up, status, load, down
 //! ```
@@ -26,6 +27,8 @@ pub mod control_plane;
 pub mod go;
 pub mod hierarchies;
 pub mod images;
+pub mod load;
+pub mod mesh;
 pub mod network;
 pub mod node;
 pub mod node_files;
@@ -33,4 +36,5 @@ pub mod node_inside;
 pub mod oci;
 pub mod part;
 pub mod programs;
+pub mod remains;
 pub mod standing;

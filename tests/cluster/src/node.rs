@@ -65,6 +65,8 @@ pub struct Node {
     name: String,
     address: IpAddr,
     folder: PathBuf,
+    /// What the cgroups of its processes have in their names.
+    cgroup: String,
     part: Part,
     netns: Namespace,
 }
@@ -121,7 +123,8 @@ impl Node {
         let mut command = place.command(binary::cluster()?)?;
         command.args(["node", &serde_json::to_string(&inside)?]);
         let part = Part::start(run, &name, command)?;
-        Ok(Self { name, address, folder, part, netns })
+        let cgroup = format!("/{}/", hierarchies::root_name(run, &name));
+        Ok(Self { name, address, folder, cgroup, part, netns })
     }
 
     /// Its name.
@@ -156,6 +159,21 @@ impl Node {
         let outside = self.part.id();
         let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Processes on it, in whatever container, whose command line begins with these words, the first without its folder;
+    /// by the ids of this machine.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn processes(&self, called: &[&str]) -> Result<Vec<u32>> {
+        let entries = fs::read_dir("/proc").context("read /proc")?.flatten();
+        let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_here = |process: &u32| {
+            let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup"));
+            cgroups.is_ok_and(|cgroups| cgroups.contains(&self.cgroup))
+        };
+        Ok(processes.filter(|process| is_here(process) && is_called(*process, called)).collect())
     }
 
     /// Fails if it has ended.
@@ -193,6 +211,13 @@ impl Drop for Node {
             eprintln!("{} does not end by itself; the run's reaper ends it", self.name);
         }
     }
+}
+
+fn is_called(process: u32, called: &[&str]) -> bool {
+    let line = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let mut words = line.split('\0');
+    let program = words.next().and_then(|path| path.rsplit('/').next());
+    program.into_iter().chain(words).take(called.len()).eq(called.iter().copied())
 }
 
 /// `node-a` is the first.

@@ -1,0 +1,118 @@
+//! Requests from a pod, one after another, until it is told to stop: how many had no good answer, and for how long.
+
+use std::fmt;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::Cluster;
+
+/// Asks on and on; a line for each answer: when it came by the machine's clock, and its status.
+const LOOP: &str = "rm -f /tmp/stop-$1; while [ ! -e /tmp/stop-$1 ]; do \
+     status=$(curl --silent --output /dev/null --max-time 2 --header \"x-marker: $3\" --write-out '%{http_code}' \"$2\"); \
+     read up idle < /proc/uptime; echo \"$up $status\"; done";
+
+/// Requests that are being made. Ended on drop.
+#[derive(Debug)]
+pub struct Load {
+    pod: String,
+    name: String,
+    child: Child,
+}
+
+/// What came of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// All requests.
+    pub requests: usize,
+    /// Those with another status than 200, or none.
+    pub failed: usize,
+    /// From the last good answer before a failure to the next one, at most; in seconds.
+    pub longest: f64,
+    /// The statuses of those that failed, as they came.
+    pub statuses: Vec<String>,
+}
+
+impl Load {
+    /// Begins to ask `url` from a pod that has curl and a shell; `name` is the load's own in that pod.
+    ///
+    /// # Errors
+    /// kubectl cannot be started.
+    pub fn start(cluster: &Cluster, pod: &str, name: &str, url: &str) -> Result<Self> {
+        let mut kubectl = cluster.control_plane().kubectl_command();
+        kubectl.args(["exec", pod, "--", "sh", "-c", LOOP, "load", name, url]);
+        kubectl.arg(mesh_test_harness::PLAINTEXT_MARKER);
+        let child = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let child = child.context("start kubectl")?;
+        Ok(Self { pod: pod.to_owned(), name: name.to_owned(), child })
+    }
+
+    /// Stops, and says what came of it.
+    ///
+    /// # Errors
+    /// The pod cannot be told, or no request was made.
+    pub fn stop(mut self, cluster: &Cluster) -> Result<Outcome> {
+        cluster.kubectl(&["exec", &self.pod, "--", "touch", &format!("/tmp/stop-{}", self.name)])?;
+        let mut said = String::new();
+        let mut stdout = self.child.stdout.take().context("standard output is piped")?;
+        std::io::Read::read_to_string(&mut stdout, &mut said).context("read what a load says")?;
+        let outcome = Outcome::read(&said);
+        ensure!(outcome.requests > 0, "no request was made by {}: {said}", self.name);
+        Ok(outcome)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Fails if it ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Outcome {
+    fn read(said: &str) -> Self {
+        let mut outcome = Self::default();
+        let mut good = None;
+        let mut fails = false;
+        for (at, status) in said.lines().filter_map(|line| line.split_once(' ')) {
+            let Ok(at) = at.parse::<f64>() else { continue };
+            outcome.requests += 1;
+            if status == "200" {
+                if let Some(before) = good.filter(|_| fails) {
+                    outcome.longest = outcome.longest.max(at - before);
+                }
+                (good, fails) = (Some(at), false);
+            } else {
+                outcome.failed += 1;
+                outcome.statuses.push(status.to_owned());
+                fails = true;
+            }
+        }
+        outcome
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, failed, longest, .. } = self;
+        write!(
+            formatter,
+            "{failed} of {requests} requests failed, the longest time without an answer {longest:.1} s"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_and_timed() {
+        let outcome = Outcome::read("1.0 200\n1.1 000\n1.2 503\n1.5 200\n1.6 200\nnonsense\n");
+        assert_eq!((outcome.requests, outcome.failed), (5, 2));
+        assert!((outcome.longest - 0.5).abs() < 1e-9);
+        assert_eq!(outcome.statuses, ["000", "503"]);
+        assert_eq!(Outcome::read("1.0 000\n").longest, 0.0);
+    }
+}
