@@ -214,10 +214,14 @@ pub(crate) struct HttpArgs {
     /// Longest time from a request's first byte to the end of its head
     #[arg(long, env = "NODEMESH_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) header_timeout: Duration,
-    /// Bytes per second that a request's body brings at least until its response begins, measured over a minute; 0 asks only
-    /// for one byte a minute. Calls of gRPC are exempt: they may be quiet for as long as they like
+    /// Bytes per second that a request's body brings at least until its response begins, measured over a minute, framing
+    /// apart; 0 asks only for one byte a minute. Calls of gRPC are exempt: they may be quiet for as long as they like
     #[arg(long, env = "NODEMESH_MIN_BODY_RATE", value_name = "BYTES", default_value = "16", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub(crate) min_body_rate: u32,
+    /// Bytes per second that a client takes of a response at least while some of it waits for the client, over a minute; what
+    /// it took before counts for later. 0 asks only for one byte a minute. While nothing waits a response may be quiet
+    #[arg(long, env = "NODEMESH_MIN_RESPONSE_RATE", value_name = "BYTES", default_value = "16", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) min_response_rate: u32,
     /// Time between two requests after which a connection is closed
     #[arg(long, env = "NODEMESH_HTTP_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) http_idle_timeout: Duration,

@@ -150,6 +150,8 @@ pub struct HttpConfig {
     pub header_timeout: Duration,
     /// Bytes per second of a request's body, at least.
     pub min_body_rate: u64,
+    /// Bytes per second of a response that waits for its client, at least.
+    pub min_response_rate: u64,
     /// Between two requests of one connection.
     pub idle_timeout: Duration,
 }
@@ -252,6 +254,7 @@ impl From<HttpArgs> for HttpConfig {
             max_headers: args.max_headers as usize,
             header_timeout: args.header_timeout,
             min_body_rate: args.min_body_rate.into(),
+            min_response_rate: args.min_response_rate.into(),
             idle_timeout: args.http_idle_timeout,
         }
     }

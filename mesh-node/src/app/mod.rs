@@ -275,6 +275,7 @@ fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
             },
             header_timeout: http.header_timeout,
             body_rate: http.min_body_rate,
+            response_rate: http.min_response_rate,
             idle_timeout: http.idle_timeout,
             ..HttpSettings::default()
         },

@@ -36,9 +36,12 @@ use super::under_way::{UnderWay, still_permitted};
 use super::{Between, Proxy, dial_from, dial_own};
 use crate::identity::{Identities, Peer};
 use crate::telemetry::chain::Chain;
+use crate::transport::CloseReason;
 use crate::transport::connect;
 use crate::transport::handshakes::{self, Handshakes};
-use crate::transport::http2::{ConnectFailure, Cut, Http2, OwnAnswer, ServeError, Settings, is_grpc_type};
+use crate::transport::http2::{
+    ConnectFailure, Cut, Http2, OwnAnswer, RefusedUnseen, ServeError, Settings, is_grpc_type,
+};
 use crate::transport::tasks;
 
 /// The HTTP/2 connections of one core.
@@ -152,8 +155,10 @@ impl Proxy {
     /// A connection in the clear is no tunnel: what breaks it is its client's doing.
     fn http2_client_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
         let Err(error) = served else { return };
-        if error.is_violation() {
-            self.shared.metrics.refused("http2_violation");
+        match &error {
+            ServeError::NotTaken => self.shared.metrics.refused(error.reason()),
+            error if error.is_violation() => self.shared.metrics.refused("http2_violation"),
+            _ => {}
         }
         debug!(pod = %pod.uid().0, reason = error.reason(), error = %Chain(&error), "HTTP/2 client lost");
     }
@@ -262,8 +267,8 @@ impl crate::transport::http2::Conductor for Http2Connection {
         self.proxy.report_late(record.as_http().expect("it has requests"), asked);
     }
 
-    fn refused_unseen(&self, is_sent_again: bool) {
-        self.proxy.shared.metrics.refused_unseen(is_sent_again);
+    fn refused_unseen(&self, became: RefusedUnseen) {
+        self.proxy.shared.metrics.refused_unseen(became);
     }
 
     fn leave(&self) -> &Notify {
@@ -369,6 +374,11 @@ impl crate::transport::http2::Conductor for Http2Connection {
 }
 
 impl Http2Connection {
+    /// Counts a response of which too little was taken.
+    pub(super) fn count_untaken(&self) {
+        self.proxy.shared.metrics.refused(CloseReason::NotTaken.reason());
+    }
+
     fn keep(&self, exchange: &Http2Exchange, under_way: Option<UnderWay>) {
         if let Some(open) = self.exchanges.borrow_mut().get_mut(exchange.key) {
             open.under_way = under_way;

@@ -105,10 +105,15 @@ impl Exchange for Http2Exchange {
         let (flags, reason) = match (end.ending, self.answered) {
             (Ending::OwnAnswer, Some(answered)) => answered,
             (Ending::Complete, _) => (ResponseFlags::None, "completed"),
-            (Ending::CallerGone, _) => (ResponseFlags::DownstreamDisconnect, end.ending.as_str()),
+            (Ending::CallerGone | Ending::NotTaken, _) => {
+                (ResponseFlags::DownstreamDisconnect, end.ending.as_str())
+            }
             (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
             (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
         };
+        if end.ending == Ending::NotTaken {
+            self.connection.count_untaken();
+        }
         let reported = Reported {
             protocol: if self.is_grpc { RecordedProtocol::Grpc } else { RecordedProtocol::Http2 },
             code: self.status,

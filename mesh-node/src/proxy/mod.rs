@@ -345,6 +345,9 @@ impl Conductor for Proxy {
     }
 
     fn closed(&mut self, record: Record, outcome: &Outcome) {
+        if outcome.reason == CloseReason::NotTaken {
+            self.shared.metrics.refused(outcome.reason.reason());
+        }
         record.end(outcome);
     }
 

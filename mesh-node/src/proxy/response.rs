@@ -100,7 +100,7 @@ impl Rejection {
 pub(super) fn flags_of(reason: CloseReason) -> ResponseFlags {
     match reason {
         CloseReason::Completed => ResponseFlags::None,
-        CloseReason::ClientReset => ResponseFlags::DownstreamDisconnect,
+        CloseReason::ClientReset | CloseReason::NotTaken => ResponseFlags::DownstreamDisconnect,
         CloseReason::PeerReset(ResetReason::Denied) | CloseReason::NoLongerPermitted => ResponseFlags::Denied,
         CloseReason::PeerReset(ResetReason::Overloaded)
         | CloseReason::Overloaded

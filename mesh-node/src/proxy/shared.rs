@@ -13,6 +13,7 @@ use crate::telemetry::access_log::{AccessLog, Audited};
 use crate::telemetry::labels::AuditEffect;
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
+use crate::transport::http2::RefusedUnseen;
 
 /// What the cores share.
 pub struct Shared {
@@ -39,8 +40,8 @@ pub struct Shared {
 pub struct ProxyMetrics {
     refusals: IntCounterVec,
     tunnels_lost: IntCounterVec,
-    sent_again: IntCounter,
-    over_budget: IntCounter,
+    /// By [`RefusedUnseen::ALL`].
+    refused_unseen: [IntCounter; RefusedUnseen::ALL.len()],
     would_deny: IntCounter,
     matched: IntCounter,
 }
@@ -68,8 +69,9 @@ impl ProxyMetrics {
         )?;
         let unseen = counter(
             "nodemesh_proxy_requests_refused_unseen_total",
-            "HTTP/2 requests that the other side refused without looking at them, counted when it did: sent again, or \
-             failed because too many of its requests were sent again lately.",
+            "Refusals of HTTP/2 requests that the other side did not look at, counted at each: sent_again, or failed, \
+             because of what their caller asks there too much was sent again lately (over_budget), because it was the \
+             third of the request (too_often), or because more of its body was sent than is kept (too_large).",
             "result",
         )?;
         let audited = counter(
@@ -78,11 +80,10 @@ impl ProxyMetrics {
              each effect when they are let through.",
             "effect",
         )?;
-        let [sent_again, over_budget] =
-            ["sent_again", "over_budget"].map(|result| unseen.with_label_values(&[result]));
+        let refused_unseen = RefusedUnseen::ALL.map(|became| unseen.with_label_values(&[became.as_str()]));
         let [would_deny, matched] = [AuditEffect::WouldDeny, AuditEffect::Matched]
             .map(|effect| audited.with_label_values(&[effect.as_str()]));
-        Ok(Self { refusals, tunnels_lost, sent_again, over_budget, would_deny, matched })
+        Ok(Self { refusals, tunnels_lost, refused_unseen, would_deny, matched })
     }
 
     /// Counts a refusal. `reason` is one of a closed set of words.
@@ -91,8 +92,8 @@ impl ProxyMetrics {
     }
 
     /// Counts a request that the other side refused without looking at it.
-    pub(super) fn refused_unseen(&self, is_sent_again: bool) {
-        if is_sent_again { self.sent_again.inc() } else { self.over_budget.inc() }
+    pub(super) fn refused_unseen(&self, became: RefusedUnseen) {
+        self.refused_unseen[became as usize].inc();
     }
 
     /// Counts what policies that refuse nothing found of a connection or request.

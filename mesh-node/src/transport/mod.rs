@@ -10,6 +10,7 @@ pub mod handshakes;
 pub mod http1;
 pub mod http2;
 pub mod outcome;
+mod patience;
 mod plain;
 mod planned;
 pub mod splice;

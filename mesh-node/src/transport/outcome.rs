@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use mesh_common::tunnel::ResetReason;
 
+/// Of a response too little was taken, whatever it was carried by.
+pub(in crate::transport) const NOT_TAKEN: &str = "response_not_taken";
+
 /// What a connection carried and why it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -34,6 +37,8 @@ pub enum CloseReason {
     Connect(ConnectFailure),
     /// Nothing moved for longer than the idle deadline.
     IdleTimedOut,
+    /// The client takes too little of a response that waits for it.
+    NotTaken,
     /// Policy or identity no longer permits it.
     NoLongerPermitted,
     /// The daemon stops.
@@ -99,6 +104,7 @@ impl CloseReason {
             Self::TunnelLost(loss) => loss.reason(),
             Self::Connect(failure) => failure.reason(),
             Self::IdleTimedOut => "idle_timed_out",
+            Self::NotTaken => NOT_TAKEN,
             Self::NoLongerPermitted => "no_longer_permitted",
             Self::Draining => "draining",
             Self::Overloaded => "overloaded",
@@ -122,7 +128,7 @@ impl CloseReason {
             Self::Connect(ConnectFailure::Local) | Self::TunnelLost(_) | Self::Internal => {
                 ResetReason::Internal
             }
-            Self::IdleTimedOut => ResetReason::IdleTimedOut,
+            Self::IdleTimedOut | Self::NotTaken => ResetReason::IdleTimedOut,
             Self::NoLongerPermitted => ResetReason::Denied,
             Self::Overloaded | Self::NoDescriptors => ResetReason::Overloaded,
             Self::BadMessage => ResetReason::BadMessage,

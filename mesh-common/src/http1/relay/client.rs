@@ -127,7 +127,7 @@ impl<P> Relay<P> {
                 Phase::Head(_) => self.take_head(rest, court),
                 Phase::Exchange(_) => self.take_body(rest, court.rules, commands),
                 Phase::Discard(reader) => {
-                    let step = discard(reader, rest, court.rules);
+                    let step = discard(reader, rest, court.rules, &mut self.client_body);
                     if let Ok((_, true)) = step {
                         self.phase = Phase::Head(HeadScan::default());
                     }
@@ -213,7 +213,9 @@ impl<P> Relay<P> {
         let Phase::Exchange(active) = &mut self.phase else {
             return Ok((0, true));
         };
+        let before = active.exchange.bytes().request;
         let taken = active.exchange.take_request(rest, rules, self.to_upstream.buffer())?;
+        self.client_body += active.exchange.bytes().request - before;
         if active.exchange.is_request_done() && !active.exchange.may_become_opaque() {
             active.finish_upstream(commands);
         }
@@ -326,14 +328,19 @@ impl<P> Active<P> {
     }
 }
 
-/// Drops a body; returns how much of the input it took and whether that was its end.
-fn discard(reader: &mut BodyReader, rest: &[u8], rules: &ReadRules<'_>) -> Result<(usize, bool), Refusal> {
+/// Drops a body and counts its bytes; returns how much of the input it took and whether that was its end.
+fn discard(
+    reader: &mut BodyReader,
+    rest: &[u8],
+    rules: &ReadRules<'_>,
+    count: &mut u64,
+) -> Result<(usize, bool), Refusal> {
     let mut taken = 0;
     loop {
         let step = reader.read(&rest[taken..], rules)?;
         taken += step.consumed;
         match step.part {
-            BodyPart::Bytes(_) => {}
+            BodyPart::Bytes(bytes) => *count += bytes.len() as u64,
             BodyPart::Pending => return Ok((taken, false)),
             BodyPart::End(_) => return Ok((taken, true)),
         }

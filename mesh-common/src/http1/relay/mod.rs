@@ -201,6 +201,8 @@ pub struct Relay<P> {
     held_upstream: Vec<u8>,
     to_client: Outgoing,
     to_upstream: Outgoing,
+    /// Bytes of all bodies of the client that were taken.
+    client_body: u64,
     client_ended: bool,
     /// The client is told to close after its present exchange.
     last: bool,
@@ -251,6 +253,7 @@ impl<P> Relay<P> {
             held_upstream: Vec::new(),
             to_client: Outgoing::default(),
             to_upstream: Outgoing::default(),
+            client_body: 0,
             client_ended: false,
             last: false,
             owed: false,
@@ -306,6 +309,11 @@ impl<P> Relay<P> {
     /// Whether more of the upstream can be taken now.
     pub fn wants_upstream(&self) -> bool {
         self.to_client.len() < HIGH_WATER
+    }
+
+    /// Bytes of requests' bodies that the client has sent so far, framing apart.
+    pub fn client_body(&self) -> u64 {
+        self.client_body
     }
 
     /// Whether what a client sent behind a request that failed has its turn: [`client_bytes`](Self::client_bytes) takes

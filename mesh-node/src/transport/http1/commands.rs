@@ -267,6 +267,9 @@ impl<C: Conductor> Engine<C> {
     pub(in crate::transport) fn http_deadline(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Kind::Http(http) = &mut connection.kind else { return };
+        if http.is_not_taken(self.core.now) {
+            return self.end(key, CloseReason::NotTaken);
+        }
         if http.closing.is_some() || http.lingers || http.relay.waiting() == Waiting::Nothing {
             return self.end(key, CloseReason::Completed);
         }

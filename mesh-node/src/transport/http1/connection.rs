@@ -13,6 +13,7 @@ use super::settings::{HttpSettings, LINGER};
 use super::socket::Socket;
 use super::{HttpCourse, RequestCourse};
 use crate::transport::outcome::CloseReason;
+use crate::transport::patience::Patience;
 use crate::transport::plain::Plain;
 use crate::transport::tunnel::{Conductor, Key, Ready, Settings, Tick};
 
@@ -30,7 +31,11 @@ pub(in crate::transport) struct Http<X> {
     waiting: Waiting,
     pub(super) since: Tick,
     /// Of the body that it waits for.
-    pub(super) pace: Pace,
+    pace: Pace,
+    /// Of the client, with what waits for it; `None` while nothing does.
+    taking: Option<Patience>,
+    /// Bytes that the client had taken when that was noted last.
+    taken: u64,
     /// After what is to be sent: half-close towards the client.
     pub(super) finish_client: bool,
     /// After what is to be sent: half-close towards the upstream.
@@ -141,7 +146,9 @@ impl<X> Http<X> {
             strip: StripList { names },
             waiting: Waiting::Request,
             since: now,
-            pace: Pace::begins(now),
+            pace: Pace::begins(now, 0),
+            taking: None,
+            taken: 0,
             finish_client: false,
             finish_upstream: false,
             closing: None,
@@ -188,6 +195,20 @@ impl<X> Http<X> {
 
     /// When to look again, given when something last moved.
     pub(in crate::transport) fn deadline(&self, active: Tick, settings: &Settings) -> Tick {
+        let untaken = self.untaken().map(|late| late.min(active.after(settings.idle_timeout)));
+        match self.waiting {
+            Waiting::Head | Waiting::Body | Waiting::Opaque => {
+                let usual = self.usual_deadline(active, settings);
+                untaken.map_or(usual, |untaken| untaken.min(usual))
+            }
+            // What waits for the client is sent first, whatever is to come after it.
+            Waiting::Request | Waiting::Response | Waiting::Nothing => {
+                untaken.unwrap_or_else(|| self.usual_deadline(active, settings))
+            }
+        }
+    }
+
+    fn usual_deadline(&self, active: Tick, settings: &Settings) -> Tick {
         let http: &HttpSettings = &settings.http;
         if self.closing.is_some() || self.lingers {
             return active.after(LINGER);
@@ -206,6 +227,35 @@ impl<X> Http<X> {
         }
     }
 
+    /// When too little is taken of what waits for the client; `None` while nothing does. After 101 both sides take their
+    /// time, as over TCP.
+    pub(super) fn untaken(&self) -> Option<Tick> {
+        let late = self.taking?.deadline()?;
+        (!self.is_opaque()).then(|| Tick::default().after(late))
+    }
+
+    /// Whether its deadline is that of what waits for the client.
+    pub(super) fn is_not_taken(&self, now: Tick) -> bool {
+        let is_first = !matches!(self.waiting, Waiting::Head | Waiting::Body);
+        self.untaken().is_some_and(|late| is_first || late <= now)
+    }
+
+    /// The client has taken so many bytes by now, and more `waits` for it or nothing.
+    pub(super) fn note_taken(&mut self, taken: u64, waits: bool, now: Tick, settings: &HttpSettings) {
+        if !waits && self.taking.is_none_or(|taking| taking.deadline().is_none()) {
+            return;
+        }
+        let terms = settings.terms();
+        let taking = self.taking.get_or_insert_with(|| Patience::new(&terms));
+        taking.took(taken - self.taken, waits, Tick::default().until(now), &terms);
+        self.taken = taken;
+    }
+
+    /// Notes what came of the body that it waits for.
+    pub(super) fn note_body(&mut self, now: Tick, settings: &HttpSettings) {
+        self.pace.came(self.relay.client_body(), now, settings);
+    }
+
     /// Whether both sides speak another protocol by now (101).
     pub(super) fn is_opaque(&self) -> bool {
         self.waiting == Waiting::Opaque
@@ -216,14 +266,14 @@ impl<X> Http<X> {
         let waiting = self.relay.waiting();
         if !self.relay.wants_client() {
             // It is held up by who takes the body, not slow.
-            self.pace = Pace::begins(now);
+            self.pace = Pace::begins(now, self.relay.client_body());
         }
         if waiting == self.waiting {
             return false;
         }
         self.waiting = waiting;
         self.since = now;
-        self.pace = Pace::begins(now);
+        self.pace = Pace::begins(now, self.relay.client_body());
         matches!(waiting, Waiting::Head | Waiting::Body | Waiting::Nothing)
     }
 

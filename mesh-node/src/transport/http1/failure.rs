@@ -44,6 +44,7 @@ pub(super) fn answer(reason: CloseReason) -> LocalAnswer<'static> {
         CloseReason::Completed
         | CloseReason::ClientReset
         | CloseReason::ServerReset
+        | CloseReason::NotTaken
         | CloseReason::PeerReset(_)
         | CloseReason::TunnelLost(_)
         | CloseReason::Draining

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use mesh_common::http1::Limits;
 
+use crate::transport::patience::Terms;
+
 /// Deadlines and limits of HTTP/1.1 on one core.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpSettings {
@@ -17,6 +19,10 @@ pub struct HttpSettings {
     pub body_timeout: Duration,
     /// `--min-body-rate`: bytes per second of a request's body, over each [`body_timeout`](Self::body_timeout).
     pub body_rate: u64,
+    /// `--min-response-rate`: bytes per second that a client takes of a response while something of it waits.
+    pub response_rate: u64,
+    /// What a client has that takes nothing of it.
+    pub response_timeout: Duration,
     /// A pooled connection to an application that nobody needs. Below the shortest keep-alive of common servers
     /// (5 s), so that they seldom close first.
     pub pool_idle_timeout: Duration,
@@ -34,6 +40,8 @@ impl Default for HttpSettings {
             idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(60),
             body_rate: 16,
+            response_rate: 16,
+            response_timeout: Duration::from_secs(60),
             pool_idle_timeout: Duration::from_secs(4),
             // Closing what finds no place costs more than keeping it: each close holds a port of the pod for a minute,
             // and without free ports every connect searches them all.
@@ -43,7 +51,14 @@ impl Default for HttpSettings {
     }
 }
 
-/// How long a client may take to read its last answer and to stop sending.
+impl HttpSettings {
+    /// On which what waits for a client is kept. Kernels, and the windows of streams, tell of much room at a time.
+    pub(super) fn terms(&self) -> Terms {
+        Terms::new(self.response_rate, self.response_timeout, 512 << 10)
+    }
+}
+
+/// How long a client may take to stop sending that was sent its last answer.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Rounds of one turn: what has more to do then waits in the queue.
 pub(super) const ROUNDS: usize = 4;

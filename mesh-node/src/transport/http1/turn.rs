@@ -48,15 +48,14 @@ impl<C: Conductor> Engine<C> {
         let settings = self.core.settings.http;
         for piece in pieces {
             let commands = self.http_step(key, |http, bench| {
-                let from_client = http.is_client(stream);
+                let (from_client, now) = (http.is_client(stream), bench.now);
                 http.stream_end(stream)?.unconsumed += piece.len();
-                if from_client {
-                    http.pace.came(piece.len(), bench.now, &settings);
-                }
-                Some(http.ask(bench, |relay, court| match from_client {
+                let commands = http.ask(bench, |relay, court| match from_client {
                     true => relay.client_bytes(piece, court),
                     false => relay.upstream_bytes(piece, court),
-                }))
+                });
+                http.note_body(now, &settings);
+                Some(commands)
             });
             match commands {
                 Some(commands) => self.http_obey(key, commands),
@@ -159,8 +158,11 @@ impl<C: Conductor> Engine<C> {
                 Received::Nothing => None,
                 Received::Bytes(length) => {
                     moved = length;
-                    http.pace.came(length, bench.now, &settings);
-                    Some(http.ask(bench, |relay, court| relay.client_bytes(&input[..length], court)))
+                    let now = bench.now;
+                    let commands =
+                        http.ask(bench, |relay, court| relay.client_bytes(&input[..length], court));
+                    http.note_body(now, &settings);
+                    Some(commands)
                 }
                 Received::Ended => {
                     http.client_ended = true;
@@ -277,6 +279,10 @@ impl<C: Conductor> Engine<C> {
             }
         }
         connection.to_client += sent as u64;
+        if sent > 0 {
+            connection.active = self.core.now;
+        }
+        http.note_taken(connection.to_client, !empty, self.core.now, &self.core.settings.http);
         if empty {
             self.http_close(key);
         }
@@ -299,7 +305,7 @@ impl<C: Conductor> Engine<C> {
             end.give_credit(&mut self.tunnels, &mut self.core);
         }
         let was_opaque = http.is_opaque();
-        let is_due = http.note_waiting(now);
+        let is_due = http.note_waiting(now) || http.untaken().is_some();
         if http.is_opaque()
             && !was_opaque
             && let Upstream::Application(application) = http.upstream

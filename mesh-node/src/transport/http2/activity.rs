@@ -4,9 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use hyper::rt::Executor;
+use slab::Slab;
 use tokio::time::{Instant, sleep_until};
 
+use super::taking::{Late, Taking, Waiting};
 use super::upload::Upload;
+use crate::transport::patience::Terms;
+use crate::transport::tasks;
 
 /// The exchanges of one connection.
 pub(super) struct Activity {
@@ -17,24 +22,70 @@ pub(super) struct Activity {
     /// Requests' bodies that go on after their responses.
     left: RefCell<Vec<Weak<Upload>>>,
     is_gone: Cell<bool>,
+    began: Instant,
+    terms: Terms,
+    /// Responses that are not over, or not taken.
+    takings: RefCell<Slab<Weak<Taking>>>,
+    /// Of the exchange that began last, until it has its task.
+    newest: RefCell<Option<Rc<Taking>>>,
+    /// What the caller does not read.
+    unread: Rc<Waiting>,
 }
 
 /// The caller, for as long as its connection is served: with it go the bodies that it was still sending.
 pub(super) struct Presence(Rc<Activity>);
 
 /// An exchange that is not over: held by its response's body.
-pub(super) struct Open(Rc<Activity>);
+pub(super) struct Open {
+    activity: Rc<Activity>,
+    taking: Rc<Taking>,
+}
+
+/// Runs hyper's tasks for a connection that is served, each with the exchange that it is for.
+#[derive(Clone)]
+pub(super) struct Serving(pub(super) Rc<Activity>);
 
 impl Activity {
-    pub(super) fn new() -> Rc<Self> {
+    /// `terms`: on which what waits for the caller is kept.
+    pub(super) fn new(terms: Terms) -> Rc<Self> {
+        let now = Instant::now();
         Rc::new(Self {
             open: Cell::new(0),
             has_begun: Cell::new(false),
-            last: Cell::new(Instant::now()),
+            last: Cell::new(now),
             is_over: Cell::new(false),
             left: RefCell::default(),
             is_gone: Cell::new(false),
+            began: now,
+            terms,
+            takings: RefCell::default(),
+            newest: RefCell::default(),
+            unread: Rc::new(Waiting::new(&terms)),
         })
+    }
+
+    /// What the caller does not read, to be told.
+    pub(super) fn unread(&self) -> Rc<Waiting> {
+        self.unread.clone()
+    }
+
+    /// Ends what the caller takes too little of.
+    pub(super) fn look(&self) -> Late {
+        let now = self.began.elapsed();
+        let takings = self.takings.borrow();
+        let takings = takings.iter().filter_map(|(_, taking)| taking.upgrade());
+        if self.unread.is_late(now, &self.terms) {
+            for taking in takings {
+                taking.end();
+            }
+            return Late::OfConnection;
+        }
+        takings.map(|taking| taking.look(now, &self.terms)).max().unwrap_or(Late::No)
+    }
+
+    /// A response is over, and taken.
+    pub(super) fn forget(&self, key: usize) {
+        self.takings.borrow_mut().remove(key);
     }
 
     pub(super) fn presence(self: &Rc<Self>) -> Presence {
@@ -55,7 +106,13 @@ impl Activity {
     pub(super) fn begin(self: &Rc<Self>) -> Open {
         self.open.set(self.open.get() + 1);
         self.has_begun.set(true);
-        Open(self.clone())
+        let mut takings = self.takings.borrow_mut();
+        let entry = takings.vacant_entry();
+        let taking = Taking::new(self.clone(), entry.key(), &self.terms);
+        entry.insert(Rc::downgrade(&taking));
+        drop(takings);
+        *self.newest.borrow_mut() = Some(taking.clone());
+        Open { activity: self.clone(), taking }
     }
 
     /// The caller's certificate has ended: what is open goes on, nothing new begins. A caller that does not heed
@@ -102,18 +159,38 @@ impl Drop for Presence {
 impl Open {
     /// The connection that it is on.
     pub(super) fn activity(&self) -> Rc<Activity> {
-        self.0.clone()
+        self.activity.clone()
+    }
+
+    /// Its response on the way to the caller.
+    pub(super) fn taking(&self) -> &Rc<Taking> {
+        &self.taking
     }
 
     /// Whether it began too late to be served.
     pub(super) fn is_late(&self) -> bool {
-        self.0.is_over()
+        self.activity.is_over()
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.last.set(Instant::now());
+        self.activity.open.set(self.activity.open.get() - 1);
+        self.activity.last.set(Instant::now());
+    }
+}
+
+impl<F> Executor<F> for Serving
+where
+    F: Future + 'static,
+{
+    fn execute(&self, task: F) {
+        // hyper has a task run for each request, in the moment in which it has shown it.
+        match self.0.newest.take() {
+            Some(taking) => tasks::spawn(taking.carry(task)),
+            None => tasks::spawn(async move {
+                task.await;
+            }),
+        }
     }
 }

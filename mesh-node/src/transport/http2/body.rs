@@ -17,6 +17,7 @@ use super::connect::Sender1;
 use super::cut::{Cut, Half};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
+use super::taking::{Data, Taking};
 use super::upload::Upload;
 
 /// The most trailer fields that pass.
@@ -27,7 +28,7 @@ pub(super) struct AnswerBody<E: Exchange> {
     source: Source,
     record: Option<Record<E>>,
     /// The connection is in use until this is dropped.
-    _open: Open,
+    open: Open,
 }
 
 enum Source {
@@ -64,10 +65,14 @@ pub(super) struct Record<E: Exchange> {
     ending: Ending,
     held: Held,
     cut: Cut,
+    taking: Rc<Taking>,
 }
 
 /// The next frame of a body, if there is one, and whether it is the last.
 type Read = (Option<hyper::Result<Frame<Bytes>>>, bool);
+
+/// A frame for the caller.
+type Next = Result<Frame<Data>, Broken>;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +107,7 @@ impl<E: Exchange> AnswerBody<E> {
             record.ending = Ending::Complete;
         }
         record.cut.keep(incoming);
-        Self { source: Source::Upstream, record: Some(record), _open: open }
+        Self { source: Source::Upstream, record: Some(record), open }
     }
 
     /// An answer of our own.
@@ -117,7 +122,7 @@ impl<E: Exchange> AnswerBody<E> {
             record.ending = Ending::OwnAnswer;
             record.response_bytes = text.as_ref().map_or(0, |text| text.len() as u64);
         }
-        Self { source: Source::Own(text), record, _open: open }
+        Self { source: Source::Own(text), record, open }
     }
 
     fn look<T>(&self, look: impl FnOnce(&Incoming) -> T) -> Option<T> {
@@ -126,7 +131,7 @@ impl<E: Exchange> AnswerBody<E> {
 }
 
 impl<E: Exchange> Record<E> {
-    pub(super) fn new(exchange: E, request: Rc<Upload>, cut: Cut) -> Self {
+    pub(super) fn new(exchange: E, request: Rc<Upload>, cut: Cut, taking: Rc<Taking>) -> Self {
         Self {
             exchange,
             request,
@@ -135,6 +140,7 @@ impl<E: Exchange> Record<E> {
             ending: Ending::CallerGone,
             held: Held::Nothing,
             cut,
+            taking,
         }
     }
 
@@ -167,9 +173,12 @@ impl<E: Exchange> Record<E> {
 impl<E: Exchange> Drop for Record<E> {
     fn drop(&mut self) {
         // Where the caller takes nothing, its task never came to see it.
-        if self.cut.is_cut() && self.ending == Ending::CallerGone {
-            self.ending = Ending::Cut;
-        }
+        let is_untaken = self.taking.is_late();
+        self.ending = match self.ending {
+            Ending::CallerGone if self.cut.is_cut() => Ending::Cut,
+            Ending::CallerGone | Ending::Complete if is_untaken => Ending::NotTaken,
+            ending => ending,
+        };
         let end = End {
             request_bytes: self.request.bytes(),
             response_bytes: self.response_bytes,
@@ -177,7 +186,11 @@ impl<E: Exchange> Drop for Record<E> {
             ending: self.ending,
         };
         self.exchange.ended(&end);
-        self.request.response_ended();
+        if is_untaken {
+            self.request.abandon();
+        } else {
+            self.request.response_ended();
+        }
         // Where the request is still going up, or the response broke off, the connection is out of step.
         if let Held::Application(application) = std::mem::take(&mut self.held)
             && self.ending == Ending::Complete
@@ -192,17 +205,41 @@ impl<E: Exchange> Drop for Record<E> {
 /// Nothing in it is pinned: hyper's body is not.
 impl<E: Exchange> Unpin for AnswerBody<E> {}
 
+impl<E: Exchange> Record<E> {
+    /// Notes what was read of the response; the caller is given it.
+    fn note(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>, is_end: bool) -> Option<Next> {
+        let frame = match frame {
+            None => {
+                self.ending = Ending::Complete;
+                return None;
+            }
+            Some(Err(error)) => {
+                self.ending = Ending::UpstreamBroke;
+                return Some(Err(error.into()));
+            }
+            Some(Ok(frame)) => sift(frame, StripList::default()),
+        };
+        if let Some(data) = frame.data_ref() {
+            self.response_bytes += data.len() as u64;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+            self.ending = Ending::Complete;
+        } else if is_end {
+            self.ending = Ending::Complete;
+        }
+        Some(Ok(frame.map_data(|bytes| self.taking.give(bytes))))
+    }
+}
+
 impl<E: Exchange> Body for AnswerBody<E> {
-    type Data = Bytes;
+    type Data = Data;
     type Error = Broken;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Next>> {
         let this = &mut *self;
         if let Source::Own(text) = &mut this.source {
-            return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+            return Poll::Ready(text.take().map(|text| Ok(Frame::data(this.open.taking().give(text)))));
         }
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
         let Some(read) = record.read(context) else {
@@ -210,29 +247,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
             return Poll::Ready(Some(Err(Broken::Cut)));
         };
         let (frame, is_end) = ready!(read);
-        match frame {
-            None => {
-                record.ending = Ending::Complete;
-                Poll::Ready(None)
-            }
-            Some(Err(error)) => {
-                record.ending = Ending::UpstreamBroke;
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Some(Ok(frame)) => {
-                let frame = sift(frame, StripList::default());
-                if let Some(data) = frame.data_ref() {
-                    record.response_bytes += data.len() as u64;
-                }
-                if let Some(trailers) = frame.trailers_ref() {
-                    record.grpc_status = grpc_status(trailers).or(record.grpc_status);
-                    record.ending = Ending::Complete;
-                } else if is_end {
-                    record.ending = Ending::Complete;
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-        }
+        Poll::Ready(record.note(frame, is_end))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::answer::OwnAnswer;
 use super::connect::ConnectFailure;
 use super::cut::Cut;
+use crate::transport::outcome::NOT_TAKEN;
 
 /// Decides the requests of one connection.
 pub trait Conductor: 'static {
@@ -37,8 +38,8 @@ pub trait Conductor: 'static {
     /// A request came after the caller's certificate had ended; it is refused unseen and counted, never decided.
     fn late(&self, asked: AskedFor);
 
-    /// A request was refused unseen (REFUSED_STREAM, GOAWAY); it is sent again, or there is no budget left for that.
-    fn refused_unseen(&self, is_sent_again: bool);
+    /// A request was refused unseen (REFUSED_STREAM, GOAWAY). Each refusal is told, the last one of a request too.
+    fn refused_unseen(&self, became: RefusedUnseen);
 
     /// Notified when the caller is to go: it is told so (GOAWAY), and what is open goes on.
     fn leave(&self) -> &Notify;
@@ -91,6 +92,34 @@ pub trait Exchange: 'static {
     fn ended(&mut self, end: &End);
 }
 
+/// What becomes of a request that the other side refused without looking at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedUnseen {
+    /// It is sent once more.
+    SentAgain,
+    /// It fails: too much of what its caller asks there was sent once more lately.
+    OverBudget,
+    /// It fails: it was refused as often as it may be sent.
+    TooOften,
+    /// It fails: more of its body was sent than is kept.
+    TooLarge,
+}
+
+impl RefusedUnseen {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::SentAgain, Self::OverBudget, Self::TooOften, Self::TooLarge];
+
+    /// The label of the metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SentAgain => "sent_again",
+            Self::OverBudget => "over_budget",
+            Self::TooOften => "too_often",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
 /// How an exchange ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -113,6 +142,8 @@ pub enum Ending {
     OwnAnswer,
     /// The caller went away first.
     CallerGone,
+    /// The caller took too little of the response.
+    NotTaken,
     /// The response broke off.
     UpstreamBroke,
     /// It was cut off ([`Cut`]), answered or not.
@@ -126,6 +157,7 @@ impl Ending {
             Self::Complete => "complete",
             Self::OwnAnswer => "own_answer",
             Self::CallerGone => "caller_gone",
+            Self::NotTaken => NOT_TAKEN,
             Self::UpstreamBroke => "upstream_broke",
             Self::Cut => "no_longer_permitted",
         }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record};
-use super::conductor::{Conductor, Ending};
+use super::conductor::{Conductor, Ending, RefusedUnseen};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::{Cut, Half};
 use super::pace::Wanted;
@@ -109,22 +109,28 @@ pub(super) async fn serve<C: Conductor>(
     let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
     let body = upload.body().expect("nothing of it was read");
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
-    let mut record = Record::new(exchange, upload, cut.clone());
+    let mut record = Record::new(exchange, upload, cut.clone(), open.taking().clone());
     let answered = tokio::select! {
         biased;
         () = poll_fn(|context| cut.poll(Half::Response, context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
         answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => answered,
     };
-    match answered {
-        Ok(response) => {
-            let (mut head, incoming) = response.into_parts();
-            remove_connection_fields(&mut head.headers);
-            record.answered(head.status);
-            let body = AnswerBody::upstream(incoming, record, &head.headers, open);
-            Ok(Response::from_parts(head, body))
-        }
-        Err(answer) => Ok(own::<C>(answer, asked, Some(record), open)),
-    }
+    Ok(match answered {
+        Ok(response) => upstreams::<C>(response, record, open),
+        Err(answer) => own::<C>(answer, asked, Some(record), open),
+    })
+}
+
+fn upstreams<C: Conductor>(
+    response: Response<Incoming>,
+    mut record: Record<C::Exchange>,
+    open: Open,
+) -> Answer<C> {
+    let (mut head, incoming) = response.into_parts();
+    remove_connection_fields(&mut head.headers);
+    record.answered(head.status);
+    let body = AnswerBody::upstream(incoming, record, &head.headers, open);
+    Response::from_parts(head, body)
 }
 
 fn asked_for(parts: &Parts) -> AskedFor {
@@ -243,7 +249,7 @@ async fn send_http2<C: Conductor>(
     let upload = body.upload();
     let mut refused = RefusedBy::new();
     let mut left = MOST_SENDS;
-    shared.resends.asked(key.to);
+    shared.resends.asked(key);
     loop {
         let mut lease = match shared.http2.lease(key, &begin, &refused).await {
             Ok(lease) => lease,
@@ -260,26 +266,35 @@ async fn send_http2<C: Conductor>(
             }
             Err(error) => error,
         };
-        // The connection closed under it: it went nowhere, and costs nobody anything.
         let unsent = error.take_message().map(Request::into_body);
         let error = error.into_error();
-        let again = match unsent {
-            _ if left == 0 => None,
+        let next = match unsent {
             None if is_unseen(&error) || is_unopened(&error, &parts, &upload) => {
                 refused.push(connection);
-                upload.body().filter(|_| may_resend(shared, conductor, key.to))
+                again((shared, conductor), key, &upload, left)
             }
-            unsent => unsent,
+            // The connection closed under it: it went nowhere, and costs nobody anything.
+            unsent => unsent.filter(|_| left > 0),
         };
-        body = again.ok_or_else(|| Unsent { request: None, failure: broke(&upload, error) })?;
+        body = next.ok_or_else(|| Unsent { request: None, failure: broke(&upload, error) })?;
     }
 }
 
-/// Whether the budget of a destination has one more sending.
-fn may_resend<C: Conductor>(shared: &Shared, conductor: &Rc<C>, to: SocketAddr) -> bool {
-    let is_sent = shared.resends.take(to, Instant::now());
-    conductor.refused_unseen(is_sent);
-    is_sent
+/// The body of a request that was refused unseen, if it is sent once more. `left`: how many times it may be sent.
+fn again<C: Conductor>(
+    (shared, conductor): (&Shared, &Rc<C>),
+    key: &Key,
+    upload: &Rc<Upload>,
+    left: usize,
+) -> Option<RequestBody> {
+    let (body, became) = match upload.body() {
+        _ if left == 0 => (None, RefusedUnseen::TooOften),
+        None => (None, RefusedUnseen::TooLarge),
+        Some(body) if shared.resends.take(key, Instant::now()) => (Some(body), RefusedUnseen::SentAgain),
+        Some(_) => (None, RefusedUnseen::OverBudget),
+    };
+    conductor.refused_unseen(became);
+    body
 }
 
 /// Whether a request still waited for its stream to open (RFC 9113 section 5.1.2) when its connection ended, and may be sent
@@ -322,9 +337,7 @@ async fn send_http1<C: Conductor>(
             Err(failure) => return Err(Unsent { request: Some(request), failure }),
         },
     };
-    let (mut parts, body) = request;
-    for_http1(&mut parts);
-    let mut request = Request::from_parts(parts, body);
+    let mut request = for_http1(request);
     let mut is_last = false;
     loop {
         let mut error = match sender.try_send_request(request).await {

@@ -24,10 +24,11 @@ mod runtime;
 mod serve;
 mod settings;
 mod sources;
+mod taking;
 mod upload;
 
 pub use answer::{OwnAnswer, is_grpc_type};
-pub use conductor::{Conductor, End, Ending, Exchange};
+pub use conductor::{Conductor, End, Ending, Exchange, RefusedUnseen};
 pub use connect::ConnectFailure;
 pub use cut::Cut;
 pub use serve::{Http2, ServeError};

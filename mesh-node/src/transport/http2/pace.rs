@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::settings::Settings;
+use crate::transport::patience::bytes_in;
 
 /// What a body is to bring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// In each such time...
     time: Duration,
-    /// ...so many bytes, or one.
+    /// ...so many bytes; at least one, so that a frame of none never passes for progress.
     bytes: u64,
 }
 
@@ -27,8 +28,7 @@ pub(super) struct Pace {
 impl Wanted {
     pub(super) fn of(settings: &Settings) -> Self {
         let Settings { body_timeout: time, body_rate: rate, .. } = *settings;
-        let bytes = rate * u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / 1000;
-        Self { time, bytes }
+        Self { time, bytes: bytes_in(time, rate) }
     }
 }
 
@@ -81,6 +81,19 @@ mod tests {
         pace.came(1, after(start, 59), WANTED);
         pace.asked(after(start, 59));
         assert_eq!(pace.deadline(WANTED), after(start, 119));
+    }
+
+    #[test]
+    fn frames_without_a_byte_move_no_deadline_also_where_nothing_is_wanted() {
+        let settings = Settings { body_rate: 0, ..Settings::default() };
+        let (wanted, start) = (Wanted::of(&settings), Instant::now());
+        let mut pace = Pace::begins(start);
+        pace.asked(start);
+        pace.came(0, after(start, 59), wanted);
+        pace.asked(after(start, 59));
+        assert_eq!(pace.deadline(wanted), after(start, 60));
+        pace.came(1, after(start, 59), wanted);
+        assert_eq!(pace.deadline(wanted), after(start, 119));
     }
 
     #[test]

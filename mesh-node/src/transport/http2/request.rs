@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE};
 use http::request::Parts;
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use mesh_common::http1::{Authority, Refusal, StripList};
 use mesh_common::model::RequestFacts;
 use mesh_common::model::path::{NormalPath, RequestTarget};
@@ -53,7 +53,7 @@ pub(super) fn facts<T>(parts: &Parts, judge: impl FnOnce(&RequestFacts<'_>) -> T
 }
 
 /// The same request for an application that speaks HTTP/1.1. hyper frames the body by its length or in chunks.
-pub(super) fn for_http1(parts: &mut Parts) {
+pub(super) fn for_http1<B>((mut parts, body): (Parts, B)) -> Request<B> {
     let authority = parts.uri.authority().expect("`normalise` set it");
     let host = HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII");
     parts.headers.insert(HOST, host);
@@ -61,6 +61,7 @@ pub(super) fn for_http1(parts: &mut Parts) {
     let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     parts.uri = Uri::from(target);
     parts.version = Version::HTTP_11;
+    Request::from_parts(parts, body)
 }
 
 /// Crumbs of a cookie are one field (RFC 9113 section 8.2.3), for rules as for applications.

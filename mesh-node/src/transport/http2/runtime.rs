@@ -26,8 +26,8 @@ where
 }
 
 /// How we serve.
-pub(super) fn server_of(settings: &Settings) -> server::Builder<OnThisCore> {
-    let mut builder = server::Builder::new(OnThisCore);
+pub(super) fn server_of<E: Clone>(executor: E, settings: &Settings) -> server::Builder<E> {
+    let mut builder = server::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         // What the application says is passed on as it is, its date or the lack of one too.

@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use mesh_common::model::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::Activity;
+use super::activity::{Activity, Serving};
 use super::conductor::Conductor;
 use super::connect::failure_of;
 use super::exchange::{self, Shared};
@@ -29,6 +29,7 @@ use super::pool_http1::IdlePool;
 use super::resends::Resends;
 use super::runtime::server_of;
 use super::settings::Settings;
+use super::taking::{Late, Socket};
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
 use crate::transport::TunnelLoss;
 use crate::transport::connect;
@@ -64,6 +65,9 @@ pub enum ServeError {
     /// The caller is not served.
     #[error("the caller is not served")]
     NotServed,
+    /// The caller reads too little of what it asked for.
+    #[error("the caller does not read its connection (--min-response-rate)")]
+    NotTaken,
     /// The caller broke HTTP, or its connection broke.
     #[error("serve HTTP/2")]
     Http(#[source] hyper::Error),
@@ -78,7 +82,7 @@ impl ServeError {
             | Self::NoIdentity(_)
             | Self::Handshake(_)
             | Self::HandshakeTimeout => true,
-            Self::NotTrusted | Self::NotServed | Self::Http(_) => false,
+            Self::NotTrusted | Self::NotServed | Self::NotTaken | Self::Http(_) => false,
         }
     }
 
@@ -99,6 +103,7 @@ impl ServeError {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
+            Self::NotTaken => TunnelLoss::NotRead.reason(),
             Self::Http(error) => reason_of(error),
         }
     }
@@ -212,33 +217,39 @@ impl Http2 {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         C: Conductor,
     {
-        let activity = Activity::new();
+        let settings = &self.shared.settings;
+        let activity = Activity::new(settings.terms());
         let _presence = activity.presence();
         let service = service_fn(|request| {
             let (shared, conductor) = (self.shared.clone(), conductor.clone());
             exchange::serve(shared, conductor, activity.begin(), request)
         });
-        let settings = &self.shared.settings;
-        let mut connection = pin!(server_of(settings).serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(Socket::new(stream, activity.unread()));
+        let server = server_of(Serving(activity.clone()), settings);
+        let mut connection = pin!(server.serve_connection(stream, service));
         let mut over = pin!(after(valid));
         // Another agent connects because it has a request; one that says nothing is not waited for.
         let first = valid.map_or(settings.idle_timeout, |_| settings.handshake_timeout);
         let mut idle = pin!(activity.idle(first, settings.idle_timeout));
+        let mut looks = interval(settings.response_timeout / 2);
         let mut is_draining = false;
         loop {
             tokio::select! {
                 result = connection.as_mut() => return result.map_err(ServeError::Http),
-                () = conductor.leave().notified(), if !is_draining => {
-                    is_draining = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                () = conductor.leave().notified(), if !is_draining => is_draining = true,
                 () = over.as_mut(), if !activity.is_over() => {
                     is_draining = true;
                     activity.end();
-                    connection.as_mut().graceful_shutdown();
                 }
+                _ = looks.tick() => match activity.look() {
+                    Late::No => continue,
+                    // Its streams have a deadline each, and where none is open it goes.
+                    Late::OfStream => {}
+                    Late::OfConnection => return Err(ServeError::NotTaken),
+                },
                 () = idle.as_mut() => break,
             }
+            connection.as_mut().graceful_shutdown();
         }
         connection.as_mut().graceful_shutdown();
         bid_farewell(connection, &activity, settings.handshake_timeout).await
@@ -263,6 +274,7 @@ async fn bid_farewell(
     loop {
         match timeout(patience, connection.as_mut()).await {
             Ok(result) => return result.map_err(ServeError::Http),
+            Err(_) if activity.look() == Late::OfConnection => return Err(ServeError::NotTaken),
             Err(_) if activity.is_open() => {}
             Err(_) => return Ok(()),
         }

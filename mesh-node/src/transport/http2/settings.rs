@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{HttpConfig, TunnelConfig};
+use crate::transport::patience::Terms;
 use crate::transport::tunnel;
 
 /// Limits and deadlines. The defaults hold against the attacks of the house's list (resets, continuations, header
@@ -24,8 +25,8 @@ pub struct Settings {
     pub connection_window: u32,
     /// Streams that we put on one connection before another one is opened.
     pub streams_per_connection: u32,
-    /// Requests that may always be sent once more to one destination in ten seconds, beyond a fifth of those it is asked: as
-    /// many as one connection carries, so that one that goes away costs no request.
+    /// Requests of one caller that may always be sent once more to one destination in ten seconds, beyond a fifth of those
+    /// that it asks there: as many as one connection carries, so that one that goes away costs no request.
     pub resends: u32,
     /// Connections accepted from one address that are open at a time, on each core: as many as tunnels.
     pub connections_per_source: usize,
@@ -41,6 +42,10 @@ pub struct Settings {
     pub body_rate: u64,
     /// A body of which nothing more arrives.
     pub body_timeout: Duration,
+    /// `--min-response-rate`: bytes per second that a caller takes of a response while something of it waits.
+    pub response_rate: u64,
+    /// What a caller has that takes nothing of it.
+    pub response_timeout: Duration,
     /// A connection on which nothing was open for so long is closed.
     pub idle_timeout: Duration,
     /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
@@ -60,10 +65,16 @@ impl Settings {
             connect_timeout: tunnel.connect_timeout,
             handshake_timeout: tunnel.handshake_timeout,
             body_rate: http.min_body_rate,
+            response_rate: http.min_response_rate,
             idle_timeout: http.idle_timeout,
             max_age: tunnel.max_age,
             ..Self::default()
         }
+    }
+
+    /// On which what waits for a caller is kept. An agent, which may be one, tells of half a window's room at a time.
+    pub(super) fn terms(&self) -> Terms {
+        Terms::new(self.response_rate, self.response_timeout, self.stream_window / 2)
     }
 }
 
@@ -85,6 +96,8 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             body_rate: 16,
             body_timeout: Duration::from_secs(60),
+            response_rate: 16,
+            response_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
             max_age: Duration::from_secs(60),
             ping_interval: Duration::from_secs(10),

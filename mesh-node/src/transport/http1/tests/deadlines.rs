@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::model::Direction;
 
-use super::world::{Side, To, ask, connect, eventually, get, judge, polite, read_all};
+use super::world::{Side, To, application, ask, connect, eventually, get, judge, polite, read_all};
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
 use crate::transport::tunnel::tests::world::{PATIENCE, World};
@@ -60,6 +60,27 @@ fn a_body_that_drips_is_cut_off_though_something_always_comes() {
     }
     assert_eq!(&answer, b"HTTP/1.1 408");
     assert!(start.elapsed() >= each, "{:?}", start.elapsed());
+}
+
+#[test]
+fn framing_is_no_progress_of_a_body() {
+    let each = Duration::from_secs(1);
+    let world = World::new();
+    let http = HttpSettings { body_timeout: each, body_rate: 0, ..HttpSettings::default() };
+    let listens = application(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let local = judge(&world, Direction::Outbound, To::Application(listens));
+    let source = Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() });
+    let mut client = connect(source.address);
+    let start = Instant::now();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut answer = [0; 12];
+    // The pace of the drip: a twentieth of the time in which a byte of the body must come.
+    while client.read_exact(&mut answer).is_err() {
+        assert!(start.elapsed() < PATIENCE / 2, "still taken");
+        client.write_all(b"x").unwrap();
+    }
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::world::*;
 use crate::identity::Alpn;
 use crate::transport::http2::Settings;
-use crate::transport::http2::runtime::server_of;
+use crate::transport::http2::runtime::{OnThisCore, server_of};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -204,7 +204,8 @@ async fn reads_to_the_end() -> (std::net::SocketAddr, tokio::sync::mpsc::Unbound
                 Ok::<_, std::convert::Infallible>(http::Response::new(body("an answer")))
             }
         });
-        let _ = server_of(&Settings::default()).serve_connection(TokioIo::new(stream), service).await;
+        let _ =
+            server_of(OnThisCore, &Settings::default()).serve_connection(TokioIo::new(stream), service).await;
     });
     (address, told)
 }

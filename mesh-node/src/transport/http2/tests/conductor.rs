@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::world::{Recorded, World};
 use crate::transport::connect::{self, Dial};
-use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, OwnAnswer};
+use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, OwnAnswer, RefusedUnseen};
 
 /// The conductor of one connection, with the real stages.
 pub(super) struct Deciding {
@@ -88,8 +88,8 @@ impl Conductor for Deciding {
         IDENTITY_FIELDS
     }
 
-    fn refused_unseen(&self, is_sent_again: bool) {
-        self.world.resends.borrow_mut().push(is_sent_again);
+    fn refused_unseen(&self, became: RefusedUnseen) {
+        self.world.refused.borrow_mut().push(became);
     }
 
     fn late(&self, _: AskedFor) {

@@ -7,4 +7,5 @@ mod failures;
 mod forms;
 mod slow;
 mod unseen;
+mod untaken;
 mod world;

@@ -56,7 +56,7 @@ async fn reads(protocol: Protocol, answers: Answers) -> (SocketAddr, UnboundedRe
         let io = TokioIo::new(listener.accept().await.unwrap().0);
         let _ = match protocol {
             Protocol::Http1 => hyper::server::conn::http1::Builder::new().serve_connection(io, service).await,
-            _ => server_of(&Settings::default()).serve_connection(io, service).await,
+            _ => server_of(OnThisCore, &Settings::default()).serve_connection(io, service).await,
         };
     });
     (address, told)

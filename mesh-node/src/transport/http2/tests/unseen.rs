@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::world::*;
-use crate::transport::http2::{Ending, Settings};
+use crate::transport::http2::{Ending, RefusedUnseen, Settings};
 
 /// An application that refuses so many requests, once their bodies are there, and echoes what comes after.
 struct Refusing {
@@ -86,6 +86,7 @@ fn a_refused_request_of_which_too_much_was_sent_fails() {
         let seen = world.caller().await.ask(request).await.unwrap();
         assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(seen.header("x-nodemesh-reason"), Some("upstream_broke"));
+        assert_eq!(*world.refused.borrow(), [RefusedUnseen::TooLarge]);
     });
 }
 
@@ -123,7 +124,7 @@ fn a_connection_that_refused_a_request_is_not_given_it_again() {
         world.application.set(application.address);
         assert_eq!(world.caller().await.ask(get("/x")).await.unwrap().status, StatusCode::OK);
         assert_eq!(*application.asked.borrow(), [1, 1, 1]);
-        assert_eq!(*world.resends.borrow(), [true, true]);
+        assert_eq!(*world.refused.borrow(), [RefusedUnseen::SentAgain; 2]);
     });
 }
 
@@ -139,9 +140,24 @@ fn one_that_refuses_everything_is_not_asked_three_times_as_much() {
         }
         let asked: usize = application.asked.borrow().iter().sum();
         assert!((54..=64).contains(&asked), "{asked} for 50");
-        let resends = world.resends.borrow();
-        assert_eq!(resends.iter().filter(|is_sent_again| **is_sent_again).count(), asked - 50);
-        assert!(resends.contains(&false), "what was not sent for want of budget is told");
+        let refused = world.refused.borrow();
+        assert_eq!(refused.len(), asked, "each refusal is told");
+        let sent_again = refused.iter().filter(|became| **became == RefusedUnseen::SentAgain).count();
+        assert_eq!(sent_again, asked - 50);
+        assert!(refused.contains(&RefusedUnseen::OverBudget), "what was not sent for want of budget is told");
+    });
+}
+
+#[test]
+fn the_last_refusal_of_a_request_is_told_too() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        world.application.set(refuses(usize::MAX).await.address);
+        let seen = world.caller().await.ask(get("/x")).await.unwrap();
+        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
+        let [first, second, third] = world.refused.borrow()[..] else { panic!("three refusals") };
+        assert_eq!([first, second], [RefusedUnseen::SentAgain; 2]);
+        assert_eq!(third, RefusedUnseen::TooOften);
     });
 }
 

@@ -35,7 +35,7 @@ use crate::identity::{self, Authority, AuthoritySettings, Identities, IdentityMe
 use crate::telemetry::registry::Registry;
 use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::http2::runtime::{OnThisCore, server_of};
-use crate::transport::http2::{Cut, End, Http2, Settings};
+use crate::transport::http2::{Cut, End, Http2, RefusedUnseen, Settings};
 
 pub(super) const SERVICE: &str = "10.96.0.10:80";
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -63,8 +63,8 @@ pub(super) struct World {
     pub(super) ended: RefCell<Vec<&'static str>>,
     /// Connections in the clear that are over: of those that ended in error, whether their client broke a rule.
     pub(super) served: RefCell<Vec<Option<bool>>>,
-    /// Of requests that were refused unseen, whether they were sent again.
-    pub(super) resends: RefCell<Vec<bool>>,
+    /// What became of requests that were refused unseen.
+    pub(super) refused: RefCell<Vec<RefusedUnseen>>,
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
@@ -203,7 +203,7 @@ impl World {
             agent: listener.local_addr().unwrap(),
             ended: RefCell::default(),
             served: RefCell::default(),
-            resends: RefCell::default(),
+            refused: RefCell::default(),
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
@@ -406,7 +406,7 @@ pub(super) async fn application(protocol: Protocol) -> SocketAddr {
                     Protocol::Http1 => {
                         hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
                     }
-                    _ => server_of(&Settings::default()).serve_connection(io, service).await,
+                    _ => server_of(OnThisCore, &Settings::default()).serve_connection(io, service).await,
                 };
             });
         }

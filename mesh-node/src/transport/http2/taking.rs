@@ -1,0 +1,244 @@
+//! What a caller was given and has not taken: its windows are shut, or it does not read.
+//!
+//! In: bytes as they are handed to h2, and as they leave it. Out: whether the caller takes so little that it is served no
+//! longer. Looked at now and then: a request that is answered and taken costs no clock. Its window alone would not tell: the
+//! last piece of a response waits in h2 when whoever gave it is gone.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+use crate::transport::patience::{Patience, Terms};
+
+/// Bytes that wait for a caller, or do not.
+pub(super) struct Waiting {
+    waits: Cell<bool>,
+    taken: Cell<u64>,
+    /// Since the last look: nothing waited for a moment.
+    has_caught_up: Cell<bool>,
+    /// What was taken until the last look.
+    seen: Cell<u64>,
+    patience: Cell<Patience>,
+}
+
+/// One response on its way to its caller.
+pub(super) struct Taking {
+    waiting: Waiting,
+    given: Cell<u64>,
+    is_late: Cell<bool>,
+    /// Of the task that gives it to h2, while it runs.
+    task: RefCell<Option<Waker>>,
+    activity: Rc<Activity>,
+    /// Its place among the connection's responses.
+    key: usize,
+}
+
+/// A piece of a response's body, in the hands of h2.
+pub(super) struct Data {
+    bytes: Bytes,
+    taking: Rc<Taking>,
+}
+
+/// A caller's connection, with what it does not read.
+pub(super) struct Socket<S> {
+    stream: S,
+    unread: Rc<Waiting>,
+}
+
+/// What is to be done about a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Late {
+    /// Nothing; or streams of it were told to end.
+    No,
+    /// The rest of a response waits that nobody but the connection can end.
+    OfStream,
+    /// It does not read.
+    OfConnection,
+}
+
+impl Waiting {
+    pub(super) fn new(terms: &Terms) -> Self {
+        Self {
+            waits: Cell::new(false),
+            taken: Cell::new(0),
+            has_caught_up: Cell::new(false),
+            seen: Cell::new(0),
+            patience: Cell::new(Patience::new(terms)),
+        }
+    }
+
+    fn took(&self, bytes: usize, waits: bool) {
+        self.taken.set(self.taken.get() + bytes as u64);
+        self.waits.set(waits);
+        if !waits {
+            self.has_caught_up.set(true);
+        }
+    }
+
+    /// Whether so little was taken that it is over.
+    pub(super) fn is_late(&self, now: Duration, terms: &Terms) -> bool {
+        let (mut patience, taken) = (self.patience.get(), self.taken.get());
+        if self.has_caught_up.replace(false) {
+            patience.took_all(terms);
+        }
+        patience.took(taken - self.seen.replace(taken), self.waits.get(), now, terms);
+        self.patience.set(patience);
+        patience.deadline().is_some_and(|deadline| deadline <= now)
+    }
+}
+
+impl Taking {
+    pub(super) fn new(activity: Rc<Activity>, key: usize, terms: &Terms) -> Rc<Self> {
+        Rc::new(Self {
+            waiting: Waiting::new(terms),
+            given: Cell::new(0),
+            is_late: Cell::new(false),
+            task: RefCell::default(),
+            activity,
+            key,
+        })
+    }
+
+    /// Hands bytes on.
+    pub(super) fn give(self: &Rc<Self>, bytes: Bytes) -> Data {
+        self.given.set(self.given.get() + bytes.len() as u64);
+        self.waiting.waits.set(self.waiting.waits.get() || !bytes.is_empty());
+        Data { bytes, taking: self.clone() }
+    }
+
+    /// Whether its caller took too little of it.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late.get()
+    }
+
+    /// Runs the task that gives it to h2, until it is over or late: what is dropped then resets the stream, whatever h2
+    /// holds of it.
+    pub(super) async fn carry(self: Rc<Self>, task: impl Future) {
+        let mut task = pin!(task);
+        poll_fn(|context| {
+            if self.is_late.get() {
+                return Poll::Ready(());
+            }
+            let mut waker = self.task.borrow_mut();
+            if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            drop(waker);
+            task.as_mut().poll(context).map(drop)
+        })
+        .await;
+        self.task.take();
+    }
+
+    /// Ends it if its caller took too little.
+    pub(super) fn look(&self, now: Duration, terms: &Terms) -> Late {
+        if !self.waiting.is_late(now, terms) {
+            return Late::No;
+        }
+        self.end()
+    }
+
+    /// Ends it as one of which too little was taken.
+    pub(super) fn end(&self) -> Late {
+        self.is_late.set(true);
+        match self.task.take() {
+            Some(task) => {
+                task.wake();
+                Late::No
+            }
+            None => Late::OfStream,
+        }
+    }
+
+    fn took(&self, bytes: usize) {
+        let is_rest = self.waiting.taken.get() + (bytes as u64) < self.given.get();
+        self.waiting.took(bytes, is_rest);
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.activity.forget(self.key);
+    }
+}
+
+impl Buf for Data {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.taking.took(count);
+    }
+}
+
+impl<S> Socket<S> {
+    pub(super) fn new(stream: S, unread: Rc<Waiting>) -> Self {
+        Self { stream, unread }
+    }
+
+    fn note<T>(&self, written: Poll<io::Result<T>>, bytes: impl FnOnce(&T) -> usize) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Pending => self.unread.waits.set(true),
+            Poll::Ready(Ok(written)) => self.unread.took(bytes(written), false),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, room)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(written, |bytes| *bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.note(written, |bytes| *bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.note(flushed, |()| 0)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
