@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use mesh_common::tunnel::{ALPN, Role, Session};
+use mesh_common::tunnel::{ALPN, Open, Role, Session};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -262,20 +262,26 @@ impl<C: Conductor> Engine<C> {
         role.add(1);
         link.place = None;
         link.deadline = NEVER;
-        for (connection, open) in std::mem::take(&mut link.expecting) {
-            // Some may have ended meanwhile: their streams are not opened.
-            if self.connections.get(connection).is_some() {
-                self.join_tunnel(tunnel, connection, open);
-                if let Some(connection_) = self.connections.get_mut(connection) {
-                    connection_.queue(connection, &mut self.core);
-                }
-            }
-        }
+        let expecting = std::mem::take(&mut link.expecting);
+        self.let_in(tunnel, expecting);
         if self.tunnels.get(tunnel).is_some_and(|link| link.retired) {
             self.retire(tunnel);
         }
         self.tunnel_deadline(tunnel);
         Ok(())
+    }
+
+    /// Opens the streams that waited for a tunnel.
+    fn let_in(&mut self, tunnel: Key, expecting: Vec<(Key, Open)>) {
+        for (key, open) in expecting {
+            // Some may have ended meanwhile: their streams are not opened.
+            if self.connections.get(key).is_some() {
+                self.join_tunnel(tunnel, key, open);
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.queue(key, &mut self.core);
+                }
+            }
+        }
     }
 
     fn peer_closed(&mut self, tunnel: Key) {
