@@ -27,7 +27,7 @@ pub struct Outcome {
     pub requests: usize,
     /// Those with another status than 200, or none.
     pub failed: usize,
-    /// From the last good answer before a failure to the next one, at most; in seconds.
+    /// From the last good answer before a failure to the next one, or to the end, at most; in seconds.
     pub longest: f64,
     /// The statuses of those that failed, as they came.
     pub statuses: Vec<String>,
@@ -73,20 +73,22 @@ impl Drop for Load {
 impl Outcome {
     fn read(said: &str) -> Self {
         let mut outcome = Self::default();
-        let mut good = None;
-        let mut fails = false;
+        let (mut good, mut told) = (None, 0);
         for (at, status) in said.lines().filter_map(|line| line.split_once(' ')) {
             let Ok(at) = at.parse::<f64>() else { continue };
             outcome.requests += 1;
-            if status == "200" {
-                if let Some(before) = good.filter(|_| fails) {
-                    outcome.longest = outcome.longest.max(at - before);
-                }
-                (good, fails) = (Some(at), false);
-            } else {
+            let since = *good.get_or_insert(at);
+            let is_good = status == "200";
+            if !is_good {
                 outcome.failed += 1;
                 outcome.statuses.push(status.to_owned());
-                fails = true;
+            }
+            let has_failed = outcome.statuses.len() > told;
+            if has_failed {
+                outcome.longest = outcome.longest.max(at - since);
+            }
+            if is_good {
+                (good, told) = (Some(at), outcome.statuses.len());
             }
         }
         outcome
@@ -113,6 +115,6 @@ mod tests {
         assert_eq!((outcome.requests, outcome.failed), (5, 2));
         assert!((outcome.longest - 0.5).abs() < 1e-9);
         assert_eq!(outcome.statuses, ["000", "503"]);
-        assert_eq!(Outcome::read("1.0 000\n").longest, 0.0);
+        assert!((Outcome::read("1.0 000\n2.0 000\n").longest - 1.0).abs() < 1e-9);
     }
 }
