@@ -123,13 +123,18 @@ pub fn workloads(workloads: &[Workload]) -> String {
             pod.name.clone(),
             or_nothing(&pod.node),
             or_nothing(&pod.addresses.join(",")),
-            yes(pod.enrolled),
+            in_mesh(pod),
             mutual_tls(pod),
             state,
             pod.identity.clone(),
         ]);
     }
     table.draw("no pods")
+}
+
+/// One on its node's network is not enrolled, whatever its labels say.
+fn in_mesh(pod: &Workload) -> String {
+    if pod.host_network { "no, host network".to_owned() } else { yes(pod.enrolled) }
 }
 
 /// Nothing for a pod outside the mesh: nobody asks its callers.

@@ -1,0 +1,150 @@
+//! Pods of every kind that a kubelet runs, and every way to reach them, with only certificates and default deny.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use mesh_test_cluster::mesh::{Mesh, PATIENCE, SYSTEM, WAIT};
+use mesh_test_harness::eventually::eventually;
+
+const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
+const WORKLOADS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workloads.yaml");
+const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/job.yaml");
+const AUTHENTICATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/authenticated.yaml");
+/// A Service's ports on every node: at any, and at those that have an endpoint.
+const ANY: u16 = 30080;
+const LOCAL: u16 = 30081;
+
+#[test]
+fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Result<()> {
+    let mesh = Mesh::install(2)?;
+    mesh.cluster().load_echo()?;
+    let work = || {
+        mesh.populate(Path::new(PODS))?;
+        mesh.populate(Path::new(WORKLOADS))?;
+        mesh.kubectl(&["wait", "--namespace=outside", "--for=condition=Ready", WAIT, "pod", "--all"])?;
+        everybody_is_served(&mesh)?;
+        mesh.kubectl(&["apply", "-f", AUTHENTICATED])?;
+        who_has_no_certificate_is_refused(&mesh)?;
+        who_has_one_is_served(&mesh)?;
+        probes_go_on(&mesh)?;
+        jobs_end_well(&mesh)
+    };
+    work().with_context(|| mesh.told())
+}
+
+/// Without a word on certificates, also who is not in the mesh.
+fn everybody_is_served(mesh: &Mesh) -> Result<()> {
+    mesh.answers("host", &address_of(mesh, "web-b", 8080)?, "200")?;
+    eventually("a pod outside the mesh is served", PATIENCE, || {
+        outside(mesh, "http://web-b.default/").is_ok_and(|status| status == "200").then_some(())
+    })?;
+    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL)] {
+        let url = port_of(mesh, node, port)?;
+        eventually(&format!("{url} on {node} is served"), PATIENCE, || {
+            from_elsewhere(&url).is_ok_and(|status| status == "200").then_some(())
+        })?;
+    }
+    ensure!(from_elsewhere(&port_of(mesh, "node-a", LOCAL)?).is_err(), "a node without endpoint answers");
+    Ok(())
+}
+
+fn who_has_no_certificate_is_refused(mesh: &Mesh) -> Result<()> {
+    eventually("a pod outside the mesh is refused", PATIENCE, || {
+        refused(&outside(mesh, "http://web-b.default/")).then_some(())
+    })?;
+    let url = address_of(mesh, "web-b", 8080)?;
+    ensure!(refused(&mesh.ask("host", &url, "GET")), "a pod on its node's network is served");
+    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL)] {
+        let url = port_of(mesh, node, port)?;
+        ensure!(from_elsewhere(&url).is_err(), "{url} on {node} is served");
+    }
+    let known = [SYSTEM, "exec", "daemonset/nodemesh-agent", "--", "mesh-node", "dump", "workloads"];
+    let known = mesh.kubectl(&known)?;
+    let host = known.lines().find(|line| line.contains(" host "));
+    ensure!(host.is_some_and(|line| line.contains("no, host network")), "{known}");
+    Ok(())
+}
+
+fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
+    // Its bare name would be the pod itself.
+    let own = [("web-a", "http://web-a.default/"), ("web-b", "http://web-b-headless:8080/")];
+    let others = [
+        ("web-a", "http://web-b-headless:8080/"),
+        ("web-a", "http://web-b-any/"),
+        ("web-a", "http://web-b-local/"),
+        ("web-a", "http://echo/"),
+        ("web-a", "http://echo:81/"),
+        ("restarts", "http://web-b/"),
+    ];
+    for (pod, url) in own.into_iter().chain(others) {
+        mesh.answers(pod, url, "200")?;
+    }
+    // A container reaches its neighbour by the pod's own address, past the mesh, and others through it.
+    let neighbour = address_of(mesh, "echo", 8080)?;
+    let side =
+        ["exec", "echo", "--container=side", "--", "curl", "--silent", "--fail", "--output", "/dev/null"];
+    for url in [neighbour.as_str(), "http://web-a/"] {
+        mesh.kubectl(&[&side[..], &[url]].concat())?;
+    }
+    let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+    ensure!(mesh.kubectl(&["get", "pod", "restarts", "-o", restarts])? == "1", "it was begun once");
+    eventually("its second container has its identity", PATIENCE, || {
+        mesh.records()
+            .lines()
+            .any(|line| {
+                line.contains("direction=inbound")
+                    && line.contains("src.workload=default/restarts")
+                    && line.contains("src.identity=spiffe://cluster.local/ns/default/sa/default")
+            })
+            .then_some(())
+    })
+}
+
+/// Longer than a kubelet takes to say that a pod is not ready, or to begin its container again.
+fn probes_go_on(mesh: &Mesh) -> Result<()> {
+    let failed = ["wait", "--for=condition=Ready=false", "--timeout=8s", "pod", "--all"];
+    ensure!(mesh.kubectl(&failed).is_err(), "a kubelet's probe is refused");
+    let restarts = "jsonpath={.status.containerStatuses[*].restartCount}";
+    let restarts = mesh.kubectl(&["get", "pod", "echo", "-o", restarts])?;
+    ensure!(restarts == "0 0", "a kubelet's probe was refused: restarted {restarts}");
+    Ok(())
+}
+
+fn jobs_end_well(mesh: &Mesh) -> Result<()> {
+    mesh.kubectl(&["apply", "-f", JOB])?;
+    mesh.kubectl(&["wait", "--for=condition=Complete", WAIT, "job/once"]).map(drop)
+}
+
+/// The status of a request from the pod that is not in the mesh.
+fn outside(mesh: &Mesh, url: &str) -> Result<String> {
+    let curl =
+        ["curl", "--silent", "--output", "/dev/null", "--max-time", "5", "--write-out", "%{http_code}", url];
+    mesh.kubectl(&[&["exec", "--namespace=outside", "client", "--"], &curl[..]].concat())
+}
+
+/// The status of a request from this machine, which is no node.
+fn from_elsewhere(url: &str) -> Result<String> {
+    let curl = ["--silent", "--output", "/dev/null", "--max-time", "5", "--write-out", "%{http_code}", url];
+    let output = Command::new("curl").args(curl).output().context("start curl")?;
+    ensure!(output.status.success(), "{}", output.status);
+    String::from_utf8(output.stdout).context("read what curl says")
+}
+
+/// Whether curl had no answer, and did not wait for one in vain.
+fn refused(asked: &Result<String>) -> bool {
+    asked.as_ref().is_err_and(|error| {
+        let said = error.to_string();
+        said.contains("exit code") && !said.contains("exit code 28")
+    })
+}
+
+fn address_of(mesh: &Mesh, pod: &str, port: u16) -> Result<String> {
+    let address = mesh.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])?;
+    Ok(format!("http://{address}:{port}/"))
+}
+
+fn port_of(mesh: &Mesh, node: &str, port: u16) -> Result<String> {
+    let node = mesh.cluster().nodes().iter().find(|known| known.name() == node);
+    Ok(format!("http://{}:{port}/", node.context("the node runs")?.address()))
+}
