@@ -24,6 +24,9 @@ pub const MESH: &str = concat!("nodemesh.dev/mesh-node:", env!("CARGO_PKG_VERSIO
 /// The conformance suite's pods, as the suite calls them.
 pub const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
+/// What scrapes.
+pub const PROMETHEUS: &str = "localhost/prometheus:local";
+
 /// It waits, ends when it is told to, and buries the processes that nobody else does.
 const PAUSE_SOURCE: &str = "\
 #include <signal.h>
@@ -114,6 +117,26 @@ pub fn echo(folder: &Path) -> Result<PathBuf> {
         .make(folder)
 }
 
+/// Makes the image of Debian's Prometheus. Returns its archive.
+///
+/// # Errors
+/// It is not installed, or cannot be copied.
+pub fn prometheus(folder: &Path) -> Result<PathBuf> {
+    let entrypoint = &["/usr/bin/prometheus"];
+    Made { name: PROMETHEUS, stem: "prometheus", entrypoint, command: &[], fill: prometheus_program }
+        .make(folder)
+}
+
+fn prometheus_program(root: &Path) -> Result<()> {
+    copy_linked(Path::new("/usr/bin/prometheus"), root)
+}
+
+/// Copies a program with the libraries that it is linked with.
+fn copy_linked(program: &Path, root: &Path) -> Result<()> {
+    copy(program, &inside(root, program))?;
+    libraries(program)?.iter().try_for_each(|library| copy(library, &inside(root, library)))
+}
+
 fn echo_programs(root: &Path) -> Result<()> {
     let programs = programs::echo()?;
     for name in ["client", "server"] {
@@ -153,10 +176,7 @@ fn tools(root: &Path) -> Result<()> {
         let place = inside(root, program);
         // Busybox has a smaller one of that name.
         let _ = fs::remove_file(&place);
-        copy(program, &place)?;
-        for library in libraries(program)? {
-            copy(&library, &inside(root, &library))?;
-        }
+        copy_linked(program, root)?;
     }
     for library in NAME_LIBRARIES {
         let library = Path::new(LIBRARIES).join(library);

@@ -1,12 +1,13 @@
 //! The mesh, installed with kubectl as a person does it, on a cluster of two nodes.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_cluster::conformance::Suite;
 use mesh_test_cluster::load::Load;
-use mesh_test_cluster::mesh::{Mesh, PATIENCE, SYSTEM};
+use mesh_test_cluster::mesh::{MANIFESTS, Mesh, PATIENCE, SYSTEM, WAIT};
 use mesh_test_cluster::remains;
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::figure;
@@ -17,6 +18,22 @@ const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 const CLOSED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/closed.yaml");
 /// The one may, with GET.
 const ONE_MAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/one-may.yaml");
+/// What nobody can mean, and no pattern refuses.
+const BROKEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broken.yaml");
+/// What scrapes.
+const PROMETHEUS: &str = include_str!("prometheus.yaml");
+/// Sums that are above zero.
+const SCRAPED: [&str; 8] = [
+    // Every agent and every controller.
+    r#"count(up{job="annotated"} == 1) == 4"#,
+    r#"count(up{job="agents"} == 1) == 2"#,
+    r#"sum(istio_requests_total{job="agents",reporter="source",source_workload="web-a",destination_service_name="web-b",response_code="200"})"#,
+    r#"sum(istio_requests_total{reporter="destination",destination_workload="web-b",response_code="403"})"#,
+    r#"sum(istio_requests_total{source_principal="spiffe://cluster.local/ns/default/sa/default",connection_security_policy="mutual_tls"})"#,
+    r#"sum(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload="web-b"})"#,
+    "sum(nodemesh_controller_objects)",
+    "count(istio_build)",
+];
 /// What a pod has open, IPv4 and IPv6; `0A` is a socket that listens.
 const SOCKETS: [&str; 3] = ["cat", "/proc/net/tcp", "/proc/net/tcp6"];
 
@@ -29,6 +46,8 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
         mesh.populate(Path::new(PODS))?;
         carries_encrypted(&mesh)?;
         refuses(&mesh)?;
+        reads_well(&mesh)?;
+        is_scraped(&mesh)?;
         conforms(&mesh)?;
         goes(&mesh)
     };
@@ -88,6 +107,91 @@ fn refuses(mesh: &Mesh) -> Result<()> {
         mesh.kubectl(&["delete", "-f", policy])?;
     }
     in_force("everybody may", "b", "a", "GET", "200")
+}
+
+/// What kubectl shows of our kinds, and what the cluster says of the pods of the mesh.
+fn reads_well(mesh: &Mesh) -> Result<()> {
+    mesh.kubectl(&["apply", "-f", CLOSED, "-f", BROKEN])?;
+    let kubectl = |words: &[&str]| mesh.kubectl(words).unwrap_or_default();
+    let rows = || kubectl(&["get", "nodemesh", "--all-namespaces"]);
+    eventually("every policy says whether it was understood", PATIENCE, || {
+        let rows = rows();
+        let said = |row: &[&str]| {
+            rows.lines().any(|line| line.split_whitespace().take(row.len()).eq(row.iter().copied()))
+        };
+        let nobody =
+            said(&["default", "authorizationpolicy.policy.nodemesh.dev/nobody", "ALLOW", "Enforce", "True"]);
+        let broken =
+            said(&["default", "authorizationpolicy.policy.nodemesh.dev/broken", "DENY", "Enforce", "False"]);
+        let strict =
+            said(&["nodemesh-system", "peerauthentication.policy.nodemesh.dev/default", "STRICT", "True"]);
+        (nobody && broken && strict).then_some(())
+    })
+    .with_context(rows)?;
+    let field = "spec.rules[0].from[0].source.ipBlocks[0]";
+    let wide = kubectl(&["get", "nmap", "broken", "-o", "wide"]);
+    ensure!(wide.lines().any(|line| line.contains(field)), "{wide}");
+    let described = || kubectl(&["describe", "nmap", "broken"]);
+    eventually("describe tells what is wrong, and that it was said", PATIENCE, || {
+        let told = described();
+        let whole = ["Accepted", field, "Observed Generation", "Workloads", "NotAccepted"];
+        whole.iter().all(|part| told.contains(part)).then_some(())
+    })
+    .with_context(described)?;
+    mesh.kubectl(&["delete", "-f", CLOSED, "-f", BROKEN])?;
+    // Who would be refused if the namespace allowed no more than the controllers need.
+    let mut label = mesh.cluster().control_plane().kubectl_command();
+    label.args(["label", "--dry-run=server", "--overwrite", "namespace", "nodemesh-system"]);
+    label.arg("pod-security.kubernetes.io/enforce=restricted");
+    let told = label.stdin(Stdio::null()).output().context("start kubectl")?;
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(told.contains("nodemesh-agent-") && !told.contains("nodemesh-controller-"), "{told}");
+    let overlay = mesh.kubectl(&["kustomize", &format!("{MANIFESTS}/overlays/prometheus-operator")])?;
+    ensure!(
+        ["PodMonitor", "DaemonSet"].iter().all(|kind| overlay.contains(&format!("kind: {kind}\n"))),
+        "{overlay}"
+    );
+    Ok(())
+}
+
+/// A real Prometheus reaches every agent and controller, and has the traffic under Istio's names.
+fn is_scraped(mesh: &Mesh) -> Result<()> {
+    mesh.cluster().load_prometheus()?;
+    let targets = annotated(mesh)?;
+    ensure!(targets.len() == 4, "not every agent and controller asks to be scraped: {targets:?}");
+    let file = mesh.cluster().control_plane().kubeconfig().with_file_name("prometheus.yaml");
+    let objects = PROMETHEUS.replace("[TARGETS]", &format!("{targets:?}"));
+    std::fs::write(&file, objects).context("write the objects of a Prometheus")?;
+    mesh.kubectl(&["apply", "-f", &file.display().to_string()])?;
+    mesh.kubectl(&["wait", "--namespace=monitoring", "--for=condition=Ready", WAIT, "pod", "--all"])?;
+    for query in SCRAPED {
+        eventually(&format!("Prometheus has {query}"), PATIENCE, || {
+            sample(mesh, query).filter(|value| *value > 0.0)
+        })?;
+    }
+    mesh.kubectl(&["delete", "namespace", "monitoring", "--wait=false"]).map(drop)
+}
+
+/// Where the pods of the mesh say that they are scraped.
+fn annotated(mesh: &Mesh) -> Result<Vec<String>> {
+    let pods = mesh.kubectl(&[SYSTEM, "get", "pods", "-o", "json"])?;
+    let pods: serde_json::Value = serde_json::from_str(&pods).context("read what kubectl printed")?;
+    let pods = pods["items"].as_array().context("there is a list")?.iter();
+    let asks = |pod: &&serde_json::Value| pod["metadata"]["annotations"]["prometheus.io/scrape"] == "true";
+    let place = |pod: &serde_json::Value| {
+        let port = pod["metadata"]["annotations"]["prometheus.io/port"].as_str()?;
+        Some(format!("{}:{port}", pod["status"]["podIP"].as_str()?))
+    };
+    pods.filter(asks).map(|pod| place(pod).context("an annotated pod has a port and an address")).collect()
+}
+
+/// The first sample of what a query gives.
+fn sample(mesh: &Mesh, query: &str) -> Option<f64> {
+    let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let pod = "/api/v1/namespaces/monitoring/pods/prometheus:9090/proxy";
+    let answer = mesh.kubectl(&["get", "--raw", &format!("{pod}/api/v1/query?query={encoded}")]).ok()?;
+    let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
+    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
 }
 
 /// The Gateway API's own suite, whose pods the mesh carries.

@@ -140,6 +140,7 @@ pub const CLUSTER: &[Need] = &[
         Present::File("/usr/lib/cni/bridge"),
         &["containernetworking-plugins"],
     ),
+    debian("prometheus", "scrapes the mesh, as people do", Present::Program("prometheus"), &["prometheus"]),
 ];
 
 const fn debian(
