@@ -40,8 +40,8 @@ pub enum Suite {
     EbpfOldest,
     /// End to end: real daemons, pods as network namespaces; needs root
     E2e,
-    /// On a real API server and a real cluster of two nodes, built from Go modules; needs root and Go. By name alone:
-    /// nothing that is installed runs on it yet, and to build it takes longer than all the other suites
+    /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. By name
+    /// alone: to build Kubernetes the first time may take longer than all the other suites
     Cluster,
 }
 
