@@ -58,8 +58,8 @@ impl Core {
         self.arrived(pod, &snapshot, facts, Protocol::Undeclared, carrier)
     }
 
-    /// Decides how a connection to a pod begins. If policy lets in anybody, nothing is waited for: a server may
-    /// speak first. If not, only a tunnel can help, or first bytes.
+    /// Decides how a connection to a pod begins. If policy lets in anybody and the server may speak first, nothing is
+    /// waited for. If not, only a tunnel can help, or first bytes.
     pub(super) fn begin_inbound(
         &self,
         pod: &PodHandle,
@@ -74,7 +74,7 @@ impl Core {
         let is_mesh = snapshot
             .workload_at(accepted.peer.ip())
             .is_some_and(|caller| caller.enrolment == Enrolment::Enabled);
-        if is_mesh || !self.is_open_to_anybody(&snapshot, pod, accepted)? {
+        if is_mesh || !self.may_begin_at_once(&snapshot, pod, accepted)? {
             return Ok(Inbound::Peek);
         }
         let (record, course) = self.plaintext(pod, accepted, Protocol::Undeclared)?;
@@ -157,7 +157,10 @@ impl Core {
         Ok(self.requests_of(place, snapshot, facts, destination, course))
     }
 
-    fn is_open_to_anybody(
+    /// Whether policy lets in anybody, at a port whose clients may wait for the server. Where they speak first, a look at
+    /// what they say costs nothing, and shows who is of the mesh: a pod that began just now may be known here later than
+    /// it connects.
+    fn may_begin_at_once(
         &self,
         snapshot: &Snapshot,
         pod: &PodHandle,
@@ -165,6 +168,9 @@ impl Core {
     ) -> Result<bool, Refusal> {
         let facts = self.stranger(snapshot, pod, accepted)?;
         let destination = resolve::destination(snapshot, &facts);
+        if client_speaks_first(destination.protocol) {
+            return Ok(false);
+        }
         let permit = policy::authorize_connection(snapshot, &facts, &destination);
         Ok(permit.is_ok_and(|permit| permit.requests() == Requests::AreCovered))
     }
@@ -246,6 +252,14 @@ pub(super) fn asks_about_requests(snapshot: &Snapshot, outbound: &ConnectionFact
     destination.protocol == Protocol::Undeclared
         && policy::authorize_connection(snapshot, &facts, &destination)
             .is_ok_and(|permit| permit.requests() == Requests::NeedDecision)
+}
+
+/// Whether a port is declared for a protocol in which a server waits for its client.
+fn client_speaks_first(declared: Protocol) -> bool {
+    match declared {
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Tls => true,
+        Protocol::Tcp | Protocol::Undeclared => false,
+    }
 }
 
 /// Whether requests are worth reading though the connection is refused: not in the clear where mutual TLS is required, nor for nobody.
