@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::agent::{Question, Standing};
 use super::pods::{Pods, Synced};
 use super::proof::{self, Proof};
-use super::{AppError, system};
+use super::{AppError, footprint, system};
 use crate::capture::Arrivals;
 use crate::proxy::Shared;
 use crate::telemetry::chain::Chain;
@@ -262,11 +262,15 @@ impl Keeper {
 
     /// Tries out whether connections are captured.
     async fn prove(&mut self) {
+        let was_proved = self.standing.is_proved();
         let proof = Proof::find(&mut self.pods, &self.cgroup_root).await;
         for unmet in proof.unmet() {
             warn!(reason = unmet, "not ready; mesh-node check says what to do");
         }
         self.standing.has_proof(proof);
+        if !was_proved && self.standing.is_proved() {
+            footprint::give_text_back();
+        }
     }
 
     async fn answer(&mut self, question: Question) {

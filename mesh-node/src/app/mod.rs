@@ -7,6 +7,7 @@
 mod agent;
 mod cores;
 mod departure;
+mod footprint;
 mod keeper;
 mod pods;
 mod proof;
