@@ -18,6 +18,7 @@ use crate::admin::{Agent, Overview, capabilities};
 use crate::capture::CaptureMetrics;
 use crate::config::Config;
 use crate::control::documents::Problem;
+use crate::control::translate::Effect;
 use crate::identity::CertificateSummary;
 use crate::kernel::KernelReport;
 use crate::proxy::{Proxy, Record, Shared};
@@ -30,6 +31,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long trials of capture may take that somebody asked for.
 const TRIAL: Duration = Duration::from_secs(5);
+
+/// Files that are named of those for which nothing is in force; mesh-node status names all.
+const MAX_WITHHELD: usize = 3;
 
 /// Asks the task that keeps the pods for what it can prove.
 pub(super) type Question = oneshot::Sender<Vec<Check>>;
@@ -219,6 +223,7 @@ impl Agent for AgentState {
 
     async fn unmet(&self) -> Vec<String> {
         let mut unmet = self.standing.unmet();
+        unmet.extend(withheld(&self.problems.load()));
         unmet.extend(self.stuck().await);
         unmet
     }
@@ -279,6 +284,12 @@ fn connection(record: &Record, age: Duration) -> Connection {
         policy: record.policy().map(ToString::to_string),
         age_seconds: age.as_secs(),
     }
+}
+
+/// The first files for which nothing is in force.
+fn withheld(problems: &[Problem]) -> impl Iterator<Item = String> {
+    let withholds = |problem: &&Problem| problem.complaint.effect == Effect::NothingInForce;
+    problems.iter().filter(withholds).take(MAX_WITHHELD).map(ToString::to_string)
 }
 
 fn shown(problem: &Problem) -> ShownProblem {

@@ -4,7 +4,7 @@
 //! desk, as a [`Job`], so that it holds up no edit of another file. What would take an object away or change a policy
 //! waits for it: the object, or a stricter policy, may stand in what is being read. Time is an argument. Never: I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +25,10 @@ use super::watch_dir::{Content, Reading};
 pub(super) const WAITS: &str =
     "was changed, and waits up to 1 s to be written whole: a policy in it is not understood yet";
 
+/// Texts of one file that wait, at most: while one batch is read a writer may have written a file this often without one
+/// of its texts being lost that could be read.
+const MAX_WAITING: usize = 4;
+
 /// Bytes of text up to which a batch is read at the desk: some 20 ms.
 pub(super) const LARGE: usize = 128 * 1024;
 
@@ -34,24 +38,25 @@ pub(super) struct Desk {
     store: Store,
     grace: Grace,
     reconciler: Reconciler,
-    /// Whether the first batch, the whole folder, was taken. Before that nothing is published.
+    /// Whether the first batch, the whole folder, was taken.
     is_begun: bool,
+    /// Whether every file could be read once, all of them at one time: what one says that cannot be may be a policy.
+    /// Before that nothing comes into force.
+    is_whole: bool,
     /// Files that wait until what is being read is taken, and are then read in one batch.
     waiting: BTreeMap<Text, Waiting>,
     /// The files of the job that is being read, without those of which something newer was taken meanwhile.
     reading: Option<BTreeSet<Text>>,
 }
 
-/// What a file that waits said, and why it cannot be read since then.
+/// What a file that waits said, the last at the end: one that turns out not to be readable takes nothing from those
+/// before it.
 #[derive(Debug, Default)]
-struct Waiting {
-    said: Option<Content>,
-    refusal: Option<String>,
-}
+struct Waiting(VecDeque<Content>);
 
-/// Files that are read apart from the desk.
+/// Files that are read apart from the desk, each with what it said, the last at the end.
 #[derive(Debug)]
-pub(super) struct Job(Vec<(Reading, FileReader)>);
+pub(super) struct Job(Vec<(Text, Waiting, FileReader)>);
 
 /// Files that were read.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ enum Said {
 #[derive(Debug)]
 pub(super) struct Applied {
     pub(super) snapshot: Arc<Snapshot>,
+    /// Whether it may come into force.
+    pub(super) is_whole: bool,
     pub(super) files: usize,
     pub(super) changes: usize,
     pub(super) objects: BTreeMap<Kind, usize>,
@@ -77,16 +84,28 @@ pub(super) struct Applied {
 impl Job {
     /// Reads the files: the part that takes long.
     pub(super) fn read(self) -> Batch {
-        let read = |(Reading { file, content }, reader): (Reading, FileReader)| {
-            let said = match content {
-                Content::Text(text) => reader.read(&text).map_or_else(Said::Refused, Said::Text),
-                Content::Refused(reason) => Said::Refused(reason),
-                Content::Gone => Said::Gone,
-            };
-            (file, said)
+        let read = |(file, Waiting(contents), reader): (Text, Waiting, FileReader)| {
+            said(contents, &reader).into_iter().map(move |said| (file.clone(), said))
         };
-        Batch(self.0.into_iter().map(read).collect())
+        Batch(self.0.into_iter().flat_map(read).collect())
     }
+}
+
+/// What a file said last that can be read, and then why it cannot be read any more.
+fn said(contents: VecDeque<Content>, reader: &FileReader) -> Vec<Said> {
+    let mut refusal = None;
+    for content in contents.into_iter().rev() {
+        let reason = match content {
+            Content::Text(text) => match reader.read(&text) {
+                Ok(text) => return [Said::Text(text)].into_iter().chain(refusal).collect(),
+                Err(reason) => reason,
+            },
+            Content::Gone => return [Said::Gone].into_iter().chain(refusal).collect(),
+            Content::Refused(reason) => reason,
+        };
+        refusal.get_or_insert(Said::Refused(reason));
+    }
+    refusal.into_iter().collect()
 }
 
 impl Desk {
@@ -96,6 +115,7 @@ impl Desk {
             grace: Grace::default(),
             reconciler: Reconciler::new(mesh),
             is_begun: false,
+            is_whole: false,
             waiting: BTreeMap::new(),
             reading: None,
         }
@@ -103,7 +123,7 @@ impl Desk {
 
     /// When a text that was put off is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.reading.is_some() { None } else { self.grace.next_deadline() }
+        if self.is_behind() { None } else { self.grace.next_deadline() }
     }
 
     /// Takes files that changed, or none, to see to what is due. `None`: they wait for a [`Job`].
@@ -115,11 +135,11 @@ impl Desk {
             return None;
         }
         self.is_begun = true;
-        if self.reading.is_none() && self.waiting.is_empty() {
-            let batch = self.job(readings).read();
+        if !self.is_behind() {
+            let batch = self.job(alone(readings)).read();
             return Some(self.apply(batch, now));
         }
-        let batch = self.job(readings.clone()).read();
+        let batch = self.job(alone(readings.clone())).read();
         if self.takes_away(&batch) {
             self.wait(readings);
             return None;
@@ -140,11 +160,7 @@ impl Desk {
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.reading = Some(waiting.keys().cloned().collect());
-        let readings = waiting.into_iter().flat_map(|(file, Waiting { said, refusal })| {
-            let contents = said.into_iter().chain(refusal.map(Content::Refused));
-            contents.map(move |content| Reading { file: file.clone(), content })
-        });
-        Some(self.job(readings.collect()))
+        Some(self.job(waiting))
     }
 
     /// Takes what a job read, except files of which something newer was taken meanwhile.
@@ -159,7 +175,15 @@ impl Desk {
         let mut problems = self.store.problems();
         problems.extend(trouble);
         problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
-        problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
+        if self.is_whole {
+            problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
+        } else {
+            // What another object lacks may stand in what cannot be read.
+            problems
+                .iter_mut()
+                .filter(|problem| self.store.is_unread(&problem.place.file))
+                .for_each(withholds);
+        }
         sort(&mut problems);
         let listed = problems.len().min(MAX_LISTED);
         problems[..listed].iter_mut().for_each(|problem| self.store.locate(problem));
@@ -167,24 +191,23 @@ impl Desk {
         problems
     }
 
-    fn job(&self, readings: Vec<Reading>) -> Job {
-        let with_reader = |reading: Reading| {
-            let reader = self.store.reader(&reading.file);
-            (reading, reader)
+    /// Whether there is more to be taken than was.
+    fn is_behind(&self) -> bool {
+        self.reading.is_some() || !self.waiting.is_empty()
+    }
+
+    fn job(&self, files: impl IntoIterator<Item = (Text, Waiting)>) -> Job {
+        let with_reader = |(file, contents): (Text, Waiting)| {
+            let reader = self.store.reader(&file);
+            (file, contents, reader)
         };
-        Job(readings.into_iter().map(with_reader).collect())
+        Job(files.into_iter().map(with_reader).collect())
     }
 
     // All that waits becomes one batch: a file that was renamed meanwhile is never gone under both names.
     fn wait(&mut self, readings: Vec<Reading>) {
-        for Reading { file, content } in readings {
-            if let Content::Refused(reason) = content {
-                self.waiting.entry(file).or_default().refusal = Some(reason);
-                continue;
-            }
-            // A text that was put off and has been replaced never comes into force.
-            self.grace.forget(&file);
-            self.waiting.insert(file, Waiting { said: Some(content), refusal: None });
+        for (file, Waiting(contents)) in alone(readings) {
+            self.waiting.entry(file).or_default().extend(contents);
         }
     }
 
@@ -218,7 +241,8 @@ impl Desk {
             }
             self.grace.forget(&file);
         }
-        if self.reading.is_none() {
+        // A text that was put off and may have been replaced does not come into force before that is known.
+        if !self.is_behind() {
             for (file, text, refusal) in self.grace.take_due(now) {
                 self.store.put(&file, text);
                 if let Some(reason) = refusal {
@@ -229,8 +253,10 @@ impl Desk {
         let changes = self.store.changes();
         let count = changes.len();
         self.reconciler.apply(changes);
+        self.is_whole |= !self.store.has_unread();
         Applied {
             snapshot: Arc::new(self.reconciler.snapshot()),
+            is_whole: self.is_whole,
             files,
             changes: count,
             objects: self.store.counts(),
@@ -247,10 +273,39 @@ impl Desk {
     }
 }
 
+impl Waiting {
+    /// Adds what a file said since then. Of texts before that were refused nobody knows yet, so the last few are kept.
+    fn extend(&mut self, contents: VecDeque<Content>) {
+        for content in contents {
+            let Self(known) = self;
+            match (&content, known.back()) {
+                // What was there before it was gone does not count any more.
+                (Content::Gone, _) => known.clear(),
+                (Content::Refused(_), Some(Content::Refused(_))) => drop(known.pop_back()),
+                _ => {}
+            }
+            known.push_back(content);
+            if known.len() > MAX_WAITING {
+                known.pop_front();
+            }
+        }
+    }
+}
+
+/// Each file with what it says, and no more.
+fn alone(readings: Vec<Reading>) -> impl Iterator<Item = (Text, Waiting)> {
+    readings.into_iter().map(|Reading { file, content }| (file, Waiting([content].into())))
+}
+
+/// Says of a problem that nothing comes into force for it.
+fn withholds(problem: &mut Problem) {
+    problem.complaint.effect = Effect::NothingInForce;
+}
+
 fn sort(problems: &mut [Problem]) {
     problems.sort_by(|a, b| {
         let order = |problem: &Problem| match problem.complaint.effect {
-            Effect::Denies => 0,
+            Effect::NothingInForce | Effect::Denies => 0,
             Effect::NotRead => 2,
             _ => 1,
         };

@@ -30,6 +30,7 @@ mod problem_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,7 +39,7 @@ use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::sleep_until;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use self::desk::{Applied, Batch, Desk, Job};
 use self::metrics::Metrics;
@@ -206,7 +207,7 @@ async fn news(
 }
 
 impl Published {
-    /// Publishes a snapshot, and then what is wrong.
+    /// Publishes a snapshot, if it may come into force, and then what is wrong.
     async fn publish(
         &self,
         desk: Desk,
@@ -214,19 +215,22 @@ impl Published {
         trouble: Option<&str>,
         started: Instant,
     ) -> Result<Desk, JoinError> {
-        let Applied { snapshot, files, changes, objects } = applied;
-        let now = snapshot.generation();
-        let is_new = self.publication.publish(Arc::clone(&snapshot));
+        let Applied { snapshot, is_whole, files, changes, objects } = applied;
         let took = started.elapsed();
+        let generation = if is_whole { snapshot.generation() } else { 0 };
+        let is_new = is_whole && self.publication.publish(Arc::clone(&snapshot));
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if is_new {
-            info!(generation = now, files, objects = changes, duration_ms, "configuration applied");
+            info!(generation, files, objects = changes, duration_ms, "configuration applied");
+        } else if is_whole {
+            debug!(generation, files, duration_ms, "configuration read, nothing changed");
         } else {
-            debug!(generation = now, files, duration_ms, "configuration read, nothing changed");
+            warn!(files, duration_ms, "nothing comes into force before every file of the folder can be read");
         }
         let trouble = trouble.map(|reason| desk::file_problem(&self.folder_name, reason));
         let (desk, wrong) = aside(desk, move |desk| desk.problems(&snapshot, trouble)).await?;
-        self.metrics.observe(&objects, &wrong, now, took);
+        let objects = if is_whole { objects } else { BTreeMap::new() };
+        self.metrics.observe(&objects, &wrong, generation, took);
         self.publication.report(wrong);
         Ok(desk)
     }

@@ -395,12 +395,47 @@ fn a_file_that_is_too_large_is_refused() {
         assert_eq!(
             folder.problems(),
             [format!(
-                "not_in_force big.yaml: has {} bytes, at most {} are read",
+                "not_in_force big.yaml: has {} bytes, at most {} are read: split it into several files; {STARTS}",
                 documents::MAX_FILE + 2,
                 documents::MAX_FILE
             )]
         );
         assert!(folder.has_pod("a"));
+    });
+}
+
+/// What is said of every file that cannot be read.
+const STARTS: &str = "until that is mended, an agent that starts puts nothing into force";
+
+#[test]
+fn nothing_comes_into_force_before_every_file_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
+    let too_many = "a: 1\n---\n".repeat(documents::MAX_OBJECTS) + "a: 1\n";
+    fs::write(folder.path().join("b.yaml"), too_many).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let registry = Registry::new();
+        let control = Control::new(settings(folder.path()), &registry).unwrap();
+        let publication = control.publication();
+        let (snapshots, problems) = (publication.snapshots(), publication.problems());
+        let mut generation = publication.generation();
+        tokio::task::spawn_local(control.run());
+        let folder = Folder { folder, snapshots, problems, registry };
+        folder.eventually("it is reported", || !folder.problems().is_empty()).await;
+        let wrong = format!(
+            "nothing_in_force b.yaml: has 10001 documents, at most 10000 of one file are read: split it into several files; {STARTS}"
+        );
+        assert_eq!(folder.problems(), [wrong]);
+        // An edit of another file is taken, and changes nothing of this.
+        folder.write("a.yaml", &pod("c", "10.0.0.3").replace("nodeName", "nodename"));
+        folder.eventually("it is reported too", || folder.problems().len() == 2).await;
+        assert_eq!((*generation.borrow(), folder.snapshot().workloads().count()), (None, 0));
+        folder.write("a.yaml", &pod("c", "10.0.0.3"));
+        folder.write("b.yaml", &pod("b", "10.0.0.2"));
+        tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
+        folder.eventually("all is in force", || folder.has_pod("b") && folder.has_pod("c")).await;
+        folder.eventually("nothing is wrong", || folder.problems().is_empty()).await;
     });
 }
 

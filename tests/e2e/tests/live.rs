@@ -54,6 +54,31 @@ fn a_bad_object_is_named_and_the_others_stay_in_force() {
 }
 
 #[test]
+fn an_agent_that_starts_serves_nobody_before_every_file_can_be_read() {
+    let denies = policy("not-other", "DENY", &from_account("other"));
+    pair().objects("rules", &denies).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.config().write("rules", &(denies.clone() + &"---\na: 1\n".repeat(10_000)))?;
+        let says = |mesh: &Mesh, what: &str| {
+            let status = mesh.node("node-b").command(&["status"]).and_then(|ended| ended.success("status"));
+            status.is_ok_and(|said| said.contains(what) && said.contains("rules.yaml: has 10001 documents"))
+        };
+        eventually_true("the edit is refused", PATIENCE, || says(mesh, "last_good_kept"))?;
+        assert!(echoes(mesh, "client") && !echoes(mesh, "other"), "what the file said before counts");
+        mesh.b().kill()?;
+        mesh.b().spawn()?;
+        eventually_true("the agent waits for the file", PATIENCE, || says(mesh, "NOT READY"))?;
+        assert!(!echoes(mesh, "client") && !echoes(mesh, "other"), "nobody knows what the file denies");
+        assert!(mesh.node("node-b").log().contains("rules.yaml"));
+        mesh.config().write("rules", &denies)?;
+        mesh.b().wait_until_ready()?;
+        eventually_true("client may again", PATIENCE, || echoes(mesh, "client"))?;
+        assert!(!echoes(mesh, "other"));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_deny_denies_whatever_is_wrong_with_it() {
     let good = policy("not-other", "DENY", &from_account("other"));
     let wrong = [

@@ -2,8 +2,7 @@
 //! field, and harms no other object.
 //!
 //! In: the text of one file. Out: [`Document`]s, each with the objects that it holds, already translated, and its
-//! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], [`MAX_OBJECTS`],
-//! nesting, events, aliases. Never: I/O.
+//! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], [`MAX_OBJECTS`], nesting, events, aliases. Never: I/O.
 
 mod line;
 mod misread;

@@ -66,6 +66,12 @@ struct Placed {
     document: Arc<Document>,
 }
 
+impl File {
+    fn is_unread(&self) -> bool {
+        self.refusal.is_some() && self.documents.is_empty()
+    }
+}
+
 impl FileReader {
     /// Reads what the file says. Documents whose text did not change are not read again.
     ///
@@ -182,6 +188,7 @@ impl Store {
     pub fn refuse(&mut self, file: &Text, reason: String) {
         let file = self.files.entry(file.clone()).or_default();
         let effect = if file.documents.is_empty() { Effect::NotInForce } else { Effect::LastGoodKept };
+        let reason = format!("{reason}; until that is mended, an agent that starts puts nothing into force");
         file.refusal = Some(Complaint { line: 0, object: None, field: None, reason, effect });
     }
 
@@ -194,6 +201,16 @@ impl Store {
         for (index, placed) in before.documents.iter().enumerate() {
             self.replace(&Place { file: file.clone(), document: index + 1 }, Some(&placed.document), None);
         }
+    }
+
+    /// Whether a file cannot be read, and never could be: nobody knows what it says.
+    pub fn is_unread(&self, file: &str) -> bool {
+        self.files.get(file).is_some_and(File::is_unread)
+    }
+
+    /// Whether there is such a file.
+    pub fn has_unread(&self) -> bool {
+        self.files.values().any(File::is_unread)
     }
 
     /// Names of the files that something is known of.

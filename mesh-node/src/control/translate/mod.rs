@@ -44,6 +44,8 @@ pub enum Effect {
     FieldIgnored,
     /// The policy denies what it might have denied.
     Denies,
+    /// Nothing at all is in force: what the file says has never been known, and may be a policy.
+    NothingInForce,
     /// What the object said before is in force.
     LastGoodKept,
     /// Nothing of the object is in force.
@@ -54,10 +56,11 @@ pub enum Effect {
 
 impl Effect {
     /// Every effect.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Warning,
         Self::FieldIgnored,
         Self::Denies,
+        Self::NothingInForce,
         Self::LastGoodKept,
         Self::NotInForce,
         Self::NotRead,
@@ -69,6 +72,7 @@ impl Effect {
             Self::Warning => "warning",
             Self::FieldIgnored => "field_ignored",
             Self::Denies => "denies",
+            Self::NothingInForce => "nothing_in_force",
             Self::LastGoodKept => "last_good_kept",
             Self::NotInForce => "not_in_force",
             Self::NotRead => "not_read",

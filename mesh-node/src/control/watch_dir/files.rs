@@ -77,7 +77,7 @@ pub(super) fn read(path: &Path) -> (Content, Option<Stamp>) {
         Ok((Ok(text), file)) => (Content::Text(text), file.metadata().ok().as_ref().map(stamp)),
         Ok((Err(reason), file)) => (Content::Refused(reason), file.metadata().ok().as_ref().map(stamp)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (Content::Gone, None),
-        Err(error) => (Content::Refused(format!("cannot be read: {error}")), None),
+        Err(error) => (Content::Refused(format!("cannot be read, see who may: {error}")), None),
     }
 }
 
@@ -90,12 +90,13 @@ fn read_open(file: &File) -> io::Result<Result<String, String>> {
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_FILE {
         return Ok(Err(format!(
-            "has {} bytes, at most {MAX_FILE} are read",
+            "has {} bytes, at most {MAX_FILE} are read: split it into several files",
             metadata.len().max(bytes.len() as u64)
         )));
     }
-    Ok(String::from_utf8(bytes)
-        .map_err(|error| format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to())))
+    Ok(String::from_utf8(bytes).map_err(|error| {
+        format!("is not UTF-8 from byte {} on: write it as UTF-8", error.utf8_error().valid_up_to())
+    }))
 }
 
 fn stamp(metadata: &Metadata) -> Stamp {
