@@ -4,14 +4,17 @@
 //! the kernel's maps have no other writer. A pod that fails is refused its connections, is said once for each reason, and
 //! is tried again; it holds up no other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::mem::{Discriminant, discriminant};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use mesh_common::model::{Enrolment, Text, Workload, WorkloadUid};
+use futures_util::StreamExt as _;
+use mesh_common::model::{Enrolment, SpiffeId, Text, Workload, WorkloadUid};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -22,6 +25,10 @@ use crate::identity::{AuthorityError, Identities, IssueError};
 use crate::kernel::{Kernel, KernelError};
 use crate::proxy::{PodHandle, Shared};
 use crate::telemetry::chain::Chain;
+
+/// How long new pods' certificates are waited for: fifty times what a controller takes. Later ones are found at the next
+/// look.
+const CERTIFICATES: Duration = Duration::from_millis(500);
 
 /// Every pod of this node that is known to the kernel.
 pub(super) struct Pods {
@@ -54,7 +61,7 @@ enum NotCaptured {
     #[error(transparent)]
     Pod(#[from] PodError),
     #[error("obtain its certificate")]
-    Certificate(#[from] IssueError),
+    Certificate(#[source] Arc<IssueError>),
 }
 
 /// Failures that are the same to a person who reads of them, whatever numbers and paths are in the text.
@@ -147,22 +154,14 @@ impl Pods {
             failed.insert(workload.uid.clone());
             self.say(&workload, &error.into());
         }
-        let mut opened: HashMap<WorkloadUid, Arc<CapturedPod>> =
-            changes.opened.into_iter().map(|pod| (pod.workload.uid.clone(), pod)).collect();
-        for workload in wanted.iter().filter(|workload| !failed.contains(&workload.uid)) {
-            let opened = opened.remove(&workload.uid);
-            let admitted = match workload.enrolment {
-                Enrolment::Enabled => self.admit(workload, opened).await,
-                Enrolment::Disabled => Ok(()),
-            };
-            match admitted {
-                Ok(()) => drop(self.said.remove(&workload.uid)),
-                Err(error) => {
-                    synced.failed += 1;
-                    self.say(workload, &error);
-                }
-            }
+        let rest = wanted.iter().filter(|workload| !failed.contains(&workload.uid));
+        let (enrolled, others): (Vec<_>, Vec<_>) =
+            rest.partition(|workload| workload.enrolment == Enrolment::Enabled);
+        for workload in others {
+            self.said.remove(&workload.uid);
         }
+        let opened = changes.opened.into_iter().map(|pod| (pod.workload.uid.clone(), pod)).collect();
+        synced.failed += self.admit_each(enrolled, opened).await;
         self.forget_identities(&wanted);
         Synced { captured: self.pods.captured(), ..synced }
     }
@@ -185,13 +184,46 @@ impl Pods {
         }
     }
 
-    /// Obtains a pod's certificate, has every core accept at its listeners, and only then lets its connections in.
-    async fn admit(
+    /// Lets pods in, each as soon as it has its certificate: who waits for one holds up no other. Returns how many are not
+    /// let in.
+    async fn admit_each(
+        &mut self,
+        enrolled: Vec<&Arc<Workload>>,
+        mut opened: HashMap<WorkloadUid, Arc<CapturedPod>>,
+    ) -> usize {
+        let mut accounts: BTreeMap<SpiffeId, Vec<&Arc<Workload>>> = BTreeMap::new();
+        for workload in enrolled {
+            accounts.entry(workload.identity.clone()).or_default().push(workload);
+        }
+        let identities = Arc::clone(&self.identities);
+        let wanted: Vec<SpiffeId> = accounts.keys().cloned().collect();
+        let mut ensured = pin!(identities.ensure_each(wanted, CERTIFICATES));
+        let mut failed = 0;
+        while let Some((identity, result)) = ensured.next().await {
+            let result = result.map_err(Arc::new);
+            for workload in accounts.remove(&identity).into_iter().flatten() {
+                let admitted = match &result {
+                    Ok(()) => self.admit(workload, opened.remove(&workload.uid)),
+                    Err(error) => Err(NotCaptured::Certificate(Arc::clone(error))),
+                };
+                match admitted {
+                    Ok(()) => drop(self.said.remove(&workload.uid)),
+                    Err(error) => {
+                        failed += 1;
+                        self.say(workload, &error);
+                    }
+                }
+            }
+        }
+        failed
+    }
+
+    /// Has every core accept at the listeners of a pod that has its certificate, and only then lets its connections in.
+    fn admit(
         &mut self,
         workload: &Arc<Workload>,
         opened: Option<Arc<CapturedPod>>,
     ) -> Result<(), NotCaptured> {
-        self.identities.ensure(&workload.identity).await?;
         let Some(pod) = opened else { return Ok(()) };
         let places = self.shared.places.pod(&workload.name.namespace);
         let handle = PodHandle::new(workload.uid.clone(), pod.namespace.clone(), places);
@@ -215,9 +247,13 @@ impl Pods {
     }
 
     fn say(&mut self, workload: &Workload, error: &NotCaptured) {
-        if self.said.insert(workload.uid.clone(), error.kind()) == Some(error.kind()) {
+        let before = self.said.get(&workload.uid).copied();
+        // It is put off because of what was said then.
+        let is_put_off = error.is_put_off() && matches!(before, Some(Kind::Authority(_)));
+        if before == Some(error.kind()) || is_put_off {
             return;
         }
+        self.said.insert(workload.uid.clone(), error.kind());
         let (pod, error) = (&workload.name, Chain(error));
         match workload.enrolment {
             Enrolment::Enabled => warn!(%pod, %error, "pod is not captured; its connections are refused"),
@@ -233,9 +269,15 @@ impl NotCaptured {
         match self {
             Self::Pod(PodError::Kernel(error)) => Kind::Kernel(discriminant(error)),
             Self::Pod(error) => Kind::Pod(discriminant(error)),
-            Self::Certificate(IssueError::Authority { source, .. }) => Kind::Authority(discriminant(source)),
-            Self::Certificate(error) => Kind::Certificate(discriminant(error)),
+            Self::Certificate(error) => match &**error {
+                IssueError::Authority { source, .. } => Kind::Authority(discriminant(source)),
+                error => Kind::Certificate(discriminant(error)),
+            },
         }
+    }
+
+    fn is_put_off(&self) -> bool {
+        matches!(self, Self::Certificate(error) if matches!(**error, IssueError::PutOff { .. }))
     }
 }
 
@@ -262,8 +304,10 @@ mod tests {
         assert_eq!(taken("shop/a").kind(), taken("shop/b").kind());
         assert_ne!(taken("shop/a").kind(), NotCaptured::from(PodError::NoNamespace).kind());
         let identity: mesh_common::model::SpiffeId = "spiffe://cluster.local/ns/shop/sa/a".parse().unwrap();
-        let certificate =
-            |source| NotCaptured::from(IssueError::Authority { identity: identity.clone(), source });
+        let certificate = |source| {
+            let error = IssueError::Authority { identity: identity.clone(), source };
+            NotCaptured::Certificate(Arc::new(error))
+        };
         let expired = |now| certificate(AuthorityError::Expired { not_before: 1, not_after: 2, now });
         assert_eq!(expired(3).kind(), expired(4).kind());
         assert_ne!(expired(3).kind(), certificate(AuthorityError::BadRequest).kind());

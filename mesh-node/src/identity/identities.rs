@@ -7,16 +7,14 @@ use mesh_common::model::SpiffeId;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
-use tracing::{debug, info, warn};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::authority::{AuthorityError, CertificateAuthority};
 use super::clock::{Clock, now};
-use super::issuer::{IssueError, issue};
 use super::metrics::IdentityMetrics;
 use super::reason::Reason;
-use super::rotation::{Standing, retry_after};
-use super::store::{Attempts, Entry, Slot, Store};
+use super::store::{Entry, Slot, Store};
 use super::tls::{Alpn, client_config, client_template, controller_server, server_config};
 use super::trust::Trust;
 use super::verify::{ClientVerifier, Peer, Rules, ServerVerifier, peer_of};
@@ -25,10 +23,7 @@ use crate::telemetry::seldom::Seldom;
 
 /// How often trust and standing are looked at again though nothing is due: a wall clock may jump, and a root may be
 /// added to the bundle.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Between two rounds of renewals at least this: a certificate that is due as soon as it is issued must not keep
-/// the control thread busy.
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How identities are kept and peers judged.
 #[derive(Clone, Debug)]
@@ -73,12 +68,14 @@ pub struct CertificateSummary {
 
 /// All identities of this node. Shared by reference; readers on the data path never wait.
 pub struct Identities {
-    store: Store,
-    rules: Arc<Rules>,
-    authority: Arc<dyn CertificateAuthority>,
-    clock: Clock,
+    pub(super) store: Store,
+    pub(super) rules: Arc<Rules>,
+    pub(super) authority: Arc<dyn CertificateAuthority>,
+    pub(super) clock: Clock,
     /// Told when an identity was added, so that [`run`](Self::run) plans its renewal.
-    changed: Notify,
+    pub(super) added: Notify,
+    /// Told when the authority's roots may have changed.
+    roots_changed: Notify,
     /// The generation of the trust bundle, for those who must look at peers again.
     trusted: watch::Sender<u64>,
 }
@@ -99,23 +96,8 @@ impl Identities {
         let rules =
             Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics, said: Seldom::default() });
         let trusted = watch::Sender::new(rules.trust.load().generation);
-        Ok(Self { store: Store::default(), rules, authority, clock, changed: Notify::new(), trusted })
-    }
-
-    /// Makes sure that `identity` has a certificate, now and from now on.
-    ///
-    /// Cancel safe: the identity stays and [`run`](Self::run) goes on with it.
-    ///
-    /// # Errors
-    /// [`IssueError`] if the authority gave none. The identity is kept, and [`run`](Self::run) tries again.
-    pub async fn ensure(&self, identity: &SpiffeId) -> Result<(), IssueError> {
-        let entry = self.store.entry_or(identity, || self.entry(identity));
-        if entry.slot.usable().is_some() {
-            return Ok(());
-        }
-        let result = self.renew(&entry.slot).await;
-        self.changed.notify_one();
-        result
+        let (store, added, roots_changed) = (Store::default(), Notify::new(), Notify::new());
+        Ok(Self { store, rules, authority, clock, added, roots_changed, trusted })
     }
 
     /// Forgets an identity; its key is gone when the last handshake that uses it is over.
@@ -163,7 +145,7 @@ impl Identities {
 
     /// Has [`run`](Self::run) look at the authority's roots now.
     pub fn look_again(&self) {
-        self.changed.notify_one();
+        self.roots_changed.notify_one();
     }
 
     /// Who the peer of a finished handshake is, by its certificates (`peer_certificates()` of the connection).
@@ -212,12 +194,15 @@ impl Identities {
 
     /// Renews certificates and takes over changed roots until it is dropped. For the control runtime.
     pub async fn run(&self) {
+        tokio::join!(self.keep_renewed(), self.follow_roots());
+    }
+
+    async fn follow_roots(&self) {
         loop {
             self.refresh_trust();
-            let wait = self.renew_due().await;
             tokio::select! {
-                () = sleep(wait) => {}
-                () = self.changed.notified() => {}
+                () = sleep(LOOK_AGAIN) => {}
+                () = self.roots_changed.notified() => {}
             }
         }
     }
@@ -229,7 +214,7 @@ impl Identities {
             .ok_or_else(|| Unavailable { identity: local.clone() })
     }
 
-    fn entry(&self, identity: &SpiffeId) -> Entry {
+    pub(super) fn entry(&self, identity: &SpiffeId) -> Entry {
         let slot = Slot::new(identity.clone(), self.clock.clone());
         let accepts = Arc::new(ClientVerifier { rules: self.rules.clone() });
         // Replaced for each connection; by itself it accepts the identity's own peers only.
@@ -237,60 +222,6 @@ impl Identities {
         let servers = Alpn::ALL.map(|alpn| server_config(&slot, accepts.clone(), &self.clock, alpn));
         let clients = Alpn::ALL.map(|alpn| client_template(&slot, expects.clone(), &self.clock, alpn));
         Entry { slot, servers, clients }
-    }
-
-    /// Renews what is due; says how long nothing else will be.
-    async fn renew_due(&self) -> Duration {
-        let mut wait = LOOK_AGAIN;
-        for entry in self.store.all().values() {
-            let slot = &entry.slot;
-            if due_in(slot, now(&self.clock)).is_zero() {
-                if let Err(error) = self.renew(slot).await {
-                    debug!(identity = %slot.identity, error = %Chain(&error), "renewal failed");
-                }
-                // Signing in process takes 0.2 ms: a thousand in a row would hold the control thread up.
-                tokio::task::yield_now().await;
-            }
-            wait = wait.min(due_in(slot, now(&self.clock)));
-        }
-        self.count_certificates();
-        wait.max(SHORTEST_WAIT)
-    }
-
-    /// Obtains a certificate and notes how that went. The one before stays in use if there is no new one.
-    async fn renew(&self, slot: &Slot) -> Result<(), IssueError> {
-        let result = issue(&*self.authority, &slot.identity, now(&self.clock), random_unit()).await;
-        match result {
-            Ok(current) => {
-                debug!(identity = %slot.identity, not_after = current.life.not_after, "certificate obtained");
-                self.rules.metrics.issued.inc();
-                slot.replace(current);
-                slot.set_attempts(Attempts::default());
-                Ok(())
-            }
-            Err(error) => {
-                self.rules.metrics.failed.inc();
-                self.put_off(slot, &error);
-                Err(error)
-            }
-        }
-    }
-
-    fn put_off(&self, slot: &Slot, error: &IssueError) {
-        let failures = slot.attempts().failures.saturating_add(1);
-        let now = now(&self.clock);
-        let left =
-            slot.usable().map(|current| Duration::from_secs(current.life.not_after.saturating_sub(now)));
-        let wait = retry_after(failures, left, random_unit());
-        let last_error = Chain(error).to_string();
-        if failures == 1 {
-            warn!(identity = %slot.identity, error = last_error, "no new certificate; keeping the old one if it is valid");
-        }
-        slot.set_attempts(Attempts {
-            failures,
-            next: Some(Instant::now() + wait),
-            last_error: Some(last_error),
-        });
     }
 
     /// Takes the authority's roots over if they changed; keeps the ones before if they cannot be read.
@@ -308,25 +239,13 @@ impl Identities {
         }
     }
 
-    fn count_certificates(&self) {
+    pub(super) fn count_certificates(&self) {
         let entries = self.store.all();
         let usable: Vec<u64> =
             entries.values().filter_map(|entry| Some(entry.slot.usable()?.life.not_after)).collect();
         let metrics = &self.rules.metrics;
         metrics.usable.set(i64::try_from(usable.len()).unwrap_or(i64::MAX));
         metrics.earliest_expiry.set(usable.iter().min().map_or(0, |time| time.cast_signed()));
-    }
-}
-
-/// How long until this identity wants a certificate; zero is now.
-fn due_in(slot: &Slot, now: u64) -> Duration {
-    let wanted = match slot.current().map(|current| current.standing(now)) {
-        Some(Standing::Fresh { renew_in }) => return renew_in,
-        Some(Standing::Due | Standing::Unusable) | None => Duration::ZERO,
-    };
-    match slot.attempts().next {
-        Some(next) => next.saturating_duration_since(Instant::now()),
-        None => wanted,
     }
 }
 
@@ -341,14 +260,5 @@ fn summary_of(slot: &Slot) -> CertificateSummary {
         usable: slot.usable().is_some(),
         failures: attempts.failures,
         last_error: attempts.last_error,
-    }
-}
-
-/// A random number in `0.0..1.0`.
-fn random_unit() -> f64 {
-    let mut bytes = [0; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
-        Err(_) => 0.5,
     }
 }

@@ -34,6 +34,20 @@ pub enum IssueError {
         #[source]
         source: AuthorityError,
     },
+    /// It failed a moment ago: the authority is asked again later.
+    #[error("no certificate for {identity} yet, it is asked for again soon; the last time: {reason}")]
+    PutOff {
+        /// For whom.
+        identity: SpiffeId,
+        /// What the last try said.
+        reason: String,
+    },
+    /// The authority takes its time.
+    #[error("the authority has not answered about {identity} yet, it is still asked")]
+    Late {
+        /// For whom.
+        identity: SpiffeId,
+    },
     /// The authority signed something else than was asked for.
     #[error("the authority's certificate for {identity} has another identity or another key")]
     Mismatch {

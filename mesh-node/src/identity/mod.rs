@@ -16,6 +16,7 @@ mod issuer;
 mod material;
 mod metrics;
 mod reason;
+mod renewal;
 pub mod rotation;
 mod signer;
 mod store;

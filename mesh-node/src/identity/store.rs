@@ -31,6 +31,8 @@ pub(super) struct Slot {
     clock: Clock,
     current: ArcSwapOption<Current>,
     attempts: Mutex<Attempts>,
+    /// Held by who obtains a certificate for it: one at a time.
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 /// How renewing went; read and written by the control task alone.
@@ -99,7 +101,8 @@ impl Store {
 
 impl Slot {
     pub(super) fn new(identity: SpiffeId, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { identity, clock, current: ArcSwapOption::empty(), attempts: Mutex::default() })
+        let (current, attempts, turn) = Default::default();
+        Arc::new(Self { identity, clock, current, attempts, turn })
     }
 
     /// The certificate, if it may be used now.

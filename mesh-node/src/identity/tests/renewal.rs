@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use rcgen::KeyPair;
 
 use super::rig::*;
@@ -130,6 +131,59 @@ async fn retries_are_backed_off_for_each_identity() {
     // 0.5 + 1 + ... + 128 s make nine tries in 256 s, then one each 150 s, all within a fifth.
     let tries = wire.asked.load(Ordering::Relaxed);
     assert!((16..=24).contains(&tries), "{tries} tries in half an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_is_not_asked_for_again_before_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identities, wire, _) = node(&folder, Duration::from_secs(86_400), TokioClock::start());
+    wire.cut.store(true, Ordering::Relaxed);
+    assert!(matches!(identities.ensure(&id("web")).await, Err(IssueError::Authority { .. })));
+    wire.cut.store(false, Ordering::Relaxed);
+
+    let Err(IssueError::PutOff { reason, .. }) = identities.ensure(&id("web")).await else {
+        panic!("it is put off");
+    };
+    assert!(reason.ends_with("the authority is away: the test cut the wire"), "{reason}");
+    identities.ensure(&id("api")).await.unwrap();
+    assert_eq!(wire.asked.load(Ordering::Relaxed), 2, "each once");
+
+    // The first retry is half a second and a fifth later.
+    pass(Duration::from_millis(601)).await;
+    identities.ensure(&id("web")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_is_slow_to_come_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identities, wire, _) = node(&folder, Duration::from_secs(60), TokioClock::start());
+    identities.ensure(&id("old")).await.unwrap();
+    let slow: Vec<_> = (0..10).map(|number| id(&format!("slow-{number}"))).collect();
+    wire.lost.lock().unwrap().extend(slow.iter().cloned());
+    let wanted: Vec<_> = slow.iter().cloned().chain([id("new"), id("old")]).collect();
+    let (patience, start) = (Duration::from_millis(500), tokio::time::Instant::now());
+
+    let ensured: Vec<_> = identities.ensure_each(wanted.clone(), patience).collect().await;
+
+    let names: Vec<_> = ensured.iter().map(|(identity, _)| identity.clone()).collect();
+    assert_eq!(names[..2], [id("old"), id("new")]);
+    assert!(ensured[..2].iter().all(|(_, result)| result.is_ok()));
+    assert!(ensured[2..].iter().all(|(_, result)| matches!(result, Err(IssueError::Late { .. }))));
+    assert_eq!(start.elapsed(), patience, "all were asked for beside each other");
+
+    renewing(&identities, async {
+        pass(Duration::from_millis(1)).await;
+        let again = tokio::time::Instant::now();
+        let ensured: Vec<_> = identities.ensure_each(wanted, patience).collect().await;
+        assert_eq!((ensured.len(), again.elapsed()), (12, Duration::ZERO), "none is waited for again");
+        let serial = |name| {
+            identities.certificates().iter().find(|held| held.identity == id(name)).unwrap().serial.clone()
+        };
+        let before = serial("new");
+        pass(Duration::from_secs(31)).await;
+        assert_ne!(serial("new"), before, "renewed beside those that hang");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

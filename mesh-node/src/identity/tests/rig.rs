@@ -1,7 +1,8 @@
 //! A mesh in memory: an authority in a temporary folder, a clock that tests set, peers that lie.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::telemetry::registry::Registry;
@@ -59,6 +60,8 @@ impl TimeProvider for TokioClock {
 pub(super) struct Wire {
     authority: Authority,
     pub(super) cut: AtomicBool,
+    /// Whose requests are never answered.
+    pub(super) lost: Mutex<HashSet<SpiffeId>>,
     pub(super) asked: AtomicU64,
 }
 
@@ -73,6 +76,9 @@ impl CertificateAuthority for Wire {
         if self.cut.load(Ordering::Relaxed) {
             let what = "the test cut the wire".to_owned();
             return Box::pin(std::future::ready(Err(AuthorityError::Away { what })));
+        }
+        if self.lost.lock().unwrap().contains(identity) {
+            return Box::pin(std::future::pending());
         }
         self.authority.sign(identity, request, now)
     }
@@ -114,7 +120,8 @@ pub(super) fn node(
     clock: Clock,
 ) -> (Identities, Arc<Wire>, IdentityMetrics) {
     let authority = Authority::open(authority_settings(folder, lifetime), &clock).unwrap();
-    let wire = Arc::new(Wire { authority, cut: AtomicBool::new(false), asked: AtomicU64::new(0) });
+    let (cut, lost, asked) = Default::default();
+    let wire = Arc::new(Wire { authority, cut, lost, asked });
     let metrics = IdentityMetrics::new(&Registry::new()).unwrap();
     let identities = Identities::new(wire.clone(), Settings::default(), clock, metrics.clone()).unwrap();
     (identities, wire, metrics)
