@@ -77,7 +77,10 @@ impl Rank {
 /// Those with different selectors that select one pod.
 fn of_one_pod(snapshot: &Snapshot, looks: &mut Budget, comparisons: &mut Budget) -> Vec<Advice> {
     let mut found: BTreeMap<(&NamespacedName, Rank), Overlap<'_>> = BTreeMap::new();
-    for Group { policies, pod } in groups(snapshot, looks) {
+    let by_name = by_name(snapshot);
+    for (group, pod) in groups(snapshot, &by_name, looks) {
+        let policies: Vec<&PeerAuthentication> =
+            group.iter().map(|number| by_name[*number as usize]).collect();
         for (index, policy) in policies.iter().enumerate().take_while(|_| comparisons.take(policies.len())) {
             for (rank, others) in ranked(&policies, index) {
                 let overlap = found.entry((&policy.name, rank));
@@ -119,35 +122,42 @@ struct Overlap<'a> {
     others: BTreeSet<&'a NamespacedName>,
 }
 
-/// Policies of which two or more select one pod, by name; each group once, with the first of its pods.
-fn groups<'a>(snapshot: &'a Snapshot, looks: &mut Budget) -> impl Iterator<Item = Group<'a>> {
-    let mut by_label: HashMap<(&Text, &Text), Vec<&PeerAuthentication>> = HashMap::new();
-    for policy in snapshot.all_peer_authentications() {
+/// Those that select pods by label, by name: a number in it stands for each, and costs little to sort and to compare.
+fn by_name(snapshot: &Snapshot) -> Vec<&PeerAuthentication> {
+    let selects = |policy: &&PeerAuthentication| matches!(policy.scope, Scope::Selector { .. });
+    let policies = snapshot.all_peer_authentications().map(|policy| &**policy);
+    let mut policies: Vec<&PeerAuthentication> = policies.filter(selects).collect();
+    policies.sort_unstable_by_key(|policy| &policy.name);
+    policies
+}
+
+/// Policies of which two or more select one pod, by number; each group once, with the first of its pods.
+fn groups<'a>(
+    snapshot: &'a Snapshot,
+    by_name: &[&'a PeerAuthentication],
+    looks: &mut Budget,
+) -> BTreeMap<Vec<u32>, &'a NamespacedName> {
+    let mut by_label: HashMap<(&Text, &Text), Vec<u32>> = HashMap::new();
+    for (number, policy) in (0..).zip(by_name) {
         if let Scope::Selector { labels, .. } = &policy.scope
             && let Some(label) = labels.first_key_value()
         {
-            by_label.entry(label).or_default().push(policy);
+            by_label.entry(label).or_default().push(number);
         }
     }
-    let mut groups: BTreeMap<Vec<&NamespacedName>, Group<'_>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<u32>, &NamespacedName> = BTreeMap::new();
     for pod in snapshot.workloads().filter(|_| !by_label.is_empty()) {
         let candidates = pod.labels.iter().filter_map(|label| by_label.get(&label)).flatten();
         let candidates = candidates.copied().take_while(|_| looks.take(1));
-        let mut policies: Vec<_> = candidates.filter(|policy| policy.scope.selects(pod)).collect();
+        let mut policies: Vec<u32> =
+            candidates.filter(|number| by_name[*number as usize].scope.selects(pod)).collect();
         if policies.len() > 1 {
-            policies.sort_unstable_by_key(|policy| &policy.name);
-            let names = policies.iter().map(|policy| &policy.name).collect();
-            let group = groups.entry(names).or_insert(Group { policies, pod: &pod.name });
-            group.pod = group.pod.min(&pod.name);
+            policies.sort_unstable();
+            let first = groups.entry(policies).or_insert(&pod.name);
+            *first = (*first).min(&pod.name);
         }
     }
-    groups.into_values()
-}
-
-/// Policies that all select one pod.
-struct Group<'a> {
-    policies: Vec<&'a PeerAuthentication>,
-    pod: &'a NamespacedName,
+    groups
 }
 
 fn about(policy: &PeerAuthentication, reason: String, effect: Effect) -> Advice {
