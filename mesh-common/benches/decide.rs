@@ -10,11 +10,9 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use mesh_common::model::policy::{Action, Match, Mode, Operation, Pattern, Rule, Scope, Source};
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
-use mesh_common::model::workload::{CanonicalNames, Exclusions};
 use mesh_common::model::{
-    AuthorizationPolicy, ConnectionFacts, Direction, Enrolment, NamespacedName, PeerIdentity, Protocol,
-    RequestFacts, RequestTarget, Service, ServicePort, SpiffeId, TargetPort, TrustDomain, Workload,
-    WorkloadUid,
+    AuthorizationPolicy, ConnectionFacts, Direction, NamespacedName, PeerIdentity, Protocol, RequestFacts,
+    RequestTarget, Service, ServicePort, SpiffeId, TargetPort, TrustDomain, Workload, WorkloadUid,
 };
 use mesh_common::route::{Choice, Load};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
@@ -48,28 +46,12 @@ fn namespace(number: u32) -> String {
 fn pod(service: u32, replica: u32) -> Workload {
     let number = service * PODS_OF_A_SERVICE + replica;
     let app: Arc<str> = format!("app-{service}").into();
+    let name = NamespacedName::new(namespace(service), format!("app-{service}-{replica}"));
     Workload {
         uid: WorkloadUid(format!("uid-{number}").into()),
-        name: NamespacedName::new(namespace(service), format!("app-{service}-{replica}")),
-        node: format!("node-{}", number % 1000).into(),
-        identity: identity(service),
         addresses: smallvec![pod_address(service, replica)],
-        labels: BTreeMap::from([("app".into(), Arc::clone(&app))]),
-        netns: None,
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
-        probe_ports: smallvec![],
-        named_ports: smallvec![],
-        labels_for_metrics: CanonicalNames {
-            workload: Arc::clone(&app),
-            service: Arc::clone(&app),
-            revision: "latest".into(),
-            app,
-            version: "unknown".into(),
-        },
+        labels: BTreeMap::from([("app".into(), app)]),
+        ..Workload::new(name, format!("node-{}", number % 1000), identity(service))
     }
 }
 

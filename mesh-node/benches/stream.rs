@@ -14,8 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Match, Mode, Pattern, Rule, Scope, Source};
 use mesh_common::model::service::{Service, ServicePort, TargetPort};
-use mesh_common::model::workload::{CanonicalNames, Exclusions, Workload, WorkloadUid};
-use mesh_common::model::{Enrolment, NamespacedName, Protocol};
+use mesh_common::model::workload::{Workload, WorkloadUid};
+use mesh_common::model::{NamespacedName, Protocol};
 use mesh_common::snapshot::{Delta, Tables};
 use mesh_node::controller::agents::{AgentCaller, Authenticate, Authenticating};
 use mesh_node::controller::discovery::{Discovery, DiscoverySettings};
@@ -193,11 +193,10 @@ fn address(number: usize) -> std::net::IpAddr {
 
 fn workload(number: usize) -> Delta {
     let name = format!("service-{}", number / ENDPOINTS);
+    let identity = format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().expect("an id");
+    let pod = NamespacedName::new("shop", format!("{name}-7c9f8d6b5-{number:05}"));
     Delta::UpsertWorkload(Arc::new(Workload {
         uid: uid(number),
-        name: NamespacedName::new("shop", format!("{name}-7c9f8d6b5-{number:05}")),
-        node: format!("node-{}", number % NODES).into(),
-        identity: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().expect("an id"),
         addresses: [address(number)].into_iter().collect(),
         labels: [
             ("app".into(), name.as_str().into()),
@@ -205,21 +204,9 @@ fn workload(number: usize) -> Delta {
             ("pod-template-hash".into(), "7c9f8d6b5".into()),
         ]
         .into(),
-        netns: None,
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
         probe_ports: [8080].into_iter().collect(),
         named_ports: [("http".into(), 8080)].into_iter().collect(),
-        labels_for_metrics: CanonicalNames {
-            workload: name.as_str().into(),
-            service: name.as_str().into(),
-            revision: "latest".into(),
-            app: name.as_str().into(),
-            version: "unknown".into(),
-        },
+        ..Workload::new(pod, format!("node-{}", number % NODES), identity)
     }))
 }
 

@@ -8,7 +8,6 @@ use smallvec::smallvec;
 
 use super::policy::{Action, AuthorizationPolicy, Match, Mode, Pattern, Rule, Scope, Source};
 use super::service::{InternalTrafficPolicy, TrafficDistribution};
-use super::workload::{CanonicalNames, Exclusions};
 use super::*;
 
 /// `10.0.0.7` as `ip("10.0.0.7")`.
@@ -24,28 +23,12 @@ pub(crate) fn at(text: &str) -> SocketAddr {
 /// A ready, enrolled pod `shop/NAME` of service account NAME with label `app=NAME`; its uid is its name.
 pub(crate) fn pod(name: &str, node: &str, address: &str) -> Workload {
     let domain = TrustDomain::parse("cluster.local").unwrap();
+    let identity = SpiffeId::new(&domain, "shop", name).unwrap();
     Workload {
-        uid: WorkloadUid(name.into()),
-        name: NamespacedName::new("shop", name),
-        node: node.into(),
-        identity: SpiffeId::new(&domain, "shop", name).unwrap(),
         addresses: smallvec![ip(address)],
         labels: BTreeMap::from([("app".into(), name.into())]),
-        netns: None,
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
-        probe_ports: smallvec![],
         named_ports: smallvec![("http".into(), 8080)],
-        labels_for_metrics: CanonicalNames {
-            workload: name.into(),
-            service: name.into(),
-            revision: "latest".into(),
-            app: name.into(),
-            version: "unknown".into(),
-        },
+        ..Workload::new(NamespacedName::new("shop", name), node, identity)
     }
 }
 

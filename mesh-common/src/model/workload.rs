@@ -61,6 +61,35 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// An enrolled, ready pod of which nothing else is known: no address, no label, no port. Its uid is its name.
+    pub fn new(name: NamespacedName, node: impl Into<Text>, identity: SpiffeId) -> Self {
+        let app = || name.name.clone();
+        let labels_for_metrics = CanonicalNames {
+            workload: app(),
+            service: app(),
+            revision: "latest".into(),
+            app: app(),
+            version: "unknown".into(),
+        };
+        Self {
+            uid: WorkloadUid(app()),
+            node: node.into(),
+            identity,
+            addresses: SmallVec::new(),
+            labels: BTreeMap::new(),
+            netns: None,
+            enrolment: Enrolment::Enabled,
+            host_network: false,
+            ready: true,
+            terminating: false,
+            exclusions: Exclusions::default(),
+            probe_ports: SmallVec::new(),
+            named_ports: SmallVec::new(),
+            labels_for_metrics,
+            name,
+        }
+    }
+
     /// Whether it has all labels of a selector.
     pub fn has_labels(&self, selector: &BTreeMap<Text, Text>) -> bool {
         selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))

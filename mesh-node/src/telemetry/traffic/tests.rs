@@ -1,34 +1,11 @@
 use super::*;
-use std::collections::BTreeMap;
 
-use mesh_common::model::workload::{CanonicalNames, Exclusions};
-use mesh_common::model::{Enrolment, NamespacedName, TrustDomain, WorkloadUid};
+use mesh_common::model::{NamespacedName, TrustDomain};
 
 fn pod(name: &str) -> Arc<Workload> {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Arc::new(Workload {
-        uid: WorkloadUid(format!("shop/{name}").into()),
-        name: NamespacedName::new("shop", name),
-        node: "a".into(),
-        identity: SpiffeId::new(&trust_domain, "shop", name).unwrap(),
-        addresses: Default::default(),
-        labels: BTreeMap::new(),
-        netns: None,
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
-        probe_ports: Default::default(),
-        named_ports: Default::default(),
-        labels_for_metrics: CanonicalNames {
-            workload: name.into(),
-            service: name.into(),
-            revision: "latest".into(),
-            app: name.into(),
-            version: "unknown".into(),
-        },
-    })
+    let identity = SpiffeId::new(&trust_domain, "shop", name).unwrap();
+    Arc::new(Workload::new(NamespacedName::new("shop", name), "a", identity))
 }
 
 fn between<'a>(source: &'a Arc<Workload>, destination: &'a Arc<Workload>) -> Parties<'a> {

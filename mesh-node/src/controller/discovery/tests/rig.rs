@@ -15,8 +15,8 @@ use hyper_util::service::TowerToHyperService;
 use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
 use mesh_common::model::service::{Service, ServicePort, TargetPort};
-use mesh_common::model::workload::{CanonicalNames, Exclusions, Workload, WorkloadUid};
-use mesh_common::model::{Enrolment, NamespacedName, Protocol, SpiffeId};
+use mesh_common::model::workload::{Workload, WorkloadUid};
+use mesh_common::model::{NamespacedName, Protocol, SpiffeId};
 use mesh_common::snapshot::Delta;
 use prost::Message;
 use tokio::io::{DuplexStream, duplex};
@@ -132,6 +132,19 @@ pub(super) struct Told {
     pub(super) largest: usize,
 }
 
+fn first_request(kind: ResourceType, node: &str, had: &[(Key, String)]) -> DeltaDiscoveryRequest {
+    let of_kind = had.iter().filter(|(key, _)| key.kind == kind);
+    let node = WireNode { id: node.to_owned(), ..WireNode::default() };
+    DeltaDiscoveryRequest {
+        node: (kind == ResourceType::Mesh).then_some(node),
+        type_url: kind.type_url(),
+        initial_resource_versions: of_kind
+            .map(|(key, version)| (key.name.to_string(), version.clone()))
+            .collect(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
 impl Agent {
     pub(super) async fn open(
         rig: &Rig,
@@ -149,16 +162,7 @@ impl Agent {
         let channel = target.connect_with_connector(Once(Some(near))).await.unwrap();
         let (requests, stream) = mpsc::channel(64);
         for kind in ResourceType::ALL {
-            let of_kind = had.iter().filter(|(key, _)| key.kind == kind);
-            let versions = of_kind.map(|(key, version)| (key.name.to_string(), version.clone())).collect();
-            let node = WireNode { id: node.to_owned(), ..WireNode::default() };
-            let request = DeltaDiscoveryRequest {
-                node: (kind == ResourceType::Mesh).then_some(node),
-                type_url: kind.type_url(),
-                initial_resource_versions: versions,
-                ..DeltaDiscoveryRequest::default()
-            };
-            requests.send(request).await.unwrap();
+            requests.send(first_request(kind, node, had)).await.unwrap();
         }
         let mut request = Request::new(ReceiverStream::new(stream));
         if let Some(token) = token {
@@ -295,27 +299,12 @@ pub(super) fn uid(name: &str) -> WorkloadUid {
 pub(super) fn labelled(name: &str, node: &str, colour: &str) -> Delta {
     let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap();
     Delta::UpsertWorkload(Arc::new(Workload {
-        uid: uid(name),
-        name: named(name),
-        node: node.into(),
-        identity,
         addresses: [[10, 0, 0, 7].into()].into_iter().collect(),
         labels: [("app".into(), name.into()), ("colour".into(), colour.into())].into(),
         netns: Some("/run/netns/pod".into()),
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
         probe_ports: [8080].into_iter().collect(),
         named_ports: [("http".into(), 8080)].into_iter().collect(),
-        labels_for_metrics: CanonicalNames {
-            workload: name.into(),
-            service: name.into(),
-            revision: "latest".into(),
-            app: name.into(),
-            version: "unknown".into(),
-        },
+        ..Workload::new(named(name), node, identity)
     }))
 }
 

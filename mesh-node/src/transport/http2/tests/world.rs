@@ -21,7 +21,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_common::http1::Refusal;
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
-use mesh_common::model::workload::{CanonicalNames, Exclusions};
 use mesh_common::model::*;
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 use smallvec::smallvec;
@@ -106,29 +105,10 @@ pub(super) fn id(name: &str) -> SpiffeId {
 }
 
 pub(super) fn pod(name: &str, account: &str, node: &str, address: &str) -> Arc<Workload> {
-    let plain: Text = name.into();
     Arc::new(Workload {
-        uid: WorkloadUid(name.into()),
-        name: NamespacedName::new("shop", name),
-        node: node.into(),
-        identity: id(account),
         addresses: smallvec![address.parse().unwrap()],
         labels: [("app".into(), account.into())].into(),
-        netns: None,
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
-        probe_ports: smallvec![],
-        named_ports: smallvec![],
-        labels_for_metrics: CanonicalNames {
-            workload: plain.clone(),
-            service: plain.clone(),
-            revision: "latest".into(),
-            app: plain,
-            version: "unknown".into(),
-        },
+        ..Workload::new(NamespacedName::new("shop", name), node, id(account))
     })
 }
 

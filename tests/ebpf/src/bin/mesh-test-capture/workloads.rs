@@ -3,9 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use mesh_common::model::workload::{CanonicalNames, Exclusions};
-use mesh_common::model::{Enrolment, NamespacedName, SpiffeId, TrustDomain, Workload, WorkloadUid};
-use smallvec::SmallVec;
+use mesh_common::model::{Enrolment, NamespacedName, SpiffeId, TrustDomain, Workload};
 
 /// An enrolled pod, with `[exclude-ports=P,...] [exclude-cidrs=C,...] [exclude-inbound=P,...] [probes=P,...]`.
 pub(crate) fn described(name: &str, path: &str, addresses: &str, facts: &[&str]) -> Result<Workload> {
@@ -38,28 +36,11 @@ pub(crate) fn named(text: &str) -> Result<Workload> {
 }
 
 fn workload(name: &str, path: &str, addresses: &str) -> Result<Workload> {
+    let identity = SpiffeId::new(&TrustDomain::parse("cluster.local")?, "shop", name)?;
     Ok(Workload {
-        uid: WorkloadUid(name.into()),
-        name: NamespacedName::new("shop", name),
-        node: "node-a".into(),
-        identity: SpiffeId::new(&TrustDomain::parse("cluster.local")?, "shop", name)?,
         addresses: list(addresses)?.into(),
-        labels: Default::default(),
         netns: (path != "-").then(|| path.into()),
-        enrolment: Enrolment::Enabled,
-        host_network: false,
-        ready: true,
-        terminating: false,
-        exclusions: Exclusions::default(),
-        probe_ports: SmallVec::new(),
-        named_ports: SmallVec::new(),
-        labels_for_metrics: CanonicalNames {
-            workload: name.into(),
-            service: name.into(),
-            revision: "latest".into(),
-            app: "unknown".into(),
-            version: "unknown".into(),
-        },
+        ..Workload::new(NamespacedName::new("shop", name), "node-a", identity)
     })
 }
 
