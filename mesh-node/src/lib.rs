@@ -8,6 +8,8 @@ pub mod args;
 
 pub mod config;
 
+pub mod system;
+
 pub mod telemetry;
 
 pub mod kernel;

@@ -16,6 +16,7 @@ const NODE: &[&str] = &[
     "args",
     "config",
     "drain",
+    "system",
     "telemetry",
     "kernel",
     "xds",

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::field::display;
@@ -20,9 +19,10 @@ use tracing::{info, warn};
 use super::agent::{Question, Standing};
 use super::pods::{Pods, Synced};
 use super::proof::{self, Proof};
-use super::{AppError, footprint, system};
+use super::{AppError, footprint};
 use crate::capture::Arrivals;
 use crate::proxy::Shared;
+use crate::system::{Stop, system};
 use crate::telemetry::chain::Chain;
 
 /// How often is looked while pods fail, old connections end, capture is not proved, or the kernel refuses something.
@@ -58,29 +58,6 @@ pub(super) struct Keeper {
     refused: bool,
 }
 
-/// Hears SIGTERM and SIGINT, from when it is made.
-pub(super) struct Told {
-    terminated: Signal,
-    interrupted: Signal,
-}
-
-impl Told {
-    pub(super) fn to_stop() -> io::Result<Self> {
-        Ok(Self {
-            terminated: signal(SignalKind::terminate())?,
-            interrupted: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Cancel safe.
-    async fn stopped(&mut self) {
-        tokio::select! {
-            _ = self.terminated.recv() => {}
-            _ = self.interrupted.recv() => {}
-        }
-    }
-}
-
 impl Keeper {
     pub(super) fn new(
         mut pods: Pods,
@@ -111,7 +88,7 @@ impl Keeper {
     /// Makes the node's pods what the objects say, until the agent is told to stop.
     pub(super) async fn run(
         mut self,
-        mut told: Told,
+        mut stop: Stop,
         mut changed: watch::Receiver<Option<u64>>,
         mut questions: mpsc::Receiver<Question>,
     ) -> Result<Pods, AppError> {
@@ -120,7 +97,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 biased;
-                () = told.stopped() => return Ok(self.pods),
+                () = stop.told() => return Ok(self.pods),
                 news = changed.changed() => {
                     if news.is_err() {
                         return Ok(self.pods);

@@ -15,7 +15,6 @@ mod sources;
 mod uninstall;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ pub use self::uninstall::uninstall;
 
 use self::agent::{AgentState, Standing};
 use self::cores::Cores;
-use self::keeper::{Keeper, Told};
+use self::keeper::Keeper;
 use self::pods::Pods;
 use self::sources::Sources;
 use self::uninstall::UninstallError;
@@ -46,6 +45,7 @@ use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as P
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::proxy::limits::Places;
 use crate::proxy::{ProxyMetrics, Shared};
+use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
 use crate::telemetry::logging::{self, LogFilter, LoggingError};
 use crate::telemetry::registry::Registry;
@@ -82,28 +82,14 @@ pub enum AppError {
     #[error("open the admin socket")]
     AdminSocket(#[from] SocketError),
     /// An address of `--metrics-address` or `--readiness-address`.
-    #[error("listen on {address}, told by {flag}")]
-    Listen {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// What the agent leaves, where no agent comes after it.
     #[error("leave nothing")]
     Uninstall(#[from] UninstallError),
     /// A thread, a runtime or a signal handler.
-    #[error("{operation}")]
-    System {
-        /// What was done.
-        operation: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// Runs the agent until SIGTERM or SIGINT, then drains. Where no agent comes after it, it leaves nothing.
@@ -120,7 +106,7 @@ pub fn run(config: &Config) -> Result<(), AppError> {
 
 async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     // From here on it ends in good order.
-    let told = Told::to_stop().map_err(system("handle signals"))?;
+    let stop = Stop::new()?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %config.node.name, "starting");
     // First what may be taken by another: nothing is touched if it is.
     let listeners = Listeners::open(config).await?;
@@ -153,9 +139,9 @@ async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
     let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
     let keeper = keeper.map_err(system("watch the pins of the programs"))?;
     let pods = tokio::select! {
-        pods = keeper.run(told, changed, questions) => pods?,
+        pods = keeper.run(stop, changed, questions) => pods?,
         ended = &mut following => {
-            return Err(ended.unwrap_or_else(|error| system("follow the objects")(error.into())));
+            return Err(ended.unwrap_or_else(|error| system("follow the objects")(error.into()).into()));
         }
     };
     standing.is_draining();
@@ -201,9 +187,6 @@ struct Listeners {
 
 impl Listeners {
     async fn open(config: &Config) -> Result<Self, AppError> {
-        let listen = async |flag, address| {
-            TcpListener::bind(address).await.map_err(|source| AppError::Listen { flag, address, source })
-        };
         Ok(Self {
             metrics: listen("--metrics-address", config.admin.metrics_address).await?,
             readiness: listen("--readiness-address", config.admin.readiness_address).await?,
@@ -289,8 +272,4 @@ fn handshake_limits(tunnel: &TunnelConfig) -> handshakes::Limits {
         total: tunnel.max_pending_handshakes as usize,
         per_source: tunnel.max_pending_handshakes_per_source as usize,
     }
-}
-
-fn system(operation: &'static str) -> impl FnOnce(io::Error) -> AppError {
-    move |source| AppError::System { operation, source }
 }

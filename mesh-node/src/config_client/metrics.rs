@@ -22,34 +22,28 @@ impl Metrics {
     /// # Errors
     /// If they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            streams: IntCounter::new(
+        Ok(Self {
+            streams: registry.counter(
                 "nodemesh_xds_streams_total",
                 "Streams to a controller that were begun, counted when it let the agent in.",
             )?,
-            stale_since: IntGauge::new(
+            stale_since: registry.gauge(
                 "nodemesh_xds_stale_since_timestamp_seconds",
                 "Since when what is in force may be out of date; 0 while a controller keeps it current.",
             )?,
-            refused: IntGauge::new(
+            refused: registry.gauge(
                 "nodemesh_xds_refused_resources",
                 "Resources that this version does not understand; mesh-node status lists them.",
             )?,
-            generation: IntGauge::new(
+            generation: registry.gauge(
                 "nodemesh_xds_snapshot_generation",
                 "Generation of the snapshot that is published; counts up with every change.",
             )?,
-            saves_failed: IntCounter::new(
+            saves_failed: registry.counter(
                 "nodemesh_xds_saves_failed_total",
                 "Times that the state could not be written to --state-dir, counted per try.",
             )?,
-        };
-        registry.register(Box::new(metrics.streams.clone()))?;
-        registry.register(Box::new(metrics.stale_since.clone()))?;
-        registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.generation.clone()))?;
-        registry.register(Box::new(metrics.saves_failed.clone()))?;
-        Ok(metrics)
+        })
     }
 
     pub(super) fn begun(&self) {

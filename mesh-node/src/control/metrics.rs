@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Histogram, HistogramOpts, IntGauge, IntGaugeVec};
 
 use super::documents::Problem;
 use super::object::Kind;
@@ -25,35 +25,27 @@ impl Metrics {
     /// # Errors
     /// If they are registered already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            objects: IntGaugeVec::new(
-                Opts::new("nodemesh_control_objects", "Objects in force, by kind."),
-                &["kind"],
+        let apply_duration = Histogram::with_opts(
+            HistogramOpts::new(
+                "nodemesh_control_apply_duration_seconds",
+                "Time from having read changed files to the published snapshot, counted per batch.",
+            )
+            .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+        )?;
+        registry.register(Box::new(apply_duration.clone()))?;
+        Ok(Self {
+            objects: registry.gauges("nodemesh_control_objects", "kind", "Objects in force, by kind.")?,
+            problems: registry.gauges(
+                "nodemesh_control_problems",
+                "effect",
+                "Problems of the configuration, by what they mean; mesh-node status lists them.",
             )?,
-            problems: IntGaugeVec::new(
-                Opts::new(
-                    "nodemesh_control_problems",
-                    "Problems of the configuration, by what they mean; mesh-node status lists them.",
-                ),
-                &["effect"],
-            )?,
-            generation: IntGauge::new(
+            generation: registry.gauge(
                 "nodemesh_control_snapshot_generation",
                 "Generation of the snapshot that is published; counts up with every change.",
             )?,
-            apply_duration: Histogram::with_opts(
-                HistogramOpts::new(
-                    "nodemesh_control_apply_duration_seconds",
-                    "Time from having read changed files to the published snapshot, counted per batch.",
-                )
-                .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
-            )?,
-        };
-        registry.register(Box::new(metrics.objects.clone()))?;
-        registry.register(Box::new(metrics.problems.clone()))?;
-        registry.register(Box::new(metrics.generation.clone()))?;
-        registry.register(Box::new(metrics.apply_duration.clone()))?;
-        Ok(metrics)
+            apply_duration,
+        })
     }
 
     /// Takes what a batch led to.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::control::object::Kind;
 use crate::control::translate::Effect;
@@ -24,50 +24,37 @@ pub(super) struct Metrics {
 impl Metrics {
     /// Registers them.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauges = |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
-        let metrics = Self {
-            objects: gauges("nodemesh_controller_objects", "Objects in force, by kind.", "kind")?,
-            problems: gauges(
+        Ok(Self {
+            objects: registry.gauges("nodemesh_controller_objects", "kind", "Objects in force, by kind.")?,
+            problems: registry.gauges(
                 "nodemesh_controller_problems",
-                "Faults of objects, by what they mean; the status of each object names them.",
                 "effect",
+                "Faults of objects, by what they mean; the status of each object names them.",
             )?,
-            watch_failures: IntCounterVec::new(
-                Opts::new(
-                    "nodemesh_controller_watch_failures_total",
-                    "Failures of the watches on the API server, by kind, counted per failure.",
-                ),
-                &["kind"],
-            )?,
-            last_heard: gauges(
-                "nodemesh_controller_watch_last_heard_timestamp_seconds",
-                "When the API server last told of an object of the kind, seconds since the epoch; 0 if it never did.",
+            watch_failures: registry.counters(
+                "nodemesh_controller_watch_failures_total",
                 "kind",
+                "Failures of the watches on the API server, by kind, counted per failure.",
             )?,
-            doubtful: IntGauge::new(
+            last_heard: registry.gauges(
+                "nodemesh_controller_watch_last_heard_timestamp_seconds",
+                "kind",
+                "When the API server last told of an object of the kind, seconds since the epoch; 0 if it never did.",
+            )?,
+            doubtful: registry.gauge(
                 "nodemesh_controller_doubtful_objects",
                 "Objects that a list did not have and that stay until the API server, asked for each, has them no more.",
             )?,
-            generation: IntGauge::new(
+            generation: registry.gauge(
                 "nodemesh_controller_generation",
                 "Generation of what agents are told; counts up with every change.",
             )?,
-            certificates: IntCounterVec::new(
-                Opts::new(
-                    "nodemesh_controller_certificates_total",
-                    "Answers to agents that asked for a certificate, by what came of it; issued is one.",
-                ),
-                &["outcome"],
+            certificates: registry.counters(
+                "nodemesh_controller_certificates_total",
+                "outcome",
+                "Answers to agents that asked for a certificate, by what came of it; issued is one.",
             )?,
-        };
-        registry.register(Box::new(metrics.objects.clone()))?;
-        registry.register(Box::new(metrics.problems.clone()))?;
-        registry.register(Box::new(metrics.watch_failures.clone()))?;
-        registry.register(Box::new(metrics.last_heard.clone()))?;
-        registry.register(Box::new(metrics.doubtful.clone()))?;
-        registry.register(Box::new(metrics.generation.clone()))?;
-        registry.register(Box::new(metrics.certificates.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// Takes that the watch of a kind works.

@@ -32,7 +32,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,7 +40,6 @@ use kube::Client;
 use mesh_common::model::SpiffeId;
 use mesh_common::model::identity::SpiffeIdError;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tracing::info;
 
@@ -59,6 +58,7 @@ use crate::config::ControllerConfig;
 use crate::identity::{
     AuthorityError, Clock, HeldAuthority, Identities, IdentityMetrics, IssueError, Settings, system_clock,
 };
+use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::logging::{self, LoggingError};
 use crate::telemetry::registry::Registry;
 
@@ -91,25 +91,11 @@ pub enum ControllerError {
     #[error("obtain the controller's own certificate")]
     Issue(#[from] IssueError),
     /// An address of a flag.
-    #[error("listen on {address}, told by {flag}")]
-    Listen {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A thread, a runtime or a signal handler.
-    #[error("{operation}")]
-    System {
-        /// What was done.
-        operation: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] SystemError),
     /// A part of it panicked: ours to mend.
     #[error("a part of the controller failed")]
     Failed(#[source] JoinError),
@@ -135,10 +121,14 @@ pub fn run(config: ControllerConfig) -> Result<(), ControllerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     runtime.map_err(system("make the runtime"))?.block_on(async {
         info!(version = env!("CARGO_PKG_VERSION"), pod = %config.pod_name, "starting");
+        let mut stop = Stop::new()?;
         let controller = Controller::open(config, Box::new(io::stdout())).await?;
         tokio::select! {
             error = controller.run() => Err(error),
-            stopped = stopped() => stopped,
+            () = stop.told() => {
+                info!("stopping");
+                Ok(())
+            }
         }
     })
 }
@@ -308,32 +298,7 @@ async fn identities(
     Ok(Arc::new(identities))
 }
 
-async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ControllerError> {
-    let mut bound = TcpListener::bind(address).await;
-    // A kernel without IPv6 has no [::], which is the default.
-    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
-        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
-    }
-    bound.map_err(|source| ControllerError::Listen { flag, address, source })
-}
-
-/// Returns when the process is told to stop.
-async fn stopped() -> Result<(), ControllerError> {
-    let told = |kind| signal(kind).map_err(system("handle signals"));
-    let (mut terminate, mut interrupt) = (told(SignalKind::terminate())?, told(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    info!("stopping");
-    Ok(())
-}
-
 /// Labels of what the controller makes.
 fn part_of() -> BTreeMap<String, String> {
     BTreeMap::from([("app.kubernetes.io/part-of".to_owned(), "nodemesh".to_owned())])
-}
-
-fn system(operation: &'static str) -> impl FnOnce(io::Error) -> ControllerError {
-    move |source| ControllerError::System { operation, source }
 }

@@ -1,6 +1,6 @@
 //! Counters of the identity stage.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{IntCounter, IntGauge};
 
 use crate::telemetry::registry::Registry;
 
@@ -29,47 +29,33 @@ impl IdentityMetrics {
     /// # Errors
     /// If `registry` has series of the same names already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let refusals = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_identity_peers_refused_total",
-                "Peers whose certificate was refused, counted at verification.",
-            ),
-            &["reason"],
+        let refusals = registry.counters(
+            "nodemesh_identity_peers_refused_total",
+            "reason",
+            "Peers whose certificate was refused, counted at verification.",
         )?;
-        let issues = IntCounterVec::new(
-            Opts::new(
-                "nodemesh_identity_certificate_requests_total",
-                "Workload certificates asked of the authority, counted at its answer.",
-            ),
-            &["result"],
+        let issues = registry.counters(
+            "nodemesh_identity_certificate_requests_total",
+            "result",
+            "Workload certificates asked of the authority, counted at its answer.",
         )?;
-        let usable = IntGauge::new(
-            "nodemesh_identity_usable_certificates",
-            "Identities of this node that have a valid certificate.",
-        )?;
-        let earliest_expiry = IntGauge::new(
-            "nodemesh_identity_earliest_expiry_timestamp_seconds",
-            "When the workload certificate that expires first does; 0 without certificates.",
-        )?;
-        let generation = IntGauge::new(
-            "nodemesh_identity_trust_bundle_generation",
-            "Trust bundles in force since the start, the first one with them.",
-        )?;
-        registry.register(Box::new(refusals.clone()))?;
-        registry.register(Box::new(issues.clone()))?;
-        registry.register(Box::new(usable.clone()))?;
-        registry.register(Box::new(earliest_expiry.clone()))?;
-        registry.register(Box::new(generation.clone()))?;
+        let of_reason = |reason: &Reason| refusals.with_label_values(&[reason.as_str()]);
         Ok(Self {
-            refused: Reason::ALL
-                .iter()
-                .map(|reason| refusals.with_label_values(&[reason.as_str()]))
-                .collect(),
+            refused: Reason::ALL.iter().map(of_reason).collect(),
             issued: issues.with_label_values(&["issued"]),
             failed: issues.with_label_values(&["failed"]),
-            usable,
-            earliest_expiry,
-            generation,
+            usable: registry.gauge(
+                "nodemesh_identity_usable_certificates",
+                "Identities of this node that have a valid certificate.",
+            )?,
+            earliest_expiry: registry.gauge(
+                "nodemesh_identity_earliest_expiry_timestamp_seconds",
+                "When the workload certificate that expires first does; 0 without certificates.",
+            )?,
+            generation: registry.gauge(
+                "nodemesh_identity_trust_bundle_generation",
+                "Trust bundles in force since the start, the first one with them.",
+            )?,
         })
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
-use prometheus::{Error, TextEncoder};
+use prometheus::{Error, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder};
 
 /// The modules that count, as the second word of every name.
 const MODULES: &[&str] = &[
@@ -74,6 +74,43 @@ impl Registry {
         self.metrics.register(collector)?;
         self.described.lock().unwrap_or_else(PoisonError::into_inner).extend(described);
         Ok(())
+    }
+
+    /// Makes a counter and registers it.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.registered(IntCounter::new(name, help)?)
+    }
+
+    /// Makes counters, one for each value of a label, and registers them.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn counters(&self, name: &str, label: &str, help: &str) -> Result<IntCounterVec, Error> {
+        self.registered(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    /// Makes a gauge and registers it.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.registered(IntGauge::new(name, help)?)
+    }
+
+    /// Makes gauges, one for each value of a label, and registers them.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn gauges(&self, name: &str, label: &str, help: &str) -> Result<IntGaugeVec, Error> {
+        self.registered(IntGaugeVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn registered<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, Error> {
+        self.register(Box::new(collector.clone()))?;
+        Ok(collector)
     }
 
     /// Returns every metric in Prometheus' text format (version 0.0.4).

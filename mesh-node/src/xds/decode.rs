@@ -139,6 +139,11 @@ fn workload(uid: &Text, value: &[u8]) -> Result<Workload, FieldError> {
         messages::Enrolment::Disabled => Enrolment::Disabled,
         messages::Enrolment::Unspecified => return Err(unspecified("enrolment")),
     };
+    let exclusions = Exclusions {
+        outbound_ports: each("excluded_outbound_ports", &pod.excluded_outbound_ports, port)?,
+        outbound_cidrs: each("excluded_outbound_cidrs", &pod.excluded_outbound_cidrs, cidr)?,
+        inbound_ports: each("excluded_inbound_ports", &pod.excluded_inbound_ports, port)?,
+    };
     let names = pod.canonical_names.ok_or_else(|| FieldError::new("canonical_names", "is missing"))?;
     Ok(Workload {
         uid: WorkloadUid(Arc::clone(uid)),
@@ -155,23 +160,23 @@ fn workload(uid: &Text, value: &[u8]) -> Result<Workload, FieldError> {
         host_network: pod.host_network,
         ready: pod.ready,
         terminating: pod.terminating,
-        exclusions: Exclusions {
-            outbound_ports: each("excluded_outbound_ports", &pod.excluded_outbound_ports, port)?,
-            outbound_cidrs: each("excluded_outbound_cidrs", &pod.excluded_outbound_cidrs, cidr)?,
-            inbound_ports: each("excluded_inbound_ports", &pod.excluded_inbound_ports, port)?,
-        },
+        exclusions,
         probe_ports: each("probe_ports", &pod.probe_ports, port)?,
         named_ports: each("named_ports", &pod.named_ports, |named: &messages::NamedPort| {
             Ok((named.name.as_str().into(), port(&named.port).map_err(|error| error.within("port"))?))
         })?,
-        labels_for_metrics: CanonicalNames {
-            workload: names.workload.into(),
-            service: names.service.into(),
-            revision: names.revision.into(),
-            app: names.app.into(),
-            version: names.version.into(),
-        },
+        labels_for_metrics: canonical_names(names),
     })
+}
+
+fn canonical_names(names: messages::CanonicalNames) -> CanonicalNames {
+    CanonicalNames {
+        workload: names.workload.into(),
+        service: names.service.into(),
+        revision: names.revision.into(),
+        app: names.app.into(),
+        version: names.version.into(),
+    }
 }
 
 fn service(name: &str, value: &[u8]) -> Result<Service, FieldError> {

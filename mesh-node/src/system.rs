@@ -1,0 +1,78 @@
+//! What the system is asked for once, at start, and may refuse: addresses, threads, word of a stop.
+//!
+//! Never: a socket of the data path.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A thread, a runtime or a signal handler that is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct SystemError {
+    /// What was done.
+    operation: &'static str,
+    /// Why it failed.
+    source: io::Error,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address}, told by {flag}")]
+pub struct ListenError {
+    /// The flag.
+    flag: &'static str,
+    /// Its value.
+    address: SocketAddr,
+    /// Why not.
+    source: io::Error,
+}
+
+/// Says what was done when the system refused it.
+pub fn system(operation: &'static str) -> impl FnOnce(io::Error) -> SystemError {
+    move |source| SystemError { operation, source }
+}
+
+/// Listens on the address that a flag tells.
+///
+/// # Errors
+/// [`ListenError`].
+pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let mut bound = TcpListener::bind(address).await;
+    // A kernel without IPv6 has no [::], which is the default of some flags.
+    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|source| ListenError { flag, address, source })
+}
+
+/// Hears when the process is told to stop, by SIGTERM or SIGINT.
+#[derive(Debug)]
+pub struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// From now on neither signal ends the process.
+    ///
+    /// # Errors
+    /// [`SystemError`] if they cannot be handled.
+    pub fn new() -> Result<Self, SystemError> {
+        let handled = |kind| signal(kind).map_err(system("handle SIGTERM and SIGINT"));
+        Ok(Self {
+            terminate: handled(SignalKind::terminate())?,
+            interrupt: handled(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when the process is told to stop. Cancel safe.
+    pub async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
