@@ -1,11 +1,16 @@
 //! What an agent that was told to stop leaves behind: everything, for the agent after it, or nothing.
 //!
 //! Everything is what happens without an answer: pods whose agent is away are refused, never let out. Only the API server
-//! can say that no agent will come; neither a controller that is lost nor anything that a pod can do says so.
+//! can say that no agent will come, and only of a DaemonSet that it has shown before: a wrong name is gone from the
+//! beginning. Neither a controller that is lost nor anything that a pod can do says so.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
 
 use mesh_common::model::NamespacedName;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::uninstall::{UninstallError, remove_state};
@@ -14,26 +19,76 @@ use crate::controller::daemon_set::{Fate, fate};
 use crate::kernel;
 use crate::telemetry::chain::Chain;
 
-/// Removes what the agent has in the kernel and on disk if no agent comes after it. The agent's programs, maps and
-/// listeners must have been let go.
-///
-/// # Errors
-/// Something cannot be removed.
-pub(super) async fn depart(config: &Config) -> Result<(), UninstallError> {
-    let SourceConfig::Controller(ControllerAccess { state_dir, daemon_set: Some(name), .. }) = &config.source
-    else {
-        return Ok(());
-    };
-    match fate(&NamespacedName::new(config.node.root_namespace.clone(), name.clone())).await {
-        Ok(Fate::Stays) => info!("leaving programs and state to the next agent"),
-        Ok(Fate::Goes) => return remove(&config.capture.pin_dir, state_dir),
-        Err(error) => warn!(
-            error = %Chain(&error),
-            "whether the mesh is being removed is not known: programs and state stay, and enrolled pods open no connection \\
-             until an agent runs here, or mesh-node uninstall"
-        ),
+/// Between two looks for a DaemonSet that was never seen. All agents of a cluster look when it is installed.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// The DaemonSet that an agent is a pod of, and what goes with it.
+#[derive(Debug)]
+pub(super) struct Departure {
+    daemon_set: NamespacedName,
+    was_seen: Cell<bool>,
+    pin_dir: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl Departure {
+    /// `None` where no DaemonSet is named: then everything stays.
+    pub(super) fn new(config: &Config) -> Option<Rc<Self>> {
+        let SourceConfig::Controller(ControllerAccess { state_dir, daemon_set: Some(name), .. }) =
+            &config.source
+        else {
+            return None;
+        };
+        Some(Rc::new(Self {
+            daemon_set: NamespacedName::new(config.node.root_namespace.clone(), name.clone()),
+            was_seen: Cell::new(false),
+            pin_dir: config.capture.pin_dir.clone(),
+            state_dir: state_dir.clone(),
+        }))
     }
-    Ok(())
+
+    /// Looks for the DaemonSet until it was seen.
+    pub(super) async fn look(self: Rc<Self>) {
+        let mut is_said = false;
+        loop {
+            let reason = match fate(&self.daemon_set).await {
+                Ok(Fate::Stays) => return self.was_seen.set(true),
+                Ok(Fate::Goes) => "the API server has none of this name, or it is being deleted".to_owned(),
+                Err(error) => Chain(&error).to_string(),
+            };
+            if !is_said {
+                warn!(
+                    daemon_set = %self.daemon_set,
+                    reason,
+                    "the DaemonSet of --daemon-set was not seen yet; as long as it was not, an agent that stops removes nothing"
+                );
+            }
+            is_said = true;
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Removes what the agent has in the kernel and on disk if no agent comes after it. The agent's programs, maps and
+    /// listeners must have been let go.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub(super) async fn depart(&self) -> Result<(), UninstallError> {
+        if !self.was_seen.get() {
+            warn!(daemon_set = %self.daemon_set, "never seen: leaving programs and state to the next agent");
+            return Ok(());
+        }
+        match fate(&self.daemon_set).await {
+            Ok(Fate::Stays) => info!("leaving programs and state to the next agent"),
+            Ok(Fate::Goes) => return remove(&self.pin_dir, &self.state_dir),
+            Err(error) => warn!(
+                error = %Chain(&error),
+                "whether the mesh is being removed is not known: programs and state stay, and enrolled pods open no connection \
+                 until an agent runs here, or mesh-node uninstall"
+            ),
+        }
+        Ok(())
+    }
 }
 
 fn remove(pin_dir: &Path, state_dir: &Path) -> Result<(), UninstallError> {

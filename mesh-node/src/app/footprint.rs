@@ -11,8 +11,8 @@ use tracing::debug;
 /// from the page cache, without a look at the disk.
 pub(super) fn give_text_back() {
     for range in text() {
-        // SAFETY: these pages hold what their file holds: they are private, and were never writable. Whoever reads or
-        // runs them next finds the same bytes.
+        // SAFETY: these pages hold what their file holds: they are private, and the program never wrote to them. Whoever
+        // reads or runs them next finds the same bytes. (A debugger's breakpoints, which are copies, are lost.)
         if let Err(error) = unsafe { madvise(range.start as *mut _, range.len(), Advice::LinuxDontNeed) } {
             debug!(%error, "a part of the program's text stays in memory");
         }

@@ -15,6 +15,7 @@ mod sources;
 mod uninstall;
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub use self::uninstall::uninstall;
 
 use self::agent::{AgentState, Standing};
 use self::cores::Cores;
+use self::departure::Departure;
 use self::keeper::Keeper;
 use self::pods::Pods;
 use self::sources::Sources;
@@ -100,13 +102,18 @@ pub fn run(config: &Config) -> Result<(), AppError> {
     let filter = logging::install(&config.log.filter, config.log.format)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("make the control runtime"))?;
-    LocalSet::new().block_on(&runtime, agent(config, filter))?;
-    Ok(runtime.block_on(departure::depart(config))?)
+    let departure = Departure::new(config);
+    LocalSet::new().block_on(&runtime, agent(config, filter, departure.clone()))?;
+    match departure {
+        Some(departure) => Ok(runtime.block_on(departure.depart())?),
+        None => Ok(()),
+    }
 }
 
-async fn agent(config: &Config, filter: LogFilter) -> Result<(), AppError> {
+async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departure>>) -> Result<(), AppError> {
     // From here on it ends in good order.
     let stop = Stop::new()?;
+    departure.map(|departure| tokio::task::spawn_local(departure.look()));
     info!(version = env!("CARGO_PKG_VERSION"), node = %config.node.name, "starting");
     // First what may be taken by another: nothing is touched if it is.
     let listeners = Listeners::open(config).await?;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use crate::args::UninstallArgs;
+use crate::config_client;
 use crate::kernel;
 
 /// Why not all is gone.
@@ -68,14 +69,10 @@ pub(super) fn remove_state(folder: &Path) -> Result<(), UninstallError> {
 }
 
 fn remove_files(folder: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::remove_file(entry.path())?;
+    for file in config_client::STATE_FILES {
+        match fs::remove_file(folder.join(file)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
         }
     }
     // Somebody else's files, or a mount: it stays.

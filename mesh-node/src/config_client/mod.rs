@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 pub use self::authority::ControllerAuthority;
+pub use self::state_dir::STATE_FILES;
 
 use self::connection::{Dialler, channel};
 use self::metrics::Metrics;

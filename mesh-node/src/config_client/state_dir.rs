@@ -15,6 +15,8 @@ use crate::xds::saved::{SavedError, restore, save};
 const STATE: &str = "state";
 /// Written first, then renamed.
 const NEW: &str = "state.new";
+/// All that is ever in the folder.
+pub const STATE_FILES: [&str; 2] = [STATE, NEW];
 /// The largest file that is read, in bytes: the largest clusters have a tenth of it.
 const MAX_STATE: u64 = 1 << 30;
 

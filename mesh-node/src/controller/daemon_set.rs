@@ -16,7 +16,7 @@ use super::client::{self, ClientError};
 use super::doubts::is_gone;
 
 /// How long is asked altogether: the pods of the node wait for what follows.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Both answers.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Between two questions: an API server that restarts is back in seconds.

@@ -194,8 +194,10 @@ impl Kernel {
         netns: BorrowedFd<'_>,
         pod: &PodFacts,
     ) -> Result<(), KernelError> {
-        self.set(netns_cookie, pod, PodState::Held)?;
-        Ok(self.links.attach_to_namespace(&self.programs, netns, netns_cookie, &self.pins)?)
+        // Where the maps are full too: a namespace without rules is refused by the program, and open without it.
+        let told = self.set(netns_cookie, pod, PodState::Held);
+        self.links.attach_to_namespace(&self.programs, netns, netns_cookie, &self.pins)?;
+        told
     }
 
     /// Captures a pod that is held, or changes what is known of one that is captured: its addresses, exclusions,

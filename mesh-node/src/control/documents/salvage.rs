@@ -30,8 +30,10 @@ pub(super) fn salvage(text: &str) -> Salvaged {
         return Salvaged { object, policies: listed(text), namespaces };
     }
     let object = ObjectName { kind: first("kind"), namespace: first("namespace"), name: first("name") };
-    let policies = misread::policy_kind(&object.kind, &first("apiVersion")).into_iter().collect();
-    Salvaged { object, policies, namespaces }
+    let first = misread::policy_kind(&object.kind, &first("apiVersion"));
+    // Where the line between two documents was forgotten, a kind stands at the margin for each.
+    let others = at_margin(text, "kind").filter_map(|kind| misread::policy_kind(kind, ""));
+    Salvaged { object, policies: first.into_iter().chain(others).collect(), namespaces }
 }
 
 /// The kinds of the policies in a List.
@@ -41,6 +43,12 @@ fn listed(text: &str) -> BTreeSet<Kind> {
     // Of our group more than there are kinds: the kind of one cannot be read.
     let unknown = ours.nth(kinds.len());
     kinds.into_iter().chain(unknown).collect()
+}
+
+/// The plain values behind a key of the outermost mapping.
+fn at_margin<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    let lines = text.lines().filter(move |line| line.trim_start_matches(['"', '\'']).starts_with(key));
+    lines.filter_map(move |line| scalars(line, key).next())
 }
 
 /// The plain values behind a key.
@@ -95,6 +103,15 @@ mod tests {
         check("kind: List\nitems: [{kind: Pod}]", ("List", "", ""), &[], &[]);
         let nameless = "kind: List\nitems:\n- apiVersion: policy.nodemesh.dev/v1alpha1\n  kind: [\n";
         check(nameless, ("List", "", ""), &[], &[Kind::AuthorizationPolicy]);
+    }
+
+    #[test]
+    fn a_forgotten_line_between_two_objects_hides_no_policy() {
+        let service = "kind: Service\nmetadata:\n  name: web\n";
+        let policy =
+            "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\n";
+        check(&format!("{service}{policy}"), ("Service", "", "web"), &[], &[Kind::AuthorizationPolicy]);
+        check("kind: ConfigMap\ndata: |\n  kind: AuthorizationPolicy\n", ("ConfigMap", "", ""), &[], &[]);
     }
 
     /// Where each key is followed to the end of its line, this does not end.

@@ -20,6 +20,8 @@ const NETNS: &str = "nodemesh.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "nodemesh.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "nodemesh.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
+/// Most entries of one such annotation that count: a node's pods share the kernel's maps, and none is to fill them.
+const MAX_EXCLUSIONS: usize = 64;
 
 /// Where a Pod comes from, and so how far its annotations are to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +205,7 @@ fn excluded_ports(object: &core::Pod, key: &str, findings: &mut Vec<Finding>) ->
     ports
 }
 
-/// Calls `read` for each entry of a list with commas; reports those that it refuses.
+/// Calls `read` for each entry of a list with commas, as far as [`MAX_EXCLUSIONS`]; reports those that it refuses.
 fn each_entry(
     object: &core::Pod,
     key: &str,
@@ -213,10 +215,16 @@ fn each_entry(
     let annotations = METADATA.name("annotations");
     let field = annotations.key(key);
     let text = annotation(object, key).unwrap_or_default();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    let mut entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    for entry in entries.by_ref().take(MAX_EXCLUSIONS) {
         if let Err(error) = read(&field, entry) {
             findings.push(Finding { error, effect: Effect::FieldIgnored });
         }
+    }
+    if entries.next().is_some() {
+        let reason =
+            format!("has more than {MAX_EXCLUSIONS} entries: what the others name stays in the mesh");
+        findings.push(Finding::new(Effect::FieldIgnored, &field, reason));
     }
 }
 

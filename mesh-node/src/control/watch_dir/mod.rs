@@ -65,8 +65,8 @@ pub struct FolderWatch {
     next_sweep: Instant,
     /// Without events: how each changed file looked at the last sweep. One that looks the same twice is whole.
     unsettled: BTreeMap<Text, Stamp>,
-    /// Whether the first batch was given.
-    is_begun: bool,
+    /// The first batch, until it is whole.
+    first: Option<First>,
     /// Why the folder as a whole is not up to date.
     trouble: Option<String>,
     /// The same, as the caller knows it.
@@ -78,6 +78,36 @@ struct Known {
     stamp: Stamp,
     /// Sweeps in a row that did not find it.
     misses: u32,
+}
+
+/// The folder as it is read for the first time.
+#[derive(Debug, Default)]
+struct First {
+    is_swept: bool,
+    readings: BTreeMap<Text, Reading>,
+    /// Whether it was said what is waited for.
+    is_said: bool,
+}
+
+impl First {
+    /// Adds what was read meanwhile; gives the whole once nobody writes to the folder.
+    fn with(
+        mut self,
+        readings: Vec<Reading>,
+        is_swept: bool,
+        pending: &Pending,
+    ) -> Result<Vec<Reading>, Self> {
+        self.is_swept |= is_swept;
+        self.readings.extend(readings.into_iter().map(|reading| (reading.file.clone(), reading)));
+        let Some(file) = pending.being_written().filter(|_| self.is_swept) else {
+            return if self.is_swept { Ok(self.readings.into_values().collect()) } else { Err(self) };
+        };
+        if !self.is_said {
+            tracing::info!(%file, "nothing is in force before this file is whole");
+        }
+        self.is_said = true;
+        Err(self)
+    }
 }
 
 impl FolderWatch {
@@ -95,7 +125,7 @@ impl FolderWatch {
             pending: Pending::default(),
             next_sweep: Instant::now(),
             unsettled: BTreeMap::new(),
-            is_begun: false,
+            first: Some(First::default()),
             trouble: None,
             told_trouble: None,
         };
@@ -108,21 +138,25 @@ impl FolderWatch {
         self.trouble.as_deref()
     }
 
-    /// Waits for files that changed. The first batch is the whole folder. A batch is empty if that is, or if just
-    /// [`Self::trouble`] came or went.
+    /// Waits for files that changed. The first batch is the whole folder, also what is being written just then. A batch is
+    /// empty if that is, or if just [`Self::trouble`] came or went.
     ///
     /// Cancel safe: what is not returned is found again.
     pub async fn next(&mut self) -> Vec<Reading> {
         loop {
             let now = Instant::now();
-            if now >= self.next_sweep && self.sweep(now) && !self.is_begun {
-                self.is_begun = true;
-                return self.readings(now);
-            }
+            let is_swept = now >= self.next_sweep && self.sweep(now);
             let readings = self.readings(now);
-            if !readings.is_empty() || (self.is_begun && self.told_trouble != self.trouble) {
-                self.told_trouble.clone_from(&self.trouble);
-                return readings;
+            match self.first.take() {
+                Some(first) => match first.with(readings, is_swept, &self.pending) {
+                    Ok(whole) => return whole,
+                    Err(first) => self.first = Some(first),
+                },
+                None if !readings.is_empty() || self.told_trouble != self.trouble => {
+                    self.told_trouble.clone_from(&self.trouble);
+                    return readings;
+                }
+                None => {}
             }
             let wake = self.pending.next_deadline().map_or(self.next_sweep, |at| at.min(self.next_sweep));
             self.wait(wake).await;
@@ -187,7 +221,9 @@ impl FolderWatch {
                 (Content::Gone, _) => drop(self.known.remove(&file)),
                 (Content::Text(text), Some(stamp)) => {
                     // Someone may have emptied it to write it anew; then it is not empty for long.
-                    if text.trim().is_empty() && was_there && !self.pending.was_empty_before(&file, now) {
+                    let may_be_emptied = was_there || self.first.is_some();
+                    if text.trim().is_empty() && may_be_emptied && !self.pending.was_empty_before(&file, now)
+                    {
                         continue;
                     }
                     if !text.trim().is_empty() {
@@ -267,7 +303,7 @@ impl FolderWatch {
                 }
             }
             let is_whole =
-                self.watch.is_some() || !self.is_begun || self.unsettled.get(&file) == Some(&stamp);
+                self.watch.is_some() || self.first.is_some() || self.unsettled.get(&file) == Some(&stamp);
             if is_whole {
                 self.pending.seen(file, now);
             } else {
@@ -303,13 +339,15 @@ impl FolderWatch {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     /// A watch that knows of files, and one sweep after the other.
     fn swept(known: usize, found: usize, sweeps: u32) -> (usize, Option<String>) {
         let folder = tempfile::tempdir().unwrap();
         let mut watch = FolderWatch::new(folder.path()).unwrap();
-        watch.is_begun = true;
+        watch.first = None;
         let name = |index: usize| -> Text { format!("{index}.yaml").into() };
         watch.known =
             (0..known).map(|index| (name(index), Known { stamp: Stamp::default(), misses: 0 })).collect();
@@ -319,6 +357,31 @@ mod tests {
             watch.compare(Listing { files, trouble: None }, now);
         }
         (watch.pending.take_ready(now + Duration::from_secs(1)).len(), watch.trouble)
+    }
+
+    #[tokio::test]
+    async fn the_first_batch_waits_for_what_is_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        std::fs::write(file("a.yaml"), "kind: Service").unwrap();
+        std::fs::write(file("b.yaml"), "kind: ").unwrap();
+        let mut watch = FolderWatch::new(folder.path()).unwrap();
+        watch.note(Some(Event::Writing("b.yaml".into())));
+        assert!(watch.next().now_or_never().is_none());
+        std::fs::write(file("b.yaml"), "kind: AuthorizationPolicy").unwrap();
+        let whole = watch.next().await;
+        let texts: Vec<&Content> = whole.iter().map(|reading| &reading.content).collect();
+        let text = |text: &str| Content::Text(text.to_owned());
+        assert_eq!(texts, [&text("kind: Service"), &text("kind: AuthorizationPolicy")]);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_given_time_to_be_written_at_first_too() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.yaml"), "").unwrap();
+        let mut watch = FolderWatch::new(folder.path()).unwrap();
+        assert!(watch.next().now_or_never().is_none());
+        assert_eq!(watch.next().await.len(), 1);
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl Pending {
         matches!(self.files.get(file), Some(Awaited::Closing(_)))
     }
 
+    /// A file that someone writes, if there is any.
+    pub(super) fn being_written(&self) -> Option<&Text> {
+        let mut files = self.files.iter();
+        files.find(|(_, awaited)| matches!(awaited, Awaited::Closing(_))).map(|(file, _)| file)
+    }
+
     /// Whether an empty file has been empty for long enough. If not, it becomes ready again when it has.
     pub(super) fn was_empty_before(&mut self, file: &Text, now: Instant) -> bool {
         let since = *self.emptied.entry(file.clone()).or_insert(now);

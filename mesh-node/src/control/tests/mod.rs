@@ -1,5 +1,7 @@
 //! The whole way from a folder to snapshots, with real files.
 
+mod services;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_common::model::{Enrolment, MeshSettings, WorkloadUid};
-use mesh_common::snapshot::{KnownService, Snapshot};
+use mesh_common::snapshot::Snapshot;
 use tokio::task::LocalSet;
 
 use super::desk::WAITS;
@@ -472,47 +474,5 @@ fn a_pod_that_comes_again_at_another_address_is_another_pod() {
         folder.eventually("it is another pod", || uid(&folder) != before).await;
         assert_eq!(folder.snapshot().workloads().count(), 1);
         assert!(folder.snapshot().workload(&before).is_none());
-    });
-}
-
-#[test]
-fn endpoints_follow_pods_and_slices() {
-    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}\n";
-    with_folder(&[("s.yaml", service), ("a.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
-        let endpoints = |folder: &Folder| -> Vec<String> {
-            let KnownService::Port(port) = folder.snapshot().service_at("10.96.0.1:80".parse().unwrap())
-            else {
-                return Vec::new();
-            };
-            port.endpoints()
-                .iter()
-                .map(|endpoint| format!("{}:{}", endpoint.address, endpoint.port))
-                .collect()
-        };
-        assert_eq!(endpoints(&folder), ["10.0.0.1:8080"]);
-        folder.write("slice.json", "{\"apiVersion\": \"discovery.k8s.io/v1\", \"kind\": \"EndpointSlice\", \"metadata\": {\"name\": \"x\", \"namespace\": \"shop\", \"labels\": {\"kubernetes.io/service-name\": \"web\"}}, \"addressType\": \"IPv4\", \"ports\": [{\"port\": 9}], \"endpoints\": [{\"addresses\": [\"10.9.9.9\"]}]}");
-        folder.eventually("the slice counts", || endpoints(&folder) == ["10.9.9.9:9"]).await;
-    });
-}
-
-#[test]
-fn a_service_has_endpoints_of_the_families_of_its_cluster_ips() {
-    let pod = pod("a", "10.0.0.1").replace("podIP: 10.0.0.1", "podIPs: [{ip: 10.0.0.1}, {ip: fd00::1}]");
-    let service = |ips: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {{clusterIPs: [{ips}], selector: {{app: a}}, ports: [{{port: 80}}]}}\n"
-        )
-    };
-    with_folder(&[("s.yaml", &service("10.96.0.1")), ("a.yaml", &pod)], |folder| async move {
-        let endpoints = |folder: &Folder| {
-            let KnownService::Port(port) = folder.snapshot().service_at("10.96.0.1:80".parse().unwrap())
-            else {
-                return 0;
-            };
-            port.endpoints().len()
-        };
-        assert_eq!(endpoints(&folder), 1);
-        folder.write("s.yaml", &service("10.96.0.1, \"fd00:96::1\""));
-        folder.eventually("both families count", || endpoints(&folder) == 2).await;
     });
 }
