@@ -113,6 +113,9 @@ pub(crate) struct CaptureArgs {
     /// Folder on bpffs where programs, maps and links outlive the agent
     #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
     pub(crate) pin_dir: PathBuf,
+    /// Folder in which the kubelet keeps the logs of pods: it names the mesh's own controllers before one of them can
+    #[arg(long, env = "NODEMESH_POD_LOGS", value_name = "DIR", default_value = "/var/log/pods")]
+    pub(crate) pod_logs: PathBuf,
     /// What a process under --cgroup-root gets from connect while its pod is not known yet
     #[arg(long, env = "NODEMESH_UNKNOWN_PODS", value_name = "WHAT", default_value = "refuse")]
     pub(crate) unknown_pods: UnknownPods,

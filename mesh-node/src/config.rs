@@ -97,6 +97,8 @@ pub struct CaptureConfig {
     pub agent_cgroup: Option<PathBuf>,
     /// Folder on bpffs.
     pub pin_dir: PathBuf,
+    /// Folder in which the kubelet keeps the logs of pods.
+    pub pod_logs: PathBuf,
     /// What processes of pods that are not known yet get from connect.
     pub unknown_pods: UnknownPods,
 }
@@ -290,9 +292,9 @@ impl From<LogArgs> for LogConfig {
 
 impl From<CaptureArgs> for CaptureConfig {
     fn from(args: CaptureArgs) -> Self {
-        let CaptureArgs { cgroup_root, agent_cgroup, pin_dir, unknown_pods } = args;
+        let CaptureArgs { cgroup_root, agent_cgroup, pin_dir, pod_logs, unknown_pods } = args;
         let cgroup_root = cgroup_root.unwrap_or_else(|| kubelet_cgroup(Path::new(CGROUPS)));
-        Self { cgroup_root, agent_cgroup, pin_dir, unknown_pods }
+        Self { cgroup_root, agent_cgroup, pin_dir, pod_logs, unknown_pods }
     }
 }
 

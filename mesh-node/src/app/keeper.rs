@@ -94,6 +94,7 @@ impl Keeper {
     ) -> Result<Pods, AppError> {
         let mut trusted = self.shared.identities.trust_changes();
         let mut looked = Instant::now();
+        self.pods.pass_controllers();
         loop {
             tokio::select! {
                 biased;
@@ -154,6 +155,8 @@ impl Keeper {
     async fn look_for_pods(&mut self) {
         let done = self.expected.map_or(LOOKS, |(_, done)| done + 1);
         self.expected = (done < LOOKS).then(|| (Instant::now() + LOOK_AT_ONCE * 2_u32.pow(done), done));
+        // First who tells of the others.
+        self.pods.pass_controllers();
         if self.synced && self.pods.has_news() {
             self.sync().await;
         }
@@ -190,6 +193,7 @@ impl Keeper {
     }
 
     async fn look(&mut self) {
+        self.pods.pass_controllers();
         let Synced { failed, in_doubt, unreleased, .. } = &self.last;
         if failed + in_doubt.len() + unreleased > 0 || self.pods.has_moved() {
             self.sync().await;

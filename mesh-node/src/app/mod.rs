@@ -38,11 +38,12 @@ use self::sources::Sources;
 use self::uninstall::UninstallError;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
-use crate::capture::{self, CaptureMetrics};
+use crate::capture::{self, CaptureMetrics, ControllerLogs};
 use crate::config::{Config, HttpConfig, TunnelConfig};
 use crate::config_client::ClientError;
 use crate::control::ControlError;
 use crate::control::publication::Publication;
+use crate::controller::CONTROLLER;
 use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as PeerSettings, system_clock};
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::proxy::limits::Places;
@@ -138,7 +139,7 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
         AgentState::new(config, &report, &shared, registry, filter, problems, &cores, &standing, asked);
     listeners.serve(&Arc::new(state));
     let changed = publication.generation();
-    let captured = capture::Pods::new(kernel, config.capture.cgroup_root.clone());
+    let captured = capture::Pods::new(kernel, config.capture.cgroup_root.clone(), controller_logs(config));
     let pods =
         Pods::new(captured, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
     let mut following = tokio::task::spawn_local(following(Arc::clone(&identities)));
@@ -244,6 +245,14 @@ fn kernel_config(config: &Config) -> KernelConfig {
         pin_dir: config.capture.pin_dir.clone(),
         unknown_pods_pass: config.capture.unknown_pods == UnknownPods::Pass,
         refused_sockets: RefusedSockets { raw: false, transports: true },
+    }
+}
+
+fn controller_logs(config: &Config) -> ControllerLogs {
+    ControllerLogs {
+        folder: config.capture.pod_logs.clone(),
+        namespace: config.node.root_namespace.to_string(),
+        workload: CONTROLLER.to_owned(),
     }
 }
 

@@ -107,6 +107,15 @@ impl Pods {
         self.pods.look_outside(limit);
     }
 
+    /// Leaves the mesh's own controllers alone that nobody told of.
+    pub(super) fn pass_controllers(&mut self) {
+        match self.pods.pass_controllers() {
+            Ok(0) => {}
+            Ok(count) => info!(count, "controllers left alone, known by the kubelet's folders of logs"),
+            Err(error) => warn!(error = %Chain(&error), "cannot leave a controller alone; trying again"),
+        }
+    }
+
     /// Whether a pod is no longer where it was found.
     pub(super) fn has_moved(&self) -> bool {
         self.pods.has_moved()

@@ -7,6 +7,7 @@ mod accept;
 mod arrivals;
 mod cgroups;
 mod connections;
+mod controllers;
 mod listener;
 mod metrics;
 mod namespace;
@@ -17,6 +18,7 @@ mod trial;
 
 pub use accept::{AcceptEnd, Accepted, accept};
 pub use arrivals::Arrivals;
+pub use controllers::ControllerLogs;
 pub use listener::{Family, ListenError, Listener};
 pub use metrics::CaptureMetrics;
 pub use namespace::{Namespace, NamespaceError};

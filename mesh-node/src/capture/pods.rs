@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::cgroups::{Found, PodCgroups};
 use super::connections::Outside;
+use super::controllers::ControllerLogs;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use crate::kernel::{Kernel, KernelError, PodFacts, PodListeners};
@@ -95,6 +96,11 @@ pub struct Pods {
     kernel: Kernel,
     cgroups: PodCgroups,
     known: BTreeMap<WorkloadUid, Known>,
+    logs: ControllerLogs,
+    /// Controllers that nobody told of yet, left alone where they are.
+    controllers: BTreeMap<WorkloadUid, Found>,
+    /// Pods that the last [`sync`](Self::sync) was told of.
+    told: BTreeSet<WorkloadUid>,
     /// Pods of a kubelet that were not found at the last [`sync`](Self::sync): not begun yet, or at their end.
     absent: Vec<Arc<Workload>>,
 }
@@ -125,8 +131,16 @@ impl PodError {
 impl Pods {
     /// No pods yet, but those that an agent before left in the kernel: they are held until the first
     /// [`sync`](Self::sync) that finds every pod. Pods without an annotation are looked for below `cgroup_root`.
-    pub fn new(kernel: Kernel, cgroup_root: PathBuf) -> Self {
-        Self { kernel, cgroups: PodCgroups::below(cgroup_root), known: BTreeMap::new(), absent: Vec::new() }
+    pub fn new(kernel: Kernel, cgroup_root: PathBuf, logs: ControllerLogs) -> Self {
+        Self {
+            kernel,
+            cgroups: PodCgroups::below(cgroup_root),
+            known: BTreeMap::new(),
+            logs,
+            controllers: BTreeMap::new(),
+            told: BTreeSet::new(),
+            absent: Vec::new(),
+        }
     }
 
     /// Makes the kernel's side what these workloads of this node ask for. Pods of the host's own network are left
@@ -138,6 +152,9 @@ impl Pods {
             .filter(|workload| !workload.host_network)
             .map(|workload| (&workload.uid, workload))
             .collect();
+        self.told = wanted.keys().map(|uid| (*uid).clone()).collect();
+        // What the objects say of them counts from here on.
+        self.controllers.retain(|uid, _| !self.told.contains(uid));
         // Those that went first: their addresses may be those of pods that came.
         self.forget_gone(&wanted, &mut changes);
         self.absent.clear();
@@ -179,6 +196,41 @@ impl Pods {
         self.kernel.capture(known.namespace.cookie(), &facts, &sockets(&pod.listeners))?;
         let count = outside.count();
         known.state = State::Captured(Arc::clone(pod), outside);
+        Ok(count)
+    }
+
+    /// Leaves this mesh's own controllers alone that nobody told of: how many more it found. Who is told of, now or when an
+    /// agent before enrolled it, is what the objects say, whatever the kubelet's folders are called.
+    ///
+    /// # Errors
+    /// The kernel's side fails; tried again at the next call.
+    pub fn pass_controllers(&mut self) -> Result<usize, KernelError> {
+        let named: BTreeSet<WorkloadUid> = self.logs.uids().into_iter().collect();
+        let is_gone = |uid: &WorkloadUid, found: &Found| !named.contains(uid) || !found.is_there();
+        let gone: Vec<WorkloadUid> = self
+            .controllers
+            .iter()
+            .filter(|(uid, found)| is_gone(uid, found))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for found in gone.iter().filter_map(|uid| self.controllers.remove(uid)).collect::<Vec<_>>() {
+            self.release(found.namespace().cookie())?;
+        }
+        let mut count = 0;
+        for uid in named {
+            if self.told.contains(&uid) || self.controllers.contains_key(&uid) {
+                continue;
+            }
+            // Not begun, or one of before: a pod that cannot be found is refused its connections, as any is.
+            let Ok(Some(found)) = self.cgroups.find(&uid, &[]) else { continue };
+            let cookie = found.namespace().cookie();
+            let is_anothers = self.is_anothers(cookie) || self.kernel.is_enrolled(cookie);
+            if !found.is_in_doubt(&[]) && !is_anothers {
+                self.kernel.pass(cookie, &PodFacts::default())?;
+                self.controllers.insert(uid, found);
+                count += 1;
+            }
+        }
         Ok(count)
     }
 
@@ -351,8 +403,7 @@ impl Pods {
     /// Pods that went while no agent ran, and those that could not be released when they went. What may be one of the
     /// `lost`, of which it is not known where they are, stays held.
     fn release_unknown(&mut self, lost: &[&Workload]) -> Vec<KernelError> {
-        let known = self.known.values().flat_map(Known::namespaces);
-        let mut live: BTreeSet<u64> = known.map(Namespace::cookie).collect();
+        let mut live: BTreeSet<u64> = self.namespaces().map(Namespace::cookie).collect();
         for pod in lost {
             live.extend(self.kernel.namespaces_of(&pod.addresses));
         }
@@ -366,8 +417,13 @@ impl Pods {
 
     /// Whether a pod that is known may be in a namespace.
     fn is_anothers(&self, cookie: u64) -> bool {
-        let mut all = self.known.values().flat_map(Known::namespaces);
-        all.any(|namespace| namespace.cookie() == cookie)
+        self.namespaces().any(|namespace| namespace.cookie() == cookie)
+    }
+
+    /// Every namespace that a pod may be in which is known.
+    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        let controllers = self.controllers.values().map(Found::namespace);
+        self.known.values().flat_map(Known::namespaces).chain(controllers)
     }
 }
 

@@ -95,6 +95,11 @@ impl Entries {
         self.rules.iter().flat_map(|rules| rules.addresses).filter(|address| !address.is_unspecified())
     }
 
+    /// Whether they are about an enrolled pod.
+    pub fn is_enrolled(&self) -> bool {
+        self.rules.is_some_and(|rules| rules.state != NamespaceRules::STATE_PASSED)
+    }
+
     /// Whether they may be about a pod with these addresses: where one side names none, nothing speaks against it.
     pub fn may_be_of(&self, addresses: &BTreeSet<IpKey>) -> bool {
         let mut own = self.addresses().peekable();

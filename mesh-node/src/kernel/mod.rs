@@ -268,6 +268,11 @@ impl Kernel {
             .filter_map(move |(cookie, entries)| entries.may_be_of(&addresses).then_some(*cookie))
     }
 
+    /// Whether a network namespace is, or was to an agent before, that of an enrolled pod.
+    pub fn is_enrolled(&self, netns_cookie: u64) -> bool {
+        self.applied.get(&netns_cookie).is_some_and(Entries::is_enrolled)
+    }
+
     /// Network namespaces that the maps speak of.
     pub fn namespaces(&self) -> impl Iterator<Item = u64> {
         self.applied.keys().copied()

@@ -1,15 +1,17 @@
 //! Agents that follow a controller: told all that they need, and at work without it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::ensure;
-use mesh_test_e2e::{ECHO, HTTP, at, from_account, node, pair, policy};
+use anyhow::{Context as _, Result, ensure};
+use mesh_test_e2e::{ECHO, HTTP, at, from_account, node, pair, peer_authentication, policy};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::figure;
 use mesh_test_harness::mesh::Mesh;
-use mesh_test_harness::servers::Kind;
+use mesh_test_harness::objects::PodSpec;
+use mesh_test_harness::servers::{Kind, Server};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -128,12 +130,8 @@ fn who_has_no_token_is_told_nothing() {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         mesh.pod("client").echo(at(ECHO))?;
         fs::write(mesh.controller().token_file(node(1)), "stolen")?;
-        let state = mesh.controller().state_file(node(1));
         mesh.b().kill()?;
-        fs::remove_file(&state).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        forget(mesh, 1)?;
         mesh.b().spawn()?;
         eventually_true("the reason is logged", PATIENCE, || {
             mesh.node(node(1)).log().contains("nobody has this token")
@@ -143,7 +141,77 @@ fn who_has_no_token_is_told_nothing() {
     });
 }
 
+/// Takes from a node what its agent was told, if it has been written already.
+fn forget(mesh: &mut Mesh, index: usize) -> Result<()> {
+    match fs::remove_file(mesh.controller().state_file(node(index))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove the state"),
+        _ => Ok(()),
+    }
+}
+
 fn echoes(mesh: &Mesh, pod: &str) -> bool {
     let dial = mesh.pod(pod).dial(at(ECHO)).send(PLAINTEXT_MARKER).until_bytes(PLAINTEXT_MARKER.len());
     dial.connected().is_ok_and(|seen| seen.received == PLAINTEXT_MARKER)
+}
+
+/// A pod of a kubelet, whose folder of logs is there before it.
+fn add_kubelets_pod(mesh: &mut Mesh, namespace: &str, name: &str) -> Result<()> {
+    let uid = format!("uid-of-{name}");
+    let cgroup = format!("kubepods/burstable/pod{uid}/1");
+    write_logs(mesh, namespace, name, &uid)?;
+    mesh.add_pod(node(0), PodSpec::new(name).namespace(namespace).uid(&uid).kubelet_cgroup(&cgroup))
+}
+
+fn write_logs(mesh: &Mesh, namespace: &str, name: &str, uid: &str) -> Result<()> {
+    let logs = mesh.topology().site(node(0)).pod_logs();
+    fs::create_dir_all(logs.join(format!("{namespace}_{name}_{uid}"))).context("make a pod's folder of logs")
+}
+
+#[test]
+fn a_controller_that_starts_when_none_is_left_is_known_without_one() {
+    const SYSTEM: &str = "nodemesh-system";
+    let strict = peer_authentication("STRICT");
+    pair().with_controller().objects("strict", &strict).run(|mesh| {
+        let site = mesh.topology().site(node(1));
+        let api = SocketAddr::new(site.address(), 6443);
+        let _api = Server::start(site.host(), "api", Kind::Echo, "0.0.0.0:6443", &[])?;
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        add_kubelets_pod(mesh, "shop", "enrolled")?;
+        let _sandbox = mesh.pod("enrolled").serve(Kind::Sink, HTTP)?;
+        eventually_true("the pod is captured", PATIENCE, || echoes(mesh, "enrolled"))?;
+        mesh.controller().kill()?;
+        // A folder that would let it out, if it were not told of.
+        write_logs(mesh, SYSTEM, "nodemesh-controller-0", "uid-of-enrolled")?;
+        let mut servers = Vec::new();
+        for (namespace, name) in
+            [(SYSTEM, "nodemesh-controller-1"), (SYSTEM, "stranger"), ("shop", "nodemesh-controller-2")]
+        {
+            add_kubelets_pod(mesh, namespace, name)?;
+            servers.push(mesh.pod(name).serve(Kind::Sink, HTTP)?);
+        }
+        let took = eventually_true("a controller reaches what it needs", PATIENCE, || {
+            mesh.pod("nodemesh-controller-1").echo(api).is_ok()
+        })?;
+        figure(&format!("a controller that nobody told of connects {} ms after it began", took.as_millis()));
+        // An agent that was never told anything.
+        mesh.a().kill()?;
+        forget(mesh, 0)?;
+        mesh.a().spawn()?;
+        add_kubelets_pod(mesh, SYSTEM, "nodemesh-controller-3")?;
+        servers.push(mesh.pod("nodemesh-controller-3").serve(Kind::Sink, HTTP)?);
+        eventually_true("another one does, too", PATIENCE, || {
+            mesh.pod("nodemesh-controller-3").echo(api).is_ok()
+        })?;
+        for stranger in ["stranger", "nodemesh-controller-2", "enrolled"] {
+            let refused = mesh.pod(stranger).dial(api).run()?;
+            ensure!(refused.refusal() == Some("not permitted"), "{stranger}: {refused:?}");
+        }
+        mesh.controller().restart()?;
+        mesh.a().wait_until_ready()?;
+        for pod in ["nodemesh-controller-1", "nodemesh-controller-3", "stranger"] {
+            mesh.pod(pod).echo(api)?;
+        }
+        ensure!(echoes(mesh, "enrolled"), "it is in the mesh");
+        Ok(())
+    });
 }

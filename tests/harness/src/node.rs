@@ -72,6 +72,7 @@ impl Node {
             ("--agent-cgroup", site.cgroup().join("agent")),
             ("--pin-dir", pin_dir.clone()),
             ("--admin-socket", admin_socket.clone()),
+            ("--pod-logs", site.pod_logs()),
             ("--log-format", PathBuf::from("json")),
         ];
         let own = own.into_iter().chain(source);

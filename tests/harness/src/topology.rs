@@ -208,6 +208,11 @@ impl Site {
         &self.logs
     }
 
+    /// The folder in which a kubelet of the node would keep the logs of pods.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.logs.join("pods")
+    }
+
     /// The node's address on the wire.
     pub fn address(&self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 77, 0, self.number))

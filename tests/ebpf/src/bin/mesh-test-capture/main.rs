@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use mesh_node::capture::Pods;
+use mesh_node::capture::{ControllerLogs, Pods};
 use mesh_node::kernel::{Kernel, KernelConfig, KernelReport, RefusedSockets, uninstall};
 use serde_json::{Value, json};
 
@@ -49,7 +49,9 @@ fn main() -> Result<()> {
     }
     let report = KernelReport::probe();
     let kernel = Kernel::load(&config(&arguments))?;
-    let mut stand = Stand::new(Pods::new(kernel, arguments.cgroup_root.clone()));
+    let nobody =
+        ControllerLogs { folder: "/nonexistent".into(), namespace: String::new(), workload: String::new() };
+    let mut stand = Stand::new(Pods::new(kernel, arguments.cgroup_root.clone(), nobody));
     say(&json!({ "event": "ready", "kernel": report.to_string() }));
     for line in std::io::stdin().lock().lines() {
         let answer = match stand.run(&line?) {
