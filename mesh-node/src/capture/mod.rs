@@ -8,6 +8,7 @@ mod arrivals;
 mod cgroups;
 mod connections;
 mod controllers;
+mod known;
 mod listener;
 mod metrics;
 mod namespace;

@@ -14,15 +14,16 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mesh_common::model::{Direction, Enrolment, Workload, WorkloadUid};
+use mesh_common::model::{Enrolment, Workload, WorkloadUid};
 use tracing::{debug, warn};
 
 use super::cgroups::{Found, PodCgroups};
 use super::connections::Outside;
 use super::controllers::ControllerLogs;
-use super::listener::{Family, ListenError, Listener};
+use super::known::{Known, State, sockets};
+use super::listener::{ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
-use crate::kernel::{Kernel, KernelError, PodFacts, PodListeners};
+use crate::kernel::{Kernel, KernelError, PodFacts};
 
 /// A pod whose connections come to this daemon. The cores share it; its listeners close with the last of them.
 #[derive(Debug)]
@@ -103,22 +104,6 @@ pub struct Pods {
     told: BTreeSet<WorkloadUid>,
     /// Pods of a kubelet that were not found at the last [`sync`](Self::sync): not begun yet, or at their end.
     absent: Vec<Arc<Workload>>,
-}
-
-struct Known {
-    workload: Arc<Workload>,
-    namespace: Namespace,
-    /// The cgroup by which it was found; `None` where an annotation says where it is.
-    found: Option<Found>,
-    state: State,
-}
-
-enum State {
-    Held,
-    /// Held, with listeners.
-    Open(Arc<CapturedPod>),
-    Captured(Arc<CapturedPod>, Outside),
-    Passed,
 }
 
 impl PodError {
@@ -424,114 +409,5 @@ impl Pods {
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         let controllers = self.controllers.values().map(Found::namespace);
         self.known.values().flat_map(Known::namespaces).chain(controllers)
-    }
-}
-
-impl Known {
-    fn new(workload: Arc<Workload>, namespace: Namespace, found: Option<Found>) -> Self {
-        Self { workload, namespace, found, state: State::Held }
-    }
-
-    /// Holds a pod and opens its listeners: nothing passes from here until it is captured.
-    fn open(
-        &mut self,
-        kernel: &mut Kernel,
-        workload: &Arc<Workload>,
-        changes: &mut PodChanges,
-    ) -> Result<(), PodError> {
-        let (facts, cookie) = (PodFacts::of(workload), self.namespace.cookie());
-        let changed = facts != PodFacts::of(&self.workload);
-        match &self.state {
-            State::Captured(pod, _) if changed => kernel.capture(cookie, &facts, &sockets(&pod.listeners))?,
-            State::Captured(..) => {}
-            State::Open(pod) => {
-                kernel.hold(cookie, self.namespace.as_fd(), &facts)?;
-                changes.opened.push(Arc::clone(pod));
-            }
-            State::Held | State::Passed => {
-                self.state = State::Held;
-                kernel.hold(cookie, self.namespace.as_fd(), &facts)?;
-                let pod = CapturedPod {
-                    workload: Arc::clone(workload),
-                    namespace: self.namespace.clone(),
-                    listeners: listeners(&self.namespace)?,
-                };
-                let pod = Arc::new(pod);
-                changes.opened.push(Arc::clone(&pod));
-                self.state = State::Open(pod);
-            }
-        }
-        self.workload = Arc::clone(workload);
-        Ok(())
-    }
-
-    /// Every namespace that may be the pod's.
-    fn namespaces(&self) -> Box<dyn Iterator<Item = &Namespace> + '_> {
-        match &self.found {
-            Some(found) => Box::new(found.namespaces()),
-            None => Box::new(std::iter::once(&self.namespace)),
-        }
-    }
-
-    /// Whether another namespace may be the pod's.
-    fn is_in_doubt(&self, workload: &Workload) -> bool {
-        self.found.as_ref().is_some_and(|found| found.is_in_doubt(&workload.addresses))
-    }
-
-    /// Leaves a pod alone. What was captured goes on.
-    fn pass(
-        &mut self,
-        kernel: &mut Kernel,
-        workload: &Arc<Workload>,
-        changes: &mut PodChanges,
-    ) -> Result<(), PodError> {
-        let facts = PodFacts::of(workload);
-        if !matches!(self.state, State::Passed) || facts != PodFacts::of(&self.workload) {
-            kernel.pass(self.namespace.cookie(), &facts)?;
-            changes.stopped.extend(std::mem::replace(&mut self.state, State::Passed).pod());
-        }
-        self.workload = Arc::clone(workload);
-        Ok(())
-    }
-
-    fn connections_outside(&self) -> usize {
-        match &self.state {
-            State::Captured(_, outside) => outside.count(),
-            State::Held | State::Open(_) | State::Passed => 0,
-        }
-    }
-}
-
-impl State {
-    fn pod(self) -> Option<Arc<CapturedPod>> {
-        match self {
-            Self::Open(pod) | Self::Captured(pod, _) => Some(pod),
-            Self::Held | Self::Passed => None,
-        }
-    }
-}
-
-fn listeners(namespace: &Namespace) -> Result<Vec<Arc<Listener>>, ListenError> {
-    let mut listeners = Vec::with_capacity(4);
-    for direction in [Direction::Outbound, Direction::Inbound] {
-        for family in [Family::V4, Family::V6] {
-            listeners.extend(Listener::open(namespace, direction, family)?.map(Arc::new));
-        }
-    }
-    Ok(listeners)
-}
-
-/// The listeners of one namespace, as the kernel's side takes them.
-pub(super) fn sockets(listeners: &[Arc<Listener>]) -> PodListeners<'_> {
-    let of = |direction, family| {
-        let mut listeners = listeners.iter();
-        let found = listeners.find(|socket| socket.direction() == direction && socket.family() == family);
-        found.map(|socket| socket.as_fd())
-    };
-    PodListeners {
-        outbound_v4: of(Direction::Outbound, Family::V4),
-        outbound_v6: of(Direction::Outbound, Family::V6),
-        inbound_v4: of(Direction::Inbound, Family::V4),
-        inbound_v6: of(Direction::Inbound, Family::V6),
     }
 }

@@ -23,10 +23,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::accept::{Accepted, accept};
+use super::known::sockets;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use super::pods::Pods;
-use super::pods::sockets;
 use crate::kernel::{self, KernelError, OriginalDstReader, PodFacts};
 
 /// The address of the trial's pod.
