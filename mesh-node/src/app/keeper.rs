@@ -180,6 +180,9 @@ impl Keeper {
         self.standing.is_synced(&synced);
         self.last = synced;
         self.standing.has_outside(self.pods.connections_outside());
+        if self.pods.awaits() {
+            self.expected.get_or_insert((Instant::now() + LOOK_AT_ONCE, 0));
+        }
     }
 
     /// Cancel safe: what is not returned is found again.
@@ -195,7 +198,7 @@ impl Keeper {
     async fn look(&mut self) {
         self.pods.pass_controllers();
         let Synced { failed, in_doubt, unreleased, .. } = &self.last;
-        if failed + in_doubt.len() + unreleased > 0 || self.pods.has_moved() {
+        if failed + in_doubt.len() + unreleased > 0 || self.pods.has_news() {
             self.sync().await;
         }
         self.look_at_programs().await;

@@ -116,12 +116,12 @@ impl Pods {
         }
     }
 
-    /// Whether a pod is no longer where it was found.
-    pub(super) fn has_moved(&self) -> bool {
-        self.pods.has_moved()
+    /// Whether somebody is about to come to where a pod has its place.
+    pub(super) fn awaits(&self) -> bool {
+        self.pods.awaits()
     }
 
-    /// Whether a pod came to where it was not.
+    /// Whether a pod came to where it was not, or is no longer where it was found.
     pub(super) fn has_news(&self) -> bool {
         self.pods.has_news()
     }

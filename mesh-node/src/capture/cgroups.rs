@@ -80,6 +80,11 @@ impl PodCgroups {
         uids.filter(|uid| names.iter().any(|name| is_of_pod(name, &uid.0))).collect()
     }
 
+    /// Whether the pod has a cgroup, and with it a place where it will be found.
+    pub(super) fn has(&self, uid: &WorkloadUid) -> bool {
+        folder_of(&self.root, &uid.0, DEPTH).is_some()
+    }
+
     /// Finds the pod by its cgroup. `None`: it has no cgroup yet, or no process of its own network.
     pub(super) fn find(&self, uid: &WorkloadUid, addresses: &[IpAddr]) -> Result<Option<Found>, PodError> {
         let Some(folder) = folder_of(&self.root, &uid.0, DEPTH) else { return Ok(None) };

@@ -56,8 +56,8 @@ pub struct PodChanges {
 pub enum PodError {
     /// Nothing says where the pod is.
     #[error(
-        "the pod is enrolled, and no process of its own runs in a cgroup named for its UID below --cgroup-root; \
-         where no kubelet runs it, set the annotation nodemesh.dev/netns"
+        "the pod is enrolled, and no cgroup below --cgroup-root is named for its UID; where no kubelet runs it, set the \
+         annotation nodemesh.dev/netns"
     )]
     NoNamespace,
     /// It cannot be told which namespace is the pod's. The pod's own doing, or its runtime's: nothing is wrong with the
@@ -226,14 +226,23 @@ impl Pods {
 
     /// Whether a pod that was not there is there now, or one has another sandbox: the next [`sync`](Self::sync) finds it.
     pub fn has_news(&self) -> bool {
-        let present = self.cgroups.present(self.absent.iter().map(|workload| &workload.uid));
+        let has_moved =
+            self.known.values().filter_map(|known| known.found.as_ref()).any(|found| !found.is_there());
         let is_there = |uid: &WorkloadUid| self.cgroups.find(uid, &[]).is_ok_and(|found| found.is_some());
-        self.has_moved() || present.into_iter().any(is_there)
+        has_moved || self.empty().into_iter().any(is_there)
     }
 
-    /// Whether a pod that was found by its cgroup has another sandbox by now: the next [`sync`](Self::sync) finds it.
-    pub fn has_moved(&self) -> bool {
-        self.known.values().filter_map(|known| known.found.as_ref()).any(|found| !found.is_there())
+    /// Whether nobody is in a pod that has its place: somebody may be in a moment, and nobody tells of that.
+    pub fn awaits(&self) -> bool {
+        !self.empty().is_empty()
+    }
+
+    /// Pods that were not found, and have a cgroup.
+    fn empty(&self) -> Vec<&WorkloadUid> {
+        match &self.absent[..] {
+            [] => Vec::new(),
+            absent => self.cgroups.present(absent.iter().map(|workload| &workload.uid)),
+        }
     }
 
     /// How many connections of captured pods go on outside the mesh, as far as is known.
@@ -269,8 +278,8 @@ impl Pods {
             None => match self.find(workload, changes)? {
                 Some(known) => known,
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
-                // Not begun yet, or at its end: there is nobody in it.
-                None if workload.addresses.is_empty() => return Ok(()),
+                // Not begun yet, at its end, or between two containers: there is nobody in it.
+                None if workload.addresses.is_empty() || self.cgroups.has(&workload.uid) => return Ok(()),
                 None => return Err(PodError::NoNamespace),
             },
         };
