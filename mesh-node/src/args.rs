@@ -147,6 +147,41 @@ pub struct UninstallArgs {
     pub(crate) stay: bool,
 }
 
+/// Flags of `mesh-node hold`.
+#[derive(Args, Clone, Debug)]
+pub struct HoldArgs {
+    /// What to do
+    pub(crate) verb: HoldVerb,
+    /// Folder of the container runtime's network configurations
+    #[arg(long, env = "NODEMESH_CNI_CONF_DIR", value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Folder of the container runtime's network plugins
+    #[arg(long, env = "NODEMESH_CNI_BIN_DIR", value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Folder on bpffs that the agent uses
+    #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
+    pub(crate) pin_dir: PathBuf,
+    /// Namespace of the mesh's own pods, which are not held
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    pub(crate) root_namespace: String,
+    /// Stay when it is done, and follow what others change of their configurations
+    #[arg(long)]
+    pub(crate) stay: bool,
+    /// DaemonSet in --root-namespace that this is a pod of. When it is told to stop it asks the API server for it: if it is gone,
+    /// the plugin is taken out [default: it stays]
+    #[arg(long, env = "NODEMESH_DAEMON_SET", value_name = "NAME", requires = "stay", value_parser = node_name)]
+    pub(crate) daemon_set: Option<String>,
+}
+
+/// What `mesh-node hold` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HoldVerb {
+    /// Puts the plugin in, behind the network that there is.
+    Install,
+    /// Takes it out.
+    Remove,
+}
+
 /// Certificates.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use mesh_node::app;
-use mesh_node::args::{AgentArgs, ControllerArgs, UninstallArgs};
+use mesh_node::args::{AgentArgs, ControllerArgs, HoldArgs, UninstallArgs};
 use mesh_node::capture::trial_connect;
 use mesh_node::cli::reference::Document;
 use mesh_node::cli::{self, reference};
@@ -37,6 +37,8 @@ enum Command {
     Log(cli::LogLevelArgs),
     /// Remove every program, map and link that an agent left; enrolled pods are outside the mesh from then on
     Uninstall(UninstallArgs),
+    /// Have new pods of this node wait until the agent's programs stand, after a reboot too; or no longer
+    Hold(HoldArgs),
     /// Connect once and say whether that worked: what an agent starts in the pods' cgroup to try itself out
     #[command(hide = true)]
     TrialConnect {
@@ -53,6 +55,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next();
+    if app::is_plugin(program.as_deref()) {
+        let [command, arguments] = ["CNI_COMMAND", "CNI_ARGS"].map(|name| std::env::var(name).ok());
+        return app::cni(app::Call { command: command.as_deref(), arguments: arguments.as_deref() });
+    }
     let given = cli::called(CommandLine::command(), program.as_deref()).get_matches();
     let command_line = CommandLine::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
     match run(command_line.command) {
@@ -79,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
         Command::Uninstall(args) => app::uninstall(&args)?,
+        Command::Hold(args) => app::hold(&args)?,
         Command::TrialConnect { address } => {
             trial_connect(address)?;
             ExitCode::SUCCESS

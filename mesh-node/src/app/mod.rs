@@ -5,9 +5,11 @@
 //! pods before readiness.
 
 mod agent;
+mod cni;
 mod cores;
 mod departure;
 mod footprint;
+mod hold;
 mod keeper;
 mod pods;
 mod proof;
@@ -27,6 +29,8 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
+pub use self::cni::{Call, cni, is_plugin};
+pub use self::hold::hold;
 pub use self::uninstall::uninstall;
 
 use self::agent::{AgentState, Standing};

@@ -153,6 +153,15 @@ impl Links {
     }
 }
 
+/// Whether the programs of an agent are attached, as anybody can see it: refused is who is not known from then on.
+pub fn stands(pin_dir: &Path) -> bool {
+    let on_cgroups = PROGRAMS.iter().filter(|entry| entry.stand != Stand::Namespace);
+    let links = pins::links(pin_dir);
+    on_cgroups
+        .into_iter()
+        .all(|entry| pinned(&links.join(entry.name)).is_some_and(|(_, info)| info.target != 0))
+}
+
 /// Readable when the pin of a program was removed or renamed (inotify(7) on bpffs).
 pub(super) fn watch(pins: &Pins) -> io::Result<OwnedFd> {
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;

@@ -42,8 +42,8 @@ use mesh_common::abi::addr::IpKey;
 use mesh_common::abi::capture::OutboundListenerKey;
 
 pub use self::apply::ApplyError;
-pub use self::attach::AttachError;
 use self::attach::Links;
+pub use self::attach::{AttachError, stands};
 pub use self::cgroup::{CgroupError, members};
 pub use self::desired::{PodFacts, PodState, RefusedSockets};
 pub use self::events::Refusal;

@@ -183,7 +183,7 @@ impl Pins {
     }
 
     pub(super) fn links(&self) -> PathBuf {
-        self.root.join("links")
+        links(&self.root)
     }
 
     pub(super) fn namespaces(&self) -> PathBuf {
@@ -210,6 +210,11 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Where the links of the programs are that stand on cgroups.
+pub(super) fn links(root: &Path) -> PathBuf {
+    root.join("links")
 }
 
 /// The names in a folder.

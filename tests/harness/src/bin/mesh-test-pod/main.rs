@@ -4,6 +4,7 @@
 
 mod connection;
 mod dial;
+mod first;
 mod hold;
 mod http;
 mod http2;
@@ -27,6 +28,8 @@ enum Command {
     Serve(serve::Serve),
     /// Opens one connection, sends standard input and reports what came back
     Dial(dial::Dial),
+    /// Connects in its first instruction, again and again until it is answered
+    First(first::First),
     /// Keeps one connection to an echo server busy until standard input ends
     Hold(hold::Hold),
     /// Sends HTTP requests or gRPC calls until standard input ends and counts what became of them
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::Dial(dial) => dial.run(),
+        Command::First(first) => first.run(),
         Command::Hold(hold) => hold.run(),
         Command::Load(load) => load.run(),
         Command::Call(call) => call.run(),
