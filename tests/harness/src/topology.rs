@@ -132,7 +132,9 @@ impl Site {
         let logs = run.folder().join(name);
         netns.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         netns.ip(&[
-            "link add br0 type bridge".to_owned(),
+            // A bridge without an address of its own takes the lowest of its ports': it would change as pods come, and those that
+            // are there would send to the one before for half a minute.
+            format!("link add br0 address 02:77:00:00:00:0{number} type bridge"),
             format!("address add 10.77.{number}.1/24 dev br0"),
             format!("address add fd77:{number}::1/64 dev br0 nodad"),
             "link set br0 up".to_owned(),
