@@ -19,7 +19,7 @@ use mesh_common::model::{NamespacedName, Protocol};
 use mesh_common::snapshot::{Delta, Tables};
 use mesh_node::controller::agents::{AgentCaller, Authenticate, Authenticating};
 use mesh_node::controller::discovery::{Discovery, DiscoverySettings};
-use mesh_node::xds::{Key, Outgoing, Reading, Resource, ResourceType, Update, encode, read};
+use mesh_node::xds::{Key, Outgoing, Reading, Resource, ResourceType, Shared, Update, encode, read};
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tonic::codegen::Service as TowerService;
@@ -55,9 +55,10 @@ fn costs(what: &str, deltas: &[Delta]) {
     let started = Instant::now();
     let resources: Vec<Resource> = deltas.iter().map(written).collect();
     let writing = started.elapsed();
-    let started = Instant::now();
+    let (started, mut shared) = (Instant::now(), Shared::default());
     for resource in &resources {
-        assert!(matches!(read(&resource.key, &resource.value, "root"), Reading::Understood(_)));
+        let reading = read(&resource.key, &resource.value, "root", &mut shared);
+        assert!(matches!(reading, Reading::Understood(_)));
     }
     let reading = started.elapsed();
     let bytes: usize = resources.iter().map(|resource| resource.value.len()).sum();
@@ -103,6 +104,7 @@ struct Agent {
     responses: Streaming<DeltaDiscoveryResponse>,
     tables: Tables,
     missing: Vec<ResourceType>,
+    shared: Shared,
 }
 
 impl Agent {
@@ -123,7 +125,13 @@ impl Agent {
         request.metadata_mut().insert("authorization", "Bearer x".parse().expect("a header"));
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = client.delta_aggregated_resources(request).await.expect("a stream").into_inner();
-        Self { requests, responses, tables: Tables::default(), missing: ResourceType::ALL.to_vec() }
+        Self {
+            requests,
+            responses,
+            tables: Tables::default(),
+            missing: ResourceType::ALL.to_vec(),
+            shared: Shared::default(),
+        }
     }
 
     /// Takes all up to the end of a round: how many resources.
@@ -137,7 +145,8 @@ impl Agent {
             for resource in response.resources {
                 let key = Key { kind, name: resource.name.into() };
                 let value = resource.resource.expect("a content").value;
-                if let Reading::Understood(Update::Delta(delta)) = read(&key, &value, "root") {
+                let reading = read(&key, &value, "root", &mut self.shared);
+                if let Reading::Understood(Update::Delta(delta)) = reading {
                     self.tables.apply(delta);
                 }
             }

@@ -15,7 +15,7 @@ use mesh_common::model::{MeshSettings, Text};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 
 use crate::xds::refusal::{Refusal, error_detail};
-use crate::xds::{FieldError, Key, Reading, ResourceType, Trust, Update, Version, read, removal};
+use crate::xds::{FieldError, Key, Reading, ResourceType, Shared, Trust, Update, Version, read, removal};
 
 /// All that this agent knows.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(super) struct World {
     /// Types of which this stream has said nothing yet.
     missing: Vec<ResourceType>,
     refused: BTreeMap<Key, Refused>,
+    shared: Shared,
 }
 
 /// A resource as it came.
@@ -85,6 +86,7 @@ impl World {
             pending: BTreeMap::new(),
             missing: Vec::new(),
             refused: BTreeMap::new(),
+            shared: Shared::default(),
         }
     }
 
@@ -120,7 +122,8 @@ impl World {
             self.remove(Key { kind, name: name.into() });
         }
         for resource in resources {
-            let name: Text = resource.name.as_str().into();
+            // A slice has named its pods by then.
+            let name = self.shared.text(&resource.name);
             let key = Key { kind, name };
             match value(resource, &type_url) {
                 Ok(value) => self.put(key.clone(), value),
@@ -175,7 +178,7 @@ impl World {
     }
 
     fn put(&mut self, key: Key, value: Bytes) {
-        match read(&key, &value, &self.root_namespace) {
+        match read(&key, &value, &self.root_namespace, &mut self.shared) {
             Reading::Refused(error) => self.refuse(key, error, false),
             Reading::Understood(update) => {
                 self.refused.remove(&key);

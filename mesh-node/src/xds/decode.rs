@@ -20,6 +20,7 @@ use prost::Message;
 use super::decode_policy;
 use super::messages;
 use super::resource::{FieldError, Key, ResourceType, Trust, Update};
+use super::shared::Shared;
 
 /// What an agent makes of a resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +33,9 @@ pub enum Reading {
     Refused(FieldError),
 }
 
-/// Reads a resource. `root_namespace` is the one of the mesh: a policy of it that is not understood is about all.
-pub fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
+/// Reads a resource. `root_namespace` is the one of the mesh: a policy of it that is not understood is about all. What many
+/// resources say is kept once, in `shared`.
+pub fn read(key: &Key, value: &[u8], root_namespace: &str, shared: &mut Shared) -> Reading {
     let read = match key.kind {
         ResourceType::AuthorizationPolicy | ResourceType::PeerAuthentication => {
             return decode_policy::read(key, value, root_namespace);
@@ -44,10 +46,10 @@ pub fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
             service(&key.name, value).map(|service| Delta::UpsertService(service.into()))
         }
         ResourceType::EndpointSlice => {
-            endpoint_slice(&key.name, value).map(|slice| Delta::UpsertEndpointSlice(slice.into()))
+            endpoint_slice(&key.name, value, shared).map(|slice| Delta::UpsertEndpointSlice(slice.into()))
         }
         ResourceType::Workload => {
-            workload(&key.name, value).map(|workload| Delta::UpsertWorkload(workload.into()))
+            workload(&key.name, value, shared).map(|workload| Delta::UpsertWorkload(workload.into()))
         }
         ResourceType::TrustBundle => {
             return match trust(&key.name, value) {
@@ -129,9 +131,9 @@ fn node(name: &Text, value: &[u8]) -> Result<Node, FieldError> {
     })
 }
 
-fn workload(uid: &Text, value: &[u8]) -> Result<Workload, FieldError> {
+fn workload(uid: &Text, value: &[u8], shared: &mut Shared) -> Result<Workload, FieldError> {
     let pod: messages::Workload = message(value)?;
-    let identity = pod.identity.parse();
+    let identity = shared.identity(&pod.identity);
     let identity =
         identity.map_err(|error| FieldError::new("identity", format!("{:?}: {error}", pod.identity)))?;
     let enrolment = match known("enrolment", pod.enrolment)? {
@@ -148,10 +150,10 @@ fn workload(uid: &Text, value: &[u8]) -> Result<Workload, FieldError> {
     Ok(Workload {
         uid: WorkloadUid(Arc::clone(uid)),
         name: NamespacedName {
-            namespace: filled("namespace", pod.namespace)?,
+            namespace: shared.text(&filled("namespace", pod.namespace)?),
             name: filled("name", pod.name)?,
         },
-        node: pod.node.into(),
+        node: shared.text(&pod.node),
         identity,
         addresses: each("addresses", &pod.addresses, |bytes| address(bytes))?,
         labels: texts(pod.labels),
@@ -165,17 +167,17 @@ fn workload(uid: &Text, value: &[u8]) -> Result<Workload, FieldError> {
         named_ports: each("named_ports", &pod.named_ports, |named: &messages::NamedPort| {
             Ok((named.name.as_str().into(), port(&named.port).map_err(|error| error.within("port"))?))
         })?,
-        labels_for_metrics: canonical_names(names),
+        labels_for_metrics: canonical_names(&names, shared),
     })
 }
 
-fn canonical_names(names: messages::CanonicalNames) -> CanonicalNames {
+fn canonical_names(names: &messages::CanonicalNames, shared: &mut Shared) -> CanonicalNames {
     CanonicalNames {
-        workload: names.workload.into(),
-        service: names.service.into(),
-        revision: names.revision.into(),
-        app: names.app.into(),
-        version: names.version.into(),
+        workload: shared.text(&names.workload),
+        service: shared.text(&names.service),
+        revision: shared.text(&names.revision),
+        app: shared.text(&names.app),
+        version: shared.text(&names.version),
     }
 }
 
@@ -233,39 +235,22 @@ fn service_port(service_port: &messages::ServicePort) -> Result<ServicePort, Fie
     })
 }
 
-fn endpoint_slice(name: &str, value: &[u8]) -> Result<EndpointSlice, FieldError> {
+fn endpoint_slice(name: &str, value: &[u8], shared: &mut Shared) -> Result<EndpointSlice, FieldError> {
     let slice: messages::EndpointSlice = message(value)?;
     let name = namespaced_name(name)?;
     let service =
         NamespacedName { namespace: Arc::clone(&name.namespace), name: filled("service", slice.service)? };
-    // Endpoints of one slice share few names: each is kept once.
-    let mut known = Shared::default();
     let mut ports = Vec::with_capacity(slice.ports.len());
     for (index, port) in slice.ports.into_iter().enumerate() {
         let messages::SlicePort { name, endpoints } = port;
-        let endpoints = each("endpoints", &endpoints, |one| endpoint(one, &mut known));
+        let endpoints = each("endpoints", &endpoints, |one| endpoint(one, shared));
         let endpoints = endpoints.map_err(|error| error.at("ports", index))?;
         ports.push(SlicePort { name: name.into(), endpoints });
     }
     Ok(EndpointSlice { name, service, ports })
 }
 
-/// Text that was read before.
-#[derive(Default)]
-struct Shared(std::collections::HashSet<Text>);
-
-impl Shared {
-    fn text(&mut self, text: &str) -> Text {
-        if let Some(known) = self.0.get(text) {
-            return Arc::clone(known);
-        }
-        let new: Text = text.into();
-        self.0.insert(Arc::clone(&new));
-        new
-    }
-}
-
-fn endpoint(endpoint: &messages::Endpoint, known_texts: &mut Shared) -> Result<Endpoint, FieldError> {
+fn endpoint(endpoint: &messages::Endpoint, shared: &mut Shared) -> Result<Endpoint, FieldError> {
     let state = match known("state", endpoint.state)? {
         messages::EndpointState::Ready => EndpointState::Ready,
         messages::EndpointState::ServingTerminating => EndpointState::ServingTerminating,
@@ -275,12 +260,12 @@ fn endpoint(endpoint: &messages::Endpoint, known_texts: &mut Shared) -> Result<E
     Ok(Endpoint {
         address: address(&endpoint.address).map_err(|error| error.within("address"))?,
         port: port(&endpoint.port).map_err(|error| error.within("port"))?,
-        workload: endpoint.workload.as_deref().map(|uid| WorkloadUid(known_texts.text(uid))),
+        workload: endpoint.workload.as_deref().map(|uid| WorkloadUid(shared.text(uid))),
         state,
-        node: known_texts.text(&endpoint.node),
-        zone: known_texts.text(&endpoint.zone),
-        hint_zones: endpoint.hint_zones.iter().map(|zone| known_texts.text(zone)).collect(),
-        hint_nodes: endpoint.hint_nodes.iter().map(|node| known_texts.text(node)).collect(),
+        node: shared.text(&endpoint.node),
+        zone: shared.text(&endpoint.zone),
+        hint_zones: endpoint.hint_zones.iter().map(|zone| shared.text(zone)).collect(),
+        hint_nodes: endpoint.hint_nodes.iter().map(|node| shared.text(node)).collect(),
     })
 }
 

@@ -13,6 +13,7 @@ pub mod messages;
 pub mod refusal;
 mod resource;
 pub mod saved;
+mod shared;
 
 #[cfg(test)]
 mod samples;
@@ -22,6 +23,7 @@ mod tests;
 pub use decode::{Reading, read, removal};
 pub use encode::{encode, encode_trust};
 pub use resource::{FieldError, Key, Outgoing, Resource, ResourceType, Trust, Update, Version};
+pub use shared::Shared;
 
 /// Name of the one resource of type Mesh.
 pub const MESH: &str = "mesh";

@@ -13,6 +13,10 @@ fn key(kind: ResourceType, name: &str) -> Key {
     Key { kind, name: name.into() }
 }
 
+fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
+    super::read(key, value, root_namespace, &mut Shared::default())
+}
+
 fn policy_key() -> Key {
     key(ResourceType::AuthorizationPolicy, "shop/rules")
 }
