@@ -36,11 +36,23 @@ pub fn process_seconds(process: u32) -> Result<f64> {
 /// # Errors
 /// The process is gone.
 pub fn resident_megabytes(process: u32) -> Result<f64> {
+    megabytes(process, "VmRSS:")
+}
+
+/// The most that it ever was.
+///
+/// # Errors
+/// The process is gone.
+pub fn peak_megabytes(process: u32) -> Result<f64> {
+    megabytes(process, "VmHWM:")
+}
+
+fn megabytes(process: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{process}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has VmRSS")?;
-    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
-    Ok(kilobytes * 1024.0 / 1e6)
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kilobytes = line.with_context(|| format!("a process has {field}"))?.trim().trim_end_matches(" kB");
+    Ok(kilobytes.parse::<f64>().with_context(|| format!("read {field}"))? * 1024.0 / 1e6)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Throughput, latency, CPU and memory through two agents, against no mesh and against two Envoys.
+//! Throughput, latency, CPU and memory through two agents, against no mesh and against two Envoys; and the control plane of a
+//! large cluster.
 
+mod control;
 mod edits;
 mod envoy;
 mod figures;
@@ -33,6 +35,8 @@ struct CommandLine {
 enum Command {
     /// Measure every way and print a table of ratios
     Run(RunArgs),
+    /// Measure a controller, the streams of many agents and one whole agent of a large cluster
+    Control(control::ControlArgs),
     /// Open connections, have one request answered on each, and keep them until standard input ends
     Hold {
         /// Whom to call
@@ -91,12 +95,17 @@ struct RunArgs {
 fn main() -> anyhow::Result<()> {
     let command = match CommandLine::parse().command {
         Command::Run(args) => return run(args),
+        Command::Control(args) => {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            return runtime.block_on(control::run(args));
+        }
         command => command,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         match command {
-            Command::Run(args) => run(args),
+            Command::Run(_) | Command::Control(_) => unreachable!("they were run above"),
             Command::Hold { address, connections } => hold::hold(address, connections).await,
             Command::GrpcServer { address } => grpc::serve(address).await.context("serve gRPC"),
             Command::GrpcLoad { address, connections, seconds } => {

@@ -162,6 +162,11 @@ impl ControlPlane {
         format!("https://{}", self.site.address)
     }
 
+    /// Where its store takes objects from clients.
+    pub fn store(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.site.store[0]).into()
+    }
+
     /// Its address.
     pub fn address(&self) -> IpAddr {
         self.site.address.ip()

