@@ -28,9 +28,20 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tower::service_fn;
 
+use super::between::Between;
+use super::follower::Follower;
+use super::sleeper::Sleeper;
+
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// For anything to happen: the machine does other work too.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A policy that the API server takes, and that nobody can understand.
+pub const BROKEN_POLICY: &str = r"
+apiVersion: policy.nodemesh.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: broken, namespace: shop}
+spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}
+";
 /// Connections of a node that floods, and calls of each at a time.
 const FLOOD: [usize; 2] = [16, 16];
 
@@ -103,13 +114,12 @@ impl Write for Sink {
 impl Stand {
     /// With nothing but the manifests.
     pub async fn bare() -> Result<Self> {
-        let server = ApiServer::start()?;
-        for part in ["foundation", "base"] {
-            let folder = format!("{}/../../manifests/{part}", env!("CARGO_MANIFEST_DIR"));
-            server.kubectl(&["apply", "-k", &folder])?;
-        }
-        server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
-        let kubeconfig = controllers_own(&server)?;
+        let server = api_server()?;
+        let kubeconfig = controllers_own(&server, None)?;
+        Self::with(server, kubeconfig).await
+    }
+
+    async fn with(server: ApiServer, kubeconfig: tempfile::NamedTempFile) -> Result<Self> {
         let audit = Sink::default();
         let (address, known) = start(kubeconfig.path(), audit.clone()).await?;
         let stand = Self { server, known, address, audit, kubeconfig };
@@ -120,9 +130,23 @@ impl Stand {
     /// With two nodes.
     pub async fn start() -> Result<Self> {
         let stand = Self::bare().await?;
-        stand.apply(&objects())?;
-        stand.until("every pod is known", |known| known.snapshot().workloads().count() == 7).await?;
+        stand.populate().await?;
         Ok(stand)
+    }
+
+    /// With two nodes, and with something between the controller and its API server.
+    pub async fn behind() -> Result<(Self, Between)> {
+        let server = api_server()?;
+        let between = Between::start(controllers_own(&server, None)?.path()).await?;
+        let kubeconfig = controllers_own(&server, Some(&between.url()))?;
+        let stand = Self::with(server, kubeconfig).await?;
+        stand.populate().await?;
+        Ok((stand, between))
+    }
+
+    async fn populate(&self) -> Result<()> {
+        self.apply(&objects())?;
+        self.until("every pod is known", |known| known.snapshot().workloads().count() == 7).await
     }
 
     /// Starts one more, with the rights of the first.
@@ -140,9 +164,18 @@ impl Stand {
     }
 
     pub fn apply(&self, text: &str) -> Result<()> {
+        self.with_file(text, &["apply"])
+    }
+
+    /// Makes an object, also one that is too large for what kubectl apply notes of it.
+    pub fn create(&self, text: &str) -> Result<()> {
+        self.with_file(text, &["create"])
+    }
+
+    fn with_file(&self, text: &str, words: &[&str]) -> Result<()> {
         let mut file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
         file.write_all(text.as_bytes())?;
-        self.kubectl(&["apply", "-f", &file.path().display().to_string()]).map(drop)
+        self.kubectl(&[words, &["-f", &file.path().display().to_string()]].concat()).map(drop)
     }
 
     pub async fn until(&self, what: &str, is: impl Fn(&Known) -> bool) -> Result<()> {
@@ -214,12 +247,42 @@ impl Stand {
         Agent::connect(address, token, roots.await.context("wait until the roots are written")?).await
     }
 
+    /// The agent of a node, following the first controller.
+    pub async fn follower(&self, pod: &str, node: &str) -> Result<Follower> {
+        self.follower_of(self.address, pod, node).await
+    }
+
+    pub async fn follower_of(&self, address: SocketAddr, pod: &str, node: &str) -> Result<Follower> {
+        let roots = self.eventually("the roots are written", || self.roots_pem().ok()).await?;
+        Follower::start(address, node, &self.token(pod, &[])?, &roots)
+    }
+
+    /// One more controller, in a process of its own.
+    pub async fn sleeper(&self) -> Result<Sleeper> {
+        Sleeper::start(controllers_own(&self.server, None)?).await
+    }
+
+    /// Who writes status.
+    pub fn leader(&self) -> Option<String> {
+        let words = ["get", "lease", "nodemesh-controller", "-n", "nodemesh-system", "-o"];
+        let path = ["jsonpath={.spec.holderIdentity}"];
+        self.kubectl(&[&words[..], &path].concat()).ok().filter(|holder| !holder.is_empty())
+    }
+
+    pub fn make_leader(&self, name: &str) -> Result<()> {
+        let holder = serde_json::json!({"spec": {"holderIdentity": name}}).to_string();
+        let words = ["patch", "lease", "nodemesh-controller", "-n", "nodemesh-system", "--type=merge", "-p"];
+        self.kubectl(&[&words[..], &[&holder]].concat()).map(drop)
+    }
+
     /// The roots that agents mount.
     fn roots(&self) -> Result<Vec<CertificateDer<'static>>> {
+        Ok(roots_of_pem(self.roots_pem()?.as_bytes())?)
+    }
+
+    fn roots_pem(&self) -> Result<String> {
         let path = "jsonpath={.data.ca\\.crt}";
-        let words = ["get", "configmap", "nodemesh-ca-root", "-n", "nodemesh-system", "-o", path];
-        let pem = self.kubectl(&words)?;
-        Ok(roots_of_pem(pem.as_bytes())?)
+        self.kubectl(&["get", "configmap", "nodemesh-ca-root", "-n", "nodemesh-system", "-o", path])
     }
 
     pub async fn sign(&self, token: &str, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
@@ -301,16 +364,30 @@ impl Stand {
     }
 }
 
+/// An API server with what the manifests bring.
+fn api_server() -> Result<ApiServer> {
+    let server = ApiServer::start()?;
+    for part in ["foundation", "base"] {
+        let folder = format!("{}/../../manifests/{part}", env!("CARGO_MANIFEST_DIR"));
+        server.kubectl(&["apply", "-k", &folder])?;
+    }
+    server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+    Ok(server)
+}
+
 fn has(known: &Known, pod: &str) -> bool {
     known.snapshot().workloads().any(|known| &*known.name.name == pod)
 }
 
 /// A kubeconfig of the controller's own service account: what it may do is what the manifests let it.
-fn controllers_own(server: &ApiServer) -> Result<tempfile::NamedTempFile> {
+fn controllers_own(server: &ApiServer, url: Option<&str>) -> Result<tempfile::NamedTempFile> {
     let token = server.kubectl(&["create", "token", CONTROLLER, "-n", "nodemesh-system"])?;
     let text = std::fs::read_to_string(server.kubeconfig())?;
     let mut config: serde_json::Value = serde_json::from_str(&text)?;
     config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
+    if let Some(url) = url {
+        config["clusters"][0]["cluster"] = serde_json::json!({"server": url});
+    }
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(config.to_string().as_bytes())?;
     Ok(file)

@@ -1,6 +1,10 @@
 //! The controller on a real API server.
 
 mod agents;
+mod between;
 mod certificates;
+mod follower;
 mod objects;
+mod sleeper;
 mod status;
+mod trouble;

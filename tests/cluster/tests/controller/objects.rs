@@ -7,7 +7,7 @@ use mesh_common::model::{Enrolment, NamespacedName, Text, Workload};
 use mesh_test_harness::figure;
 use tokio::time::Instant;
 
-use super::agents::Stand;
+use super::agents::{BROKEN_POLICY, Stand};
 
 fn pod(stand: &Stand, name: &str) -> Option<Arc<Workload>> {
     stand.known().snapshot().workloads().find(|pod| &*pod.name.name == name).cloned()
@@ -41,11 +41,6 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 ---
 apiVersion: policy.nodemesh.dev/v1alpha1
 kind: AuthorizationPolicy
-metadata: {name: broken, namespace: shop}
-spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}
----
-apiVersion: policy.nodemesh.dev/v1alpha1
-kind: AuthorizationPolicy
 metadata: {name: fine, namespace: shop}
 spec: {action: DENY, rules: [{to: [{operation: {ports: ['22']}}]}]}
 ";
@@ -53,7 +48,7 @@ spec: {action: DENY, rules: [{to: [{operation: {ports: ['22']}}]}]}
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_become_what_agents_are_to_know() -> Result<()> {
     let stand = Stand::bare().await?;
-    stand.apply(SHOP)?;
+    stand.apply(&format!("{SHOP}---{BROKEN_POLICY}"))?;
     stand
         .until("two policies are known", |known| known.snapshot().authorization_policies().count() == 2)
         .await?;

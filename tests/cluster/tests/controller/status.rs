@@ -3,14 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::agents::Stand;
+use super::agents::{BROKEN_POLICY, Stand};
 
-const POLICIES: &str = r"
-apiVersion: policy.nodemesh.dev/v1alpha1
-kind: AuthorizationPolicy
-metadata: {name: broken, namespace: shop}
-spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}
----
+const STRICT: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
 kind: PeerAuthentication
 metadata: {name: fine, namespace: shop}
@@ -18,7 +13,7 @@ spec: {mtls: {mode: STRICT}}
 ";
 
 /// The status of a policy, once it is about the policy as it is.
-async fn status(stand: &Stand, kind: &str, name: &str) -> Result<Value> {
+pub async fn status(stand: &Stand, kind: &str, name: &str) -> Result<Value> {
     let what = format!("the status of {kind} {name} is written");
     stand
         .eventually(&what, || {
@@ -33,7 +28,7 @@ async fn status(stand: &Stand, kind: &str, name: &str) -> Result<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_says_whether_it_was_understood_and_whom_it_is_about() -> Result<()> {
     let stand = Stand::start().await?;
-    stand.apply(POLICIES)?;
+    stand.apply(&format!("{BROKEN_POLICY}---{STRICT}"))?;
     let broken = status(&stand, "nmap", "broken").await?;
     let condition = &broken["conditions"][0];
     ensure!(condition["type"] == "Accepted" && condition["status"] == "False", "{broken}");
@@ -56,7 +51,7 @@ async fn a_policy_says_whether_it_was_understood_and_whom_it_is_about() -> Resul
     );
 
     // Mended, it says so, of the newer generation.
-    stand.apply(&POLICIES.replace("10.0.0.0/99", "10.0.0.0/8"))?;
+    stand.apply(&BROKEN_POLICY.replace("10.0.0.0/99", "10.0.0.0/8"))?;
     let mended = status(&stand, "nmap", "broken").await?;
     ensure!(mended["conditions"][0]["status"] == "True" && mended["observedGeneration"] == 2, "{mended}");
     Ok(())
@@ -72,18 +67,8 @@ async fn one_replica_writes_and_another_follows_when_it_has_gone() -> Result<()>
     let held = stand.eventually("the Lease is taken", lease).await?;
     let me = held["spec"]["holderIdentity"].clone();
     // One that took it, and says nothing more.
-    let other = r#"{"spec": {"holderIdentity": "gone"}}"#;
-    stand.kubectl(&[
-        "patch",
-        "lease",
-        "nodemesh-controller",
-        "-n",
-        "nodemesh-system",
-        "--type=merge",
-        "-p",
-        other,
-    ])?;
-    stand.apply(POLICIES)?;
+    stand.make_leader("gone")?;
+    stand.apply(BROKEN_POLICY)?;
     let again = stand
         .eventually("the Lease is taken over", || {
             lease().filter(|lease| lease["spec"]["holderIdentity"] == me)

@@ -1,0 +1,86 @@
+//! An agent's side of the stream, as an agent has it: what a controller says is in force there.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_common::model::MeshSettings;
+use mesh_common::snapshot::Snapshot;
+use mesh_node::config_client::metrics::Metrics;
+use mesh_node::config_client::{ClientSettings, ConfigClient};
+use mesh_node::control::publication::Publication;
+use mesh_node::identity::{IdentityMetrics, system_clock};
+use mesh_node::telemetry::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::agents::PATIENCE;
+
+/// An agent that follows a controller. Ended on drop.
+pub struct Follower {
+    publication: Arc<Publication>,
+    task: JoinHandle<()>,
+    _files: tempfile::TempDir,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Follower {
+    /// The agent of a node.
+    pub fn start(address: SocketAddr, node: &str, token: &str, roots: &str) -> Result<Self> {
+        let files = tempfile::tempdir()?;
+        let path = |name: &str| files.path().join(name);
+        fs::write(path("token"), token)?;
+        fs::write(path("ca.crt"), roots)?;
+        let settings = ClientSettings {
+            address: address.to_string().into(),
+            roots_file: path("ca.crt"),
+            token_file: path("token"),
+            state_dir: path("state"),
+            node: node.into(),
+            mesh: MeshSettings::default(),
+        };
+        let registry = Registry::new();
+        let metrics = (Metrics::new(&registry)?, IdentityMetrics::new(&registry)?);
+        let client = ConfigClient::new(settings, &system_clock(), metrics)?;
+        let publication = client.publication();
+        let task = tokio::spawn(async move {
+            panic!("the client ended: {}", client.run().await);
+        });
+        Ok(Self { publication, task, _files: files })
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.publication.snapshots().load_full()
+    }
+
+    /// Waits until something is in force; says how long that took.
+    pub async fn until(&self, what: &str, is: impl Fn(&Snapshot) -> bool) -> Result<Duration> {
+        let (begun, mut generation) = (Instant::now(), self.publication.generation());
+        let wait = async {
+            while !is(&self.snapshot()) {
+                generation.changed().await.context("the client ended")?;
+            }
+            Ok::<_, anyhow::Error>(begun.elapsed())
+        };
+        timeout(PATIENCE, wait).await.with_context(|| format!("wait until {what}"))?
+    }
+
+    /// Looks at all that comes into force in a while: something holds all the time.
+    pub async fn holds(&self, what: &str, until: Instant, is: impl Fn(&Snapshot) -> bool) -> Result<()> {
+        let mut generation = self.publication.generation();
+        loop {
+            ensure!(is(&self.snapshot()), "not so any more: {what}");
+            tokio::select! {
+                changed = generation.changed() => changed.context("the client ended")?,
+                () = sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+}
