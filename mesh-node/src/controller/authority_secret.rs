@@ -2,8 +2,10 @@
 //!
 //! In: the Secret `nodemesh-ca` of the root namespace (`kubernetes.io/tls`: `tls.crt`, `tls.key`, and `ca.crt` for more
 //! roots). Without one, the first controller that comes makes it; of several at once one wins, and all take that one.
-//! Looked at again now and then: what is put in its place is taken over. Out: a [`HeldAuthority`] that follows it, and
-//! the ConfigMap `nodemesh-ca-root` with the roots.
+//! Looked at again now and then: what is put in its place is taken over. A key that is to sign next stands beside the one
+//! that does, as `next.crt` and `next.key`; [`Rotator`] says when it takes its place, and for how long the one before
+//! stays trusted, as `before.crt`. Out: a [`HeldAuthority`] that follows it, and the ConfigMap `nodemesh-ca-root` with
+//! the roots.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::discovery::Discovery;
+use super::rotator::Rotator;
 use super::{FIELD_MANAGER, part_of};
 use crate::identity::{
     AuthorityPem, CertificateAuthority as _, Clock, HeldAuthority, HeldError, MaterialError,
@@ -36,10 +39,19 @@ const TYPE: &str = "kubernetes.io/tls";
 const KEY: &str = "tls.key";
 const CERTIFICATE: &str = "tls.crt";
 const ROOTS: &str = "ca.crt";
+/// What signs next, once every agent trusts its root.
+const NEXT_KEY: &str = "next.key";
+const NEXT_CERTIFICATE: &str = "next.crt";
+/// What signed before, while certificates of it may be valid.
+const BEFORE: &str = "before.crt";
+/// Annotation: since when the key signs that does, in seconds since the epoch.
+const SIGNS_SINCE: &str = "nodemesh.dev/signs-since";
 /// For one answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at the Secret.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// The same, while agents are waited for.
+const LOOK_SOON: Duration = Duration::from_secs(3);
 
 /// Why the Secret cannot be used now.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +69,9 @@ pub(super) enum SecretError {
     )]
     Held(#[from] HeldError),
 }
+
+/// The Secret as it was read.
+pub(super) struct Found(Secret);
 
 /// Where the Secret is.
 #[derive(Clone)]
@@ -88,39 +103,75 @@ impl AuthoritySecret {
 
     async fn try_obtain(&self) -> Result<HeldAuthority, SecretError> {
         let pem = match self.read().await? {
-            Some(pem) => pem,
+            Some(found) => found.pem()?,
             None => self.make().await?,
         };
         Ok(HeldAuthority::new(pem, self.trust_domain.clone(), self.lifetime)?)
     }
 
     /// Follows the Secret, and sees that agents find the roots. Ends when it is dropped.
-    pub(super) async fn follow(self, authority: Arc<HeldAuthority>) {
+    pub(super) async fn follow(self, authority: Arc<HeldAuthority>, mut rotator: Rotator) {
         let mut told = Vec::new();
         loop {
-            if let Err(error) = self.take_over(&authority).await {
+            let found = self.take_over(&authority).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "the certificate authority stays as it was");
-            }
+                None
+            });
             self.tell(&authority, &mut told);
             if let Err(error) = self.publish_roots(&authority).await {
                 warn!(error = %Chain(&error), config_map = ROOT_CONFIG_MAP, "roots not written");
             }
-            sleep(LOOK_AGAIN.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
+            let rest = if found.as_ref().is_some_and(Found::has_next) { LOOK_SOON } else { LOOK_AGAIN };
+            if let Some(found) = found
+                && let Err(error) = rotator.turn(&self, found, &authority).await
+            {
+                warn!(error = %Chain(&error), "the change of the root waits");
+            }
+            sleep(rest.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }
     }
 
-    async fn take_over(&self, authority: &HeldAuthority) -> Result<(), SecretError> {
-        let Some(pem) = self.read().await? else {
+    async fn take_over(&self, authority: &HeldAuthority) -> Result<Option<Found>, SecretError> {
+        let Some(found) = self.read().await? else {
             warn!(
                 secret = SECRET,
                 "the authority's Secret is gone: it is in use until this controller ends, restore it"
             );
-            return Ok(());
+            return Ok(None);
         };
-        if authority.replace(pem)? {
+        if authority.replace(found.pem()?)? {
             info!(secret = SECRET, "the authority has changed");
         }
-        Ok(())
+        Ok(Some(found))
+    }
+
+    /// Has the next key sign from now on.
+    pub(super) async fn sign_with_next(&self, Found(mut secret): Found, now: u64) -> Result<(), SecretError> {
+        let data = secret.data.get_or_insert_default();
+        let mut take = |name| data.remove(name).ok_or(SecretError::Missing(name));
+        let (key, certificate, before) = (take(NEXT_KEY)?, take(NEXT_CERTIFICATE)?, take(CERTIFICATE)?);
+        let mut others = take(BEFORE).map(|before| before.0).unwrap_or_default();
+        others.extend(before.0);
+        data.insert(KEY.to_owned(), key);
+        data.insert(CERTIFICATE.to_owned(), certificate);
+        data.insert(BEFORE.to_owned(), ByteString(others));
+        secret.metadata.annotations.get_or_insert_default().insert(SIGNS_SINCE.to_owned(), now.to_string());
+        self.replace(secret).await
+    }
+
+    /// Trusts no longer what signed before.
+    pub(super) async fn let_go(&self, Found(mut secret): Found) -> Result<(), SecretError> {
+        secret.data.get_or_insert_default().remove(BEFORE);
+        secret.metadata.annotations.get_or_insert_default().remove(SIGNS_SINCE);
+        self.replace(secret).await
+    }
+
+    /// Writes the Secret, if nobody did since it was read and if it can be used.
+    async fn replace(&self, secret: Secret) -> Result<(), SecretError> {
+        let found = Found(secret);
+        HeldAuthority::new(found.pem()?, self.trust_domain.clone(), self.lifetime)?;
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        soon(api.replace(SECRET, &PostParams::default(), &found.0)).await.map(drop)
     }
 
     /// Tells agents of the roots, if they changed.
@@ -134,10 +185,9 @@ impl AuthoritySecret {
         }
     }
 
-    async fn read(&self) -> Result<Option<AuthorityPem>, SecretError> {
+    async fn read(&self) -> Result<Option<Found>, SecretError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let secret = soon(api.get_opt(SECRET)).await?;
-        secret.map(|secret| pem_of(secret.data.unwrap_or_default())).transpose()
+        Ok(soon(api.get_opt(SECRET)).await?.map(Found))
     }
 
     /// Makes an authority; takes the one that another controller made meanwhile.
@@ -161,7 +211,7 @@ impl AuthoritySecret {
                 Ok(pem)
             }
             Err(SecretError::Api(Error::Api(status))) if status.is_already_exists() => {
-                self.read().await?.ok_or(SecretError::Missing(CERTIFICATE))
+                self.read().await?.ok_or(SecretError::Missing(CERTIFICATE))?.pem()
             }
             Err(error) => Err(error),
         }
@@ -190,14 +240,34 @@ impl AuthoritySecret {
     }
 }
 
-fn pem_of(mut data: BTreeMap<String, ByteString>) -> Result<AuthorityPem, SecretError> {
-    let mut part =
-        |name: &'static str| data.remove(name).filter(|bytes| !bytes.0.is_empty()).map(|bytes| bytes.0);
-    Ok(AuthorityPem {
-        key: part(KEY).ok_or(SecretError::Missing(KEY))?,
-        certificates: part(CERTIFICATE).ok_or(SecretError::Missing(CERTIFICATE))?,
-        roots: part(ROOTS),
-    })
+impl Found {
+    fn part(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = &self.0.data.as_ref()?.get(name)?.0;
+        (!bytes.is_empty()).then(|| bytes.clone())
+    }
+
+    /// What signs now, and all that is trusted.
+    fn pem(&self) -> Result<AuthorityPem, SecretError> {
+        Ok(AuthorityPem {
+            key: self.part(KEY).ok_or(SecretError::Missing(KEY))?,
+            certificates: self.part(CERTIFICATE).ok_or(SecretError::Missing(CERTIFICATE))?,
+            roots: self.part(ROOTS),
+            others: [NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| self.part(name)).collect(),
+        })
+    }
+
+    /// Whether a key is to sign next.
+    pub(super) fn has_next(&self) -> bool {
+        self.part(NEXT_KEY).is_some() && self.part(NEXT_CERTIFICATE).is_some()
+    }
+
+    /// Since when the key signs that does, while one before it is trusted.
+    pub(super) fn signs_since(&self) -> Option<u64> {
+        self.part(BEFORE)?;
+        let since = self.0.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SIGNS_SINCE));
+        // Who took the annotation away has to wait for as long as is needed, and for ever.
+        Some(since.and_then(|since| since.parse().ok()).unwrap_or(u64::MAX))
+    }
 }
 
 async fn soon<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, SecretError> {

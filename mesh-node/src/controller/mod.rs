@@ -19,11 +19,14 @@ pub mod lease;
 mod metrics;
 mod probes;
 mod rates;
+mod rotation;
+mod rotator;
 mod seen;
 mod selection;
 mod server;
 mod status;
 pub mod tokens;
+mod trust_record;
 mod watch;
 pub mod world;
 
@@ -48,11 +51,13 @@ use self::authority_secret::AuthoritySecret;
 use self::certificates::{Certificates, Flood};
 use self::client::ClientError;
 use self::discovery::{Discovery, DiscoverySettings};
-use self::lease::Candidate;
+use self::lease::{Candidate, Leadership};
 use self::metrics::Metrics;
+use self::rotator::Rotator;
 use self::server::Services;
 use self::status::Writer;
 use self::tokens::{AGENT, Tokens};
+use self::trust_record::TrustRecord;
 use self::world::{Known, World};
 use crate::config::ControllerConfig;
 use crate::identity::{
@@ -247,11 +252,12 @@ impl Parts {
         let (local, agent) = (own(CONTROLLER)?, own(AGENT)?);
         let secret = self.secret(&clock);
         let authority = Arc::new(secret.obtain().await);
-        tasks.spawn(secret.follow(Arc::clone(&authority)));
+        let leadership = self.write_status(tasks);
+        let rotator = self.rotator(leadership, agent.clone());
+        tasks.spawn(secret.follow(Arc::clone(&authority), rotator));
         let identities = identities(Arc::clone(&authority), &local, &clock, registry).await?;
         let renewing = Arc::clone(&identities);
         tasks.spawn(async move { renewing.run().await });
-        self.write_status(tasks);
         let Self { config, client, known, metrics, audit, discovery } = self;
         let tokens = Arc::new(Tokens::new(client, Arc::clone(&known), agent));
         let (trust_domain, flood) = (config.mesh.trust_domain, Flood::default().into());
@@ -270,8 +276,14 @@ impl Parts {
         }
     }
 
-    /// Begins to write status, whenever it is this replica's turn.
-    fn write_status(&self, tasks: &mut JoinSet<()>) {
+    fn rotator(&self, leadership: Leadership, agent: SpiffeId) -> Rotator {
+        let (client, me) = (self.client.clone(), self.config.pod_name.to_string());
+        let record = TrustRecord::new(client, &self.config.mesh.root_namespace, me);
+        Rotator { leadership, known: Arc::clone(&self.known), record, agent, said: None }
+    }
+
+    /// Begins to write status, whenever it is this replica's turn; returns what tells of that.
+    fn write_status(&self, tasks: &mut JoinSet<()>) -> Leadership {
         let me = self.config.pod_name.to_string();
         let candidate = Candidate::new(self.client.clone(), &self.config.mesh.root_namespace, me.clone());
         let writer = Writer {
@@ -280,8 +292,10 @@ impl Parts {
             leadership: candidate.leadership(),
             instance: me,
         };
+        let leadership = candidate.leadership();
         tasks.spawn(candidate.run());
         tasks.spawn(writer.run());
+        leadership
     }
 }
 

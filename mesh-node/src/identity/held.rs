@@ -23,6 +23,8 @@ pub struct AuthorityPem {
     pub certificates: Vec<u8>,
     /// `ca.crt`: more roots to trust.
     pub roots: Option<Vec<u8>>,
+    /// Certificates of keys that signed before, or will: those of them that are roots are trusted, too.
+    pub others: Vec<Vec<u8>>,
 }
 
 /// Why an authority cannot be used.
@@ -56,11 +58,14 @@ impl AuthorityPem {
     pub fn make(trust_domain: &TrustDomain, clock: &Clock) -> Result<Self, MaterialError> {
         let key = material::make_key()?;
         let certificates = material::make_root(&key, trust_domain, now(clock))?.into_bytes();
-        Ok(Self { key: key.serialize_pem().into_bytes(), certificates, roots: None })
+        Ok(Self { key: key.serialize_pem().into_bytes(), certificates, roots: None, others: Vec::new() })
     }
 
     fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
-        let roots = material::roots(&self.certificates, self.roots.as_deref())?;
+        let mut roots = material::roots(&self.certificates, self.roots.as_deref())?;
+        for other in &self.others {
+            roots.extend(material::roots(other, None)?);
+        }
         Ok(TrustBundle::new(trust_domain.clone(), roots)?)
     }
 }

@@ -88,6 +88,13 @@ impl Agents {
         all
     }
 
+    /// The uids of the pods of those of which something holds, in no order.
+    pub(super) fn those(&self, holds: impl Fn(&AgentStanding) -> bool) -> Vec<Text> {
+        let connected = self.lock();
+        let those = connected.by_pod.iter().filter(|(_, stream)| holds(&stream.standing));
+        those.map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// Looks at every connected agent, in no order.
     pub(super) fn each(&self, mut look: impl FnMut(&AgentStanding)) {
         self.lock().by_pod.values().for_each(|stream| look(&stream.standing));

@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use mesh_common::model::Text;
+use mesh_common::model::{Text, TrustDomain};
 use mesh_common::snapshot::Delta;
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ pub use self::server::DiscoveryService;
 use self::agents::Agents;
 use self::cache::Cache;
 use super::agents::Authenticate;
-use crate::xds::{Key, Trust};
+use crate::xds::{Key, ResourceType, Trust};
 
 /// Most bytes of a request: what an agent has of 200,000 pods, with their versions.
 const MAX_REQUEST: usize = 16 << 20;
@@ -142,6 +142,13 @@ impl Discovery {
         });
         in_force.refused.sort();
         in_force
+    }
+
+    /// The connected agents that have the roots of the mesh in force as they were published last, by their pods' uids.
+    pub fn trusting(&self, trust_domain: &TrustDomain) -> Vec<Text> {
+        let trust = Key { kind: ResourceType::TrustBundle, name: trust_domain.as_str().into() };
+        let Some(generation) = self.read().generation_of(&trust) else { return Vec::new() };
+        self.agents.those(|agent| agent.generation >= generation && !agent.refused.contains_key(&trust))
     }
 
     /// The service for agents, who prove themselves by `authenticate`.

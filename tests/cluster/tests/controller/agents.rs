@@ -154,6 +154,11 @@ impl Stand {
         Ok(start(self.kubeconfig.path(), Sink::default()).await?.0)
     }
 
+    /// Where the first controller listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What the controller knows.
     pub fn known(&self) -> &Known {
         &self.known

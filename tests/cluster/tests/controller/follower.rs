@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use mesh_common::model::MeshSettings;
 use mesh_common::snapshot::Snapshot;
 use mesh_node::config_client::metrics::Metrics;
-use mesh_node::config_client::{ClientSettings, ConfigClient};
+use mesh_node::config_client::{ClientSettings, ConfigClient, ControllerAuthority};
 use mesh_node::control::publication::Publication;
-use mesh_node::identity::{IdentityMetrics, system_clock};
+use mesh_node::identity::{CertificateAuthority as _, IdentityMetrics, system_clock};
 use mesh_node::telemetry::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -21,6 +21,7 @@ use super::agents::PATIENCE;
 /// An agent that follows a controller. Ended on drop.
 pub struct Follower {
     publication: Arc<Publication>,
+    authority: ControllerAuthority,
     task: JoinHandle<()>,
     _files: tempfile::TempDir,
 }
@@ -49,11 +50,16 @@ impl Follower {
         let registry = Registry::new();
         let metrics = (Metrics::new(&registry)?, IdentityMetrics::new(&registry)?);
         let client = ConfigClient::new(settings, &system_clock(), metrics)?;
-        let publication = client.publication();
+        let (publication, authority) = (client.publication(), client.authority());
         let task = tokio::spawn(async move {
             panic!("the client ended: {}", client.run().await);
         });
-        Ok(Self { publication, task, _files: files })
+        Ok(Self { publication, authority, task, _files: files })
+    }
+
+    /// The roots that it trusts its peers by, DER.
+    pub fn roots(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(self.authority.bundle()?.roots().iter().map(|root| root.to_vec()).collect())
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {

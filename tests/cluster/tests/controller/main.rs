@@ -5,6 +5,7 @@ mod between;
 mod certificates;
 mod follower;
 mod objects;
+mod rotation;
 mod sleeper;
 mod status;
 mod trouble;
