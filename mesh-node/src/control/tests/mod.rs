@@ -312,6 +312,28 @@ fn a_good_object_edited_into_a_bad_one_stays_as_it_was() {
 }
 
 #[test]
+fn a_slip_in_the_label_of_a_namespace_takes_no_pod_out_of_the_mesh() {
+    let namespace = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{nodemesh.dev/mode: {mode}}}}}\n"
+        )
+    };
+    let (enabled, pod) = (namespace("enabled"), pod("a", "10.0.0.1"));
+    with_folder(&[("n.yaml", &enabled), ("a.yaml", &pod)], |folder| async move {
+        let is_enrolled = |folder: &Folder| {
+            folder.snapshot().workloads().any(|workload| workload.enrolment == Enrolment::Enabled)
+        };
+        assert!(is_enrolled(&folder));
+        folder.write("n.yaml", &namespace("enable"));
+        let said = "nodemesh.dev/mode]: \"enable\" is neither enabled nor disabled";
+        folder.eventually("it is said", || folder.problems().iter().any(|text| text.contains(said))).await;
+        assert!(is_enrolled(&folder), "what it said before counts on");
+        folder.write("n.yaml", &namespace("disabled"));
+        folder.eventually("the label counts", || !is_enrolled(&folder)).await;
+    });
+}
+
+#[test]
 fn a_good_policy_edited_into_a_bad_one_denies() {
     with_folder(&[("a.yaml", ALLOW_GET), ("b.yaml", &pod("a", "10.0.0.1"))], |folder| async move {
         folder.write("a.yaml", &ALLOW_GET.replace("methods", "method"));

@@ -24,7 +24,7 @@ pub(super) fn from_labels(
         Some(other) => findings.push(Finding::new(
             Effect::FieldIgnored,
             &field.key(MODE),
-            format!("{other:?} is neither enabled nor disabled"),
+            format!("{other:?} is neither enabled nor disabled: write one of them, or remove the label"),
         )),
         None => {}
     }
