@@ -3,7 +3,7 @@
 //! In: the Secret `nodemesh-ca` of the root namespace (`kubernetes.io/tls`: `tls.crt`, `tls.key`, and `ca.crt` for more
 //! roots). Without one, the first controller that comes makes it; of several at once one wins, and all take that one.
 //! Looked at again now and then: what is put in its place is taken over. A key that is to sign next stands beside the one
-//! that does, as `next.crt` and `next.key`; [`Rotator`] says when it takes its place, and for how long the one before
+//! that does, as `next.crt` and `next.key`; `Rotator` says when it takes its place, and for how long the one before
 //! stays trusted, as `before.crt`. Out: a [`HeldAuthority`] that follows it, and the ConfigMap `nodemesh-ca-root` with
 //! the roots.
 

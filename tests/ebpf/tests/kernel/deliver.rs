@@ -91,6 +91,21 @@ fn a_second_address_and_a_link_local_one_never_reach_the_application() -> Result
 }
 
 #[test]
+fn a_pod_whose_exclusions_fill_a_map_is_refused_all_the_same() -> Result<()> {
+    let topology = two_pods()?;
+    let mut stand = stand(&topology, 1, &[])?;
+    let (client, web) = (topology.pod("client"), topology.pod("web"));
+    let server = web.serve(Kind::Echo, 8080)?;
+    let ports: Vec<String> = (1..=16_385).map(|port| port.to_string()).collect();
+    let error = stand.hold(web, &format!("exclude-ports={}", ports.join(","))).unwrap_err();
+    assert!(format!("{error:#}").contains("OUTBOUND_PORTS is full"), "{error:#}");
+    let outcome = client.dial(web.at(8080)).run()?;
+    assert!(matches!(&outcome, Dialled::Refused { how, .. } if how == "refused"), "{outcome:?}");
+    assert_eq!(server.connections(), 0);
+    Ok(())
+}
+
+#[test]
 fn a_held_pod_refuses_what_arrives() -> Result<()> {
     let topology = two_pods()?;
     let mut stand = stand(&topology, 1, &[])?;
