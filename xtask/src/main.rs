@@ -109,7 +109,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup { check } => {
-            setup::run(if check { setup::May::Look } else { setup::May::Install }, setup::For::All)?;
+            setup::run_all(if check { setup::May::Look } else { setup::May::Install })?;
         }
         Verb::BuildEbpf => {
             let root = workspace::root();

@@ -230,7 +230,8 @@ impl Stage {
             frontend.netns().name()
         );
         screen.say(format!("a shell in the pod frontend   {enter}"));
-        screen.say(format!("then                          curl http://{WEB}/    redis-cli -h {REDIS}"));
+        screen.say(format!("then                          curl http://{WEB}/"));
+        screen.say(format!("or                            redis-cli -h {REDIS}"));
         screen.say(format!(
             "the agent of node-a           {} status --admin-socket {}",
             mesh_test_harness::binary::mesh_node()

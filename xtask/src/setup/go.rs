@@ -13,7 +13,7 @@ const FOLDERS: [&str; 2] = ["/usr/local/go/bin", "/usr/lib/go/bin"];
 /// The package that brings it, where it is new enough.
 pub const PACKAGE: &str = "golang-go";
 /// How to get it where no package is new enough.
-pub const BY_HAND: &str = "Go 1.25 or newer from https://go.dev/dl, unpacked to /usr/local/go";
+pub const BY_HAND: &str = "Go 1.21 or newer from https://go.dev/dl, unpacked to /usr/local/go";
 
 /// Whether one is here that will do.
 pub fn is_present() -> bool {

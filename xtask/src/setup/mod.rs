@@ -47,15 +47,36 @@ pub fn run(may: May, purpose: For) -> Result<()> {
         println!("setup: all {} tools are here", needs(purpose).count());
         return Ok(());
     }
-    if may == May::Look || !may_install(&missing) {
+    // What nobody can install here keeps nothing else from being installed.
+    let (by_hand, installed): (Vec<&Need>, Vec<&Need>) =
+        missing.iter().copied().partition(|need| need.by_hand().is_some());
+    if may == May::Look || !may_install(&installed) {
         return refuse(&missing);
     }
-    install(&missing)?;
+    if installed.is_empty() {
+        return refuse(&by_hand);
+    }
+    install(&installed)?;
     let missing = self::missing(purpose);
     if !missing.is_empty() {
         return refuse(&missing);
     }
     println!("setup: installed, all {} tools are here", needs(purpose).count());
+    Ok(())
+}
+
+/// Runs setup for all there is. What clusters alone need and what is not to be had is said, and is no error: nothing but
+/// clusters misses it.
+///
+/// # Errors
+/// As [`run`], but for clusters.
+pub fn run_all(may: May) -> Result<()> {
+    run(may, For::NoCluster)?;
+    if let Err(error) = run(may, For::All) {
+        println!(
+            "setup: {error:#}, for clusters alone (cargo xtask cluster, cargo xtask test cluster); all else is here"
+        );
+    }
     Ok(())
 }
 
@@ -93,8 +114,7 @@ fn check_rust() -> Result<()> {
 fn may_install(missing: &[&Need]) -> bool {
     let has_apt = process::find("apt-get").is_some();
     let unpacked = missing.iter().any(|need| need.is_unpacked());
-    let by_hand = missing.iter().any(|need| need.by_hand().is_some());
-    (packages(missing).is_empty() || (is_root() && has_apt)) && (!unpacked || has_apt) && !by_hand
+    (packages(missing).is_empty() || (is_root() && has_apt)) && (!unpacked || has_apt)
 }
 
 fn is_root() -> bool {
@@ -110,7 +130,7 @@ fn refuse(missing: &[&Need]) -> Result<()> {
     println!("to get them, on Debian 12 or newer:");
     if !packages.is_empty() {
         println!(
-            "  sudo apt-get update && sudo apt-get install --no-install-recommends {}",
+            "  apt-get update && apt-get install --no-install-recommends {}   (as root)",
             packages.join(" ")
         );
     }
