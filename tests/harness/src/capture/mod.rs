@@ -25,6 +25,9 @@ use crate::topology::Site;
 pub use pcap::{Flow, Stream};
 pub use tls::ClientHello;
 
+/// How much of a file, in bytes, may have been written between the last packet and the first look for it.
+const BEFORE: u64 = 1 << 20;
+
 /// A capture under way.
 #[derive(Debug)]
 pub struct Capture {
@@ -109,7 +112,11 @@ impl Capture {
     /// # Errors
     /// Packets were lost, or the file cannot be read.
     pub fn read(self) -> Result<Carried> {
-        eventually("the last packet is captured", PATIENCE, || self.last.is_in(&self.file).then_some(()))?;
+        let length = fs::metadata(&self.file).map_or(0, |about| about.len());
+        let mut from = length.saturating_sub(BEFORE);
+        eventually("the last packet is captured", PATIENCE, || {
+            self.last.is_in(&self.file, &mut from).then_some(())
+        })?;
         self.process.signal(Signal::INT)?;
         let ended = self.process.wait(Duration::from_secs(10))?;
         let dropped = ended.stderr.lines().find(|line| line.ends_with("packets dropped by kernel"));
@@ -136,18 +143,21 @@ impl LastPacket {
         }
     }
 
-    /// Looks for the addresses and ports in the end of the file, as they stand in an IPv4 packet without options.
-    fn is_in(self, file: &Path) -> bool {
+    /// Looks for the addresses and ports in the file, as they stand in an IPv4 packet without options, from a place that
+    /// moves on with each look: on a busy wire much is written after it in one go.
+    fn is_in(self, file: &Path, from: &mut u64) -> bool {
         let mut wanted = [self.from.ip().octets(), self.to.ip().octets()].concat();
         wanted.extend(self.from.port().to_be_bytes());
         wanted.extend(self.to.port().to_be_bytes());
         let mut end = Vec::new();
         let read = File::open(file).and_then(|mut file| {
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(65_536)))?;
+            file.seek(SeekFrom::Start(*from))?;
             file.read_to_end(&mut end)
         });
-        read.is_ok() && end.windows(wanted.len()).any(|window| window == wanted)
+        let found = read.is_ok() && end.windows(wanted.len()).any(|window| window == wanted);
+        // What is not whole yet is looked at again.
+        *from += end.len().saturating_sub(wanted.len()) as u64;
+        found
     }
 }
 
