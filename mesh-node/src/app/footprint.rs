@@ -53,10 +53,13 @@ mod tests {
 
     #[test]
     fn text_that_is_given_back_takes_no_memory_and_runs_on() {
-        let before = resident_text();
-        give_text_back();
-        // Other tests run beside this one and take theirs again.
-        assert!(resident_text() < before, "{before} kB of text stayed");
+        // Other tests run beside this one and take theirs again; none gives any back.
+        let falls = || {
+            let before = resident_text();
+            give_text_back();
+            resident_text() < before
+        };
+        assert!((0..100).any(|_| falls()), "{} kB of text stay", resident_text());
     }
 
     /// In kB.
