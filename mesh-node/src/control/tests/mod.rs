@@ -90,6 +90,11 @@ fn with_folder<F: Future<Output = ()>>(files: &[(&str, &str)], test: impl FnOnce
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
+    with_watched(folder, test);
+}
+
+/// The same, against a folder that is there.
+fn with_watched<F: Future<Output = ()>>(folder: tempfile::TempDir, test: impl FnOnce(Folder) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let registry = Registry::new();
@@ -268,21 +273,6 @@ fn a_swapped_config_map_is_live_at_once() {
             .eventually("the new address is there", || folder.snapshot().workload_at(ip).is_some())
             .await;
         assert!(took < AT_ONCE, "{took:?}");
-    });
-}
-
-fn with_watched<F: Future<Output = ()>>(watched: tempfile::TempDir, test: impl FnOnce(Folder) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        let registry = Registry::new();
-        let control = Control::new(settings(watched.path()), &registry).unwrap();
-        let publication = control.publication();
-        let (snapshots, problems) = (publication.snapshots(), publication.problems());
-        let mut generation = publication.generation();
-        let task = tokio::task::spawn_local(control.run());
-        tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
-        test(Folder { folder: watched, snapshots, problems, registry }).await;
-        task.abort();
     });
 }
 
