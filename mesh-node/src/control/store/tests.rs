@@ -1,4 +1,5 @@
-//! Laws of the store: what the files say counts, not how they came to say it.
+//! Laws of the store: what the files say counts, not how they came to say it. Only what is refused looks back: it
+//! leaves in force what was.
 
 use std::collections::BTreeMap;
 
@@ -38,10 +39,11 @@ impl World {
     }
 }
 
-/// One of a few objects, in one of a few states: names and addresses collide on purpose.
+/// One of a few objects, in one of a few states: names and addresses collide on purpose. None is refused: a broken
+/// policy denies, whatever was.
 fn object() -> impl Strategy<Value = String> {
     (0..9u8, 0..3u8, 0..3u8).prop_map(|(kind, name, state)| match kind {
-        0 => format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{name}, labels: {{nodemesh.dev/mode: {}}}}}\n", ["enabled", "disabled", "x"][usize::from(state)]),
+        0 => format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{name}, labels: {{{}}}}}\n", ["nodemesh.dev/mode: enabled", "nodemesh.dev/mode: disabled", "team: shop"][usize::from(state)]),
         1 => format!("apiVersion: v1\nkind: Node\nmetadata: {{name: node{name}, labels: {{topology.kubernetes.io/zone: z{state}}}}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.168.0.{name}}}]}}\n"),
         2..=4 => format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p{name}, namespace: n{}, labels: {{app: a{state}}}}}\nspec: {{nodeName: node{name}}}\nstatus: {{podIP: 10.0.0.{state}}}\n", kind % 2),
         5 => format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}, namespace: n{}}}\nspec: {{clusterIP: 10.96.0.{name}, selector: {{app: a{state}}}, ports: [{{port: 80}}]}}\n", state % 2),
@@ -62,7 +64,8 @@ fn history() -> impl Strategy<Value = Vec<(u8, Option<String>)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However a folder came to be as it is, it means the same as when it is read at once.
+    /// However a folder of files that are not refused came to be as it is, it means the same as when it is read at
+    /// once.
     #[test]
     fn any_history_of_a_folder_gives_the_same_snapshot(history in history()) {
         let mut lived = World::new();
