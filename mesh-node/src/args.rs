@@ -403,6 +403,9 @@ pub(crate) struct ClusterArgs {
     /// How long a workload certificate is valid; renewed at half of it
     #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub(crate) certificate_lifetime: Duration,
+    /// Signer of CertificateSigningRequests that signs in the controller's place, as in example.com/mesh [default: the key in Secret nodemesh-ca]
+    #[arg(long, env = "NODEMESH_SIGNER_NAME", value_name = "DOMAIN/NAME", value_parser = signer_name)]
+    pub(crate) signer_name: Option<String>,
 }
 
 /// Where the controller answers.
@@ -442,6 +445,25 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration.is_zero() => Err("must be more than zero".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it as in 500ms, 10s, 5m or 24h")),
+    }
+}
+
+/// As the API server takes it: a domain, then a path.
+fn signer_name(text: &str) -> Result<String, String> {
+    let is_domain = |text: &str| {
+        let part = |part: &str| {
+            let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            let bytes = part.as_bytes();
+            bytes.iter().all(|byte| is_inner(*byte) || *byte == b'-')
+                && [bytes.first(), bytes.last()].into_iter().all(|end| end.is_some_and(|end| is_inner(*end)))
+        };
+        text.contains('.') && text.split('.').all(part)
+    };
+    match text.split_once('/') {
+        Some((domain, path)) if is_domain(domain) && !path.is_empty() && text.len() <= 571 => {
+            Ok(text.to_owned())
+        }
+        _ => Err("must be a domain and a name, as in example.com/mesh".to_owned()),
     }
 }
 

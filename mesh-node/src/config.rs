@@ -338,6 +338,8 @@ pub struct ControllerConfig {
     pub mesh: MeshSettings,
     /// Validity of a workload certificate.
     pub certificate_lifetime: Duration,
+    /// Whose requests somebody else signs, in the controller's place.
+    pub signer_name: Option<Text>,
     /// Where agents call.
     pub listen: SocketAddr,
     /// `/metrics`.
@@ -359,6 +361,7 @@ impl Default for ControllerConfig {
             pod_name: "controller".into(),
             mesh: MeshSettings::default(),
             certificate_lifetime: Duration::from_secs(24 * 3600),
+            signer_name: None,
             listen: any,
             metrics_address: any,
             readiness_address: any,
@@ -381,6 +384,7 @@ impl From<ControllerArgs> for ControllerConfig {
                 mesh_cidrs: cluster.mesh_cidrs,
             },
             certificate_lifetime: cluster.certificate_lifetime,
+            signer_name: cluster.signer_name.map(Into::into),
             listen: serving.listen,
             metrics_address: serving.metrics_address,
             readiness_address: serving.readiness_address,

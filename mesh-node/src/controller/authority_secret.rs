@@ -4,8 +4,8 @@
 //! roots). Without one, the first controller that comes makes it; of several at once one wins, and all take that one.
 //! Looked at again now and then: what is put in its place is taken over. A key that is to sign next stands beside the one
 //! that does, as `next.crt` and `next.key`; `Rotator` says when it takes its place, and for how long the one before
-//! stays trusted, as `before.crt`. Out: a [`HeldAuthority`] that follows it, and the ConfigMap `nodemesh-ca-root` with
-//! the roots.
+//! stays trusted, as `before.crt`. Where somebody else signs, only `ca.crt` is looked at, and has to be given. Out: a
+//! [`HeldAuthority`] that follows it, and the ConfigMap `nodemesh-ca-root` with the roots.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::discovery::Discovery;
 use super::rotator::Rotator;
 use super::{FIELD_MANAGER, part_of};
 use crate::identity::{
-    AuthorityPem, CertificateAuthority as _, Clock, HeldAuthority, HeldError, MaterialError,
+    AuthorityPem, CertificateAuthority as _, Clock, HeldAuthority, HeldError, MaterialError, SigningPem,
 };
 use crate::telemetry::chain::Chain;
 use crate::xds::Trust;
@@ -62,6 +62,10 @@ pub(super) enum SecretError {
     Late,
     #[error("Secret {SECRET} has no {0}: give it one, or delete the Secret to have a new authority made")]
     Missing(&'static str),
+    #[error(
+        "somebody else signs, and nobody says whom to trust: make Secret {SECRET} with its roots as {ROOTS}"
+    )]
+    NoRoots,
     #[error("make an authority")]
     Make(#[from] MaterialError),
     #[error(
@@ -81,6 +85,8 @@ pub(super) struct AuthoritySecret {
     pub(super) trust_domain: TrustDomain,
     pub(super) lifetime: Duration,
     pub(super) clock: Clock,
+    /// Whether its key signs, and not somebody else's.
+    pub(super) signs: bool,
     /// Tells agents of the roots.
     pub(super) discovery: Arc<Discovery>,
 }
@@ -103,8 +109,9 @@ impl AuthoritySecret {
 
     async fn try_obtain(&self) -> Result<HeldAuthority, SecretError> {
         let pem = match self.read().await? {
-            Some(found) => found.pem()?,
-            None => self.make().await?,
+            Some(found) => self.pem(&found)?,
+            None if self.signs => self.make().await?,
+            None => return Err(SecretError::NoRoots),
         };
         Ok(HeldAuthority::new(pem, self.trust_domain.clone(), self.lifetime)?)
     }
@@ -122,7 +129,7 @@ impl AuthoritySecret {
                 warn!(error = %Chain(&error), config_map = ROOT_CONFIG_MAP, "roots not written");
             }
             let rest = if found.as_ref().is_some_and(Found::has_next) { LOOK_SOON } else { LOOK_AGAIN };
-            if let Some(found) = found
+            if let Some(found) = found.filter(|_| self.signs)
                 && let Err(error) = rotator.turn(&self, found, &authority).await
             {
                 warn!(error = %Chain(&error), "the change of the root waits");
@@ -139,7 +146,7 @@ impl AuthoritySecret {
             );
             return Ok(None);
         };
-        if authority.replace(found.pem()?)? {
+        if authority.replace(self.pem(&found)?)? {
             info!(secret = SECRET, "the authority has changed");
         }
         Ok(Some(found))
@@ -169,7 +176,7 @@ impl AuthoritySecret {
     /// Writes the Secret, if nobody did since it was read and if it can be used.
     async fn replace(&self, secret: Secret) -> Result<(), SecretError> {
         let found = Found(secret);
-        HeldAuthority::new(found.pem()?, self.trust_domain.clone(), self.lifetime)?;
+        HeldAuthority::new(self.pem(&found)?, self.trust_domain.clone(), self.lifetime)?;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         soon(api.replace(SECRET, &PostParams::default(), &found.0)).await.map(drop)
     }
@@ -185,6 +192,18 @@ impl AuthoritySecret {
         }
     }
 
+    /// What signs now, and all that is trusted.
+    fn pem(&self, found: &Found) -> Result<AuthorityPem, SecretError> {
+        let needed = |name| found.part(name).ok_or(SecretError::Missing(name));
+        if !self.signs {
+            let roots = Some(found.part(ROOTS).ok_or(SecretError::NoRoots)?);
+            return Ok(AuthorityPem { signing: None, roots, others: Vec::new() });
+        }
+        let signing = SigningPem { key: needed(KEY)?, certificates: needed(CERTIFICATE)? };
+        let others = [NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| found.part(name)).collect();
+        Ok(AuthorityPem { signing: Some(signing), roots: found.part(ROOTS), others })
+    }
+
     async fn read(&self) -> Result<Option<Found>, SecretError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         Ok(soon(api.get_opt(SECRET)).await?.map(Found))
@@ -192,7 +211,7 @@ impl AuthoritySecret {
 
     /// Makes an authority; takes the one that another controller made meanwhile.
     async fn make(&self) -> Result<AuthorityPem, SecretError> {
-        let pem = AuthorityPem::make(&self.trust_domain, &self.clock)?;
+        let made = SigningPem::make(&self.trust_domain, &self.clock)?;
         let bytes = |(name, bytes): (&str, &Vec<u8>)| (name.to_owned(), ByteString(bytes.clone()));
         let secret = Secret {
             metadata: ObjectMeta {
@@ -201,17 +220,17 @@ impl AuthoritySecret {
                 ..ObjectMeta::default()
             },
             type_: Some(TYPE.to_owned()),
-            data: Some([(KEY, &pem.key), (CERTIFICATE, &pem.certificates)].map(bytes).into()),
+            data: Some([(KEY, &made.key), (CERTIFICATE, &made.certificates)].map(bytes).into()),
             ..Secret::default()
         };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         match soon(api.create(&PostParams::default(), &secret)).await {
             Ok(_) => {
                 info!(secret = SECRET, "made a certificate authority for the mesh");
-                Ok(pem)
+                Ok(AuthorityPem { signing: Some(made), roots: None, others: Vec::new() })
             }
             Err(SecretError::Api(Error::Api(status))) if status.is_already_exists() => {
-                self.read().await?.ok_or(SecretError::Missing(CERTIFICATE))?.pem()
+                self.pem(&self.read().await?.ok_or(SecretError::Missing(CERTIFICATE))?)
             }
             Err(error) => Err(error),
         }
@@ -244,16 +263,6 @@ impl Found {
     fn part(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = &self.0.data.as_ref()?.get(name)?.0;
         (!bytes.is_empty()).then(|| bytes.clone())
-    }
-
-    /// What signs now, and all that is trusted.
-    fn pem(&self) -> Result<AuthorityPem, SecretError> {
-        Ok(AuthorityPem {
-            key: self.part(KEY).ok_or(SecretError::Missing(KEY))?,
-            certificates: self.part(CERTIFICATE).ok_or(SecretError::Missing(CERTIFICATE))?,
-            roots: self.part(ROOTS),
-            others: [NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| self.part(name)).collect(),
-        })
     }
 
     /// Whether a key is to sign next.

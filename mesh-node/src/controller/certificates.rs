@@ -99,7 +99,7 @@ pub(super) enum Denial {
     NoPod { identity: SpiffeId, node: Text },
     #[error("there is no service account {0}")]
     NoAccount(NamespacedName),
-    #[error("the authority does not sign")]
+    #[error("there is no certificate")]
     Authority(#[source] AuthorityError),
     #[error("the certificate could not be recorded")]
     Audit,

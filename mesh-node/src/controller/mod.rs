@@ -24,6 +24,7 @@ mod rotator;
 mod seen;
 mod selection;
 mod server;
+mod signing_requests;
 mod status;
 pub mod tokens;
 mod trust_record;
@@ -55,13 +56,15 @@ use self::lease::{Candidate, Leadership};
 use self::metrics::Metrics;
 use self::rotator::Rotator;
 use self::server::Services;
+use self::signing_requests::RequestedAuthority;
 use self::status::Writer;
 use self::tokens::{AGENT, Tokens};
 use self::trust_record::TrustRecord;
 use self::world::{Known, World};
 use crate::config::ControllerConfig;
 use crate::identity::{
-    AuthorityError, Clock, HeldAuthority, Identities, IdentityMetrics, IssueError, Settings, system_clock,
+    AuthorityError, CertificateAuthority, Clock, HeldAuthority, Identities, IdentityMetrics, IssueError,
+    Settings, system_clock,
 };
 use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::logging::{self, LoggingError};
@@ -251,10 +254,11 @@ impl Parts {
         let own = |account| SpiffeId::new(&mesh.trust_domain, &mesh.root_namespace, account);
         let (local, agent) = (own(CONTROLLER)?, own(AGENT)?);
         let secret = self.secret(&clock);
-        let authority = Arc::new(secret.obtain().await);
+        let held = Arc::new(secret.obtain().await);
         let leadership = self.write_status(tasks);
         let rotator = self.rotator(leadership, agent.clone());
-        tasks.spawn(secret.follow(Arc::clone(&authority), rotator));
+        tasks.spawn(secret.follow(Arc::clone(&held), rotator));
+        let authority = self.authority(held);
         let identities = identities(Arc::clone(&authority), &local, &clock, registry).await?;
         let renewing = Arc::clone(&identities);
         tasks.spawn(async move { renewing.run().await });
@@ -265,6 +269,13 @@ impl Parts {
         Ok(Services { identities, local, tokens, certificates: Arc::new(certificates), discovery })
     }
 
+    /// Who signs.
+    fn authority(&self, held: Arc<HeldAuthority>) -> Arc<dyn CertificateAuthority> {
+        let Some(signer_name) = self.config.signer_name.clone() else { return held };
+        let (client, lifetime) = (self.client.clone(), self.config.certificate_lifetime);
+        Arc::new(RequestedAuthority::new(client, signer_name, lifetime, held))
+    }
+
     fn secret(&self, clock: &Clock) -> AuthoritySecret {
         AuthoritySecret {
             client: self.client.clone(),
@@ -272,6 +283,7 @@ impl Parts {
             trust_domain: self.config.mesh.trust_domain.clone(),
             lifetime: self.config.certificate_lifetime,
             clock: clock.clone(),
+            signs: self.config.signer_name.is_none(),
             discovery: Arc::clone(&self.discovery),
         }
     }
@@ -301,7 +313,7 @@ impl Parts {
 
 /// The controller's own identity, with a certificate.
 async fn identities(
-    authority: Arc<HeldAuthority>,
+    authority: Arc<dyn CertificateAuthority>,
     local: &SpiffeId,
     clock: &Clock,
     registry: &Registry,

@@ -17,14 +17,21 @@ use super::trust::{RootError, TrustBundle};
 /// The parts of an authority as a `kubernetes.io/tls` Secret has them, PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuthorityPem {
-    /// `tls.key`.
-    pub key: Vec<u8>,
-    /// `tls.crt`: the signing certificate, then those above it.
-    pub certificates: Vec<u8>,
+    /// What signs; `None` where somebody else does.
+    pub signing: Option<SigningPem>,
     /// `ca.crt`: more roots to trust.
     pub roots: Option<Vec<u8>>,
     /// Certificates of keys that signed before, or will: those of them that are roots are trusted, too.
     pub others: Vec<Vec<u8>>,
+}
+
+/// What an authority signs with, PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningPem {
+    /// `tls.key`.
+    pub key: Vec<u8>,
+    /// `tls.crt`: the signing certificate, then those above it.
+    pub certificates: Vec<u8>,
 }
 
 /// Why an authority cannot be used.
@@ -46,11 +53,22 @@ pub struct HeldAuthority {
 }
 
 struct Current {
-    signer: Signer,
+    signer: Option<Signer>,
     pem: AuthorityPem,
 }
 
 impl AuthorityPem {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
+        let signing = self.signing.iter().map(|signing| &signing.certificates);
+        let mut roots = self.roots.as_deref().map_or_else(|| Ok(Vec::new()), material::all_roots)?;
+        for certificates in signing.chain(&self.others) {
+            roots.extend(material::roots(certificates, None)?);
+        }
+        Ok(TrustBundle::new(trust_domain.clone(), roots)?)
+    }
+}
+
+impl SigningPem {
     /// Makes a key and a root of it.
     ///
     /// # Errors
@@ -58,15 +76,7 @@ impl AuthorityPem {
     pub fn make(trust_domain: &TrustDomain, clock: &Clock) -> Result<Self, MaterialError> {
         let key = material::make_key()?;
         let certificates = material::make_root(&key, trust_domain, now(clock))?.into_bytes();
-        Ok(Self { key: key.serialize_pem().into_bytes(), certificates, roots: None, others: Vec::new() })
-    }
-
-    fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
-        let mut roots = material::roots(&self.certificates, self.roots.as_deref())?;
-        for other in &self.others {
-            roots.extend(material::roots(other, None)?);
-        }
-        Ok(TrustBundle::new(trust_domain.clone(), roots)?)
+        Ok(Self { key: key.serialize_pem().into_bytes(), certificates })
     }
 }
 
@@ -104,10 +114,13 @@ impl HeldAuthority {
 
 impl Current {
     fn new(pem: AuthorityPem, trust_domain: &TrustDomain, lifetime: Duration) -> Result<Self, HeldError> {
-        let key = material::key_of(&pem.key)?;
-        let material = Material::read(key, &pem.certificates, trust_domain)?;
         pem.bundle(trust_domain)?;
-        Ok(Self { signer: Signer::new(material, trust_domain.clone(), lifetime, BACKDATE)?, pem })
+        let signer = |signing: &SigningPem| {
+            let key = material::key_of(&signing.key)?;
+            let material = Material::read(key, &signing.certificates, trust_domain)?;
+            Signer::new(material, trust_domain.clone(), lifetime, BACKDATE)
+        };
+        Ok(Self { signer: pem.signing.as_ref().map(signer).transpose()?, pem })
     }
 }
 
@@ -118,7 +131,10 @@ impl CertificateAuthority for HeldAuthority {
         request: &'a CertificateSigningRequestDer<'a>,
         now: u64,
     ) -> Signing<'a> {
-        Box::pin(std::future::ready(self.current.load().signer.sign(identity, request, now)))
+        let current = self.current.load();
+        let nobody = || AuthorityError::Away { what: "its key is somebody else's".to_owned() };
+        let issued = current.signer.as_ref().ok_or_else(nobody);
+        Box::pin(std::future::ready(issued.and_then(|signer| signer.sign(identity, request, now))))
     }
 
     fn bundle(&self) -> Result<TrustBundle, AuthorityError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_common::model::SpiffeId;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
@@ -66,8 +66,11 @@ pub(super) async fn issue(
     let request_error = |source| IssueError::Request { identity: identity.clone(), source };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(request_error)?;
     let mut params = CertificateParams::default();
-    // The authority writes every field itself; the request carries the key and the proof that we hold it.
+    // Our authorities write every field themselves, and take the key and the proof that we hold it. Others take the name
+    // from here, too.
     params.distinguished_name = DistinguishedName::new();
+    let name = identity.to_string().try_into().map_err(request_error)?;
+    params.subject_alt_names = vec![SanType::URI(name)];
     let request = params.serialize_request(&key).map_err(request_error)?;
     let issued = authority
         .sign(identity, request.der(), now)

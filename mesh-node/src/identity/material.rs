@@ -118,6 +118,11 @@ pub(super) fn roots(
     Ok(roots)
 }
 
+/// All certificates of `ca.crt`, at least one.
+pub(super) fn all_roots(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+    certificates_of(ROOTS, text)
+}
+
 /// All certificates of a part, at least one.
 fn certificates_of(part: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();

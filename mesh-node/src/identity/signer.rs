@@ -81,7 +81,9 @@ impl Signer {
 }
 
 /// The key of a request, once the request's own signature proved that its maker holds it.
-fn public_key_of(request: &CertificateSigningRequestDer<'_>) -> Result<rcgen::PublicKey, AuthorityError> {
+pub(super) fn public_key_of(
+    request: &CertificateSigningRequestDer<'_>,
+) -> Result<rcgen::PublicKey, AuthorityError> {
     if request.len() > MAX_REQUEST {
         return Err(AuthorityError::BadRequest);
     }

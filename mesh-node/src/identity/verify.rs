@@ -79,21 +79,7 @@ impl Rules {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Peer, Reason> {
-        check_size(leaf, intermediates)?;
-        let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| Reason::BadEncoding)?;
-        if !rest.is_empty() {
-            return Err(Reason::BadEncoding);
-        }
-        let effective = effective_time(&certificate, now, self.clock_skew)?;
-        let numbered = self.trust.load();
-        verify_path(&numbered.bundle, leaf, intermediates, effective)?;
-        check_key(&certificate)?;
-        check_key_usage(&certificate)?;
-        let identity = identity_of(&certificate)?;
-        if identity.trust_domain() != numbered.bundle.trust_domain() {
-            return Err(Reason::OtherTrustDomain);
-        }
-        Ok(Peer { identity, not_after: seconds_of(&certificate).1 })
+        verify(&self.trust.load().bundle, leaf, intermediates, now, self.clock_skew)
     }
 
     /// Whether a chain that was verified once is still vouched for: by roots that are still trusted, and revoked by
@@ -119,6 +105,30 @@ impl Rules {
         }
         reason.into_tls()
     }
+}
+
+/// Verifies a chain, leaf first, at `now`, by the roots of `bundle`.
+pub(super) fn verify(
+    bundle: &TrustBundle,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    clock_skew: Duration,
+) -> Result<Peer, Reason> {
+    check_size(leaf, intermediates)?;
+    let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| Reason::BadEncoding)?;
+    if !rest.is_empty() {
+        return Err(Reason::BadEncoding);
+    }
+    let effective = effective_time(&certificate, now, clock_skew)?;
+    verify_path(bundle, leaf, intermediates, effective)?;
+    check_key(&certificate)?;
+    check_key_usage(&certificate)?;
+    let identity = identity_of(&certificate)?;
+    if identity.trust_domain() != bundle.trust_domain() {
+        return Err(Reason::OtherTrustDomain);
+    }
+    Ok(Peer { identity, not_after: seconds_of(&certificate).1 })
 }
 
 /// Reads who the holder of a chain is that a handshake has verified already.

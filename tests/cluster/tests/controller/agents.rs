@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,8 +43,6 @@ kind: AuthorizationPolicy
 metadata: {name: broken, namespace: shop}
 spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}
 ";
-/// Connections of a node that floods, and calls of each at a time.
-const FLOOD: [usize; 2] = [16, 16];
 
 /// A signing request for a fresh key.
 pub fn request() -> Vec<u8> {
@@ -114,14 +113,18 @@ impl Write for Sink {
 impl Stand {
     /// With nothing but the manifests.
     pub async fn bare() -> Result<Self> {
-        let server = api_server()?;
+        let server = api_server("base")?;
         let kubeconfig = controllers_own(&server, None)?;
-        Self::with(server, kubeconfig).await
+        Self::with(server, kubeconfig, None).await
     }
 
-    async fn with(server: ApiServer, kubeconfig: tempfile::NamedTempFile) -> Result<Self> {
+    async fn with(
+        server: ApiServer,
+        kubeconfig: tempfile::NamedTempFile,
+        signer_name: Option<&str>,
+    ) -> Result<Self> {
         let audit = Sink::default();
-        let (address, known) = start(kubeconfig.path(), audit.clone()).await?;
+        let (address, known) = start(kubeconfig.path(), audit.clone(), signer_name).await?;
         let stand = Self { server, known, address, audit, kubeconfig };
         stand.until("the first lists are read", |known| known.missing().is_empty()).await?;
         Ok(stand)
@@ -134,12 +137,23 @@ impl Stand {
         Ok(stand)
     }
 
+    /// With two nodes, and somebody else who signs for the controller, below roots that are in this file.
+    pub async fn signed_by(signer_name: &str, roots: &Path) -> Result<Self> {
+        let server = api_server("overlays/signing-requests")?;
+        let roots = format!("--from-file=ca.crt={}", roots.display());
+        server.kubectl(&["create", "secret", "generic", "nodemesh-ca", "-n", "nodemesh-system", &roots])?;
+        let kubeconfig = controllers_own(&server, None)?;
+        let stand = Self::with(server, kubeconfig, Some(signer_name)).await?;
+        stand.populate().await?;
+        Ok(stand)
+    }
+
     /// With two nodes, and with something between the controller and its API server.
     pub async fn behind() -> Result<(Self, Between)> {
-        let server = api_server()?;
+        let server = api_server("base")?;
         let between = Between::start(controllers_own(&server, None)?.path()).await?;
         let kubeconfig = controllers_own(&server, Some(&between.url()))?;
-        let stand = Self::with(server, kubeconfig).await?;
+        let stand = Self::with(server, kubeconfig, None).await?;
         stand.populate().await?;
         Ok((stand, between))
     }
@@ -151,7 +165,7 @@ impl Stand {
 
     /// Starts one more, with the rights of the first.
     pub async fn second_controller(&self) -> Result<SocketAddr> {
-        Ok(start(self.kubeconfig.path(), Sink::default()).await?.0)
+        Ok(start(self.kubeconfig.path(), Sink::default(), None).await?.0)
     }
 
     /// Where the first controller listens.
@@ -343,36 +357,17 @@ impl Stand {
         self.refused(token, WEB, request(), code, reason).await
     }
 
-    fn records(&self) -> Vec<serde_json::Value> {
+    pub fn records(&self) -> Vec<serde_json::Value> {
         let bytes = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = String::from_utf8_lossy(&bytes).into_owned();
         lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
-
-    /// Asks as fast as it can, over connections of its own, until it is ended.
-    pub async fn flood(&self, token: &str, identity: &str) -> Result<Flood> {
-        let flood = Flood::default();
-        let [connections, calls] = FLOOD;
-        for _ in 0..connections {
-            let agent = self.agent(token).await?;
-            for _ in 0..calls {
-                tokio::spawn(flood.clone().ask(agent.clone(), identity.to_owned()));
-            }
-        }
-        let meets_its_bound = async {
-            while flood.refused.load(Ordering::Relaxed) == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(PATIENCE, meets_its_bound).await.context("wait until the flood is refused something")?;
-        Ok(flood)
-    }
 }
 
 /// An API server with what the manifests bring.
-fn api_server() -> Result<ApiServer> {
+fn api_server(part: &str) -> Result<ApiServer> {
     let server = ApiServer::start()?;
-    for part in ["foundation", "base"] {
+    for part in ["foundation", part] {
         let folder = format!("{}/../../manifests/{part}", env!("CARGO_MANIFEST_DIR"));
         server.kubectl(&["apply", "-k", &folder])?;
     }
@@ -399,12 +394,17 @@ fn controllers_own(server: &ApiServer, url: Option<&str>) -> Result<tempfile::Na
 }
 
 /// Starts a controller on a thread of its own; it ends with the process.
-async fn start(kubeconfig: &std::path::Path, audit: Sink) -> Result<(SocketAddr, Arc<Known>)> {
+async fn start(
+    kubeconfig: &Path,
+    audit: Sink,
+    signer_name: Option<&str>,
+) -> Result<(SocketAddr, Arc<Known>)> {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let name = format!("controller-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let config = ControllerConfig {
         kubeconfig: Some(kubeconfig.to_owned()),
         pod_name: name.into(),
+        signer_name: signer_name.map(Into::into),
         ..ControllerConfig::default()
     };
     let (told, started) = tokio::sync::oneshot::channel();
@@ -453,31 +453,5 @@ impl Agent {
         request.metadata_mut().insert("authorization", bearer);
         let answer = timeout(PATIENCE, sign(self.channel.clone(), request)).await;
         Ok(answer.map_err(|_| Status::internal("no answer in time"))??.chain)
-    }
-}
-
-/// A node that floods.
-#[derive(Clone, Default)]
-pub struct Flood {
-    over: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    refused: Arc<AtomicUsize>,
-}
-
-impl Flood {
-    async fn ask(self, mut agent: Agent, identity: String) {
-        let request = request();
-        while !self.over.load(Ordering::Relaxed) {
-            self.asked.fetch_add(1, Ordering::Relaxed);
-            if agent.sign(&identity, request.clone()).await.is_err() {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Ends it; returns how often it asked, and was refused.
-    pub async fn end(self) -> (usize, usize) {
-        self.over.store(true, Ordering::Relaxed);
-        (self.asked.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 }

@@ -11,6 +11,7 @@ use tonic::Code;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::agents::{self, Stand, WEB, request};
+use super::flood::Flood;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_what_its_node_needs_and_nothing_else() -> Result<()> {
@@ -161,7 +162,7 @@ async fn a_node_that_floods_delays_no_other() -> Result<()> {
     let stand = Stand::start().await?;
     let (flooder, other) = (stand.token("agent-b", &[])?, stand.token("agent-a", &[])?);
     let quiet = times(&stand, &other, WEB, COUNT).await?;
-    let flood = stand.flood(&flooder, "spiffe://cluster.local/ns/shop/sa/other").await?;
+    let flood = Flood::start(&stand, &flooder, "spiffe://cluster.local/ns/shop/sa/other").await?;
     let beside = times(&stand, &other, WEB, COUNT).await?;
     let (asked, refused) = flood.end().await;
     let at = |times: &[Duration], percent: usize| times[COUNT * percent / 100].as_secs_f64() * 1e3;

@@ -3,9 +3,11 @@
 mod agents;
 mod between;
 mod certificates;
+mod flood;
 mod follower;
 mod objects;
 mod rotation;
+mod signing_requests;
 mod sleeper;
 mod status;
 mod trouble;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_common::model::TrustDomain;
-use mesh_node::identity::{AuthorityPem, system_clock};
+use mesh_node::identity::{SigningPem, system_clock};
 use mesh_test_harness::figure;
 use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -18,7 +18,7 @@ const LOOKS: Duration = Duration::from_secs(11);
 
 /// Puts a key beside the one that signs.
 fn give_next_key(stand: &Stand) -> Result<()> {
-    let next = AuthorityPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?;
+    let next = SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes);
     let data = serde_json::json!({"next.crt": text(next.certificates)?, "next.key": text(next.key)?});
     let patch = serde_json::json!({"stringData": data}).to_string();
