@@ -9,6 +9,7 @@ mod cache;
 mod selection;
 mod server;
 mod session;
+mod turns;
 mod view;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use self::server::DiscoveryService;
 
 use self::agents::Agents;
 use self::cache::Cache;
+use self::turns::Turns;
 use super::agents::Authenticate;
 use crate::xds::{Key, ResourceType, Trust};
 
@@ -44,6 +46,10 @@ pub struct DiscoverySettings {
     pub max_stream_age: Duration,
     /// Most agents at a time.
     pub max_agents: usize,
+    /// Most of them that begin at a time, saying what they have and being told the rest.
+    pub max_beginning: usize,
+    /// How long one of them may hold up those that wait.
+    pub longest_turn: Duration,
 }
 
 impl Default for DiscoverySettings {
@@ -57,6 +63,10 @@ impl Default for DiscoverySettings {
             max_stream_age: Duration::from_secs(3600),
             // Twice the nodes of the largest cluster that Kubernetes supports.
             max_agents: 10_000,
+            // More than keep the cores busy; some ten megabytes for each, where there are 100,000 pods.
+            max_beginning: 16,
+            // A node that is told 100,000 pods answers within seconds.
+            longest_turn: Duration::from_secs(20),
         }
     }
 }
@@ -78,6 +88,7 @@ pub struct Discovery {
     settings: DiscoverySettings,
     cache: RwLock<Cache>,
     agents: Agents,
+    turns: Turns,
     /// The last generation, once the world is complete; streams wait for that.
     published: watch::Sender<Option<u64>>,
 }
@@ -86,7 +97,8 @@ impl Discovery {
     /// Knows nothing, and tells nothing before [`Self::begin`].
     pub fn new(settings: DiscoverySettings) -> Self {
         let (cache, agents) = (RwLock::default(), Agents::default());
-        Self { settings, cache, agents, published: watch::Sender::new(None) }
+        let turns = Turns::new(settings.max_beginning, settings.longest_turn);
+        Self { settings, cache, agents, turns, published: watch::Sender::new(None) }
     }
 
     /// Takes changes in; agents are told soon. Returns the generation that they make.

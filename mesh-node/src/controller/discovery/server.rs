@@ -17,12 +17,15 @@ use tracing::{debug, info, warn};
 
 use super::agents::Place;
 use super::session::{Session, Violation};
+use super::turns::Turn;
 use super::view::TooFarBehind;
 use super::{Discovery, DiscoverySettings};
 use crate::controller::agents::{AgentCaller, Authenticate, Refused};
 
 /// How long it may take to find out who calls.
 const AUTHENTICATION: Duration = Duration::from_secs(15);
+const OLD: &str = "this stream is old: begin a new one";
+const NEWER: &str = "the agent has a newer stream";
 
 /// What runs behind the generated server.
 pub struct DiscoveryService {
@@ -42,6 +45,8 @@ struct Stream<'a> {
     out: &'a Outgoing,
     /// Since when the agent owes an answer.
     waiting: Option<Instant>,
+    /// Until it was told all.
+    turn: Option<Turn>,
 }
 
 impl DiscoveryService {
@@ -103,7 +108,15 @@ async fn serve(
     };
     info!(node = %caller.node, identity = %caller.identity, "agent connected");
     let session = Session::new(caller.node.clone());
-    let stream = Stream { discovery: &discovery, caller: &caller, place, session, out: &out, waiting: None };
+    let stream = Stream {
+        discovery: &discovery,
+        caller: &caller,
+        place,
+        session,
+        out: &out,
+        waiting: None,
+        turn: None,
+    };
     match stream.run(requests, ended).await {
         Ok(()) => info!(node = %caller.node, "agent gone"),
         Err(status) => {
@@ -124,6 +137,12 @@ impl Stream<'_> {
         let mut published = self.discovery.published.subscribe();
         let DiscoverySettings { answer_timeout, max_stream_age, .. } = self.discovery.settings;
         let mut old = pin!(sleep_until(Instant::now() + shortened(max_stream_age)));
+        tokio::select! {
+            turn = self.begin(&mut published) => self.turn = Some(turn),
+            () = self.out.closed() => return Ok(()),
+            () = &mut old => return Err(Status::unavailable(OLD)),
+            _ = &mut ended => return Err(Status::aborted(NEWER)),
+        }
         loop {
             let late = self.waiting.map(|since| since + answer_timeout);
             tokio::select! {
@@ -137,13 +156,23 @@ impl Stream<'_> {
                 },
                 _ = published.changed() => self.gather(&mut published).await,
                 () = due(late) => return Err(Status::deadline_exceeded("a response was not answered in time")),
-                () = &mut old => return Err(Status::unavailable("this stream is old: begin a new one")),
-                _ = &mut ended => return Err(Status::aborted("the agent has a newer stream")),
+                () = &mut old => return Err(Status::unavailable(OLD)),
+                _ = &mut ended => return Err(Status::aborted(NEWER)),
             }
             if published.borrow().is_some() {
                 self.respond().await?;
             }
+            if self.session.is_told() {
+                self.turn = None;
+            }
         }
+    }
+
+    /// Waits until there is something to tell and it is this agent's turn. What it says it has is not read before.
+    async fn begin(&self, published: &mut watch::Receiver<Option<u64>>) -> Turn {
+        // The sender is the discovery's own.
+        let _ = published.wait_for(Option::is_some).await;
+        self.discovery.turns.next().await
     }
 
     /// Lets more changes come: a rollout is not to be a round for each of its pods, and nothing says that it is over.

@@ -141,6 +141,12 @@ impl Session {
         self.outstanding.iter().any(Option::is_some)
     }
 
+    /// Whether the agent has asked for every type, and answered all of it.
+    pub(super) fn is_told(&self) -> bool {
+        let has_all = ResourceType::ALL.into_iter().all(|kind| self.view.has(kind));
+        has_all && self.pieces.is_empty() && !self.is_waiting()
+    }
+
     /// The generation up to which the agent has answered all.
     pub(super) fn answered(&self) -> u64 {
         self.answered

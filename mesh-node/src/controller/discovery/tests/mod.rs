@@ -267,6 +267,19 @@ async fn no_more_agents_come_in_than_may() {
 }
 
 #[tokio::test]
+async fn who_begins_waits_for_those_that_began_before_it() {
+    let rig = Rig::with(DiscoverySettings { max_beginning: 1, ..rig::settings() });
+    rig.publish(&[service("web")]);
+    let mut first = rig.agent("a").await;
+    let begun = first.next().await;
+    let mut second = rig.agent("b").await;
+    second.hears_nothing().await;
+    first.acknowledge(&begun).await;
+    first.round().await;
+    assert_eq!(second.round().await.names(), ["Service shop/web"]);
+}
+
+#[tokio::test]
 async fn a_large_world_comes_in_responses_of_bounded_size() {
     let rig = Rig::new();
     let deltas: Vec<Delta> = (0..3000).map(|number| slice(&format!("service-{number}"))).collect();
