@@ -11,8 +11,9 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use mesh_common::model::policy::{Action, Match, Mode, Operation, Pattern, Rule, Scope, Source};
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
 use mesh_common::model::{
-    AuthorizationPolicy, ConnectionFacts, Direction, NamespacedName, PeerIdentity, Protocol, RequestFacts,
-    RequestTarget, Service, ServicePort, SpiffeId, TargetPort, TrustDomain, Workload, WorkloadUid,
+    AuthorizationPolicy, ConnectionFacts, Direction, NamespacedName, PeerIdentity, PodDetails, Protocol,
+    RequestFacts, RequestTarget, Service, ServicePort, SpiffeId, TargetPort, TrustDomain, Workload,
+    WorkloadUid,
 };
 use mesh_common::route::{Choice, Load};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
@@ -50,7 +51,10 @@ fn pod(service: u32, replica: u32) -> Workload {
     Workload {
         uid: WorkloadUid(format!("uid-{number}").into()),
         addresses: smallvec![pod_address(service, replica)],
-        labels: BTreeMap::from([("app".into(), app)]),
+        details: Arc::new(PodDetails {
+            labels: BTreeMap::from([("app".into(), app)]),
+            ..PodDetails::default()
+        }),
         ..Workload::new(name, format!("node-{}", number % 1000), identity(service))
     }
 }

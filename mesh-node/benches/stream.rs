@@ -15,7 +15,7 @@ use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, Slice
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Match, Mode, Pattern, Rule, Scope, Source};
 use mesh_common::model::service::{Service, ServicePort, TargetPort};
 use mesh_common::model::workload::{Workload, WorkloadUid};
-use mesh_common::model::{NamespacedName, Protocol};
+use mesh_common::model::{NamespacedName, PodDetails, Protocol};
 use mesh_common::snapshot::{Delta, Tables};
 use mesh_node::controller::agents::{AgentCaller, Authenticate, Authenticating};
 use mesh_node::controller::discovery::{Discovery, DiscoverySettings};
@@ -207,14 +207,17 @@ fn workload(number: usize) -> Delta {
     Delta::UpsertWorkload(Arc::new(Workload {
         uid: uid(number),
         addresses: [address(number)].into_iter().collect(),
-        labels: [
-            ("app".into(), name.as_str().into()),
-            ("app.kubernetes.io/name".into(), name.as_str().into()),
-            ("pod-template-hash".into(), "7c9f8d6b5".into()),
-        ]
-        .into(),
-        probe_ports: [8080].into_iter().collect(),
-        named_ports: [("http".into(), 8080)].into_iter().collect(),
+        details: Arc::new(PodDetails {
+            labels: [
+                ("app".into(), name.as_str().into()),
+                ("app.kubernetes.io/name".into(), name.as_str().into()),
+                ("pod-template-hash".into(), "7c9f8d6b5".into()),
+            ]
+            .into(),
+            probe_ports: [8080].into_iter().collect(),
+            named_ports: [("http".into(), 8080)].into_iter().collect(),
+            ..PodDetails::default()
+        }),
         ..Workload::new(pod, format!("node-{}", number % NODES), identity)
     }))
 }

@@ -48,6 +48,16 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
     bound.map_err(|source| ListenError { flag, address, source })
 }
 
+/// Gives memory that is free back to the system. For after something large that is not soon done again; the allocator by
+/// itself keeps what is not at the end of its heap.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time from any thread; it touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Hears when the process is told to stop, by SIGTERM or SIGINT.
 #[derive(Debug)]
 pub struct Stop {

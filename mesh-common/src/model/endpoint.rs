@@ -1,8 +1,7 @@
 //! Where a Service port leads.
 
 use std::net::IpAddr;
-
-use smallvec::SmallVec;
+use std::sync::Arc;
 
 use super::name::{NamespacedName, Text};
 use super::workload::WorkloadUid;
@@ -23,9 +22,9 @@ pub struct Endpoint {
     /// `zone`; where it is empty, that of the node.
     pub zone: Text,
     /// `hints.forZones`; empty means every zone.
-    pub hint_zones: SmallVec<[Text; 1]>,
+    pub hint_zones: Box<[Text]>,
     /// `hints.forNodes`; empty means every node.
-    pub hint_nodes: SmallVec<[Text; 1]>,
+    pub hint_nodes: Box<[Text]>,
 }
 
 /// A `discovery.k8s.io/v1` EndpointSlice over TCP. Where a Service has any, they are its endpoints; where it has
@@ -45,8 +44,8 @@ pub struct EndpointSlice {
 pub struct SlicePort {
     /// `ports[].name`, which is the name of the Service's port; empty where there is only one.
     pub name: Text,
-    /// Every endpoint, with this port's number.
-    pub endpoints: Vec<Endpoint>,
+    /// Every endpoint, with this port's number. Sorted, they are the snapshot's own without a copy.
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 /// `conditions` of an endpoint (`discovery.k8s.io/v1`).

@@ -27,4 +27,4 @@ pub use path::{NormalPath, PathError, RequestTarget};
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 pub use protocol::Protocol;
 pub use service::{Service, ServicePort, TargetPort};
-pub use workload::{Enrolment, Workload, WorkloadUid};
+pub use workload::{Enrolment, PodDetails, Workload, WorkloadUid};

@@ -26,8 +26,11 @@ pub(crate) fn pod(name: &str, node: &str, address: &str) -> Workload {
     let identity = SpiffeId::new(&domain, "shop", name).unwrap();
     Workload {
         addresses: smallvec![ip(address)],
-        labels: BTreeMap::from([("app".into(), name.into())]),
-        named_ports: smallvec![("http".into(), 8080)],
+        details: Arc::new(PodDetails {
+            labels: BTreeMap::from([("app".into(), name.into())]),
+            named_ports: smallvec![("http".into(), 8080)],
+            ..PodDetails::default()
+        }),
         ..Workload::new(NamespacedName::new("shop", name), node, identity)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -38,10 +39,6 @@ pub struct Workload {
     /// `status.podIPs`, IPv4 first or IPv6 first as listed; IPv4 never in the mapped form. Empty once the pod
     /// has succeeded or failed: its addresses are free for another pod by then.
     pub addresses: SmallVec<[IpAddr; 2]>,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<Text, Text>,
-    /// `nodemesh.dev/netns`: a path of the pod's network namespace, where it is given.
-    pub netns: Option<PathBuf>,
     /// Whether the mesh carries its traffic. Never enabled for a hostNetwork pod.
     pub enrolment: Enrolment,
     /// `spec.hostNetwork`.
@@ -50,41 +47,49 @@ pub struct Workload {
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
+    /// What its own node has to know besides.
+    pub details: Arc<PodDetails>,
+    /// What dashboards call it; pods of one owner share it.
+    pub labels_for_metrics: Arc<CanonicalNames>,
+}
+
+/// What is of use on a pod's own node, and where policies are matched. Apart from the rest because a node knows the pods
+/// of all others, which say next to nothing of it and share that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodDetails {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<Text, Text>,
+    /// `nodemesh.dev/netns`: a path of the pod's network namespace, where it is given.
+    pub netns: Option<PathBuf>,
     /// Destinations that stay outside the mesh, by annotation.
     pub exclusions: Exclusions,
     /// TCP ports that the pod's probes name (liveness, readiness, startup; httpGet, tcpSocket, grpc).
     pub probe_ports: SmallVec<[u16; 2]>,
     /// `containers[].ports[]` that have a name: what a Service's named target port means here.
     pub named_ports: SmallVec<[(Text, u16); 2]>,
-    /// What dashboards call it.
-    pub labels_for_metrics: CanonicalNames,
 }
 
 impl Workload {
     /// An enrolled, ready pod of which nothing else is known: no address, no label, no port. Its uid is its name.
     pub fn new(name: NamespacedName, node: impl Into<Text>, identity: SpiffeId) -> Self {
         let app = || name.name.clone();
-        let labels_for_metrics = CanonicalNames {
+        let labels_for_metrics = Arc::new(CanonicalNames {
             workload: app(),
             service: app(),
             revision: "latest".into(),
             app: app(),
             version: "unknown".into(),
-        };
+        });
         Self {
             uid: WorkloadUid(app()),
             node: node.into(),
             identity,
             addresses: SmallVec::new(),
-            labels: BTreeMap::new(),
-            netns: None,
             enrolment: Enrolment::Enabled,
             host_network: false,
             ready: true,
             terminating: false,
-            exclusions: Exclusions::default(),
-            probe_ports: SmallVec::new(),
-            named_ports: SmallVec::new(),
+            details: Arc::default(),
             labels_for_metrics,
             name,
         }
@@ -92,12 +97,12 @@ impl Workload {
 
     /// Whether it has all labels of a selector.
     pub fn has_labels(&self, selector: &BTreeMap<Text, Text>) -> bool {
-        selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+        selector.iter().all(|(key, value)| self.details.labels.get(key) == Some(value))
     }
 
     /// Whether the mesh carries what comes in at `port`.
     pub fn takes_mesh_traffic_on(&self, port: u16) -> bool {
-        self.enrolment == Enrolment::Enabled && !self.exclusions.inbound_ports.contains(&port)
+        self.enrolment == Enrolment::Enabled && !self.details.exclusions.inbound_ports.contains(&port)
     }
 }
 
@@ -113,7 +118,7 @@ pub struct Exclusions {
 }
 
 /// Names for Istio's standard metric labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CanonicalNames {
     /// Name of the owner that people know: Deployment, StatefulSet, ...; else the pod's own name.
     pub workload: Text,

@@ -121,7 +121,7 @@ fn what_is_not_in_the_mesh_is_reached_in_the_clear() {
         matches!(dial(&mut tables, "10.0.1.1:8080"), Ok(Plan::Direct(direct)) if direct.workload.is_some())
     );
     let mut excluded = api("c", "c", "10.0.2.1");
-    excluded.exclusions.inbound_ports = smallvec::smallvec![9090];
+    Arc::make_mut(&mut excluded.details).exclusions.inbound_ports = smallvec::smallvec![9090];
     tables.apply(Delta::UpsertWorkload(Arc::new(excluded)));
     assert!(matches!(dial(&mut tables, "10.0.2.1:9090"), Ok(Plan::Direct(_))));
     assert!(matches!(dial(&mut tables, "10.0.2.1:8080"), Ok(Plan::Tunnel(_))));
@@ -303,8 +303,9 @@ fn an_endpoint_whose_address_another_pod_has_is_passed_over() {
     }
     let Delta::UpsertEndpointSlice(given) = slice(&hints) else { panic!("no slice") };
     let mut given = given.as_ref().clone();
-    given.ports[0].endpoints[0].workload = Some(WorkloadUid("one-before".into()));
-    given.ports[0].endpoints[1].workload = Some(WorkloadUid("c".into()));
+    let endpoints = Arc::make_mut(&mut given.ports[0].endpoints);
+    endpoints[0].workload = Some(WorkloadUid("one-before".into()));
+    endpoints[1].workload = Some(WorkloadUid("c".into()));
     tables.apply(Delta::UpsertEndpointSlice(Arc::new(given)));
     assert_eq!(reachable(&mut tables).unwrap(), ["10.0.2.1"]);
     tables.apply(Delta::RemoveWorkload(WorkloadUid("c".into())));

@@ -49,7 +49,7 @@ pub type PolicySets<'a> = SmallVec<[&'a PolicySet; 4]>;
 pub struct Snapshot {
     generation: u64,
     settings: Arc<MeshSettings>,
-    workloads: Table<WorkloadUid, Arc<WorkloadRecord>>,
+    workloads: Table<WorkloadUid, WorkloadRecord>,
     workload_addresses: Table<IpAddr, Claims<Workload>>,
     workloads_by_node: Table<Text, Arc<BTreeMap<WorkloadUid, Arc<Workload>>>>,
     services: Table<NamespacedName, Arc<ServiceRecord>>,

@@ -66,7 +66,7 @@ impl Scopes {
     /// The policies whose selector may select a pod, by name.
     fn selecting(&self, workload: &Workload) -> BTreeSet<&NamespacedName> {
         let label = |(key, value): (&Text, &Text)| (Arc::clone(key), Arc::clone(value));
-        workload.labels.iter().filter_map(|pair| self.labels.get(&label(pair))).flatten().collect()
+        workload.details.labels.iter().filter_map(|pair| self.labels.get(&label(pair))).flatten().collect()
     }
 }
 
@@ -172,7 +172,7 @@ impl Tables {
         let policies = self.policies.selecting(&workload);
         let peer_authentication = self.policies.peer_selecting(&workload);
         let record = WorkloadRecord { workload, policies, peer_authentication };
-        self.state.workloads.insert(uid.clone(), Arc::new(record));
+        self.state.workloads.insert(uid.clone(), record);
     }
 }
 

@@ -27,6 +27,12 @@ pub(super) struct Endpoints {
     by_selector: HashMap<(Text, Text, Text), BTreeSet<NamespacedName>>,
 }
 
+impl Endpoints {
+    pub(super) fn slice(&self, name: &NamespacedName) -> Option<&Arc<EndpointSlice>> {
+        self.slices.get(name)
+    }
+}
+
 impl Tables {
     pub(super) fn put_service(&mut self, service: Arc<Service>) -> Applied {
         if self.state.services.get(&service.name).is_some_and(|record| record.service == service) {
@@ -78,7 +84,7 @@ impl Tables {
 
     pub(super) fn mark_services_that_select(&mut self, workload: &Workload) {
         let namespace = &workload.name.namespace;
-        for (key, value) in &workload.labels {
+        for (key, value) in &workload.details.labels {
             let label = (Arc::clone(namespace), Arc::clone(key), Arc::clone(value));
             for name in self.endpoints.by_selector.get(&label).into_iter().flatten() {
                 let service = self.state.services.get(name).map(|record| &record.service);
@@ -143,11 +149,11 @@ impl Tables {
     }
 
     fn endpoints_of(&self, service: &Service) -> SmallVec<[Arc<[Endpoint]>; 1]> {
-        let mut by_port: BTreeMap<&Text, Vec<Endpoint>> = BTreeMap::new();
+        let mut by_port: BTreeMap<&Text, Vec<Arc<[Endpoint]>>> = BTreeMap::new();
         match self.endpoints.slices_by_service.get(&service.name) {
             Some(names) => {
                 for port in names.iter().flat_map(|name| &self.endpoints.slices[name].ports) {
-                    by_port.entry(&port.name).or_default().extend_from_slice(&port.endpoints);
+                    by_port.entry(&port.name).or_default().push(Arc::clone(&port.endpoints));
                 }
             }
             None if service.selector.is_empty() => {}
@@ -156,22 +162,30 @@ impl Tables {
                 let pods = self.labels.selected(namespace, &service.selector, |uid| self.state.workload(uid));
                 for port in &service.ports {
                     let endpoints = pods.iter().flat_map(|pod| derive(service, port, pod));
-                    by_port.entry(&port.name).or_default().extend(endpoints);
+                    by_port.entry(&port.name).or_default().push(endpoints.collect());
                 }
             }
         }
-        let of_port = |port: &ServicePort| {
-            let mut endpoints = by_port.remove(&port.name).unwrap_or_default();
-            endpoints.sort_unstable();
-            // One pod may stand in two slices for a moment; the better state sorts first.
-            endpoints.dedup_by(|later, earlier| {
-                (later.address, later.port, &later.workload)
-                    == (earlier.address, earlier.port, &earlier.workload)
-            });
-            endpoints.into()
-        };
+        let of_port = |port: &ServicePort| merged(&by_port.remove(&port.name).unwrap_or_default());
         service.ports.iter().map(of_port).collect()
     }
+}
+
+/// The endpoints of a port, sorted, each once. Those of one slice, as most are, are not copied if they are so already.
+fn merged(parts: &[Arc<[Endpoint]>]) -> Arc<[Endpoint]> {
+    fn place(endpoint: &Endpoint) -> (IpAddr, u16, Option<&WorkloadUid>) {
+        (endpoint.address, endpoint.port, endpoint.workload.as_ref())
+    }
+    if let [only] = parts
+        && only.is_sorted_by(|one, next| place(one) < place(next))
+    {
+        return Arc::clone(only);
+    }
+    let mut endpoints = parts.concat();
+    endpoints.sort_unstable();
+    // One pod may stand in two slices for a moment; the better state sorts first.
+    endpoints.dedup_by(|later, earlier| place(later) == place(earlier));
+    endpoints.into()
 }
 
 /// An endpoint as a member of a Service: its address and port, which port of the Service, the pod it is about.
@@ -196,7 +210,7 @@ fn derive<'a>(
     let target = match &port.target_port {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Named(name) => {
-            pod.named_ports.iter().find(|(other, _)| other == name).map(|(_, port)| *port)
+            pod.details.named_ports.iter().find(|(other, _)| other == name).map(|(_, port)| *port)
         }
     };
     // As EndpointSlice's `ready` is computed: `publishNotReadyAddresses`, or ready and not being deleted.
@@ -212,8 +226,8 @@ fn derive<'a>(
         state: state_of_pod,
         node: Arc::clone(&pod.node),
         zone: Text::default(),
-        hint_zones: SmallVec::new(),
-        hint_nodes: SmallVec::new(),
+        hint_zones: Box::default(),
+        hint_nodes: Box::default(),
     };
     // A Service has endpoints of its own families (`ipFamilies`), which are those of its cluster IPs.
     let is_of_family = |address: &&IpAddr| {

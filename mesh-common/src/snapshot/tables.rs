@@ -9,7 +9,7 @@ use super::scopes::Policies;
 use super::services::Endpoints;
 use super::workloads::Labels;
 use super::{Delta, Snapshot};
-use crate::model::{MeshSettings, NamespacedName, Node, Text, WorkloadUid};
+use crate::model::{EndpointSlice, MeshSettings, NamespacedName, Node, Service, Text, Workload, WorkloadUid};
 
 /// The tables behind the snapshots.
 #[derive(Debug, Default)]
@@ -74,6 +74,21 @@ impl Tables {
             self.state.generation += 1;
         }
         self.state.clone()
+    }
+
+    /// A pod, as it was said last.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.state.workload(uid)
+    }
+
+    /// A Service, as it was said last.
+    pub fn service(&self, name: &NamespacedName) -> Option<&Arc<Service>> {
+        self.state.services.get(name).map(|record| &record.service)
+    }
+
+    /// An EndpointSlice, as it was said last.
+    pub fn endpoint_slice(&self, name: &NamespacedName) -> Option<&Arc<EndpointSlice>> {
+        self.endpoints.slice(name)
     }
 
     fn put_settings(&mut self, settings: Arc<MeshSettings>) -> Applied {

@@ -10,7 +10,8 @@ use super::*;
 use crate::model::policy::{Action, MutualTls, Scope};
 use crate::model::samples::{at, ip, pod, policy, service};
 use crate::model::{
-    AuthorizationPolicy, Endpoint, EndpointSlice, EndpointState, ServicePort, SlicePort, TargetPort,
+    AuthorizationPolicy, Endpoint, EndpointSlice, EndpointState, PodDetails, ServicePort, SlicePort,
+    TargetPort,
 };
 
 const PODS: [&str; 4] = ["p", "q", "r", "s"];
@@ -37,7 +38,7 @@ fn upsert_workload() -> impl Strategy<Value = Delta> {
         |(uid, node, addresses, labels, (ready, terminating, host_network))| {
             Delta::UpsertWorkload(Arc::new(Workload {
                 addresses: addresses.into_iter().map(ip).collect(),
-                labels,
+                details: Arc::new(PodDetails { labels, ..PodDetails::default() }),
                 ready,
                 terminating,
                 host_network,
@@ -87,8 +88,8 @@ fn upsert_slice() -> impl Strategy<Value = Delta> {
                 state,
                 node: "a".into(),
                 zone: "".into(),
-                hint_zones: SmallVec::new(),
-                hint_nodes: SmallVec::new(),
+                hint_zones: Box::default(),
+                hint_nodes: Box::default(),
             }
         });
     (select(&NAMES[..]), select(&SERVICES[..]), vec(endpoint, 0..3)).prop_map(
@@ -96,7 +97,7 @@ fn upsert_slice() -> impl Strategy<Value = Delta> {
             Delta::UpsertEndpointSlice(Arc::new(EndpointSlice {
                 name: name(slice),
                 service: name(service),
-                ports: vec![SlicePort { name: "80".into(), endpoints }],
+                ports: vec![SlicePort { name: "80".into(), endpoints: endpoints.into() }],
             }))
         },
     )
@@ -249,7 +250,8 @@ fn endpoints_are_derived_as_kubernetes_would() {
     let x = Delta::UpsertService(Arc::new(service("x", "10.96.0.1")));
     let with = |uid: &str, address: &str, ready, terminating, app: &str| {
         let labels = BTreeMap::from([("app".into(), app.into())]);
-        Delta::UpsertWorkload(Arc::new(Workload { ready, terminating, labels, ..pod(uid, "a", address) }))
+        let details = Arc::new(PodDetails { labels, ..PodDetails::default() });
+        Delta::UpsertWorkload(Arc::new(Workload { ready, terminating, details, ..pod(uid, "a", address) }))
     };
     let snapshot = apply([
         with("ready", "10.0.0.1", true, false, "x"),
@@ -275,16 +277,16 @@ fn a_slice_takes_the_place_of_what_would_be_derived() {
         service: name("x"),
         ports: vec![SlicePort {
             name: "http".into(),
-            endpoints: vec![Endpoint {
+            endpoints: Arc::new([Endpoint {
                 address: ip("1.2.3.4"),
                 port: 80,
                 workload: None,
                 state: EndpointState::Ready,
                 node: "".into(),
                 zone: "".into(),
-                hint_zones: SmallVec::new(),
-                hint_nodes: SmallVec::new(),
-            }],
+                hint_zones: Box::default(),
+                hint_nodes: Box::default(),
+            }]),
         }],
     };
     let mut tables = Tables::default();
@@ -302,7 +304,7 @@ fn a_named_port_is_what_each_pod_says() {
     let mut named = service("x", "10.96.0.1");
     named.ports[0].target_port = TargetPort::Named("http".into());
     let mut other = pod("x", "a", "10.0.0.1");
-    other.named_ports = smallvec::smallvec![("http".into(), 9090)];
+    Arc::make_mut(&mut other.details).named_ports = smallvec::smallvec![("http".into(), 9090)];
     let snapshot = apply([Delta::UpsertWorkload(Arc::new(other)), Delta::UpsertService(Arc::new(named))]);
     let KnownService::Port(port) = snapshot.service_at(at("10.96.0.1:80")) else { panic!("no Service port") };
     assert_eq!(port.endpoints()[0].port, 9090);

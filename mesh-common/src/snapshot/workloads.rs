@@ -15,7 +15,7 @@ pub(super) struct Labels(HashMap<(Text, Text), BTreeMap<Text, BTreeSet<WorkloadU
 
 impl Labels {
     fn insert(&mut self, workload: &Workload) {
-        for (key, value) in &workload.labels {
+        for (key, value) in &workload.details.labels {
             let by_namespace = self.0.entry((Arc::clone(key), Arc::clone(value))).or_default();
             by_namespace
                 .entry(Arc::clone(&workload.name.namespace))
@@ -25,7 +25,7 @@ impl Labels {
     }
 
     fn remove(&mut self, workload: &Workload) {
-        for (key, value) in &workload.labels {
+        for (key, value) in &workload.details.labels {
             let label = (Arc::clone(key), Arc::clone(value));
             let Some(by_namespace) = self.0.get_mut(&label) else { continue };
             if let Some(uids) = by_namespace.get_mut(&workload.name.namespace) {
@@ -83,7 +83,7 @@ impl Tables {
         self.stale.workload_policies.insert(workload.uid.clone());
         let record =
             WorkloadRecord { workload: Arc::clone(&workload), policies: None, peer_authentication: None };
-        self.state.workloads.insert(workload.uid.clone(), Arc::new(record));
+        self.state.workloads.insert(workload.uid.clone(), record);
         Applied::Changed
     }
 

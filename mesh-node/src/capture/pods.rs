@@ -150,7 +150,7 @@ impl Pods {
         for workload in wanted {
             let placed = self.place(workload, &mut changes);
             let is_found = self.known.contains_key(&workload.uid);
-            if !is_found && workload.netns.is_none() {
+            if !is_found && workload.details.netns.is_none() {
                 self.absent.push(Arc::clone(workload));
             }
             if let Err(error) = placed {
@@ -301,7 +301,7 @@ impl Pods {
         workload: &Arc<Workload>,
         changes: &mut PodChanges,
     ) -> Result<Option<Known>, PodError> {
-        let found = match &workload.netns {
+        let found = match &workload.details.netns {
             Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
             None => self
                 .cgroups
@@ -373,7 +373,7 @@ impl Pods {
     /// name, or another sandbox of the same pod.
     fn forget_gone(&mut self, wanted: &BTreeMap<&WorkloadUid, &Arc<Workload>>, changes: &mut PodChanges) {
         let is_there = |uid: &WorkloadUid, known: &Known| {
-            wanted.get(uid).is_some_and(|workload| match &workload.netns {
+            wanted.get(uid).is_some_and(|workload| match &workload.details.netns {
                 Some(path) => known.namespace.is_at(path),
                 None => known.found.as_ref().is_some_and(Found::is_there),
             })

@@ -41,12 +41,16 @@ use self::world::{InForce, World};
 use crate::control::publication::Publication;
 use crate::identity::rotation::retry_after;
 use crate::identity::{AuthorityError, Clock, ControllerTrust, IdentityMetrics};
+use crate::system::give_memory_back;
 use crate::telemetry::chain::Chain;
 
 /// Name of the controller's service account, in the root namespace.
 const CONTROLLER: &str = "nodemesh-controller";
 /// Longest wait between two streams.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Resources of a round after which free memory is looked for: those of a node that begins, or that was long away.
+const MANY: usize = 1000;
 
 /// How the controller is found, and what is known without it.
 #[derive(Clone, Debug)]
@@ -121,7 +125,7 @@ impl ConfigClient {
         let publication = Arc::new(Publication::default());
         let saved = restored(&state_dir);
         if let Some(resources) = saved {
-            let InForce { snapshot, trust } = world.restore(resources);
+            let InForce { snapshot, trust, .. } = world.restore(resources);
             // Of roots that were saved, those that can be used were received before.
             trust.map(|trust| roots.receive(trust)).transpose().ok();
             info!(pods = snapshot.workloads().count(), "state of before restored");
@@ -216,7 +220,7 @@ impl ConfigClient {
 
     /// Puts a round into force.
     async fn commit(&mut self) -> Result<(), JoinError> {
-        let InForce { snapshot, trust } = self.aside(World::commit).await?;
+        let InForce { snapshot, trust, .. } = self.aside(commit).await?;
         if let Some(trust) = trust {
             let received = self.roots.receive(trust);
             self.trouble.roots = received.err().map(|error| Chain(&error).to_string());
@@ -285,6 +289,15 @@ fn restored(state_dir: &StateDir) -> Option<Vec<(crate::xds::Key, bytes::Bytes)>
         warn!(error = %Chain(&error), "no state of before: the controller must say all");
         None
     })
+}
+
+/// Puts into force what came. The messages of a large round take as much memory as all that is kept of them.
+fn commit(world: &mut World) -> InForce {
+    let in_force = world.commit();
+    if in_force.came >= MANY {
+        give_memory_back();
+    }
+    in_force
 }
 
 fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {

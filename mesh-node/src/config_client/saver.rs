@@ -3,12 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use super::state_dir::StateDir;
-use crate::xds::Key;
+use super::world::Kept;
 
 /// The state is written this long after something changed, with what changed until then.
 const AFTER: Duration = Duration::from_secs(5);
@@ -48,9 +47,10 @@ impl Saver {
     }
 
     /// Begins to write; one at a time, because nothing is due before that was told.
-    pub(super) fn write(&mut self, resources: Vec<(Key, Bytes)>) {
+    pub(super) fn write(&mut self, resources: Vec<Kept>) {
         let state_dir = self.state_dir.clone();
-        self.writing = Some(spawn_blocking(move || state_dir.save(resources)));
+        self.writing =
+            Some(spawn_blocking(move || state_dir.save(resources.into_iter().map(Kept::resource))));
     }
 
     /// Waits until there is something to do. Cancel safe.

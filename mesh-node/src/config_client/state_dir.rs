@@ -1,7 +1,7 @@
 //! The state on disk: read once at start, written now and then, whole or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -62,17 +62,18 @@ impl StateDir {
             Ok(_) => {}
         }
         let file = fs::read(&path).map_err(io_error)?;
-        let content = restore(&self.node, &file);
+        let content = restore(&self.node, file.into());
         content.map(Some).map_err(|source| RestoreError::Content { path, source })
     }
 
     /// Saves; what was saved before stays until all of it is on the disk.
-    pub(super) fn save(&self, resources: Vec<(Key, Bytes)>) -> io::Result<()> {
+    pub(super) fn save(&self, resources: impl Iterator<Item = (Key, Bytes)>) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         let new = self.path.join(NEW);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&save(&self.node, resources.into_iter()))?;
-        file.sync_all()?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = BufWriter::new(file);
+        save(&self.node, resources, &mut file)?;
+        file.into_inner()?.sync_all()?;
         fs::rename(&new, self.path.join(STATE))?;
         File::open(&self.path)?.sync_all()
     }
@@ -98,8 +99,8 @@ mod tests {
     fn what_is_saved_is_restored_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(&folder.path().join("below"), "a".into());
-        state.save(Vec::new()).unwrap();
-        state.save(resources()).unwrap();
+        state.save(std::iter::empty()).unwrap();
+        state.save(resources().into_iter()).unwrap();
         assert_eq!(state.restore().unwrap(), Some(resources()));
         assert!(StateDir::new(&folder.path().join("below"), "b".into()).restore().is_err());
     }
@@ -108,9 +109,9 @@ mod tests {
     fn a_state_that_cannot_be_written_leaves_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path(), "a".into());
-        state.save(resources()).unwrap();
+        state.save(resources().into_iter()).unwrap();
         fs::create_dir(folder.path().join(NEW)).unwrap();
-        assert!(state.save(Vec::new()).is_err());
+        assert!(state.save(std::iter::empty()).is_err());
         assert_eq!(state.restore().unwrap(), Some(resources()));
     }
 }

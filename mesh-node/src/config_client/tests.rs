@@ -4,10 +4,14 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
 use envoy_types::pb::google::protobuf::Any;
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
-use mesh_common::model::{MeshSettings, NamespacedName, Node, TrustDomain};
+use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
+use mesh_common::model::{
+    Endpoint, EndpointSlice, EndpointState, MeshSettings, NamespacedName, Node, Service, SlicePort,
+    TrustDomain, Workload, WorkloadUid,
+};
 use mesh_common::snapshot::Delta;
 
-use super::world::World;
+use super::world::{Kept, World};
 use crate::xds::refusal::refusals;
 use crate::xds::{Key, MESH, Outgoing, Resource, ResourceType, Trust, encode, encode_trust};
 
@@ -201,12 +205,71 @@ fn what_was_saved_is_in_force_at_once_and_known_to_the_next_stream() {
     world.commit();
     let saved = world.saved().unwrap();
     let mut again = World::new("a".into(), MeshSettings::default());
-    let in_force = again.restore(saved);
+    let in_force = again.restore(saved.into_iter().map(Kept::resource).collect());
     assert_eq!(
         (in_force.snapshot.nodes().count(), in_force.snapshot.authorization_policies().count()),
         (1, 1)
     );
     assert_eq!(again.begin()[ResourceType::Node.index()].initial_resource_versions.len(), 1);
+}
+
+fn service(name: &str) -> Resource {
+    resource(&Delta::UpsertService(Arc::new(Service {
+        name: NamespacedName::new("shop", name),
+        host: format!("{name}.shop.svc.cluster.local").into(),
+        cluster_ips: [[10, 96, 0, 1].into()].into_iter().collect(),
+        external_addresses: [].into_iter().collect(),
+        selector: [].into(),
+        ports: Vec::new(),
+        client_ip_affinity: None,
+        internal_traffic_policy: InternalTrafficPolicy::Cluster,
+        traffic_distribution: TrafficDistribution::Any,
+        publish_not_ready: false,
+    })))
+}
+
+fn slice(name: &str) -> Resource {
+    let endpoint = Endpoint {
+        address: [10, 0, 0, 7].into(),
+        port: 80,
+        workload: Some(WorkloadUid("3f0c1f6e".into())),
+        state: EndpointState::Ready,
+        node: "a".into(),
+        zone: "".into(),
+        hint_zones: Box::default(),
+        hint_nodes: ["a".into()].into(),
+    };
+    let [name, service] = [name, "web"].map(|name| NamespacedName::new("shop", name));
+    let ports = vec![SlicePort { name: "http".into(), endpoints: Arc::new([endpoint]) }];
+    resource(&Delta::UpsertEndpointSlice(Arc::new(EndpointSlice { name, service, ports })))
+}
+
+fn pod(uid: &str) -> Resource {
+    let identity = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
+    let pod = Workload::new(NamespacedName::new("shop", "web-0"), "b", identity);
+    resource(&Delta::UpsertWorkload(Arc::new(Workload { uid: WorkloadUid(uid.into()), ..pod })))
+}
+
+#[test]
+fn pods_services_and_endpoints_are_saved_as_they_came() {
+    let came = [service("web"), slice("web-1"), pod("3f0c1f6e")];
+    let mut world = world();
+    complete(&mut world, &[]);
+    for resource in &came {
+        world.take(response(resource.key.kind, "1", std::slice::from_ref(resource), &[])).unwrap();
+    }
+    assert!(world.saved().is_none(), "half a round was saved");
+    world.commit();
+    let mut saved: Vec<_> = world.saved().unwrap().into_iter().map(Kept::resource).collect();
+    saved.sort();
+    let mut bytes: Vec<_> = came.iter().map(|came| (came.key.clone(), came.value.clone())).collect();
+    bytes.sort();
+    assert_eq!(saved, bytes);
+    for resource in came {
+        world.take(response(resource.key.kind, "2", &[], &[&resource.key.name])).unwrap();
+    }
+    world.commit();
+    assert!(world.saved().unwrap().is_empty(), "what is gone was saved");
 }
 
 #[test]

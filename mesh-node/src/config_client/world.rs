@@ -15,7 +15,10 @@ use mesh_common::model::{MeshSettings, Text};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 
 use crate::xds::refusal::{Refusal, error_detail};
-use crate::xds::{FieldError, Key, Reading, ResourceType, Shared, Trust, Update, Version, read, removal};
+use crate::xds::{
+    FieldError, Key, Outgoing, Reading, Resource, ResourceType, Shared, Trust, Update, Version, encode, read,
+    removal,
+};
 
 /// All that this agent knows.
 #[derive(Debug)]
@@ -25,7 +28,9 @@ pub(super) struct World {
     /// Of which policies that are not understood are about all.
     root_namespace: Text,
     /// What came, in force or about to be.
-    resources: BTreeMap<Key, Held>,
+    versions: BTreeMap<Key, Version>,
+    /// As it came, of that which the tables cannot say again.
+    values: BTreeMap<Key, Bytes>,
     /// What came since the last round that was whole.
     pending: BTreeMap<Key, Option<Update>>,
     /// Types of which this stream has said nothing yet.
@@ -34,11 +39,13 @@ pub(super) struct World {
     shared: Shared,
 }
 
-/// A resource as it came.
+/// A resource for the disk.
 #[derive(Clone, Debug)]
-struct Held {
-    version: Version,
-    value: Bytes,
+pub(super) enum Kept {
+    /// As it came.
+    Came(Key, Bytes),
+    /// As the tables have it: of pods, Services and endpoints there are too many to keep their bytes as well.
+    Known(Delta),
 }
 
 /// What was not understood of a resource.
@@ -63,6 +70,8 @@ pub(super) struct InForce {
     pub(super) snapshot: Arc<Snapshot>,
     /// The roots, if they came anew.
     pub(super) trust: Option<Arc<Trust>>,
+    /// How many resources came for it.
+    pub(super) came: usize,
 }
 
 /// A response that means nothing here: the stream is given up.
@@ -82,7 +91,8 @@ impl World {
             node,
             tables,
             root_namespace,
-            resources: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            values: BTreeMap::new(),
             pending: BTreeMap::new(),
             missing: Vec::new(),
             refused: BTreeMap::new(),
@@ -146,7 +156,7 @@ impl World {
 
     /// Puts into force what came.
     pub(super) fn commit(&mut self) -> InForce {
-        let mut trust = None;
+        let (mut trust, came) = (None, self.pending.len());
         for (key, update) in std::mem::take(&mut self.pending) {
             match update {
                 Some(Update::Delta(delta)) => drop(self.tables.apply(delta)),
@@ -154,7 +164,7 @@ impl World {
                 None => drop(removal(&key).map(|delta| self.tables.apply(delta))),
             }
         }
-        InForce { snapshot: Arc::new(self.tables.snapshot()), trust }
+        InForce { snapshot: Arc::new(self.tables.snapshot()), trust, came }
     }
 
     /// What is not understood.
@@ -163,18 +173,33 @@ impl World {
     }
 
     /// All that came, for the disk; nothing while a round is not whole.
-    pub(super) fn saved(&self) -> Option<Vec<(Key, Bytes)>> {
-        let resources = self.resources.iter();
-        let all = || resources.map(|(key, held)| (key.clone(), held.value.clone())).collect();
-        self.pending.is_empty().then(all)
+    pub(super) fn saved(&self) -> Option<Vec<Kept>> {
+        let kept = |key: &Key| match self.values.get(key) {
+            Some(value) => Some(Kept::Came(key.clone(), value.clone())),
+            None => self.known(key).map(Kept::Known),
+        };
+        self.pending.is_empty().then(|| self.versions.keys().filter_map(kept).collect())
+    }
+
+    /// A resource as the tables have it, of the types whose bytes are not kept.
+    fn known(&self, key: &Key) -> Option<Delta> {
+        let tables = &self.tables;
+        match removal(key)? {
+            Delta::RemoveWorkload(uid) => tables.workload(&uid).cloned().map(Delta::UpsertWorkload),
+            Delta::RemoveService(name) => tables.service(&name).cloned().map(Delta::UpsertService),
+            Delta::RemoveEndpointSlice(name) => {
+                tables.endpoint_slice(&name).cloned().map(Delta::UpsertEndpointSlice)
+            }
+            _ => None,
+        }
     }
 
     /// What is not understood is left out, so that it comes again and is refused to whoever asks now.
     fn versions(&self, kind: ResourceType) -> HashMap<String, String> {
         let first = Key { kind, name: "".into() };
-        let of_kind = self.resources.range(first..).take_while(|(key, _)| key.kind == kind);
+        let of_kind = self.versions.range(first..).take_while(|(key, _)| key.kind == kind);
         let understood = of_kind.filter(|(key, _)| !self.refused.contains_key(key));
-        understood.map(|(key, held)| (key.name.to_string(), held.version.to_string())).collect()
+        understood.map(|(key, version)| (key.name.to_string(), version.to_string())).collect()
     }
 
     fn put(&mut self, key: Key, value: Bytes) {
@@ -195,21 +220,39 @@ impl World {
         if let Update::Delta(Delta::Settings(settings)) = &update {
             self.root_namespace = Arc::clone(&settings.root_namespace);
         }
-        self.pending.insert(key.clone(), Some(update));
-        self.resources.insert(key, Held { version: Version::of(&value), value });
+        self.versions.insert(key.clone(), Version::of(&value));
+        if !matches!(key.kind, ResourceType::Workload | ResourceType::Service | ResourceType::EndpointSlice) {
+            // A copy of its own: it may be a part of something large.
+            self.values.insert(key.clone(), Bytes::copy_from_slice(&value));
+        }
+        self.pending.insert(key, Some(update));
     }
 
     fn remove(&mut self, key: Key) {
         self.refused.remove(&key);
         // Settings and roots stay.
         if removal(&key).is_some() {
-            self.resources.remove(&key);
+            self.versions.remove(&key);
+            self.values.remove(&key);
             self.pending.insert(key, None);
         }
     }
 
     fn refuse(&mut self, key: Key, error: FieldError, denies: bool) {
         self.refused.insert(key, Refused { error, denies });
+    }
+}
+
+impl Kept {
+    /// Its key and bytes.
+    pub(super) fn resource(self) -> (Key, Bytes) {
+        match self {
+            Self::Came(key, value) => (key, value),
+            Self::Known(delta) => match encode(&delta) {
+                Outgoing::Upsert(Resource { key, value, .. }) => (key, value),
+                Outgoing::Remove(key) => (key, Bytes::new()),
+            },
+        }
     }
 }
 

@@ -202,7 +202,7 @@ fn selecting_nobody(snapshot: &Snapshot) -> Vec<Advice> {
         if open.is_empty() || looks.is_spent() {
             break;
         }
-        for label in &pod.labels {
+        for label in &pod.details.labels {
             let Some(selecting) = open.get_mut(&label) else { continue };
             selecting.retain(|(_, _, scope)| !(looks.take(1) && scope.selects(pod)));
             if selecting.is_empty() {

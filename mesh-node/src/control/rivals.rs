@@ -147,7 +147,7 @@ fn groups<'a>(
     }
     let mut groups: BTreeMap<Vec<u32>, &NamespacedName> = BTreeMap::new();
     for pod in snapshot.workloads().filter(|_| !by_label.is_empty()) {
-        let candidates = pod.labels.iter().filter_map(|label| by_label.get(&label)).flatten();
+        let candidates = pod.details.labels.iter().filter_map(|label| by_label.get(&label)).flatten();
         let candidates = candidates.copied().take_while(|_| looks.take(1));
         let mut policies: Vec<u32> =
             candidates.filter(|number| by_name[*number as usize].scope.selects(pod)).collect();

@@ -156,7 +156,7 @@ mod tests {
         let served = read(Kind::Pod, &pod());
         assert_eq!(served.errors, []);
         let Some(Meaning::Pod(pod)) = served.meaning else { panic!("it is a pod") };
-        assert_eq!(pod.workload.netns, None);
+        assert_eq!(pod.workload.details.netns, None);
         assert_eq!(pod.workload.addresses[0].to_string(), "10.0.0.1");
     }
 

@@ -39,7 +39,7 @@ impl<'a> Selection<'a> {
         for pod in snapshot.workloads().filter(|pod| pod.enrolment == Enrolment::Enabled) {
             all += 1;
             *by_namespace.entry(&pod.name.namespace).or_default() += 1;
-            for label in &pod.labels {
+            for label in &pod.details.labels {
                 if let Some(pods) = by_label.get_mut(&label) {
                     pods.push(&**pod);
                 }

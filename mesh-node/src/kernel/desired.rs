@@ -59,8 +59,8 @@ impl PodFacts {
     pub fn of(workload: &Workload) -> Self {
         Self {
             addresses: workload.addresses.to_vec(),
-            exclusions: workload.exclusions.clone(),
-            probe_ports: workload.probe_ports.to_vec(),
+            exclusions: workload.details.exclusions.clone(),
+            probe_ports: workload.details.probe_ports.to_vec(),
         }
     }
 

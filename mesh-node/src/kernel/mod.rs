@@ -59,6 +59,7 @@ use self::cgroup::Cgroups;
 use self::desired::Entries;
 use self::load::{Globals, Programs};
 use self::pins::Pins;
+use crate::system::give_memory_back;
 
 /// What the kernel's side needs to be told.
 #[derive(Clone, Debug)]
@@ -180,7 +181,8 @@ impl Kernel {
         kernel.take_over()?;
         kernel.links.attach_to_cgroups(&kernel.programs, &kernel.cgroups, &kernel.pins)?;
         kernel.pins.remove_other_versions()?;
-        sys::give_memory_back();
+        // Reading the kernel's types took megabytes that are never needed again.
+        give_memory_back();
         Ok(kernel)
     }
 

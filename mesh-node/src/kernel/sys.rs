@@ -229,13 +229,3 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     };
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
-
-/// Gives memory that is free back to the system. For after the kernel's types were read, which takes megabytes that
-/// are never needed again; the allocator by itself keeps what is not at the end of its heap.
-pub(super) fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) may be called at any time from any thread; it touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

@@ -12,7 +12,7 @@ use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, Slice
 use mesh_common::model::service::{
     InternalTrafficPolicy, Service, ServicePort, TargetPort, TrafficDistribution,
 };
-use mesh_common::model::workload::{CanonicalNames, Exclusions, Workload, WorkloadUid};
+use mesh_common::model::workload::{CanonicalNames, Exclusions, PodDetails, Workload, WorkloadUid};
 use mesh_common::model::{Enrolment, MeshSettings, NamespacedName, Node, Protocol, Text, TrustDomain};
 use mesh_common::snapshot::Delta;
 use prost::Message;
@@ -132,7 +132,7 @@ fn node(name: &Text, value: &[u8]) -> Result<Node, FieldError> {
 }
 
 fn workload(uid: &Text, value: &[u8], shared: &mut Shared) -> Result<Workload, FieldError> {
-    let pod: messages::Workload = message(value)?;
+    let mut pod: messages::Workload = message(value)?;
     let identity = shared.identity(&pod.identity);
     let identity =
         identity.map_err(|error| FieldError::new("identity", format!("{:?}: {error}", pod.identity)))?;
@@ -141,12 +141,21 @@ fn workload(uid: &Text, value: &[u8], shared: &mut Shared) -> Result<Workload, F
         messages::Enrolment::Disabled => Enrolment::Disabled,
         messages::Enrolment::Unspecified => return Err(unspecified("enrolment")),
     };
+    let names = canonical_names(pod.canonical_names.take(), shared)?;
     let exclusions = Exclusions {
         outbound_ports: each("excluded_outbound_ports", &pod.excluded_outbound_ports, port)?,
         outbound_cidrs: each("excluded_outbound_cidrs", &pod.excluded_outbound_cidrs, cidr)?,
         inbound_ports: each("excluded_inbound_ports", &pod.excluded_inbound_ports, port)?,
     };
-    let names = pod.canonical_names.ok_or_else(|| FieldError::new("canonical_names", "is missing"))?;
+    let details = PodDetails {
+        labels: texts(pod.labels),
+        netns: pod.netns.map(|path| OsString::from_vec(path).into()),
+        exclusions,
+        probe_ports: each("probe_ports", &pod.probe_ports, port)?,
+        named_ports: each("named_ports", &pod.named_ports, |named: &messages::NamedPort| {
+            Ok((named.name.as_str().into(), port(&named.port).map_err(|error| error.within("port"))?))
+        })?,
+    };
     Ok(Workload {
         uid: WorkloadUid(Arc::clone(uid)),
         name: NamespacedName {
@@ -156,29 +165,28 @@ fn workload(uid: &Text, value: &[u8], shared: &mut Shared) -> Result<Workload, F
         node: shared.text(&pod.node),
         identity,
         addresses: each("addresses", &pod.addresses, |bytes| address(bytes))?,
-        labels: texts(pod.labels),
-        netns: pod.netns.map(|path| OsString::from_vec(path).into()),
         enrolment,
         host_network: pod.host_network,
         ready: pod.ready,
         terminating: pod.terminating,
-        exclusions,
-        probe_ports: each("probe_ports", &pod.probe_ports, port)?,
-        named_ports: each("named_ports", &pod.named_ports, |named: &messages::NamedPort| {
-            Ok((named.name.as_str().into(), port(&named.port).map_err(|error| error.within("port"))?))
-        })?,
-        labels_for_metrics: canonical_names(&names, shared),
+        details: shared.details(details),
+        labels_for_metrics: names,
     })
 }
 
-fn canonical_names(names: &messages::CanonicalNames, shared: &mut Shared) -> CanonicalNames {
-    CanonicalNames {
+fn canonical_names(
+    names: Option<messages::CanonicalNames>,
+    shared: &mut Shared,
+) -> Result<Arc<CanonicalNames>, FieldError> {
+    let names = names.ok_or_else(|| FieldError::new("canonical_names", "is missing"))?;
+    let names = CanonicalNames {
         workload: shared.text(&names.workload),
         service: shared.text(&names.service),
         revision: shared.text(&names.revision),
         app: shared.text(&names.app),
         version: shared.text(&names.version),
-    }
+    };
+    Ok(shared.names(names))
 }
 
 fn service(name: &str, value: &[u8]) -> Result<Service, FieldError> {
@@ -243,9 +251,9 @@ fn endpoint_slice(name: &str, value: &[u8], shared: &mut Shared) -> Result<Endpo
     let mut ports = Vec::with_capacity(slice.ports.len());
     for (index, port) in slice.ports.into_iter().enumerate() {
         let messages::SlicePort { name, endpoints } = port;
-        let endpoints = each("endpoints", &endpoints, |one| endpoint(one, shared));
+        let endpoints: Result<Vec<_>, _> = each("endpoints", &endpoints, |one| endpoint(one, shared));
         let endpoints = endpoints.map_err(|error| error.at("ports", index))?;
-        ports.push(SlicePort { name: name.into(), endpoints });
+        ports.push(SlicePort { name: name.into(), endpoints: endpoints.into() });
     }
     Ok(EndpointSlice { name, service, ports })
 }

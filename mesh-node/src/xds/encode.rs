@@ -93,23 +93,24 @@ fn workload(pod: &Workload) -> messages::Workload {
         Enrolment::Enabled => messages::Enrolment::Enabled,
         Enrolment::Disabled => messages::Enrolment::Disabled,
     };
+    let details = &pod.details;
     messages::Workload {
         namespace: pod.name.namespace.to_string(),
         name: pod.name.name.to_string(),
         node: pod.node.to_string(),
         identity: pod.identity.to_string(),
         addresses: addresses(&pod.addresses),
-        labels: texts(&pod.labels),
-        netns: pod.netns.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
+        labels: texts(&details.labels),
+        netns: details.netns.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
         enrolment: enrolment.into(),
         host_network: pod.host_network,
         ready: pod.ready,
         terminating: pod.terminating,
-        excluded_outbound_ports: ports(&pod.exclusions.outbound_ports),
-        excluded_outbound_cidrs: pod.exclusions.outbound_cidrs.iter().map(cidr).collect(),
-        excluded_inbound_ports: ports(&pod.exclusions.inbound_ports),
-        probe_ports: ports(&pod.probe_ports),
-        named_ports: pod.named_ports.iter().map(named_port).collect(),
+        excluded_outbound_ports: ports(&details.exclusions.outbound_ports),
+        excluded_outbound_cidrs: details.exclusions.outbound_cidrs.iter().map(cidr).collect(),
+        excluded_inbound_ports: ports(&details.exclusions.inbound_ports),
+        probe_ports: ports(&details.probe_ports),
+        named_ports: details.named_ports.iter().map(named_port).collect(),
         canonical_names: Some(canonical_names(&pod.labels_for_metrics)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -13,7 +14,7 @@ use mesh_common::model::policy::{
 use mesh_common::model::service::{
     InternalTrafficPolicy, Service, ServicePort, TargetPort, TrafficDistribution,
 };
-use mesh_common::model::workload::{CanonicalNames, Exclusions, Workload, WorkloadUid};
+use mesh_common::model::workload::{CanonicalNames, Exclusions, PodDetails, Workload, WorkloadUid};
 use mesh_common::model::{
     Enrolment, MeshSettings, NamespacedName, Node, Protocol, SpiffeId, Text, TrustDomain,
 };
@@ -102,13 +103,17 @@ prop_compose! {
         labels_for_metrics in canonical_names(),
     ) -> Workload {
         Workload {
-            uid: WorkloadUid(uid), name, node, identity, labels, host_network, ready, terminating, exclusions,
+            uid: WorkloadUid(uid), name, node, identity, host_network, ready, terminating,
             addresses: addresses.into(),
-            netns: netns.map(Into::into),
             enrolment: if enrolled { Enrolment::Enabled } else { Enrolment::Disabled },
-            probe_ports: probe_ports.into(),
-            named_ports: named_ports.into(),
-            labels_for_metrics,
+            details: Arc::new(PodDetails {
+                labels,
+                netns: netns.map(Into::into),
+                exclusions,
+                probe_ports: probe_ports.into(),
+                named_ports: named_ports.into(),
+            }),
+            labels_for_metrics: Arc::new(labels_for_metrics),
         }
     }
 }
@@ -179,7 +184,8 @@ prop_compose! {
 }
 
 fn endpoint_slice() -> impl Strategy<Value = EndpointSlice> {
-    let port = (text(), few(endpoint())).prop_map(|(name, endpoints)| SlicePort { name, endpoints });
+    let port = (text(), few(endpoint()))
+        .prop_map(|(name, endpoints)| SlicePort { name, endpoints: endpoints.into() });
     (named(), name(), few(port)).prop_map(|(name, service, ports)| {
         let service = NamespacedName { namespace: name.namespace.clone(), name: service };
         EndpointSlice { name, service, ports }

@@ -3,8 +3,10 @@
 //! A file is a mark, the SHA-256 of the rest, and one `Saved`. A file that is cut short, has a bit flipped or another
 //! mark is none; so is one of another node.
 
+use std::io::{self, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use mesh_common::model::Text;
 use prost::Message;
@@ -52,34 +54,45 @@ pub enum SavedError {
     Node(String),
 }
 
-/// What goes into the file.
-pub fn save(node: &str, resources: impl Iterator<Item = (Key, Bytes)>) -> Vec<u8> {
-    let saved = |(key, value): (Key, Bytes)| SavedResource {
-        kind: key.kind.name().to_owned(),
-        name: key.name.to_string(),
-        value,
+/// Writes a file, one resource after another: all of them at once would take as much memory again.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn save(
+    node: &str,
+    resources: impl Iterator<Item = (Key, Bytes)>,
+    file: &mut (impl Write + Seek),
+) -> io::Result<()> {
+    file.write_all(MARK)?;
+    file.write_all(&[0; DIGEST])?;
+    let (mut digest, mut bytes) = (Context::new(&SHA256), Vec::new());
+    // Messages that follow each other are one, with all their resources.
+    let mut write = |part: &Saved| {
+        bytes.clear();
+        part.encode(&mut bytes).expect("a vector grows");
+        digest.update(&bytes);
+        file.write_all(&bytes)
     };
-    let saved = Saved { node: node.to_owned(), resources: resources.map(saved).collect() };
-    let mut file = Vec::with_capacity(MARK.len() + DIGEST + saved.encoded_len());
-    file.extend_from_slice(MARK);
-    file.resize(MARK.len() + DIGEST, 0);
-    saved.encode(&mut file).expect("a vector grows");
-    let digest = digest(&file[MARK.len() + DIGEST..]);
-    file[MARK.len()..MARK.len() + DIGEST].copy_from_slice(&digest);
-    file
+    write(&Saved { node: node.to_owned(), resources: Vec::new() })?;
+    for (key, value) in resources {
+        let (kind, name) = (key.kind.name().to_owned(), key.name.to_string());
+        write(&Saved { node: String::new(), resources: vec![SavedResource { kind, name, value }] })?;
+    }
+    file.seek(SeekFrom::Start(MARK.len() as u64))?;
+    file.write_all(digest.finish().as_ref())
 }
 
-/// What a file says.
+/// What a file says. Each value keeps the whole file: copy what is to stay.
 ///
 /// # Errors
 /// [`SavedError`] if it is not whole, or not this node's.
-pub fn restore(node: &str, file: &[u8]) -> Result<Vec<(Key, Bytes)>, SavedError> {
+pub fn restore(node: &str, file: Bytes) -> Result<Vec<(Key, Bytes)>, SavedError> {
     let rest = file.strip_prefix(MARK).ok_or(SavedError::Mark)?;
     let (sum, body) = rest.split_at_checked(DIGEST).ok_or(SavedError::Checksum)?;
     if digest(body) != sum {
         return Err(SavedError::Checksum);
     }
-    let saved = Saved::decode(Bytes::copy_from_slice(body)).map_err(|_| SavedError::Content)?;
+    let saved = Saved::decode(file.slice_ref(body)).map_err(|_| SavedError::Content)?;
     if saved.node != node {
         return Err(SavedError::Node(saved.node));
     }
@@ -89,18 +102,19 @@ pub fn restore(node: &str, file: &[u8]) -> Result<Vec<(Key, Bytes)>, SavedError>
 fn key(SavedResource { kind, name, value }: SavedResource) -> Option<(Key, Bytes)> {
     let kind = ResourceType::ALL.into_iter().find(|known| known.name() == kind)?;
     let name: Text = Arc::from(name);
-    // A copy of its own: as a slice it would keep the whole file.
-    Some((Key { kind, name }, Bytes::copy_from_slice(&value)))
+    Some((Key { kind, name }, value))
 }
 
 fn digest(body: &[u8]) -> [u8; DIGEST] {
     let mut digest = [0; DIGEST];
-    digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body).as_ref());
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, body).as_ref());
     digest
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     fn resources() -> Vec<(Key, Bytes)> {
@@ -108,29 +122,39 @@ mod tests {
         vec![named(ResourceType::Mesh, "mesh"), named(ResourceType::Service, "shop/web")]
     }
 
+    fn saved(resources: Vec<(Key, Bytes)>) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        save("a", resources.into_iter(), &mut file).unwrap();
+        file.into_inner()
+    }
+
+    fn restored(node: &str, file: &[u8]) -> Result<Vec<(Key, Bytes)>, SavedError> {
+        restore(node, Bytes::copy_from_slice(file))
+    }
+
     #[test]
     fn what_is_saved_is_restored() {
-        let file = save("a", resources().into_iter());
-        assert_eq!(restore("a", &file), Ok(resources()));
-        assert_eq!(restore("b", &file), Err(SavedError::Node("a".to_owned())));
-        assert_eq!(restore("a", &save("a", std::iter::empty())), Ok(Vec::new()));
+        let file = saved(resources());
+        assert_eq!(restored("a", &file), Ok(resources()));
+        assert_eq!(restored("b", &file), Err(SavedError::Node("a".to_owned())));
+        assert_eq!(restored("a", &saved(Vec::new())), Ok(Vec::new()));
     }
 
     #[test]
     fn a_file_that_was_cut_short_says_nothing() {
-        let file = save("a", resources().into_iter());
+        let file = saved(resources());
         for length in 0..file.len() {
-            assert!(restore("a", &file[..length]).is_err(), "{length} bytes were read");
+            assert!(restored("a", &file[..length]).is_err(), "{length} bytes were read");
         }
     }
 
     #[test]
     fn a_file_with_a_flipped_bit_says_nothing() {
-        let file = save("a", resources().into_iter());
+        let file = saved(resources());
         for bit in 0..file.len() * 8 {
             let mut file = file.clone();
             file[bit / 8] ^= 1 << (bit % 8);
-            assert!(restore("a", &file).is_err(), "bit {bit} was not missed");
+            assert!(restored("a", &file).is_err(), "bit {bit} was not missed");
         }
     }
 
@@ -139,6 +163,6 @@ mod tests {
         let resource = SavedResource { kind: "Sidecar".to_owned(), ..SavedResource::default() };
         let body = Saved { node: "a".to_owned(), resources: vec![resource] }.encode_to_vec();
         let file = [&MARK[..], &digest(&body), &body].concat();
-        assert_eq!(restore("a", &file), Err(SavedError::Content));
+        assert_eq!(restored("a", &file), Err(SavedError::Content));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mesh_common::model::identity::SpiffeIdError;
+use mesh_common::model::workload::{CanonicalNames, PodDetails};
 use mesh_common::model::{SpiffeId, Text};
 
 /// Below this nothing is worth looking for that nobody uses any more.
@@ -15,6 +16,9 @@ pub struct Shared {
     texts: HashSet<Text>,
     /// By how they are written.
     identities: HashMap<Box<str>, SpiffeId>,
+    names: HashSet<Arc<CanonicalNames>>,
+    /// What is told of the pods of other nodes.
+    no_details: Arc<PodDetails>,
     /// How many texts were in use at the last look.
     used: usize,
 }
@@ -46,8 +50,24 @@ impl Shared {
         Ok(new)
     }
 
+    /// The names, as they were read before if they were.
+    pub fn names(&mut self, names: CanonicalNames) -> Arc<CanonicalNames> {
+        if let Some(known) = self.names.get(&names) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(names);
+        self.names.insert(Arc::clone(&new));
+        new
+    }
+
+    /// The details, which take nothing if there are none.
+    pub fn details(&self, details: PodDetails) -> Arc<PodDetails> {
+        if details == *self.no_details { Arc::clone(&self.no_details) } else { Arc::new(details) }
+    }
+
     /// Forgets what nobody uses any more. Identities do not tell: those that are used are read again with their next pod.
     fn forget(&mut self) {
+        self.names.retain(|names| Arc::strong_count(names) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.used = self.texts.len();
         self.identities.clear();

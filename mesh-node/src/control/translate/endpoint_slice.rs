@@ -70,6 +70,8 @@ fn endpoints(object: &discovery::EndpointSlice) -> Result<Vec<Endpoint>, FieldEr
             });
         }
     }
+    // As the snapshot has them, which then needs no copy.
+    endpoints.sort_unstable();
     Ok(endpoints)
 }
 

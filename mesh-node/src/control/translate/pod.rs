@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh_common::model::workload::{CanonicalNames, Exclusions};
-use mesh_common::model::{Enrolment, MeshSettings, NamespacedName, SpiffeId, Text, Workload, WorkloadUid};
+use mesh_common::model::{
+    Enrolment, MeshSettings, NamespacedName, PodDetails, SpiffeId, Text, Workload, WorkloadUid,
+};
 use smallvec::SmallVec;
 
 use super::{
@@ -72,26 +75,37 @@ pub fn pod(
         uid: uid(&object.metadata, &name, &node, &identity, &addresses),
         addresses: if has_ended(object) { SmallVec::new() } else { addresses },
         node,
-        labels_for_metrics: canonical_names(&object.metadata, &name),
+        labels_for_metrics: Arc::new(canonical_names(&object.metadata, &name)),
         name,
         identity,
-        labels: labels(&object.metadata),
-        netns: match origin {
-            Origin::Folder => path_annotation(object, NETNS, &mut findings),
-            Origin::ApiServer => None,
-        },
         enrolment: Enrolment::Disabled,
         host_network: spec.host_network.unwrap_or(false),
         ready: ready_condition(object),
         terminating: object.metadata.deletion_timestamp.is_some(),
-        exclusions: exclusions(object, &mut findings),
-        probe_ports: probe_ports(spec),
-        named_ports: named_ports(spec),
+        details: Arc::new(details(object, spec, origin, &mut findings)),
     };
     if !workload.host_network {
         workload.enrolment = own_enrolment.unwrap_or(Enrolment::Disabled);
     }
     Ok(Translated { value: PodWorkload { workload, own_enrolment }, findings })
+}
+
+fn details(
+    object: &core::Pod,
+    spec: &core::PodSpec,
+    origin: Origin,
+    findings: &mut Vec<Finding>,
+) -> PodDetails {
+    PodDetails {
+        labels: labels(&object.metadata),
+        netns: match origin {
+            Origin::Folder => path_annotation(object, NETNS, findings),
+            Origin::ApiServer => None,
+        },
+        exclusions: exclusions(object, findings),
+        probe_ports: probe_ports(spec),
+        named_ports: named_ports(spec),
+    }
 }
 
 fn phase(object: &core::Pod) -> Option<&str> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mesh_common::model::workload::Exclusions;
-use mesh_common::model::{Service, Text, Workload, WorkloadUid};
+use mesh_common::model::{PodDetails, Service, Text, Workload, WorkloadUid};
 use mesh_common::snapshot::Delta;
 
 use super::selection::{Selection, selection};
@@ -274,7 +274,7 @@ impl Cache {
         let pods = self.pods.entry(Arc::clone(&workload.node)).or_default();
         let namespace = pods.by_namespace.entry(Arc::clone(&workload.name.namespace)).or_default();
         let old = namespace.insert(workload.uid.clone(), Arc::clone(workload));
-        if old.is_none_or(|old| old.labels != workload.labels) {
+        if old.is_none_or(|old| old.details.labels != workload.details.labels) {
             pods.changed = self.place + 1;
         }
     }
@@ -304,15 +304,8 @@ impl Entry {
 
 /// What agents of other nodes need of a pod.
 fn reduced(workload: &Workload) -> Workload {
-    Workload {
-        labels: BTreeMap::new(),
-        netns: None,
-        probe_ports: [].into_iter().collect(),
-        named_ports: [].into_iter().collect(),
-        exclusions: Exclusions {
-            inbound_ports: workload.exclusions.inbound_ports.clone(),
-            ..Exclusions::default()
-        },
-        ..workload.clone()
-    }
+    let inbound_ports = workload.details.exclusions.inbound_ports.clone();
+    let exclusions = Exclusions { inbound_ports, ..Exclusions::default() };
+    let details = Arc::new(PodDetails { exclusions, ..PodDetails::default() });
+    Workload { details, ..workload.clone() }
 }

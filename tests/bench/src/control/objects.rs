@@ -10,6 +10,8 @@ pub const SYSTEM: &str = "nodemesh-system";
 pub const AGENT: &str = "nodemesh-agent";
 /// The Service whose endpoint changes, and its slice; in [`namespace`] 0.
 pub const CHANGING: &str = "changing";
+/// The hash in the names of ReplicaSets.
+const TEMPLATE: &str = "7c9f8d6b5";
 /// Pods that a namespace has.
 const PODS_OF_NAMESPACE: usize = 1000;
 
@@ -134,7 +136,11 @@ fn pod_object(number: usize, size: Size) -> Stored {
     let (namespace, name) = (namespace(number / PODS_OF_NAMESPACE), format!("pod-{number}"));
     let mut metadata = metadata(Some(&namespace), &name, &uid(3, number));
     let app = format!("app-{}", number % PODS_OF_NAMESPACE / 10);
-    metadata["labels"] = json!({"app": app, "version": "v1"});
+    metadata["labels"] = json!({"app": app, "version": "v1", "pod-template-hash": TEMPLATE});
+    // As a Deployment's are.
+    let set = format!("{app}-{TEMPLATE}");
+    metadata["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set,
+        "uid": uid(6, number / 10), "controller": true}]);
     let spec = pod_spec(&node(size.node_of(number)), &app, false);
     let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec,
         "status": running(address(10, number))});

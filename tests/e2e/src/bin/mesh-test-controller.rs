@@ -168,7 +168,7 @@ fn slice(record: &ServiceRecord) -> EndpointSlice {
     let service = &record.service;
     let port = |(index, port): (usize, &mesh_common::model::ServicePort)| SlicePort {
         name: port.name.clone(),
-        endpoints: record.endpoints_of(index).to_vec(),
+        endpoints: record.endpoints_of(index).into(),
     };
     let name = format!("{}-made", service.name.name);
     EndpointSlice {

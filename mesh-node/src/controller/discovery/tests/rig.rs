@@ -16,7 +16,7 @@ use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, Slice
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
 use mesh_common::model::service::{Service, ServicePort, TargetPort};
 use mesh_common::model::workload::{Workload, WorkloadUid};
-use mesh_common::model::{NamespacedName, Protocol, SpiffeId};
+use mesh_common::model::{NamespacedName, PodDetails, Protocol, SpiffeId};
 use mesh_common::snapshot::Delta;
 use prost::Message;
 use tokio::io::{DuplexStream, duplex};
@@ -300,10 +300,13 @@ pub(super) fn labelled(name: &str, node: &str, colour: &str) -> Delta {
     let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap();
     Delta::UpsertWorkload(Arc::new(Workload {
         addresses: [[10, 0, 0, 7].into()].into_iter().collect(),
-        labels: [("app".into(), name.into()), ("colour".into(), colour.into())].into(),
-        netns: Some("/run/netns/pod".into()),
-        probe_ports: [8080].into_iter().collect(),
-        named_ports: [("http".into(), 8080)].into_iter().collect(),
+        details: Arc::new(PodDetails {
+            labels: [("app".into(), name.into()), ("colour".into(), colour.into())].into(),
+            netns: Some("/run/netns/pod".into()),
+            probe_ports: [8080].into_iter().collect(),
+            named_ports: [("http".into(), 8080)].into_iter().collect(),
+            ..PodDetails::default()
+        }),
         ..Workload::new(named(name), node, identity)
     }))
 }

@@ -107,7 +107,10 @@ pub(super) fn id(name: &str) -> SpiffeId {
 pub(super) fn pod(name: &str, account: &str, node: &str, address: &str) -> Arc<Workload> {
     Arc::new(Workload {
         addresses: smallvec![address.parse().unwrap()],
-        labels: [("app".into(), account.into())].into(),
+        details: Arc::new(PodDetails {
+            labels: [("app".into(), account.into())].into(),
+            ..PodDetails::default()
+        }),
         ..Workload::new(NamespacedName::new("shop", name), node, id(account))
     })
 }

@@ -1,20 +1,22 @@
 //! Pods as lines of text, read into what the daemon's configuration would make of their objects.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use mesh_common::model::{Enrolment, NamespacedName, SpiffeId, TrustDomain, Workload};
+use mesh_common::model::{Enrolment, NamespacedName, PodDetails, SpiffeId, TrustDomain, Workload};
 
 /// An enrolled pod, with `[exclude-ports=P,...] [exclude-cidrs=C,...] [exclude-inbound=P,...] [probes=P,...]`.
 pub(crate) fn described(name: &str, path: &str, addresses: &str, facts: &[&str]) -> Result<Workload> {
     let mut workload = workload(name, path, addresses)?;
-    let exclusions = &mut workload.exclusions;
+    let details = Arc::make_mut(&mut workload.details);
+    let exclusions = &mut details.exclusions;
     for fact in facts {
         match fact.split_once('=') {
             Some(("exclude-ports", ports)) => exclusions.outbound_ports = list(ports)?.into(),
             Some(("exclude-cidrs", ranges)) => exclusions.outbound_cidrs = list(ranges)?,
             Some(("exclude-inbound", ports)) => exclusions.inbound_ports = list(ports)?.into(),
-            Some(("probes", ports)) => workload.probe_ports = list(ports)?.into(),
+            Some(("probes", ports)) => details.probe_ports = list(ports)?.into(),
             _ => bail!("no such fact: {fact}"),
         }
     }
@@ -39,7 +41,7 @@ fn workload(name: &str, path: &str, addresses: &str) -> Result<Workload> {
     let identity = SpiffeId::new(&TrustDomain::parse("cluster.local")?, "shop", name)?;
     Ok(Workload {
         addresses: list(addresses)?.into(),
-        netns: (path != "-").then(|| path.into()),
+        details: Arc::new(PodDetails { netns: (path != "-").then(|| path.into()), ..PodDetails::default() }),
         ..Workload::new(NamespacedName::new("shop", name), "node-a", identity)
     })
 }
