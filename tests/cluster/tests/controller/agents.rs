@@ -41,7 +41,7 @@ pub const BROKEN_POLICY: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: broken, namespace: shop}
-spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]}
+spec: {action: ALLOW, rules: [{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/90']}}]}]}
 ";
 
 /// A signing request for a fresh key.

@@ -51,9 +51,37 @@ async fn a_policy_says_whether_it_was_understood_and_whom_it_is_about() -> Resul
     );
 
     // Mended, it says so, of the newer generation.
-    stand.apply(&BROKEN_POLICY.replace("10.0.0.0/99", "10.0.0.0/8"))?;
+    stand.apply(&BROKEN_POLICY.replace("::ffff:10.0.0.0/90", "10.0.0.0/8"))?;
     let mended = status(&stand, "nmap", "broken").await?;
     ensure!(mended["conditions"][0]["status"] == "True" && mended["observedGeneration"] == 2, "{mended}");
+    Ok(())
+}
+
+const UNSEEN: &str = r"
+apiVersion: policy.nodemesh.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: unseen, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/a//b]}}]}]}
+---
+apiVersion: policy.nodemesh.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: unseen, namespace: shop}
+spec: {mtls: {mode: DISABLE}}
+";
+
+/// An API server that does not ask them is no reason to believe an object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_admission_policy_saw_is_reported() -> Result<()> {
+    let stand = Stand::start().await?;
+    let bindings = ["nodemesh-authorization-policy", "nodemesh-peer-authentication"];
+    stand.kubectl(&[&["delete", "validatingadmissionpolicybindings"], &bindings[..]].concat())?;
+    // The API server looks once a second which policies there are.
+    stand.eventually("nobody refuses it", || stand.apply(UNSEEN).ok()).await?;
+    for (kind, field) in [("nmap", "spec.rules[0].to[0].operation.paths[0]"), ("nmpa", "spec.mtls.mode")] {
+        let unseen = status(&stand, kind, "unseen").await?;
+        let message = unseen["conditions"][0]["message"].as_str().context("it says why")?;
+        ensure!(message.contains(field), "{message}");
+    }
     Ok(())
 }
 

@@ -133,7 +133,7 @@ async fn of_two_that_lead_one_yields_and_who_slept_writes_no_more() -> Result<()
     ensure!(written(&stand)? == before, "they do not overwrite each other");
 
     sleeper.sleeps()?;
-    stand.apply(&BROKEN_POLICY.replace("10.0.0.0/99", "10.0.0.0/8"))?;
+    stand.apply(&BROKEN_POLICY.replace("::ffff:10.0.0.0/90", "10.0.0.0/8"))?;
     let mended = status(&stand, "nmap", "broken").await?;
     ensure!(mended["conditions"][0]["status"] == "True", "{mended}");
     ensure!(is_whole(&agent.snapshot()), "its agent serves on");

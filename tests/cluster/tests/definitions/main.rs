@@ -1,5 +1,7 @@
 //! What a real API server makes of our definitions and of objects of their kinds.
 
+mod admission;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -14,9 +16,12 @@ static SERVER: LazyLock<ApiServer> = LazyLock::new(|| {
     let begun = Instant::now();
     let server = ApiServer::start().expect("an API server starts");
     figure(&format!("an API server alone is ready after {:.1} s", begun.elapsed().as_secs_f64()));
-    server.kubectl(&["apply", "-k", &manifests("base")]).expect("the base is taken");
+    server.kubectl(&["apply", "-k", &manifests("foundation")]).expect("the foundation is taken");
     let wait = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
     server.kubectl(&wait).expect("the definitions are established");
+    admission::make_what_was_there_before(&server).expect("nothing is refused yet");
+    server.kubectl(&["apply", "-k", &manifests("base")]).expect("the base is taken");
+    admission::wait_until_in_force(&server).expect("what is wrong is refused");
     server
 });
 
@@ -232,7 +237,6 @@ const RIGHT: &[(&str, &str)] = &[
     ),
     ("PeerAuthentication", "{}"),
     ("PeerAuthentication", "{mtls: {}, selector: null, portLevelMtls: {}}"),
-    ("PeerAuthentication", "{mtls: {mode: DISABLE}}"),
     (
         "PeerAuthentication",
         "{selector: {matchLabels: {a: b}}, portLevelMtls: {'1': {}, '80': {mode: UNSET}, '65535': {mode: STRICT}}}",
