@@ -29,8 +29,11 @@ enum Command {
     Controller(Box<ControllerArgs>),
     /// Show how the agent of this node stands
     Status(cli::StatusArgs),
-    /// Check what the agent stands on; exit code 1 if something does not work
+    /// Check what the agent stands on, or with --pre what an installation would; exit code 1 if something does not work
     Check(cli::CheckArgs),
+    /// Show the version of this program, of the cluster's controllers and of its agents; exit code 1 if one is not known, or
+    /// they are more than one minor version apart
+    Version(cli::VersionArgs),
     /// Show what the agent knows
     Dump(cli::DumpArgs),
     /// Show or change what the agent logs
@@ -82,6 +85,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Status(args) => cli::status(&args)?,
         Command::Check(args) => cli::check(&args)?,
+        Command::Version(args) => cli::version(&args)?,
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
         Command::Uninstall(args) => app::uninstall(&args)?,

@@ -1,9 +1,10 @@
-//! The command line: talks to a running agent over its Unix socket.
+//! The command line: talks to a running agent over its Unix socket, or to a cluster.
 //!
 //! In: one verb. Out: text for people or JSON for programs on standard output, and the exit code. Never reads the
-//! agent's files or the kernel itself: what it shows is what the agent says.
+//! agent's files or the kernel itself: what it shows is what the agent says, or the API server.
 
 mod client;
+mod cluster;
 pub mod reference;
 mod render;
 mod table;
@@ -17,11 +18,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::client::Client;
-use crate::admin::documents::{
-    Certificate, Check, CheckVerdict, Connection, Log, Policy, Service, Status, Workload,
-};
+use crate::admin::documents::{Certificate, Check, Connection, Log, Policy, Service, Status, Workload};
 
 pub use self::client::ClientError;
+pub use self::cluster::{ClusterArgs, ClusterError, VersionArgs, version};
 
 /// The name under which kubectl finds this program as its plugin.
 const PLUGIN: &str = "kubectl-mesh";
@@ -67,8 +67,13 @@ pub struct StatusArgs {
 /// `mesh-node check`
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
+    /// Check a cluster before an installation, and no agent
+    #[arg(long)]
+    pre: bool,
     #[command(flatten)]
     answer: AnswerArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// `mesh-node dump`
@@ -114,15 +119,18 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode, ClientError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks what the agent stands on; the exit code is 1 if something does not work.
+/// Checks what the agent stands on, or what an installation would; the exit code is 1 if something does not work.
 ///
 /// # Errors
 /// If no agent answers.
 pub fn check(args: &CheckArgs) -> Result<ExitCode, ClientError> {
-    let checks: Vec<Check> = Client::new(&args.answer.admin_socket).get("/v1/check")?;
+    let checks: Vec<Check> = if args.pre {
+        cluster::check(&args.cluster).map_err(ClientError::System)?
+    } else {
+        Client::new(&args.answer.admin_socket).get("/v1/check")?
+    };
     show(&args.answer, &checks, |checks| render::checks(checks));
-    let has_failed = checks.iter().any(|check| check.verdict == CheckVerdict::Failed);
-    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(cluster::verdict(&checks))
 }
 
 /// Shows what the agent knows.
@@ -165,7 +173,11 @@ fn ask<T: Serialize + DeserializeOwned>(
 }
 
 fn show<T: Serialize>(answer: &AnswerArgs, document: &T, text: impl FnOnce(&T) -> String) {
-    match answer.output {
+    say(answer.output, document, text);
+}
+
+fn say<T: Serialize>(form: Output, document: &T, text: impl FnOnce(&T) -> String) {
+    match form {
         Output::Text => print!("{}", text(document)),
         Output::Json => {
             let json = serde_json::to_string_pretty(document).expect("documents are plain data: see admin");

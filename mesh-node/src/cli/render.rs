@@ -1,5 +1,7 @@
 //! Documents as text for people.
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -8,6 +10,7 @@ use crate::admin::counted;
 use crate::admin::documents::{
     Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, ServicePort, Status, Workload,
 };
+use crate::controller::versions::Versions;
 
 /// What an empty cell shows.
 const NOTHING: &str = "-";
@@ -110,6 +113,27 @@ pub fn checks(checks: &[Check]) -> String {
         count(CheckVerdict::Warned),
         count(CheckVerdict::Failed)
     )
+}
+
+/// `mesh-node version`
+pub fn versions(versions: &Versions) -> String {
+    let mut text = format!("{:<13}{}\n", "client:", versions.client);
+    for (name, instances) in [("controllers:", &versions.controllers), ("agents:", &versions.agents)] {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for instance in instances {
+            *counts.entry(instance.version.as_deref().unwrap_or("not known")).or_default() += 1;
+        }
+        let counts: Vec<String> = counts
+            .iter()
+            .map(|(version, count)| format!("{version} ({})", counted(*count, "pod", "pods")))
+            .collect();
+        let said = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+        text += &format!("{name:<13}{said}\n");
+    }
+    for warning in &versions.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    text
 }
 
 /// `mesh-node dump workloads`

@@ -17,6 +17,7 @@ mod doubts;
 mod inventory;
 pub mod lease;
 mod metrics;
+pub mod preflight;
 mod probes;
 mod rates;
 mod rotation;
@@ -28,6 +29,7 @@ mod signing_requests;
 mod status;
 pub mod tokens;
 mod trust_record;
+pub mod versions;
 mod watch;
 pub mod world;
 

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use super::world::Known;
 use crate::admin::{Answer, metrics_answer, not_found, probe_answer, serve};
 use crate::telemetry::registry::Registry;
+use crate::telemetry::traffic::write_build;
 
 /// Serves `/metrics`; ends when it is dropped.
 pub(super) async fn serve_metrics(listener: TcpListener, registry: Registry) {
@@ -33,7 +34,9 @@ pub(super) async fn serve_probes(listener: TcpListener, known: Arc<Known>, serve
 fn metrics(registry: &Registry, method: &Method, path: &str) -> Answer {
     match (method, path) {
         (&Method::GET, "/metrics") => {
-            metrics_answer(registry.render().unwrap_or_else(|error| format!("# {error}\n")))
+            let mut text = registry.render().unwrap_or_else(|error| format!("# {error}\n"));
+            write_build(&mut text);
+            metrics_answer(text)
         }
         _ => not_found(path),
     }

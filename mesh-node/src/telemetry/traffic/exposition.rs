@@ -81,11 +81,16 @@ pub fn write(text: &mut String, connections: &[Sum<CONNECTION>], requests: &[Sum
     }
 }
 
-/// Appends the build and the series' own bookkeeping.
-pub fn write_own(text: &mut String, series: usize, evicted: u64, overflowed: u64) {
+/// Appends the version that runs.
+pub fn write_build(text: &mut String) {
     write_head(text, "istio_build");
     let version = env!("CARGO_PKG_VERSION");
     push(text, format_args!("istio_build{{component=\"mesh-node\",tag=\"{version}\"}} 1\n"));
+}
+
+/// Appends the build and the series' own bookkeeping.
+pub fn write_own(text: &mut String, series: usize, evicted: u64, overflowed: u64) {
+    write_build(text);
     let own = [
         ("nodemesh_telemetry_series", series as u64),
         ("nodemesh_telemetry_series_evicted_total", evicted),

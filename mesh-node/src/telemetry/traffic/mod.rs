@@ -26,7 +26,7 @@ use self::names::{Kept, Key, Names};
 use self::table::{Series, Table};
 use super::labels::{Reporter, RequestProtocol, ResponseFlags, SecurityPolicy};
 
-pub use self::exposition::DESCRIPTIONS;
+pub use self::exposition::{DESCRIPTIONS, write_build};
 
 /// A core forgets what it resolved once it holds this many pairs of pods per series allowed.
 const RESOLVED_PER_SERIES: usize = 4;
