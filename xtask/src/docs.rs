@@ -1,11 +1,11 @@
-//! Documents that the code writes: flags, metrics, and the definitions of our kinds.
+//! Documents that the code writes: flags, metrics, the definitions of our kinds; and the chart, which follows from them.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, workspace};
+use crate::{chart, process, workspace};
 
 /// File, and the word after `mesh-node reference` that prints it.
 const DOCUMENTS: &[(&str, &str)] = &[
@@ -32,20 +32,30 @@ pub fn run(mode: Mode, program: Option<&Path>) -> Result<()> {
             None => process::cargo(&["run", "--quiet", "--package", "mesh-node", "--"]),
         };
         let text = process::output(print.args(["reference", word]))?;
-        let path = workspace::root().join(name);
-        if fs::read_to_string(&path).is_ok_and(|present| present == text) {
-            continue;
-        }
-        match mode {
-            Mode::Check => stale.push(*name),
-            Mode::Write => {
-                fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-                println!("wrote {name}");
-            }
-        }
+        bring(mode, name, &text, &mut stale)?;
+    }
+    // Last: it has the definitions.
+    for (name, text) in chart::files()? {
+        bring(mode, &name, &text, &mut stale)?;
     }
     if !stale.is_empty() {
         bail!("{} differ from the code; run: cargo xtask docs", stale.join(", "));
+    }
+    Ok(())
+}
+
+/// Writes a file that differs, or says that it does.
+fn bring(mode: Mode, name: &str, text: &str, stale: &mut Vec<String>) -> Result<()> {
+    let path = workspace::root().join(name);
+    if fs::read_to_string(&path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    match mode {
+        Mode::Check => stale.push(name.to_owned()),
+        Mode::Write => {
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            println!("wrote {name}");
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod binaries;
 mod build_ebpf;
+mod chart;
 mod demo;
 mod deny;
 mod docs;
@@ -85,7 +86,8 @@ enum Verb {
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// Write docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml from the code
+    /// Write docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml from the code, and manifests/chart from the
+    /// manifests
     Docs {
         /// Write nothing: fail if a file would change
         #[arg(long)]

@@ -207,11 +207,11 @@ impl std::fmt::Display for Progress {
 
 #[cfg(test)]
 mod tests {
-    use crate::programs::{CONFORMANCE, COREDNS, ECHO, KUBERNETES};
+    use crate::programs::{CONFORMANCE, COREDNS, ECHO, HELM, KUBERNETES};
 
     #[test]
     fn the_version_is_what_the_module_requires() {
-        for recipe in [KUBERNETES, COREDNS, ECHO, CONFORMANCE] {
+        for recipe in [KUBERNETES, COREDNS, ECHO, CONFORMANCE, HELM] {
             let sources = recipe.sources().unwrap();
             let version = recipe.version(&sources).unwrap();
             assert!(version.split('.').count() >= 3, "{version}");

@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build Kubernetes, its name server and the Gateway API's conformance suite, if they are not built yet
+    /// Build Kubernetes, its name server, the Gateway API's conformance suite and Helm, if they are not built yet
     Build,
     /// Build what is missing, start the cluster, wait until it is ready and print how to reach it
     Up {
@@ -99,7 +99,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Build => {
             let kubectl = Programs::get()?.part("kubectl");
-            for built in [kubectl, programs::coredns()?, programs::echo()?, programs::conformance()?] {
+            let others =
+                [programs::coredns()?, programs::echo()?, programs::conformance()?, programs::helm()?];
+            for built in [kubectl].into_iter().chain(others) {
                 println!("{}", built.display());
             }
         }

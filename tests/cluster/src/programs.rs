@@ -59,6 +59,18 @@ pub const CONFORMANCE: Recipe = Recipe {
     linker_flags: |_| String::new(),
 };
 
+/// The installer of charts.
+pub const HELM: Recipe = Recipe {
+    title: "Helm",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/helm"),
+    versioned: "helm.sh/helm/v4",
+    verb: &["build"],
+    packages: &["helm.sh/helm/v4/cmd/helm"],
+    program: "helm",
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
+
 /// The parts, as the program knows them.
 const PARTS: [&str; 7] = [
     "etcd",
@@ -121,6 +133,14 @@ pub fn echo() -> Result<PathBuf> {
 /// Go is missing or fails, or the cache cannot be written.
 pub fn conformance() -> Result<PathBuf> {
     Ok(CONFORMANCE.get(|_| Ok(()))?.join(CONFORMANCE.program))
+}
+
+/// Finds Helm, and builds it if it is not there: two minutes on two idle cores the first time.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn helm() -> Result<PathBuf> {
+    Ok(HELM.get(|_| Ok(()))?.join(HELM.program))
 }
 
 /// The program is called by the name of the part.

@@ -1,5 +1,6 @@
 //! What a person does before and around an installation, on a real API server: look, install with Helm, ask for versions.
 
+mod chart;
 mod preflight;
 mod versions;
 
