@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use mesh_common::snapshot::Snapshot;
 
-use super::documents::{Capability, Check, Connection, Problem};
+use super::documents::{BeingRead, Capability, Check, Connection, Problem};
 use crate::identity::CertificateSummary;
 use crate::kernel::{Feature, KernelReport};
 use crate::telemetry::logging::LogFilter;
@@ -56,6 +56,8 @@ pub struct Overview {
     pub connections_outside: usize,
     /// Pods that are held because it is in doubt where they are.
     pub in_doubt: Vec<String>,
+    /// Files that changed and are being read.
+    pub being_read: Option<BeingRead>,
     /// All objects that are not in force as they are written, those that deny first.
     pub problems: Vec<Problem>,
 }

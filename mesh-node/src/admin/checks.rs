@@ -1,6 +1,7 @@
 //! Checks of what an agent stands on: each says what was found, and what to do about it.
 
-use super::documents::{Certificate, Check, CheckVerdict, Status};
+use super::documents::{BeingRead, Certificate, Check, CheckVerdict, Problem, Status};
+use crate::control::translate::Effect;
 
 /// Returns the checks that follow from status and certificates.
 pub fn checks(status: &Status, certificates: &[Certificate]) -> Vec<Check> {
@@ -31,9 +32,14 @@ fn readiness(status: &Status) -> Check {
 }
 
 fn configuration(status: &Status) -> Check {
-    let (verdict, detail, advice) = match status.problems.as_slice() {
-        [] => (CheckVerdict::Passed, "every object is in force as written".to_owned(), None),
-        [first, ..] => {
+    let (verdict, detail, advice) = match (status.problems.as_slice(), &status.being_read) {
+        ([], None) => (CheckVerdict::Passed, "every object is in force as written".to_owned(), None),
+        ([], Some(BeingRead { files, seconds })) => {
+            let detail = format!("{} changed and is being read for {seconds} s", files.join(", "));
+            let advice = "what was said there before is in force until then: ask again".to_owned();
+            (CheckVerdict::Warned, detail, Some(advice))
+        }
+        ([first, ..], _) => {
             let count = status.problems.len() + status.problems_left_out;
             let detail = format!(
                 "{} to look at, as {} in {}: {}",
@@ -46,10 +52,16 @@ fn configuration(status: &Status) -> Check {
                 0 => "mesh-node status lists all of them".to_owned(),
                 _ => format!("mesh-node status lists the first {}", status.problems.len()),
             };
-            (CheckVerdict::Warned, detail, Some(advice))
+            (severity(&status.problems), detail, Some(advice))
         }
     };
     Check { name: "configuration".to_owned(), verdict, detail, advice }
+}
+
+/// What nobody knows may be a policy: that is no matter of one object.
+fn severity(problems: &[Problem]) -> CheckVerdict {
+    let is_unread = |problem: &Problem| problem.effect == Effect::Unread.code();
+    if problems.iter().any(is_unread) { CheckVerdict::Failed } else { CheckVerdict::Warned }
 }
 
 /// `1 pod`, `2 pods`.

@@ -44,6 +44,9 @@ pub struct Status {
     /// Pods of this node that are held because it is in doubt in which network namespace they are: namespace and name.
     #[serde(default)]
     pub in_doubt: Vec<String>,
+    /// Files that changed and are being read: what they said before is in force until they are.
+    #[serde(default)]
+    pub being_read: Option<BeingRead>,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
     /// Objects that are not in force as they are written; those that deny come first.
@@ -51,6 +54,15 @@ pub struct Status {
     /// Problems that are not listed, because there are too many.
     #[serde(default)]
     pub problems_left_out: usize,
+}
+
+/// Files whose change is not in force yet.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct BeingRead {
+    /// The files, below the configuration folder.
+    pub files: Vec<String>,
+    /// For how long.
+    pub seconds: u64,
 }
 
 /// Something that the kernel offers, or does not.

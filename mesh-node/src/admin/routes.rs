@@ -106,6 +106,7 @@ async fn status(agent: &impl Agent) -> Status {
         connections: agent.connections().await.len(),
         connections_outside: overview.connections_outside,
         in_doubt: overview.in_doubt,
+        being_read: overview.being_read,
         node: overview.node,
         kernel: overview.kernel,
         problems,

@@ -1,4 +1,6 @@
-use super::documents::{Capability, Check, CheckVerdict, Connection, Log, Problem, Refusal, Status};
+use super::documents::{
+    BeingRead, Capability, Check, CheckVerdict, Connection, Log, Problem, Refusal, Status,
+};
 use super::*;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,6 +18,8 @@ pub(crate) struct Idle {
     pub(crate) filter: LogFilter,
     pub(crate) unmet: Vec<String>,
     pub(crate) problems: usize,
+    pub(crate) being_read: Option<BeingRead>,
+    pub(crate) effect: &'static str,
 }
 
 impl Agent for Idle {
@@ -30,12 +34,13 @@ impl Agent for Idle {
             workers: 2,
             connections_outside: 0,
             in_doubt: vec!["shop/two-places".to_owned()],
+            being_read: self.being_read.clone(),
             kernel: vec![Capability {
                 name: "sk_lookup".to_owned(),
                 present: true,
                 detail: "5.9".to_owned(),
             }],
-            problems: (0..self.problems).map(|_| problem()).collect(),
+            problems: (0..self.problems).map(|_| problem(self.effect)).collect(),
         }
     }
 
@@ -68,7 +73,7 @@ impl Agent for Idle {
     }
 }
 
-fn problem() -> Problem {
+fn problem(effect: &str) -> Problem {
     Problem {
         file: "web.yaml".to_owned(),
         line: 3,
@@ -76,13 +81,22 @@ fn problem() -> Problem {
         object: None,
         field: "spec.rules".to_owned(),
         reason: "is no list".to_owned(),
-        effect: "denies".to_owned(),
+        effect: effect.to_owned(),
     }
 }
 
 fn idle(unmet: &[&str]) -> (impl Sized, Idle) {
     let (subscriber, filter) = LogFilter::detached("info").unwrap();
-    (subscriber, Idle { filter, unmet: unmet.iter().map(ToString::to_string).collect(), problems: 1 })
+    (
+        subscriber,
+        Idle {
+            filter,
+            unmet: unmet.iter().map(ToString::to_string).collect(),
+            problems: 1,
+            being_read: None,
+            effect: "denies",
+        },
+    )
 }
 
 async fn body(answer: routes::Answer) -> (StatusCode, Bytes) {
@@ -156,6 +170,27 @@ async fn a_check_fails_while_the_agent_is_not_ready() {
     assert!(
         checks.iter().any(|check| check.name == "configuration" && check.verdict == CheckVerdict::Warned)
     );
+}
+
+async fn configuration(agent: Idle) -> Check {
+    let (_, text) = body(routes::admin(&agent, request(Method::GET, "/v1/check", "")).await).await;
+    let checks: Vec<Check> = serde_json::from_slice(&text).unwrap();
+    checks.into_iter().find(|check| check.name == "configuration").unwrap()
+}
+
+#[tokio::test]
+async fn a_check_tells_what_is_being_read() {
+    let (_log, agent) = idle(&[]);
+    let being_read = Some(BeingRead { files: vec!["large.yaml".to_owned()], seconds: 3 });
+    let check = configuration(Idle { problems: 0, being_read, ..agent }).await;
+    assert_eq!(check.verdict, CheckVerdict::Warned);
+    assert_eq!(check.detail, "large.yaml changed and is being read for 3 s");
+}
+
+#[tokio::test]
+async fn a_check_fails_while_nobody_knows_what_a_file_says() {
+    let (_log, agent) = idle(&[]);
+    assert_eq!(configuration(Idle { effect: "unread", ..agent }).await.verdict, CheckVerdict::Failed);
 }
 
 #[tokio::test]

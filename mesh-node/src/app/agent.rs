@@ -13,11 +13,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::cores::Cores;
 use super::pods::Synced;
 use super::proof::{self, Proof};
-use crate::admin::documents::{Capability, Check, Connection, Problem as ShownProblem};
+use crate::admin::documents::{
+    BeingRead as ShownBeingRead, Capability, Check, Connection, Problem as ShownProblem,
+};
 use crate::admin::{Agent, Overview, capabilities};
 use crate::capture::CaptureMetrics;
 use crate::config::Config;
 use crate::control::documents::Problem;
+use crate::control::publication::{BeingRead, Publication};
 use crate::control::translate::Effect;
 use crate::identity::CertificateSummary;
 use crate::kernel::KernelReport;
@@ -62,7 +65,7 @@ pub(super) struct AgentState {
     shared: Arc<Shared>,
     registry: Registry,
     filter: LogFilter,
-    problems: Arc<ArcSwap<Vec<Problem>>>,
+    publication: Arc<Publication>,
     cores: Vec<Handle<Proxy>>,
     standing: Arc<Standing>,
     asked: mpsc::Sender<Question>,
@@ -143,7 +146,7 @@ impl AgentState {
         shared: &Arc<Shared>,
         registry: Registry,
         filter: LogFilter,
-        problems: Arc<ArcSwap<Vec<Problem>>>,
+        publication: Arc<Publication>,
         cores: &Cores,
         standing: &Arc<Standing>,
         asked: mpsc::Sender<Question>,
@@ -156,7 +159,7 @@ impl AgentState {
             shared: Arc::clone(shared),
             registry,
             filter,
-            problems,
+            publication,
             cores: cores.handles(),
             standing: Arc::clone(standing),
             asked,
@@ -201,7 +204,8 @@ impl Agent for AgentState {
             connections_outside: usize::try_from(self.standing.capture.connections_outside.get())
                 .unwrap_or_default(),
             in_doubt: self.standing.in_doubt.load().to_vec(),
-            problems: self.problems.load().iter().map(shown).collect(),
+            being_read: self.publication.being_read().as_deref().map(being_read),
+            problems: self.publication.problems().load().iter().map(shown).collect(),
         }
     }
 
@@ -223,7 +227,7 @@ impl Agent for AgentState {
 
     async fn unmet(&self) -> Vec<String> {
         let mut unmet = self.standing.unmet();
-        unmet.extend(withheld(&self.problems.load()));
+        unmet.extend(withheld(&self.publication.problems().load()));
         unmet.extend(self.stuck().await);
         unmet
     }
@@ -290,6 +294,13 @@ fn connection(record: &Record, age: Duration) -> Connection {
 fn withheld(problems: &[Problem]) -> impl Iterator<Item = String> {
     let withholds = |problem: &&Problem| problem.complaint.effect == Effect::NothingInForce;
     problems.iter().filter(withholds).take(MAX_WITHHELD).map(ToString::to_string)
+}
+
+fn being_read(BeingRead { files, since }: &BeingRead) -> ShownBeingRead {
+    ShownBeingRead {
+        files: files.iter().map(ToString::to_string).collect(),
+        seconds: since.elapsed().as_secs(),
+    }
 }
 
 fn shown(problem: &Problem) -> ShownProblem {

@@ -137,12 +137,11 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
     let shared = shared(config, &registry, (&publication, &kernel, &identities), access_log)?;
     let cores = cores(config, &registry, &shared)?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
-    let problems = publication.problems();
+    let changed = publication.generation();
     let (asked, questions) = mpsc::channel(QUESTIONS);
     let state =
-        AgentState::new(config, &report, &shared, registry, filter, problems, &cores, &standing, asked);
+        AgentState::new(config, &report, &shared, registry, filter, publication, &cores, &standing, asked);
     listeners.serve(&Arc::new(state));
-    let changed = publication.generation();
     let captured = capture::Pods::new(kernel, config.capture.cgroup_root.clone(), controller_logs(config));
     let pods =
         Pods::new(captured, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());

@@ -8,7 +8,8 @@ use time::macros::format_description;
 use super::table::Table;
 use crate::admin::counted;
 use crate::admin::documents::{
-    Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, ServicePort, Status, Workload,
+    BeingRead, Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, ServicePort, Status,
+    Workload,
 };
 use crate::controller::versions::Versions;
 
@@ -44,6 +45,9 @@ pub fn status(status: &Status) -> String {
         text +=
             &format!("{:<12}where these pods are, so their connections are refused: {pods}\n", "in doubt:");
     }
+    if let Some(being_read) = &status.being_read {
+        text += &format!("{:<12}{}\n", "reading:", reading(being_read));
+    }
     let mut kernel = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
     for found in &status.kernel {
         kernel.row([found.name.clone(), yes(found.present), found.detail.clone()]);
@@ -51,7 +55,15 @@ pub fn status(status: &Status) -> String {
     if !status.kernel.is_empty() {
         text += &format!("\n{}", kernel.draw(""));
     }
+    if status.being_read.is_some() && status.problems.is_empty() {
+        return text + "\nnothing is wrong with what was read\n";
+    }
     text + "\n" + &problems(&status.problems, status.problems_left_out)
+}
+
+fn reading(BeingRead { files, seconds }: &BeingRead) -> String {
+    let files = files.join(", ");
+    format!("{files}, for {}; what they said before is in force until then", span(*seconds))
 }
 
 fn knows(status: &Status) -> String {

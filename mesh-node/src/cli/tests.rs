@@ -2,6 +2,7 @@ use super::*;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::admin::documents::BeingRead;
 use crate::admin::tests::Idle;
 use crate::admin::{AdminSocket, serve_socket};
 use crate::telemetry::logging::LogFilter;
@@ -12,7 +13,13 @@ async fn ask<T: Send + 'static>(question: impl FnOnce(&Path) -> T + Send + 'stat
     let path = folder.path().join("admin.sock");
     let socket = AdminSocket::listen(&path).unwrap();
     let (_log, filter) = LogFilter::detached("info").unwrap();
-    let agent = Arc::new(Idle { filter, unmet: vec!["no core has a listener".to_owned()], problems: 1 });
+    let agent = Arc::new(Idle {
+        filter,
+        unmet: vec!["no core has a listener".to_owned()],
+        problems: 0,
+        being_read: Some(BeingRead { files: vec!["large.yaml".to_owned()], seconds: 3 }),
+        effect: "denies",
+    });
     let asked = tokio::task::spawn_blocking(move || question(&path));
     tokio::select! {
         () = serve_socket(socket, agent) => unreachable!("it serves until it is dropped"),
@@ -27,6 +34,8 @@ async fn an_agent_answers_over_its_socket() {
     let text = render::status(&status);
     assert!(text.contains("NOT READY: no core has a listener"), "{text}");
     assert!(text.contains("connections are refused: shop/two-places\n"), "{text}");
+    assert!(text.contains("reading:    large.yaml, for 3s; what they said before"), "{text}");
+    assert!(text.ends_with("nothing is wrong with what was read\n"), "{text}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::documents::{Complaint, ObjectName, Place, Problem, Reader};
 use super::grace::Grace;
 use super::object::Kind;
 use super::reconciler::Reconciler;
-use super::store::{FileReader, FileText, Store};
+use super::store::{FileReader, FileText, Refusal, Store};
 use super::translate::Effect;
 use super::watch_dir::{Content, Reading};
 
@@ -66,7 +66,7 @@ pub(super) struct Batch(Vec<(Text, Said)>);
 #[derive(Debug)]
 enum Said {
     Text(FileText),
-    Refused(String),
+    Refused(Refusal),
     Gone,
 }
 
@@ -95,15 +95,15 @@ impl Job {
 fn said(contents: VecDeque<Content>, reader: &FileReader) -> Vec<Said> {
     let mut refusal = None;
     for content in contents.into_iter().rev() {
-        let reason = match content {
+        let refused = match content {
             Content::Text(text) => match reader.read(&text) {
                 Ok(text) => return [Said::Text(text)].into_iter().chain(refusal).collect(),
-                Err(reason) => reason,
+                Err(refused) => refused,
             },
             Content::Gone => return [Said::Gone].into_iter().chain(refusal).collect(),
-            Content::Refused(reason) => reason,
+            Content::Refused { reason, seen } => reader.refusal(reason, &seen),
         };
-        refusal.get_or_insert(Said::Refused(reason));
+        refusal.get_or_insert(Said::Refused(refused));
     }
     refusal.into_iter().collect()
 }
@@ -128,8 +128,10 @@ impl Desk {
 
     /// Takes files that changed, or none, to see to what is due. `None`: they wait for a [`Job`].
     pub(super) fn take(&mut self, readings: Vec<Reading>, now: Instant) -> Option<Applied> {
-        let size =
-            |reading: &Reading| if let Content::Text(text) = &reading.content { text.len() } else { 0 };
+        let size = |reading: &Reading| match &reading.content {
+            Content::Text(text) | Content::Refused { seen: text, .. } => text.len(),
+            Content::Gone => 0,
+        };
         if self.is_begun && readings.iter().map(size).sum::<usize>() > LARGE {
             self.wait(readings);
             return None;
@@ -161,6 +163,11 @@ impl Desk {
         let waiting = std::mem::take(&mut self.waiting);
         self.reading = Some(waiting.keys().cloned().collect());
         Some(self.job(waiting))
+    }
+
+    /// Files that changed and of which nothing newer was taken.
+    pub(super) fn behind(&self) -> BTreeSet<Text> {
+        self.reading.iter().flatten().chain(self.waiting.keys()).cloned().collect()
     }
 
     /// Takes what a job read, except files of which something newer was taken meanwhile.
@@ -232,9 +239,9 @@ impl Desk {
                     continue;
                 }
                 Said::Text(text) => self.store.put(&file, text),
-                Said::Refused(reason) => {
-                    self.grace.refuse(&file, &reason);
-                    self.store.refuse(&file, reason);
+                Said::Refused(refusal) => {
+                    self.grace.refuse(&file, &refusal);
+                    self.store.refuse(&file, refusal);
                     continue;
                 }
                 Said::Gone => self.store.remove(&file),
@@ -245,8 +252,8 @@ impl Desk {
         if !self.is_behind() {
             for (file, text, refusal) in self.grace.take_due(now) {
                 self.store.put(&file, text);
-                if let Some(reason) = refusal {
-                    self.store.refuse(&file, reason);
+                if let Some(refusal) = refusal {
+                    self.store.refuse(&file, refusal);
                 }
             }
         }
@@ -281,7 +288,7 @@ impl Waiting {
             match (&content, known.back()) {
                 // What was there before it was gone does not count any more.
                 (Content::Gone, _) => known.clear(),
-                (Content::Refused(_), Some(Content::Refused(_))) => drop(known.pop_back()),
+                (Content::Refused { .. }, Some(Content::Refused { .. })) => drop(known.pop_back()),
                 _ => {}
             }
             known.push_back(content);
@@ -305,7 +312,7 @@ fn withholds(problem: &mut Problem) {
 fn sort(problems: &mut [Problem]) {
     problems.sort_by(|a, b| {
         let order = |problem: &Problem| match problem.complaint.effect {
-            Effect::NothingInForce | Effect::Denies => 0,
+            Effect::NothingInForce | Effect::Unread | Effect::Denies => 0,
             Effect::NotRead => 2,
             _ => 1,
         };

@@ -33,7 +33,10 @@ fn gone(file: &str) -> Reading {
 }
 
 fn refused(file: &str) -> Reading {
-    Reading { file: file.into(), content: Content::Refused("it is no UTF-8".into()) }
+    Reading {
+        file: file.into(),
+        content: Content::Refused { reason: "it is no UTF-8".into(), seen: String::new() },
+    }
 }
 
 /// A desk that took a folder.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mesh_common::model::Text;
 
-use super::store::FileText;
+use super::store::{FileText, Refusal};
 
 /// How long a writer who closed a file half-way may take to write the rest.
 const GRACE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(super) struct Grace {
 struct Held {
     text: FileText,
     /// Why the file cannot be read since then.
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
     until: Instant,
 }
 
@@ -34,9 +34,9 @@ impl Grace {
     }
 
     /// A file cannot be read any more: its text is the last that it said, and counts when it is due.
-    pub(super) fn refuse(&mut self, file: &str, reason: &str) {
+    pub(super) fn refuse(&mut self, file: &str, refusal: &Refusal) {
         if let Some(held) = self.held.get_mut(file) {
-            held.refusal = Some(reason.to_owned());
+            held.refusal = Some(refusal.clone());
         }
     }
 
@@ -46,7 +46,7 @@ impl Grace {
     }
 
     /// Takes the texts that were put off for long enough, and why their files cannot be read now, if they cannot.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Text, FileText, Option<String>)> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(Text, FileText, Option<Refusal>)> {
         let due = self.held.extract_if(.., |_, held| now >= held.until);
         due.map(|(file, held)| (file, held.text, held.refusal)).collect()
     }

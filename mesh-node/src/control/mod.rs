@@ -43,7 +43,7 @@ use tracing::{debug, info, warn};
 
 use self::desk::{Applied, Batch, Desk, Job};
 use self::metrics::Metrics;
-use self::publication::Publication;
+use self::publication::{BeingRead, Publication};
 use self::watch_dir::{FolderWatch, Reading};
 use crate::telemetry::registry::Registry;
 
@@ -171,10 +171,13 @@ async fn turn(
     if let Some(job) = desk.next_job() {
         *reader = Some((Instant::now(), tokio::task::spawn_blocking(move || Job::read(job))));
     }
-    match applied {
-        Some(applied) => out.publish(desk, applied, folder.trouble(), started).await,
-        None => Ok(desk),
+    if let Some(applied) = applied {
+        desk = out.publish(desk, applied, folder.trouble(), started).await?;
     }
+    let being_read =
+        |since: &Instant| BeingRead { files: desk.behind().into_iter().collect(), since: *since };
+    out.publication.set_being_read(reader.as_ref().map(|(since, _)| being_read(since)));
+    Ok(desk)
 }
 
 async fn news(

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use mesh_common::model::Text;
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -15,17 +17,32 @@ use super::documents::Problem;
 /// Most problems of one batch that are logged one by one.
 const MAX_LOGGED: usize = 50;
 
+/// Files that changed, and whose change is not taken yet because reading takes a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeingRead {
+    /// The files, by name.
+    pub files: Vec<Text>,
+    /// Since when the first of them is read.
+    pub since: Instant,
+}
+
 /// Snapshots and problems, as they are now.
 #[derive(Debug)]
 pub struct Publication {
     snapshots: Arc<ArcSwap<Snapshot>>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
+    being_read: ArcSwapOption<BeingRead>,
     generation: watch::Sender<Option<u64>>,
 }
 
 impl Default for Publication {
     fn default() -> Self {
-        Self { snapshots: Arc::default(), problems: Arc::default(), generation: watch::Sender::new(None) }
+        Self {
+            snapshots: Arc::default(),
+            problems: Arc::default(),
+            being_read: ArcSwapOption::default(),
+            generation: watch::Sender::new(None),
+        }
     }
 }
 
@@ -48,6 +65,16 @@ impl Publication {
     /// What is wrong now.
     pub fn problems(&self) -> Arc<ArcSwap<Vec<Problem>>> {
         Arc::clone(&self.problems)
+    }
+
+    /// What is being read now; what it said last is in force.
+    pub fn being_read(&self) -> Option<Arc<BeingRead>> {
+        self.being_read.load_full()
+    }
+
+    /// Tells what is being read.
+    pub fn set_being_read(&self, being_read: Option<BeingRead>) {
+        self.being_read.store(being_read.map(Arc::new));
     }
 
     /// Publishes a snapshot, if it is another one than before; says whether it was.

@@ -122,6 +122,15 @@ pub enum Claim {
     Unreadable(Meaning),
 }
 
+/// A policy of a text that is not read.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::control) struct Denial {
+    pub(in crate::control) key: ObjectKey,
+    pub(in crate::control) claim: Claim,
+    /// Whether it stands in a List, of which not every name is known.
+    pub(in crate::control) is_listed: bool,
+}
+
 impl From<&ObjectKey> for ObjectName {
     fn from(key: &ObjectKey) -> Self {
         Self {

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::line::{Lines, Source};
 use super::misread::{self, Namespaces};
-use super::{Claim, Complaint, Document, ObjectName, salvage, shortened, strict, yaml};
+use super::{
+    Claim, Complaint, Denial, Document, MAX_OBJECTS, ObjectName, documents, salvage, shortened, strict, yaml,
+};
 use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
@@ -238,6 +240,50 @@ impl Reader {
         Meaning::AuthorizationPolicy(Arc::new(policy))
     }
 
+    /// What a text that is not read denies: for each policy that it seems to hold, the most that it might.
+    pub(in crate::control) fn denials(&self, text: &str, reason: &str) -> Vec<Denial> {
+        let mut denials = Vec::new();
+        for chunk in documents(text) {
+            let salvaged = salvage::salvage(chunk.text);
+            let is_listed = salvaged.object.kind == "List";
+            let namespaces = misread::one_of(salvaged.namespaces);
+            for kind in salvaged.policies {
+                let claims = self.denials_of(kind, &salvaged.object, &namespaces, chunk.text, reason);
+                denials.extend(claims.into_iter().map(|(key, claim)| Denial { key, claim, is_listed }));
+            }
+        }
+        if denials.len() <= MAX_OBJECTS {
+            return denials;
+        }
+        // Each denies all of a namespace: of so many, one for all of them says the same.
+        let kinds: BTreeSet<Kind> = denials.into_iter().map(|denial| denial.key.kind).collect();
+        let everywhere = |kind| {
+            self.denials_of(kind, &ObjectName::default(), &Namespaces::Any, text, reason)
+                .into_iter()
+                .map(|(key, claim)| Denial { key, claim, is_listed: false })
+        };
+        kinds.into_iter().flat_map(everywhere).collect()
+    }
+
+    /// A policy of which no more is known than its kind and where it may stand.
+    fn denials_of(
+        &self,
+        kind: Kind,
+        name: &ObjectName,
+        namespaces: &Namespaces,
+        text: &str,
+        reason: &str,
+    ) -> Vec<(ObjectKey, Claim)> {
+        let error = FieldError { field: String::new(), reason: reason.to_owned() };
+        let keys = policy_keys(kind, name, namespaces, &text, &self.settings);
+        // Of its action nothing is known: the fallback is the strictest, DENY.
+        let claim = |key| {
+            let meaning = self.faulty(&key, &Value::Null, &error);
+            (key, Claim::Unreadable(meaning))
+        };
+        keys.into_iter().map(claim).collect()
+    }
+
     /// A document that is no YAML. If it seems to be a policy, it denies, unless a former state of it is in force.
     fn unreadable(&self, error: &yaml::YamlError, text: &str, document: &mut Document) {
         document.is_readable = false;
@@ -248,12 +294,7 @@ impl Reader {
         let effect = if policies.is_empty() { Effect::NotInForce } else { Effect::Denies };
         let namespaces = misread::one_of(salvaged.namespaces);
         for kind in &policies {
-            let error = FieldError { field: String::new(), reason: error.reason.clone() };
-            for key in policy_keys(*kind, &name, &namespaces, &text, &self.settings) {
-                // Of its action nothing is known: the fallback is the strictest, DENY.
-                let meaning = self.faulty(&key, &Value::Null, &error);
-                document.objects.push((key, Claim::Unreadable(meaning)));
-            }
+            document.objects.extend(self.denials_of(*kind, &name, &namespaces, text, &error.reason));
         }
         if !matches!(namespaces, Namespaces::One(_)) && !policies.is_empty() {
             name.namespace.clear();

@@ -1,10 +1,12 @@
 //! What the files of a folder say, object by object: who claims what, who is right, and what stays in force when
-//! nobody is.
+//! nobody is. What is told of a file as a whole is in [`whole`].
 //!
 //! In: the text of files. Out: [`Change`]s, and the list of what is wrong. Where two documents claim one object,
 //! the last one counts (by file name, then by place in the file), as `kubectl apply -f DIR` would leave it. What
 //! is refused leaves in force what was; text that is no YAML leaves in force all that its file said. Any order in
 //! which good files come gives the same. Never: I/O.
+
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -16,6 +18,8 @@ use super::documents::{self, Claim, Complaint, Document, MAX_OBJECTS, ObjectName
 use super::enroller::Change;
 use super::object::{Kind, Meaning, ObjectKey};
 use super::translate::{DEFAULT_NAMESPACE, Effect};
+
+pub use self::whole::Refusal;
 
 /// Most other places or objects that are named where something stands more than once.
 const MAX_NAMED: usize = 5;
@@ -38,7 +42,9 @@ pub struct Store {
 struct File {
     documents: Vec<Placed>,
     /// Why the file as a whole was not read; its documents are then those of the last time.
-    refusal: Option<Complaint>,
+    refusal: Option<Refusal>,
+    /// What it held before it was empty.
+    emptied: Vec<ObjectKey>,
     /// Objects that a document which is no YAML now may have held, with its number.
     lingering: BTreeMap<ObjectKey, usize>,
 }
@@ -76,12 +82,13 @@ impl FileReader {
     /// Reads what the file says. Documents whose text did not change are not read again.
     ///
     /// # Errors
-    /// What is said of a file with more than [`MAX_OBJECTS`].
-    pub fn read(&self, text: &str) -> Result<FileText, String> {
+    /// A file with more than [`MAX_OBJECTS`].
+    pub fn read(&self, text: &str) -> Result<FileText, Refusal> {
         let too_many = |count: usize, what: &str| {
-            format!(
+            let reason = format!(
                 "has {count} {what}, at most {MAX_OBJECTS} of one file are read: split it into several files"
-            )
+            );
+            self.refusal(reason, text)
         };
         let read = |chunk: documents::Chunk<'_>| {
             let hash = self.hasher.hash_one(chunk.text);
@@ -167,6 +174,8 @@ impl Store {
         for (key, number) in std::mem::take(&mut before.lingering) {
             self.retract(&key, &Place { file: file.clone(), document: number });
         }
+        self.retract_denials(file, before.refusal.take());
+        let emptied = if documents.is_empty() { before.held(&self.in_force) } else { Vec::new() };
         let count = before.documents.len().max(documents.len());
         for index in 0..count {
             let old = before.documents.get(index).map(|placed| &placed.document);
@@ -181,20 +190,13 @@ impl Store {
         for (key, number) in &lingering {
             self.claim(key, Place { file: file.clone(), document: *number }, Claim::Refused);
         }
-        self.files.insert(file.clone(), File { documents, refusal: None, lingering });
-    }
-
-    /// Takes that a file cannot be read. What it said stays.
-    pub fn refuse(&mut self, file: &Text, reason: String) {
-        let file = self.files.entry(file.clone()).or_default();
-        let effect = if file.documents.is_empty() { Effect::NotInForce } else { Effect::LastGoodKept };
-        let reason = format!("{reason}; until that is mended, an agent that starts puts nothing into force");
-        file.refusal = Some(Complaint { line: 0, object: None, field: None, reason, effect });
+        self.files.insert(file.clone(), File { documents, refusal: None, emptied, lingering });
     }
 
     /// Takes that a file is gone, with all that it said.
     pub fn remove(&mut self, file: &str) {
-        let Some((file, before)) = self.files.remove_entry(file) else { return };
+        let Some((file, mut before)) = self.files.remove_entry(file) else { return };
+        self.retract_denials(&file, before.refusal.take());
         for (key, number) in before.lingering {
             self.retract(&key, &Place { file: file.clone(), document: number });
         }
@@ -255,11 +257,7 @@ impl Store {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, file) in &self.files {
-            problems.extend(file.refusal.iter().map(|complaint| Problem {
-                place: Place { file: name.clone(), document: 0 },
-                line: 0,
-                complaint: complaint.clone(),
-            }));
+            problems.extend(self.of_the_whole(name, file));
             for (index, placed) in file.documents.iter().enumerate() {
                 let place = Place { file: name.clone(), document: index + 1 };
                 problems.extend(placed.document.complaints.iter().map(|complaint| Problem {

@@ -90,6 +90,8 @@ proptest! {
         prop_assert!(lived.snapshot().says_the_same_as(&forward.snapshot()));
         let problems = |world: &World| {
             let mut problems = world.store.problems();
+            // That a file is empty and was not is no matter of what the files say.
+            problems.retain(|problem| problem.place.document > 0);
             problems.sort();
             problems
         };
@@ -231,10 +233,11 @@ fn a_file_of_too_many_objects_is_refused_however_they_are_written() {
     let store = Store::new(Reader::new(Arc::default()));
     let read = |text: &str| store.reader("a.yaml").read(text).map(|text| text.documents.len());
     assert_eq!(read(&documents(MAX_OBJECTS)), Ok(MAX_OBJECTS));
+    let refused = |text: &str| read(text).unwrap_err().reason().to_owned();
     assert_eq!(
-        read(&documents(MAX_OBJECTS + 1)).unwrap_err(),
+        refused(&documents(MAX_OBJECTS + 1)),
         "has 10001 documents, at most 10000 of one file are read: split it into several files"
     );
     assert_eq!(read(&list(MAX_OBJECTS)), Ok(1));
-    assert!(read(&list(MAX_OBJECTS + 1)).unwrap_err().starts_with("has 10001 objects, "));
+    assert!(refused(&list(MAX_OBJECTS + 1)).starts_with("has 10001 objects, "));
 }

@@ -1,6 +1,7 @@
 //! The whole way from a folder to snapshots, with real files.
 
 mod services;
+mod whole;
 
 use std::fs;
 use std::io::Write as _;
@@ -29,6 +30,7 @@ struct Folder {
     snapshots: Arc<ArcSwap<Snapshot>>,
     problems: Arc<ArcSwap<Vec<Problem>>>,
     registry: Registry,
+    publication: Arc<Publication>,
 }
 
 impl Folder {
@@ -104,7 +106,7 @@ fn with_watched<F: Future<Output = ()>>(folder: tempfile::TempDir, test: impl Fn
         let mut generation = publication.generation();
         let task = tokio::task::spawn_local(control.run());
         tokio::time::timeout(BOUND, generation.wait_for(Option::is_some)).await.unwrap().unwrap();
-        test(Folder { folder, snapshots, problems, registry }).await;
+        test(Folder { folder, snapshots, problems, registry, publication }).await;
         assert!(!task.is_finished(), "the reconciler still runs");
         task.abort();
     });
@@ -286,7 +288,9 @@ fn a_good_object_edited_into_a_bad_one_stays_as_it_was() {
         folder.eventually("it is reported", || !folder.problems().is_empty()).await;
         assert_eq!(
             folder.problems(),
-            ["last_good_kept a.yaml:4 (document 1): Pod shop/a: spec.nodename: unknown field"]
+            [
+                "last_good_kept a.yaml:4 (document 1): Pod shop/a: spec.nodename: unknown field"
+            ]
         );
         assert!(
             folder
@@ -409,7 +413,7 @@ fn a_file_that_is_too_large_is_refused() {
         assert_eq!(
             folder.problems(),
             [format!(
-                "not_in_force big.yaml: has {} bytes, at most {} are read: split it into several files; {STARTS}",
+                "unread big.yaml: has {} bytes, at most {} are read: split it into several files; {STARTS}",
                 documents::MAX_FILE + 2,
                 documents::MAX_FILE
             )]
@@ -418,8 +422,9 @@ fn a_file_that_is_too_large_is_refused() {
     });
 }
 
-/// What is said of every file that cannot be read.
-const STARTS: &str = "until that is mended, an agent that starts puts nothing into force";
+/// What is said of every file that could never be read.
+const STARTS: &str =
+    "nothing of it is in force; until that is mended, an agent that starts puts nothing into force";
 
 #[test]
 fn nothing_comes_into_force_before_every_file_can_be_read() {
@@ -435,7 +440,7 @@ fn nothing_comes_into_force_before_every_file_can_be_read() {
         let (snapshots, problems) = (publication.snapshots(), publication.problems());
         let mut generation = publication.generation();
         tokio::task::spawn_local(control.run());
-        let folder = Folder { folder, snapshots, problems, registry };
+        let folder = Folder { folder, snapshots, problems, registry, publication };
         folder.eventually("it is reported", || !folder.problems().is_empty()).await;
         let wrong = format!(
             "nothing_in_force b.yaml: has 10001 documents, at most 10000 of one file are read: split it into several files; {STARTS}"

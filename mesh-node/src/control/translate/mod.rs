@@ -46,6 +46,8 @@ pub enum Effect {
     Denies,
     /// Nothing at all is in force: what the file says has never been known, and may be a policy.
     NothingInForce,
+    /// Nothing of the file is in force but denials: what it says has never been known, and may be a policy.
+    Unread,
     /// What the object said before is in force.
     LastGoodKept,
     /// Nothing of the object is in force.
@@ -56,11 +58,12 @@ pub enum Effect {
 
 impl Effect {
     /// Every effect.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Warning,
         Self::FieldIgnored,
         Self::Denies,
         Self::NothingInForce,
+        Self::Unread,
         Self::LastGoodKept,
         Self::NotInForce,
         Self::NotRead,
@@ -73,6 +76,7 @@ impl Effect {
             Self::FieldIgnored => "field_ignored",
             Self::Denies => "denies",
             Self::NothingInForce => "nothing_in_force",
+            Self::Unread => "unread",
             Self::LastGoodKept => "last_good_kept",
             Self::NotInForce => "not_in_force",
             Self::NotRead => "not_read",

@@ -75,27 +75,33 @@ pub(super) fn read(path: &Path) -> (Content, Option<Stamp>) {
     let result = opened.and_then(|file| read_open(&file).map(|text| (text, file)));
     match result {
         Ok((Ok(text), file)) => (Content::Text(text), file.metadata().ok().as_ref().map(stamp)),
-        Ok((Err(reason), file)) => (Content::Refused(reason), file.metadata().ok().as_ref().map(stamp)),
+        Ok((Err(refused), file)) => (refused, file.metadata().ok().as_ref().map(stamp)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (Content::Gone, None),
-        Err(error) => (Content::Refused(format!("cannot be read, see who may: {error}")), None),
+        Err(error) => (refused(format!("cannot be read, see who may: {error}"), &[]), None),
     }
 }
 
-fn read_open(file: &File) -> io::Result<Result<String, String>> {
+fn refused(reason: String, seen: &[u8]) -> Content {
+    Content::Refused { reason, seen: String::from_utf8_lossy(seen).into_owned() }
+}
+
+fn read_open(file: &File) -> io::Result<Result<String, Content>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Ok(Err("is not a file".to_owned()));
+        return Ok(Err(refused("is not a file".to_owned(), &[])));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).min(MAX_FILE));
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_FILE {
-        return Ok(Err(format!(
+        let reason = format!(
             "has {} bytes, at most {MAX_FILE} are read: split it into several files",
             metadata.len().max(bytes.len() as u64)
-        )));
+        );
+        return Ok(Err(refused(reason, &bytes)));
     }
     Ok(String::from_utf8(bytes).map_err(|error| {
-        format!("is not UTF-8 from byte {} on: write it as UTF-8", error.utf8_error().valid_up_to())
+        let valid = error.utf8_error().valid_up_to();
+        refused(format!("is not UTF-8 from byte {valid} on: write it as UTF-8"), error.as_bytes())
     }))
 }
 

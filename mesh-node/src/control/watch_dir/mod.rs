@@ -46,8 +46,13 @@ pub struct Reading {
 pub enum Content {
     /// This.
     Text(String),
-    /// It cannot be read, and why.
-    Refused(String),
+    /// It cannot be read.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What could be seen of it: policies may stand in it.
+        seen: String,
+    },
     /// It is not there any more.
     Gone,
 }
