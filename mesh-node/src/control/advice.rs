@@ -15,6 +15,7 @@ use super::object::{Kind, ObjectKey};
 use super::rivals;
 use super::store::first_of;
 use super::translate::Effect;
+use super::unserved;
 
 /// What should be known of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +84,7 @@ pub(super) fn advice(snapshot: &Snapshot) -> Vec<Advice> {
     advice.extend(missing_services(snapshot));
     advice.extend(selecting_nobody(snapshot));
     advice.extend(in_empty_namespaces(snapshot));
+    advice.extend(unserved::unserved(snapshot));
     advice
 }
 

@@ -21,6 +21,7 @@ mod rivals;
 pub mod served;
 pub mod store;
 pub mod translate;
+mod unserved;
 pub mod watch_dir;
 
 #[cfg(test)]

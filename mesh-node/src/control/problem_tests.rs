@@ -228,3 +228,50 @@ fn what_denies_stands_first_and_all_is_counted() {
         assert!(metrics.contains(&format!("nodemesh_control_problems{line}")), "{metrics}");
     }
 }
+
+#[test]
+fn a_service_that_leads_nowhere_says_why_until_it_does() {
+    let service = |selector: &str, target: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec:\n  selector: {{{selector}}}\n  ports: [{{port: 80, targetPort: {target}}}]\n"
+        )
+    };
+    let with_port = pod("a", "10.0.0.1")
+        + "spec: {containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}\n";
+    let said = |service: String| said(&[service, with_port.clone()]);
+    assert_eq!(
+        said(service("app: wbe", "http")),
+        [
+            "warning a.yaml:5 (document 1): Service shop/web: spec.selector: no pod of namespace shop has these labels: the Service leads nowhere"
+        ]
+    );
+    assert_eq!(
+        said(service("app: web", "htpp")),
+        [
+            "warning a.yaml:6 (document 1): Service shop/web: spec.ports: targetPort htpp of port 80 is the name of no container port of its pods: they name http"
+        ]
+    );
+    for good in [service("app: web", "http"), service("app: web", "9"), service("", "http")] {
+        assert_eq!(said(good), [""; 0]);
+    }
+    let portless =
+        |cluster_ip: &str| service("app: web", "1").replace("ports: [{port: 80, targetPort: 1}]", cluster_ip);
+    assert_eq!(said(portless("clusterIP: None")), [""; 0], "DNS alone needs no port");
+    let wrong = said(portless("clusterIP: 10.96.0.1"));
+    assert!(
+        wrong[0].ends_with("spec.ports: has no port: nothing can be reached by this Service"),
+        "{wrong:?}"
+    );
+}
+
+#[test]
+fn a_principal_of_another_trust_domain_is_told_of() {
+    let rules = "rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b, other/ns/a/sa/b]}}], when: [{key: source.principal, notValues: [other/*]}]}]";
+    let policy = policy("p", "").replace("rules: [{}], ", rules);
+    let said = said(&[pod("a", "10.0.0.1"), policy]);
+    let wrong = "is nobody's: no peer of trust domain other is let in, this mesh's is cluster.local";
+    let fields = ["spec.rules[0].from[0].source.principals[1]", "spec.rules[0].when[0].notValues[0]"];
+    let expected = fields
+        .map(|field| format!("warning a.yaml:9 (document 2): AuthorizationPolicy shop/p: {field}: {wrong}"));
+    assert_eq!(said, expected);
+}

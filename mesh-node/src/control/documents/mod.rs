@@ -4,6 +4,7 @@
 //! In: the text of one file. Out: [`Document`]s, each with the objects that it holds, already translated, and its
 //! [`Problem`]s. Limits bound what any text can cost: [`MAX_FILE`], [`MAX_OBJECTS`], nesting, events, aliases. Never: I/O.
 
+mod known;
 mod line;
 mod misread;
 mod read;

@@ -98,7 +98,7 @@ fn where_it_counts_is_said() {
     assert_eq!(
         taken_for(&text).1,
         [
-            "AuthorizationPolicy admin: metadata.namespce: unknown field",
+            "AuthorizationPolicy admin: metadata.namespce: unknown field: did you mean namespace?",
             "AuthorizationPolicy admin: metadata.namespace: is in doubt, so the policy counts in each of default, shop",
         ]
     );

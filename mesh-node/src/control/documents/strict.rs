@@ -4,10 +4,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
-use crate::control::translate::FieldError;
+use super::known::{Step, known};
+use crate::control::translate::{FieldError, nearest};
 
 /// Most unknown fields that are named of one object.
 const MAX_UNKNOWN: usize = 20;
+
+/// Most known fields that are named beside an unknown one that resembles none of them.
+const MAX_KNOWN: usize = 12;
 
 /// Reads an object. Gives all that is wrong with its fields, in the order in which they stand.
 pub(in crate::control) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, Vec<FieldError>> {
@@ -19,7 +23,7 @@ pub(in crate::control) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, 
         render(&path, &mut field);
         // The type of a custom resource does not say these two, the caller has looked at them.
         if field != "apiVersion" && field != "kind" && unknown.len() < MAX_UNKNOWN {
-            unknown.push(FieldError { field, reason: "unknown field".to_owned() });
+            unknown.push(FieldError { field, reason: unknown_field::<K>(&path) });
         }
     });
     match result {
@@ -29,6 +33,39 @@ pub(in crate::control) fn read<K: DeserializeOwned>(value: &Value) -> Result<K, 
             let error: serde_json::Error = error;
             unknown.push(FieldError { field: rendered(&track.path()), reason: error.to_string() });
             Err(unknown)
+        }
+    }
+}
+
+/// Why a field is refused, with the one that was probably meant, or those that there are.
+fn unknown_field<K: DeserializeOwned>(path: &serde_ignored::Path<'_>) -> String {
+    let mut steps = Vec::new();
+    take_steps(path, &mut steps);
+    let Some(Step::Field(field)) = steps.pop() else { return "unknown field".to_owned() };
+    let known = known::<K>(&steps);
+    match nearest(&field, known.iter().copied()) {
+        Some(near) => format!("unknown field: did you mean {near}?"),
+        None if (1..=MAX_KNOWN).contains(&known.len()) => {
+            format!("unknown field: there are {}", known.join(", "))
+        }
+        None => "unknown field".to_owned(),
+    }
+}
+
+fn take_steps(path: &serde_ignored::Path<'_>, steps: &mut Vec<Step>) {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => {}
+        Path::Seq { parent, .. } => {
+            take_steps(parent, steps);
+            steps.push(Step::Entry);
+        }
+        Path::Map { parent, key } => {
+            take_steps(parent, steps);
+            steps.push(Step::Field(key.clone()));
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            take_steps(parent, steps);
         }
     }
 }

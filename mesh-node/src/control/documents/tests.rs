@@ -38,9 +38,9 @@ fn an_unknown_field_is_named_with_its_line() {
     check(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {app: web}\n  label: {}\nspec:\n  containers:\n    - name: c\n      imagee: x\n      ports: [{containerPort: 1, prot: TCP}]\n",
         &[
-            "6 not_in_force Pod a: metadata.label: unknown field",
-            "10 not_in_force Pod a: spec.containers[0].imagee: unknown field",
-            "11 not_in_force Pod a: spec.containers[0].ports[0].prot: unknown field",
+            "6 not_in_force Pod a: metadata.label: unknown field: did you mean labels?",
+            "10 not_in_force Pod a: spec.containers[0].imagee: unknown field: did you mean image?",
+            "11 not_in_force Pod a: spec.containers[0].ports[0].prot: unknown field: there are containerPort, hostIP, hostPort, name, protocol",
         ],
     );
 }
@@ -50,7 +50,9 @@ fn an_unknown_field_of_a_policy_makes_it_deny() {
     let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\n  namespace: shop\nspec:\n  selector:\n    matchLabels: {app: web}\n  rules:\n    - from:\n        - source:\n            principal: [x]\n";
     check(
         text,
-        &["12 denies AuthorizationPolicy shop/a: spec.rules[0].from[0].source.principal: unknown field"],
+        &[
+            "12 denies AuthorizationPolicy shop/a: spec.rules[0].from[0].source.principal: unknown field: did you mean principals?",
+        ],
     );
     let policy = policy(text);
     assert_eq!(policy.action, Action::Allow);

@@ -289,7 +289,7 @@ fn a_good_object_edited_into_a_bad_one_stays_as_it_was() {
         assert_eq!(
             folder.problems(),
             [
-                "last_good_kept a.yaml:4 (document 1): Pod shop/a: spec.nodename: unknown field"
+                "last_good_kept a.yaml:4 (document 1): Pod shop/a: spec.nodename: unknown field: did you mean nodeName?"
             ]
         );
         assert!(
@@ -336,7 +336,7 @@ fn a_good_policy_edited_into_a_bad_one_denies() {
         assert_eq!(
             folder.problems(),
             [
-                "denies a.yaml:6 (document 1): AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.method: unknown field"
+                "denies a.yaml:6 (document 1): AuthorizationPolicy shop/web: spec.rules[0].to[0].operation.method: unknown field: did you mean methods?"
             ]
         );
         folder.write("a.yaml", ALLOW_GET);

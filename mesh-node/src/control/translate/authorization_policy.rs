@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, Operation, PolicyFault, Rule, Source,
 };
-use mesh_common::model::{MeshSettings, NamespacedName, Text};
+use mesh_common::model::{MeshSettings, NamespacedName, Text, TrustDomain};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -40,7 +40,8 @@ pub fn authorization_policy(
 ) -> Result<Translated<AuthorizationPolicy>, FieldError> {
     let name = namespaced_name(&object.metadata)?;
     let spec = &object.spec;
-    let mut reader = Reader { namespace: name.namespace.clone(), findings: Vec::new() };
+    let trust_domain = settings.trust_domain.clone();
+    let mut reader = Reader { namespace: name.namespace.clone(), trust_domain, findings: Vec::new() };
     let targets = spec.target_refs.as_deref().unwrap_or_default();
     let scope = policy_scope::of_targets(&name, spec.selector.as_ref(), targets, settings);
     let scope = scope.unwrap_or_else(|error| {
@@ -162,6 +163,7 @@ impl From<PolicyMode> for Mode {
 /// Reads rules, and keeps what is wrong with them.
 struct Reader {
     namespace: Text,
+    trust_domain: TrustDomain,
     findings: Vec<Finding>,
 }
 
@@ -383,6 +385,33 @@ impl Reader {
             for (index, to) in rule.to.iter().flatten().enumerate() {
                 let entry = to_path.index(index);
                 self.advise_operation(&entry.name("operation"), &to.operation, action);
+            }
+            let from_path = rule_path.name("from");
+            for (index, from) in rule.from.iter().flatten().enumerate() {
+                let (entry, source) = (from_path.index(index), &from.source);
+                let field = entry.name("source");
+                self.advise_principals(&field.name("principals"), &source.principals);
+                self.advise_principals(&field.name("notPrincipals"), &source.not_principals);
+            }
+            let when_path = rule_path.name("when");
+            let is_principal = |when: &resources::RuleCondition| when.key == "source.principal";
+            let when = rule.when.iter().flatten().enumerate().filter(|(_, when)| is_principal(when));
+            for (index, when) in when {
+                let field = when_path.index(index);
+                self.advise_principals(&field.name("values"), &when.values);
+                self.advise_principals(&field.name("notValues"), &when.not_values);
+            }
+        }
+    }
+
+    fn advise_principals(&mut self, field: &Field<'_>, principals: &Texts) {
+        let own = self.trust_domain.to_string();
+        for (index, text) in principals.iter().flatten().enumerate() {
+            let is_good = pattern::principal(&field.index(index), text).is_ok();
+            if let Some(other) = pattern::foreign_trust_domain(text, &own).filter(|_| is_good) {
+                let reason =
+                    format!("is nobody's: no peer of trust domain {other} is let in, this mesh's is {own}");
+                self.warn(&field.index(index), &reason);
             }
         }
     }

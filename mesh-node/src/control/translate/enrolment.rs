@@ -7,7 +7,7 @@ use mesh_common::model::Enrolment;
 use super::{Effect, Field, Finding};
 
 /// `enabled` or `disabled`, on a namespace or a pod.
-const MODE: &str = "nodemesh.dev/mode";
+pub(super) const MODE: &str = "nodemesh.dev/mode";
 /// Istio's label. `nodemesh` enrols, `none` does not; other values are about other meshes.
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 

@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod service;
 
 mod enrolment;
+mod own_keys;
 mod pattern;
 mod policy_scope;
 
@@ -166,6 +167,12 @@ const STATUS: Field<'static> = Field::Root("status");
 pub(super) fn resembles(word: &str, meant: &str) -> bool {
     let (word, meant) = (word.to_ascii_lowercase(), meant.to_ascii_lowercase());
     word.len() <= 2 * meant.len() && strsim::osa_distance(&word, &meant) <= (meant.len() / 4).min(3)
+}
+
+/// The one of some words that a word is most likely meant to be, if it resembles any.
+pub(super) fn nearest<'a>(word: &str, meant: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = meant.into_iter().filter(|meant| resembles(word, meant));
+    alike.min_by_key(|meant| strsim::osa_distance(word, meant))
 }
 
 /// The namespace of an object that names none.

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Namespace;
 use mesh_common::model::{Enrolment, Text};
 
-use super::{Effect, FieldError, METADATA, Translated, enrolment, object_name};
+use super::{Effect, FieldError, METADATA, Translated, enrolment, object_name, own_keys};
 
 /// A namespace, as the mesh sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,5 +27,6 @@ pub fn namespace(object: &Namespace) -> Result<Translated<NamespaceEnrolment>, F
     if let Some(index) = findings.iter().position(|finding| finding.effect == Effect::FieldIgnored) {
         return Err(findings.swap_remove(index).error);
     }
+    own_keys::unread(&object.metadata, &[enrolment::MODE], &[], &mut findings);
     Ok(Translated { value: NamespaceEnrolment { name, enrolment }, findings })
 }

@@ -144,6 +144,16 @@ pub(super) fn principal(field: &Field<'_>, text: &str) -> Result<Pattern, FieldE
     Ok(pattern)
 }
 
+/// The trust domain of a principal, as far as it is written, if it is not the mesh's own.
+pub(super) fn foreign_trust_domain<'a>(text: &'a str, own: &str) -> Option<&'a str> {
+    let (is_same, domain) = match (text.split_once('/'), text.strip_suffix('*')) {
+        (Some((domain, _)), _) => (domain == own, domain),
+        (None, Some(beginning)) => (own.starts_with(beginning), beginning),
+        (None, None) => (false, text),
+    };
+    (!is_same && !domain.starts_with('*')).then_some(domain)
+}
+
 /// `namespaces`.
 pub(super) fn namespace(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -229,5 +239,16 @@ mod tests {
         for text in ["/%61dmin", "/a%2fb", "/a%2*", "/%252e", "/é", "/a%5Cb", "/..;/a", "*%6Bit"] {
             assert!(path(&field, text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_principal_of_another_trust_domain_is_told_from_the_meshs_own() {
+        let foreign = |text| foreign_trust_domain(text, "mesh.local");
+        for own in ["mesh.local/ns/a/sa/b", "mesh.local/*", "mesh*", "*", "*/sa/b"] {
+            assert_eq!(foreign(own), None, "{own}");
+        }
+        assert_eq!(foreign("cluster.local/ns/a/sa/b"), Some("cluster.local"));
+        assert_eq!(foreign("cluster.local/*"), Some("cluster.local"));
+        assert_eq!(foreign("cluster*"), Some("cluster"));
     }
 }

@@ -16,13 +16,15 @@ use smallvec::SmallVec;
 
 use super::{
     Effect, Field, FieldError, Finding, METADATA, SPEC, STATUS, Translated, enrolment, ip_address,
-    namespaced_name, pattern, port_text,
+    namespaced_name, own_keys, pattern, port_text,
 };
 
 const NETNS: &str = "nodemesh.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "nodemesh.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "nodemesh.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
+/// Every annotation of the mesh's own that is read of a pod.
+const ANNOTATIONS: [&str; 4] = [NETNS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_INBOUND_PORTS];
 /// Most entries of one such annotation that count: a node's pods share the kernel's maps, and none is to fill them.
 const MAX_EXCLUSIONS: usize = 64;
 
@@ -84,6 +86,7 @@ pub fn pod(
         terminating: object.metadata.deletion_timestamp.is_some(),
         details: Arc::new(details(object, spec, origin, &mut findings)),
     };
+    own_keys::unread(&object.metadata, &[enrolment::MODE], &ANNOTATIONS, &mut findings);
     if !workload.host_network {
         workload.enrolment = own_enrolment.unwrap_or(Enrolment::Disabled);
     }

@@ -32,6 +32,11 @@ pub fn service(
         return Ok(None.into());
     }
     let mut findings = Vec::new();
+    let is_headless = spec.cluster_ip.as_deref() == Some("None");
+    if spec.ports.as_ref().is_none_or(Vec::is_empty) && !is_headless {
+        let reason = "has no port: nothing can be reached by this Service";
+        findings.push(Finding::new(Effect::Warning, &SPEC.name("ports"), reason));
+    }
     let service = Service {
         host: host(&name, settings),
         name,
