@@ -192,3 +192,25 @@ fn an_open_record_is_small() {
     let size = size_of::<OpenRecord>();
     assert!(size <= 336, "{size} bytes");
 }
+
+/// Where the words stand that a record may have as its reason.
+const REASONS: [&str; 6] = [
+    include_str!("../../../../mesh-common/src/policy/denial.rs"),
+    include_str!("../../../../mesh-common/src/route/mod.rs"),
+    include_str!("../../identity/reason.rs"),
+    include_str!("../../proxy/response.rs"),
+    include_str!("../../transport/http2/connect.rs"),
+    include_str!("../../transport/outcome.rs"),
+];
+
+#[test]
+fn every_reason_is_explained() {
+    let text = include_str!("../../../../docs/access-log.md");
+    let is_word =
+        |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
+    let arms = REASONS.iter().flat_map(|source| source.lines()).filter_map(|line| line.split_once("=> \""));
+    let words: Vec<&str> = arms.filter_map(|(_, rest)| rest.strip_suffix("\",")).filter(is_word).collect();
+    assert!(words.len() > 50, "{words:?}");
+    let missing: Vec<&&str> = words.iter().filter(|word| !text.contains(&format!("`{word}`"))).collect();
+    assert!(missing.is_empty(), "in docs/access-log.md: {missing:?}");
+}
