@@ -20,7 +20,7 @@ pub struct SystemError {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {address}, told by {flag}")]
+#[error("listen on {address}, told by {flag}{}", hint(source))]
 pub struct ListenError {
     /// The flag.
     flag: &'static str,
@@ -28,6 +28,17 @@ pub struct ListenError {
     address: SocketAddr,
     /// Why not.
     source: io::Error,
+}
+
+/// What to do about it, where that is known.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ", where another program listens, perhaps another agent: stop that one, or give each an address of its own"
+        }
+        io::ErrorKind::AddrNotAvailable => ", which is no address of this machine",
+        _ => "",
+    }
 }
 
 /// Says what was done when the system refused it.
@@ -84,5 +95,20 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_says_who_may_have_it() {
+        let taken = listen("--metrics-address", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = listen("--metrics-address", taken.local_addr().unwrap()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("told by --metrics-address, where another program listens"),
+            "{error}"
+        );
     }
 }

@@ -121,6 +121,7 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
     departure.map(|departure| tokio::task::spawn_local(departure.look()));
     info!(version = env!("CARGO_PKG_VERSION"), node = %config.node.name, "starting");
     // First what may be taken by another: nothing is touched if it is.
+    kernel::unused(&config.capture.pin_dir).map_err(KernelError::from)?;
     let listeners = Listeners::open(config).await?;
     let registry = Registry::new();
     let identity_metrics = IdentityMetrics::new(&registry)?;
@@ -198,10 +199,12 @@ struct Listeners {
 
 impl Listeners {
     async fn open(config: &Config) -> Result<Self, AppError> {
+        // First what can tell that it is another agent who has it.
+        let socket = AdminSocket::listen(&config.admin.socket)?;
         Ok(Self {
             metrics: listen("--metrics-address", config.admin.metrics_address).await?,
             readiness: listen("--readiness-address", config.admin.readiness_address).await?,
-            socket: AdminSocket::listen(&config.admin.socket)?,
+            socket,
         })
     }
 

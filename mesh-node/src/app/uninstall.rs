@@ -51,16 +51,30 @@ pub fn uninstall(args: &UninstallArgs) -> Result<ExitCode, UninstallError> {
 /// Whether nothing is left.
 fn remove_pins(pin_dir: &Path) -> Result<bool, UninstallError> {
     let Some(done) = kernel::uninstall(pin_dir)? else {
-        println!("nothing is pinned at {}: there is no such folder", pin_dir.display());
+        println!("{}", absent(pin_dir));
         return Ok(true);
     };
-    println!("removed {} pins below {}", done.removed.len(), pin_dir.display());
+    match done.removed.len() {
+        0 => println!("no pin was below {}; the folder is removed", pin_dir.display()),
+        count => println!("removed {count} pins below {}", pin_dir.display()),
+    }
     if done.left.is_empty() {
         println!("looked again: no link, program or map of them is left");
     } else {
         println!("the kernel still has {}", done.left.join(", "));
     }
     Ok(done.left.is_empty())
+}
+
+/// What is said of a folder that is not there; beside it may be the one that was meant.
+fn absent(pin_dir: &Path) -> String {
+    let there = format!("there is no folder {}: nothing was removed", pin_dir.display());
+    let others: Vec<String> =
+        kernel::others_beside(pin_dir).iter().map(|path| path.display().to_string()).collect();
+    match others.is_empty() {
+        true => format!("{there}; if the agent ran with another --pin-dir, name that one"),
+        false => format!("{there}; agents' pins are at {}: name one of them in --pin-dir", others.join(", ")),
+    }
 }
 
 /// Removes what an agent kept in a folder; the folder itself may be where something is mounted.
@@ -78,4 +92,23 @@ fn remove_files(folder: &Path) -> io::Result<()> {
     // Somebody else's files, or a mount: it stays.
     let _ = fs::remove_dir(folder);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_from_those_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let wrong = folder.path().join("nodemsh");
+        assert!(
+            absent(&wrong)
+                .ends_with("nothing was removed; if the agent ran with another --pin-dir, name that one")
+        );
+        fs::create_dir_all(folder.path().join("nodemesh/maps-1")).unwrap();
+        fs::create_dir_all(folder.path().join("other/things")).unwrap();
+        let expected = format!("agents' pins are at {}/nodemesh: name one", folder.path().display());
+        assert!(absent(&wrong).contains(&expected), "{}", absent(&wrong));
+    }
 }

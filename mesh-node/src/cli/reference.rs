@@ -108,8 +108,9 @@ fn headings<'a>(arguments: &[&'a Arg]) -> Vec<Option<&'a str>> {
 }
 
 fn flag(text: &mut String, argument: &Arg) {
-    let values: Vec<String> =
-        argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
+    let takes_values = argument.get_action().takes_values();
+    let names = argument.get_value_names().filter(|_| takes_values);
+    let values: Vec<String> = names.unwrap_or_default().iter().map(ToString::to_string).collect();
     let name = match argument.get_long() {
         Some(long) => format!("--{long} {}", values.join(" ")).trim_end().to_owned(),
         None => values.join(" "),
@@ -129,7 +130,7 @@ fn flag(text: &mut String, argument: &Arg) {
             if help.is_empty() { format!("`{name}`") } else { format!("`{name}`: {help}") }
         })
         .collect();
-    if !choices.is_empty() {
+    if takes_values && !choices.is_empty() {
         what += &format!(" ({})", choices.join("; "));
     }
     push(
@@ -201,5 +202,14 @@ mod tests {
         let text = flags(&root);
         let row = "| `--form FORM` | `NODEMESH_FORM` | `text` | Form of the answer (`text`; `json`) |";
         assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
+    fn a_switch_shows_no_value() {
+        let argument = Arg::new("stay").long("stay").value_name("STAY").action(clap::ArgAction::SetTrue);
+        let argument = argument.value_parser(clap::value_parser!(bool));
+        let root = Command::new("mesh-node").subcommand(Command::new("hold").arg(argument.help("Stay")));
+        let text = flags(&root);
+        assert!(text.contains("| `--stay` |  |  | Stay |"), "{text}");
     }
 }

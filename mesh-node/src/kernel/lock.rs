@@ -27,15 +27,16 @@ pub(super) fn take(file: &fs::File) -> Result<(), NotTaken> {
 
 /// The process that holds the lock, in words.
 fn holder(lock: &fs::File) -> String {
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let process = lock.metadata().ok().and_then(|about| process(&locks, about.dev(), about.ino()));
-    match process {
-        Some(process) => {
-            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-            format!("process {process} ({})", name.trim())
-        }
-        None => "a process that /proc/locks does not show".to_owned(),
-    }
+    seen_holder(lock).unwrap_or_else(|| "a process that /proc/locks does not show".to_owned())
+}
+
+/// The same, if the system shows it. Takes nothing, so it is in nobody's way.
+pub(super) fn seen_holder(lock: &fs::File) -> Option<String> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let about = lock.metadata().ok()?;
+    let process = process(&locks, about.dev(), about.ino())?;
+    let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    Some(format!("process {process} ({})", name.trim()))
 }
 
 /// Who has locked an inode, from `/proc/locks`: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`, the numbers of
@@ -65,7 +66,9 @@ mod tests {
     fn a_lock_is_held_until_its_file_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let [one, other] = [(); 2].map(|()| fs::File::open(folder.path()).unwrap());
+        assert_eq!(seen_holder(&other), None);
         take(&one).unwrap();
+        assert!(seen_holder(&other).unwrap().starts_with(&format!("process {} (", std::process::id())));
         assert!(matches!(take(&other), Err(NotTaken::Held(_))));
         drop(one);
         take(&other).unwrap();

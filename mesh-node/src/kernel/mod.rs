@@ -50,7 +50,7 @@ pub use self::events::Refusal;
 pub use self::handles::{CallerWriter, OriginalDstReader};
 pub use self::load::{LoadError, OBJECT, ProgramCost};
 pub use self::metrics::{VerdictCount, VerdictReader, register_metrics};
-pub use self::pins::PinError;
+pub use self::pins::{PinError, others_beside, unused};
 pub use self::probe::{Feature, KernelReport};
 pub use self::uninstall::{UninstallError, Uninstalled, uninstall};
 

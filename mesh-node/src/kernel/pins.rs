@@ -93,6 +93,25 @@ pub(super) fn check(root: &Path) -> Result<(), PinError> {
     if is_bpffs { folders(root).map(drop) } else { Ok(()) }
 }
 
+/// Folders of agents' pins in the same folder as this one.
+pub fn others_beside(root: &Path) -> Vec<PathBuf> {
+    let entries = root.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let has_maps =
+        |path: &PathBuf| names(path).is_ok_and(|names| names.iter().any(|name| name.starts_with("maps-")));
+    let mut others: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(has_maps).collect();
+    others.sort();
+    others
+}
+
+/// Whether no other agent is seen to use a folder. Looks alone: only [`Pins::lock`] makes sure.
+///
+/// # Errors
+/// One uses it.
+pub fn unused(root: &Path) -> Result<(), PinError> {
+    let holder = fs::File::open(root).ok().as_ref().and_then(lock::seen_holder);
+    holder.map_or(Ok(()), |holder| Err(PinError::Held { path: root.to_owned(), holder }))
+}
+
 /// The folders that pins are in, of any version, those of links first: a program never runs on maps that are being
 /// taken apart.
 ///

@@ -3,6 +3,8 @@
 //! The only reader of the environment. What is parsed here becomes a [`Config`](crate::config::Config), which
 //! cannot be invalid.
 
+mod values;
+
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -11,6 +13,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use mesh_common::model::TrustDomain;
+
+use self::values::{
+    address, at_least_one, cidr, duration, host_and_port, namespace, node_name, signer_name, trust_domain,
+};
 
 /// Flags of `mesh-node agent`.
 #[derive(Args, Clone, Debug)]
@@ -52,7 +58,7 @@ pub(crate) struct NodeArgs {
     )]
     pub(crate) config_dir: Option<PathBuf>,
     /// Namespace whose policies are about the whole mesh
-    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system", value_parser = namespace)]
     pub(crate) root_namespace: String,
     /// Domain of the cluster, as in NAME.NAMESPACE.svc.DOMAIN
     #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
@@ -162,7 +168,7 @@ pub struct HoldArgs {
     #[arg(long, env = "NODEMESH_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
     pub(crate) pin_dir: PathBuf,
     /// Namespace of the mesh's own pods, which are not held
-    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system", value_parser = namespace)]
     pub(crate) root_namespace: String,
     /// Stay when it is done, and follow what others change of their configurations
     #[arg(long)]
@@ -310,7 +316,8 @@ pub(crate) struct AdminArgs {
         long,
         env = "NODEMESH_METRICS_ADDRESS",
         value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:15020"
+        default_value = "127.0.0.1:15020",
+        value_parser = address
     )]
     pub(crate) metrics_address: SocketAddr,
     /// Where the node asks /readyz and /livez
@@ -318,7 +325,8 @@ pub(crate) struct AdminArgs {
         long,
         env = "NODEMESH_READINESS_ADDRESS",
         value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:15021"
+        default_value = "127.0.0.1:15021",
+        value_parser = address
     )]
     pub(crate) readiness_address: SocketAddr,
     /// Unix socket for status, check, dump and log; only its owner may connect
@@ -389,7 +397,7 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "NODEMESH_POD_NAME", value_name = "NAME", value_parser = node_name)]
     pub(crate) pod_name: String,
     /// Namespace whose policies are about the whole mesh, and where controller and agents run
-    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system")]
+    #[arg(long, env = "NODEMESH_ROOT_NAMESPACE", value_name = "NAME", default_value = "nodemesh-system", value_parser = namespace)]
     pub(crate) root_namespace: String,
     /// Trust domain of every identity
     #[arg(long, env = "NODEMESH_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
@@ -413,17 +421,18 @@ pub(crate) struct ClusterArgs {
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServingArgs {
     /// Where agents ask for certificates and for what they are to know
-    #[arg(long, env = "NODEMESH_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:15012")]
+    #[arg(long, env = "NODEMESH_LISTEN", value_name = "ADDRESS:PORT", default_value = "[::]:15012", value_parser = address)]
     pub(crate) listen: SocketAddr,
     /// Where Prometheus scrapes /metrics
-    #[arg(long, env = "NODEMESH_METRICS_ADDRESS", value_name = "ADDRESS:PORT", default_value = "[::]:15020")]
+    #[arg(long, env = "NODEMESH_METRICS_ADDRESS", value_name = "ADDRESS:PORT", default_value = "[::]:15020", value_parser = address)]
     pub(crate) metrics_address: SocketAddr,
     /// Where the kubelet asks /readyz and /livez
     #[arg(
         long,
         env = "NODEMESH_READINESS_ADDRESS",
         value_name = "ADDRESS:PORT",
-        default_value = "[::]:15021"
+        default_value = "[::]:15021",
+        value_parser = address
     )]
     pub(crate) readiness_address: SocketAddr,
 }
@@ -438,58 +447,4 @@ pub(crate) struct ControllerLogArgs {
     /// Form of the log; audit records, on standard output, are JSON
     #[arg(long, env = "NODEMESH_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be more than zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it as in 500ms, 10s, 5m or 24h")),
-    }
-}
-
-/// As the API server takes it: a domain, then a path.
-fn signer_name(text: &str) -> Result<String, String> {
-    let is_domain = |text: &str| {
-        let part = |part: &str| {
-            let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            let bytes = part.as_bytes();
-            bytes.iter().all(|byte| is_inner(*byte) || *byte == b'-')
-                && [bytes.first(), bytes.last()].into_iter().all(|end| end.is_some_and(|end| is_inner(*end)))
-        };
-        text.contains('.') && text.split('.').all(part)
-    };
-    match text.split_once('/') {
-        Some((domain, path)) if is_domain(domain) && !path.is_empty() && text.len() <= 571 => {
-            Ok(text.to_owned())
-        }
-        _ => Err("must be a domain and a name, as in example.com/mesh".to_owned()),
-    }
-}
-
-fn at_least_one<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| "must be a whole number, 1 or more".to_owned())
-}
-
-fn cidr(text: &str) -> Result<IpNet, String> {
-    text.parse().map_err(|_| "is no range of addresses: write it as in 10.0.0.0/8 or fd00::/16".to_owned())
-}
-
-fn node_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 253 {
-        return Err("must have 1 to 253 characters".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn host_and_port(text: &str) -> Result<String, String> {
-    let is_good = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse().is_ok_and(|port: u16| port > 0)
-    });
-    if is_good { Ok(text.to_owned()) } else { Err("is not HOST:PORT".to_owned()) }
-}
-
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
 }
