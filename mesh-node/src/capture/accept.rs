@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with, getsockname, sockopt};
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 
 /// A connection as it came out of `accept`.
 #[derive(Debug)]
 pub struct Accepted {
-    /// Not blocking, closed on exec, TCP_NODELAY.
+    /// Not blocking, closed on exec; TCP_NODELAY by its listener.
     pub socket: OwnedFd,
     /// The other end as this socket sees it; IPv4 never in the mapped form.
     pub peer: SocketAddr,
@@ -42,7 +42,6 @@ pub fn accept(listener: impl AsFd) -> Result<Accepted, AcceptEnd> {
     // ENOTCONN and EINVAL: reset while it waited.
     let local = getsockname(&socket).map_err(|_| AcceptEnd::Gone)?;
     let local = SocketAddr::try_from(local).map_err(|_| AcceptEnd::Gone)?;
-    sockopt::set_tcp_nodelay(&socket, true).map_err(|_| AcceptEnd::Gone)?;
     Ok(Accepted { socket, peer: canonical(peer), local: canonical(local) })
 }
 

@@ -114,13 +114,7 @@ impl Listener {
                 Err(error) if is_without_family(&error) => return Ok(None),
                 made => made.map_err(failed("make"))?,
             };
-            if family == Family::V6 {
-                sockopt::set_ipv6_v6only(&socket, true).map_err(|error| failed("configure")(error.into()))?;
-            }
-            // Accepted sockets inherit it. Inbound ones have the application's own port, and without it an
-            // application that starts again could not bind that port while a tunnel to it is open.
-            sockopt::set_socket_reuseaddr(&socket, true)
-                .map_err(|error| failed("configure")(error.into()))?;
+            configure(&socket, direction, family).map_err(|error| failed("configure")(error.into()))?;
             match bind(&socket, &SocketAddr::new(family.loopback(), port)) {
                 Err(Errno::ADDRINUSE | Errno::ACCESS) => continue,
                 Err(error) if is_without_family(&error.into()) => return Ok(None),
@@ -165,6 +159,29 @@ impl AsFd for Listener {
     }
 }
 
+/// What the listener has, and by inheritance every connection that it accepts.
+fn configure(socket: &OwnedFd, direction: Direction, family: Family) -> rustix::io::Result<()> {
+    if family == Family::V6 {
+        sockopt::set_ipv6_v6only(socket, true)?;
+    }
+    // Inbound ones have the application's own port, and without it an application that starts again could not bind
+    // that port while a tunnel to it is open.
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    // Frames and requests are written whole: waiting for more would only add delay.
+    sockopt::set_tcp_nodelay(socket, true)?;
+    if direction == Direction::Outbound {
+        stay_in_node(socket);
+    }
+    Ok(())
+}
+
+/// Tells the kernel that a connection does not leave the node: there is no congestion on loopback, and no pace to keep
+/// to, as the system's own congestion control may (BBR does). Reno is in every kernel, for everyone to use.
+pub(super) fn stay_in_node(socket: &OwnedFd) {
+    // Without it the connection is slower, and works.
+    let _ = sockopt::set_tcp_congestion(socket, "reno");
+}
+
 fn next_id() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed)
@@ -205,6 +222,23 @@ fn random_port(avoid: &RangeInclusive<u16>) -> io::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_has_what_its_listener_has() {
+        for (direction, congestion_control) in
+            [(Direction::Outbound, Some("reno")), (Direction::Inbound, None)]
+        {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let socket = OwnedFd::from(listener);
+            let system = sockopt::tcp_congestion(&socket).unwrap();
+            configure(&socket, direction, Family::V4).unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let accepted = rustix::net::accept(&socket).unwrap();
+            assert!(sockopt::tcp_nodelay(&accepted).unwrap());
+            assert_eq!(sockopt::tcp_congestion(&accepted).unwrap(), congestion_control.unwrap_or(&system));
+        }
+    }
 
     #[test]
     fn a_port_is_never_ephemeral() {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{bind, connect, sockopt};
 
-use super::listener::Family;
+use super::listener::{Family, stay_in_node};
 use super::namespace::Namespace;
 use crate::kernel::CallerWriter;
 
@@ -27,6 +27,7 @@ pub fn dial_application(
     let socket = namespace.socket(Family::of(application.ip()).into())?;
     // Frames and requests are written whole: waiting for more would only add delay.
     sockopt::set_tcp_nodelay(&socket, true)?;
+    stay_in_node(&socket);
     leave_port_to_connect(&socket)?;
     bind(&socket, &SocketAddr::new(application.ip(), 0))?;
     callers.announce(&socket, caller)?;
