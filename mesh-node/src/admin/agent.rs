@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use mesh_common::snapshot::Snapshot;
 
-use super::documents::{BeingRead, Capability, Check, Connection, Problem};
+use super::documents::{BeingRead, Capability, Check, Connection, NotCaptured, Problem};
 use crate::identity::CertificateSummary;
 use crate::kernel::{Feature, KernelReport};
 use crate::telemetry::logging::LogFilter;
@@ -58,6 +58,8 @@ pub struct Overview {
     pub in_doubt: Vec<String>,
     /// Files that changed and are being read.
     pub being_read: Option<BeingRead>,
+    /// Pods that are not captured, those too.
+    pub not_captured: Vec<NotCaptured>,
     /// All objects that are not in force as they are written, those that deny first.
     pub problems: Vec<Problem>,
 }

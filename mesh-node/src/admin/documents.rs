@@ -47,6 +47,9 @@ pub struct Status {
     /// Files that changed and are being read: what they said before is in force until they are.
     #[serde(default)]
     pub being_read: Option<BeingRead>,
+    /// Pods of this node that are not captured and refused their connections, those too.
+    #[serde(default)]
+    pub not_captured: Vec<NotCaptured>,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
     /// Objects that are not in force as they are written; those that deny come first.
@@ -63,6 +66,17 @@ pub struct BeingRead {
     pub files: Vec<String>,
     /// For how long.
     pub seconds: u64,
+}
+
+/// A pod that is not captured: its connections are refused, and it is tried again.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct NotCaptured {
+    /// Namespace and name.
+    pub pod: String,
+    /// Why.
+    pub reason: String,
+    /// Whether it keeps the agent from being ready: the cause is the agent's, and not the pod's own.
+    pub keeps_unready: bool,
 }
 
 /// Something that the kernel offers, or does not.

@@ -107,6 +107,7 @@ async fn status(agent: &impl Agent) -> Status {
         connections_outside: overview.connections_outside,
         in_doubt: overview.in_doubt,
         being_read: overview.being_read,
+        not_captured: overview.not_captured,
         node: overview.node,
         kernel: overview.kernel,
         problems,

@@ -1,5 +1,5 @@
 use super::documents::{
-    BeingRead, Capability, Check, CheckVerdict, Connection, Log, Problem, Refusal, Status,
+    BeingRead, Capability, Check, CheckVerdict, Connection, Log, NotCaptured, Problem, Refusal, Status,
 };
 use super::*;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ impl Agent for Idle {
             connections_outside: 0,
             in_doubt: vec!["shop/two-places".to_owned()],
             being_read: self.being_read.clone(),
+            not_captured: ["shop/two-places", "shop/no-account"].map(not_captured).to_vec(),
             kernel: vec![Capability {
                 name: "sk_lookup".to_owned(),
                 present: true,
@@ -71,6 +72,11 @@ impl Agent for Idle {
     async fn connections(&self) -> Vec<Connection> {
         Vec::new()
     }
+}
+
+fn not_captured(pod: &str) -> NotCaptured {
+    let reason = "obtain its certificate: there is no service account".to_owned();
+    NotCaptured { pod: pod.to_owned(), reason, keeps_unready: false }
 }
 
 fn problem(effect: &str) -> Problem {

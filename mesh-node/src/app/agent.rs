@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::cores::Cores;
-use super::pods::Synced;
+use super::not_captured::{Cause, Refused, Synced};
 use super::proof::{self, Proof};
 use crate::admin::documents::{
-    BeingRead as ShownBeingRead, Capability, Check, Connection, Problem as ShownProblem,
+    BeingRead as ShownBeingRead, Capability, Check, Connection, NotCaptured, Problem as ShownProblem,
 };
 use crate::admin::{Agent, Overview, capabilities};
-use crate::capture::CaptureMetrics;
+use crate::capture::{CaptureMetrics, CausedBy};
 use crate::config::Config;
 use crate::control::documents::Problem;
 use crate::control::publication::{BeingRead, Publication};
@@ -46,10 +46,8 @@ pub(super) type Question = oneshot::Sender<Vec<Check>>;
 pub(super) struct Standing {
     synced: AtomicBool,
     draining: AtomicBool,
-    /// What keeps it from being ready.
-    unmet: ArcSwap<Vec<String>>,
-    /// Pods that are held because of what they do themselves.
-    in_doubt: ArcSwap<Vec<String>>,
+    /// What became of the pods at the last look at all of them.
+    pods: ArcSwap<Synced>,
     detached: ArcSwap<Vec<&'static str>>,
     /// What the last trial of capture showed.
     proof: ArcSwapOption<Proof>,
@@ -76,8 +74,7 @@ impl Standing {
         Self {
             synced: AtomicBool::default(),
             draining: AtomicBool::default(),
-            unmet: ArcSwap::default(),
-            in_doubt: ArcSwap::default(),
+            pods: ArcSwap::default(),
             detached: ArcSwap::default(),
             proof: ArcSwapOption::default(),
             capture,
@@ -88,15 +85,14 @@ impl Standing {
         self.capture.connections_outside.set(i64::try_from(connections).unwrap_or(i64::MAX));
     }
 
-    /// Takes what became of the pods. One that keeps itself from being captured does not keep the agent from being ready.
+    /// Takes what became of the pods.
     pub(super) fn is_synced(&self, synced: &Synced) {
-        let unmet = match synced.failed {
-            0 => Vec::new(),
-            failed => vec![format!("{failed} pods of this node are enrolled and not captured; see the log")],
-        };
-        self.capture.pods_in_doubt.set(i64::try_from(synced.in_doubt.len()).unwrap_or(i64::MAX));
-        self.in_doubt.store(Arc::new(synced.in_doubt.clone()));
-        self.unmet.store(Arc::new(unmet));
+        let count = |cause| i64::try_from(synced.of(cause).count()).unwrap_or(i64::MAX);
+        let (agent, pod, doubt) = (count(Cause::Agent), count(Cause::Pod), count(Cause::Doubt));
+        self.capture.pods_in_doubt.set(doubt);
+        self.capture.not_captured(CausedBy::Agent).set(agent);
+        self.capture.not_captured(CausedBy::Pod).set(pod + doubt);
+        self.pods.store(Arc::new(synced.clone()));
         self.synced.store(true, Ordering::Release);
     }
 
@@ -134,7 +130,7 @@ impl Standing {
             Some(proof) => proof.unmet(),
             None => vec!["capture has not been tried out yet".to_owned()],
         };
-        self.unmet.load().iter().cloned().chain(detached).chain(proof).collect()
+        uncaptured(&self.pods.load()).into_iter().chain(detached).chain(proof).collect()
     }
 }
 
@@ -203,7 +199,8 @@ impl Agent for AgentState {
             kernel: self.kernel.clone(),
             connections_outside: usize::try_from(self.standing.capture.connections_outside.get())
                 .unwrap_or_default(),
-            in_doubt: self.standing.in_doubt.load().to_vec(),
+            in_doubt: self.standing.pods.load().in_doubt(),
+            not_captured: self.standing.pods.load().refused.iter().map(not_captured).collect(),
             being_read: self.publication.being_read().as_deref().map(being_read),
             problems: self.publication.problems().load().iter().map(shown).collect(),
         }
@@ -287,6 +284,23 @@ fn connection(record: &Record, age: Duration) -> Connection {
         service: record.service().map(|service| service.host.to_string()),
         policy: record.policy().map(ToString::to_string),
         age_seconds: age.as_secs(),
+    }
+}
+
+/// Whether pods keep the agent from being ready: those do not that keep themselves from being captured.
+fn uncaptured(synced: &Synced) -> Option<String> {
+    let (first, count) = (synced.of(Cause::Agent).next()?, synced.of(Cause::Agent).count());
+    Some(format!(
+        "{count} pods of this node are enrolled and not captured, as {}: {}",
+        first.pod, first.reason
+    ))
+}
+
+fn not_captured(refused: &Refused) -> NotCaptured {
+    NotCaptured {
+        pod: refused.pod.clone(),
+        reason: refused.reason.clone(),
+        keeps_unready: refused.cause == Cause::Agent,
     }
 }
 

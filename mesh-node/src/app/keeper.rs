@@ -17,7 +17,8 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use super::agent::{Question, Standing};
-use super::pods::{Pods, Synced};
+use super::not_captured::{Cause, Synced};
+use super::pods::Pods;
 use super::proof::{self, Proof};
 use super::{AppError, footprint};
 use crate::capture::Arrivals;
@@ -165,7 +166,8 @@ impl Keeper {
     fn rest(&self) -> Duration {
         let is_proved = !self.synced || self.standing.is_proved();
         // Of pods in doubt, few looks: they may be many, and like it.
-        let is_done = self.last.failed == 0 && self.last.unreleased == 0;
+        let is_done = self.last.unreleased == 0
+            && self.last.refused.iter().all(|refused| refused.cause == Cause::Doubt);
         let is_quiet = is_done && self.pods.connections_outside() == 0 && !self.refused;
         if is_proved && is_quiet { LOOK_RARELY } else { LOOK_SOON }
     }
@@ -174,8 +176,7 @@ impl Keeper {
         let snapshot = self.shared.snapshots.load_full();
         let synced = self.pods.sync(&snapshot).await;
         let generation = snapshot.generation();
-        let (captured, failed, in_doubt) = (synced.captured, synced.failed, synced.in_doubt.len());
-        info!(generation, captured, failed, in_doubt, "synced");
+        info!(generation, captured = synced.captured, refused = synced.refused.len(), "synced");
         self.synced = true;
         self.standing.is_synced(&synced);
         self.last = synced;
@@ -197,8 +198,7 @@ impl Keeper {
 
     async fn look(&mut self) {
         self.pods.pass_controllers();
-        let Synced { failed, in_doubt, unreleased, .. } = &self.last;
-        if failed + in_doubt.len() + unreleased > 0 || self.pods.has_news() {
+        if self.last.refused.len() + self.last.unreleased > 0 || self.pods.has_news() {
             self.sync().await;
         }
         self.look_at_programs().await;

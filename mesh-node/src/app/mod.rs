@@ -11,6 +11,7 @@ mod departure;
 mod footprint;
 mod hold;
 mod keeper;
+mod not_captured;
 mod pods;
 mod proof;
 mod sources;

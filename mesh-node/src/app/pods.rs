@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::mem::{Discriminant, discriminant};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,9 +19,10 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::cores::Cores;
-use crate::capture::{self, CapturedPod, PodChanges, PodError, TrialError};
-use crate::identity::{AuthorityError, Identities, IssueError};
-use crate::kernel::{Kernel, KernelError};
+use super::not_captured::{Kind, NotCaptured, Synced};
+use crate::capture::{self, CapturedPod, PodChanges, TrialError};
+use crate::identity::Identities;
+use crate::kernel::Kernel;
 use crate::proxy::{PodHandle, Shared};
 use crate::telemetry::chain::Chain;
 
@@ -41,36 +41,6 @@ pub(super) struct Pods {
     said: HashMap<WorkloadUid, Kind>,
     /// Whether it was said that namespaces are not let go.
     is_unreleased_said: bool,
-}
-
-/// What became of one look at all pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Synced {
-    pub(super) captured: usize,
-    /// Pods that are not as they should be, though nothing of their own keeps them from it.
-    pub(super) failed: usize,
-    /// Pods that are held because of what they do themselves, by name.
-    pub(super) in_doubt: Vec<String>,
-    /// Namespaces that no pod is in any more, and that are not let go.
-    pub(super) unreleased: usize,
-}
-
-/// Why a pod is not captured.
-#[derive(Debug, thiserror::Error)]
-enum NotCaptured {
-    #[error(transparent)]
-    Pod(#[from] PodError),
-    #[error("obtain its certificate")]
-    Certificate(#[source] Arc<IssueError>),
-}
-
-/// Failures that are the same to a person who reads of them, whatever numbers and paths are in the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Pod(Discriminant<PodError>),
-    Kernel(Discriminant<KernelError>),
-    Certificate(Discriminant<IssueError>),
-    Authority(Discriminant<AuthorityError>),
 }
 
 impl Pods {
@@ -156,12 +126,8 @@ impl Pods {
         let mut synced = Synced { unreleased: changes.unreleased.len(), ..Synced::default() };
         let mut failed: HashSet<WorkloadUid> = HashSet::new();
         for (workload, error) in changes.failed {
-            match error.is_of_the_pod() {
-                true => synced.in_doubt.push(workload.name.to_string()),
-                false => synced.failed += 1,
-            }
             failed.insert(workload.uid.clone());
-            self.say(&workload, &error.into());
+            self.refuse(&workload, &error.into(), &mut synced);
         }
         let rest = wanted.iter().filter(|workload| !failed.contains(&workload.uid));
         let (enrolled, others): (Vec<_>, Vec<_>) =
@@ -170,7 +136,7 @@ impl Pods {
             self.said.remove(&workload.uid);
         }
         let opened = changes.opened.into_iter().map(|pod| (pod.workload.uid.clone(), pod)).collect();
-        synced.failed += self.admit_each(enrolled, opened).await;
+        self.admit_each(enrolled, opened, &mut synced).await;
         self.forget_identities(&wanted);
         Synced { captured: self.pods.captured(), ..synced }
     }
@@ -193,13 +159,13 @@ impl Pods {
         }
     }
 
-    /// Lets pods in, each as soon as it has its certificate: who waits for one holds up no other. Returns how many are not
-    /// let in.
+    /// Lets pods in, each as soon as it has its certificate: who waits for one holds up no other.
     async fn admit_each(
         &mut self,
         enrolled: Vec<&Arc<Workload>>,
         mut opened: HashMap<WorkloadUid, Arc<CapturedPod>>,
-    ) -> usize {
+        synced: &mut Synced,
+    ) {
         let mut accounts: BTreeMap<SpiffeId, Vec<&Arc<Workload>>> = BTreeMap::new();
         for workload in enrolled {
             accounts.entry(workload.identity.clone()).or_default().push(workload);
@@ -207,9 +173,7 @@ impl Pods {
         let identities = Arc::clone(&self.identities);
         let wanted: Vec<SpiffeId> = accounts.keys().cloned().collect();
         let mut ensured = pin!(identities.ensure_each(wanted, CERTIFICATES));
-        let mut failed = 0;
         while let Some((identity, result)) = ensured.next().await {
-            let result = result.map_err(Arc::new);
             for workload in accounts.remove(&identity).into_iter().flatten() {
                 let admitted = match &result {
                     Ok(()) => self.admit(workload, opened.remove(&workload.uid)),
@@ -217,14 +181,10 @@ impl Pods {
                 };
                 match admitted {
                     Ok(()) => drop(self.said.remove(&workload.uid)),
-                    Err(error) => {
-                        failed += 1;
-                        self.say(workload, &error);
-                    }
+                    Err(error) => self.refuse(workload, &error, synced),
                 }
             }
         }
-        failed
     }
 
     /// Has every core accept at the listeners of a pod that has its certificate, and only then lets its connections in.
@@ -255,14 +215,12 @@ impl Pods {
         self.identities.retain(|identity| kept.contains(identity));
     }
 
-    fn say(&mut self, workload: &Workload, error: &NotCaptured) {
-        let before = self.said.get(&workload.uid).copied();
-        // It is put off because of what was said then.
-        let is_put_off = error.is_put_off() && matches!(before, Some(Kind::Authority(_)));
-        if before == Some(error.kind()) || is_put_off {
+    /// Notes why a pod is not as it should be, and says it once for each reason.
+    fn refuse(&mut self, workload: &Workload, error: &NotCaptured, synced: &mut Synced) {
+        synced.refuses(workload, error);
+        if self.said.insert(workload.uid.clone(), error.kind()) == Some(error.kind()) {
             return;
         }
-        self.said.insert(workload.uid.clone(), error.kind());
         let (pod, error) = (&workload.name, Chain(error));
         match workload.enrolment {
             Enrolment::Enabled => warn!(%pod, %error, "pod is not captured; its connections are refused"),
@@ -270,23 +228,6 @@ impl Pods {
                 warn!(%pod, %error, "pod outside the mesh is not left alone in every namespace")
             }
         }
-    }
-}
-
-impl NotCaptured {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Pod(PodError::Kernel(error)) => Kind::Kernel(discriminant(error)),
-            Self::Pod(error) => Kind::Pod(discriminant(error)),
-            Self::Certificate(error) => match &**error {
-                IssueError::Authority { source, .. } => Kind::Authority(discriminant(source)),
-                error => Kind::Certificate(discriminant(error)),
-            },
-        }
-    }
-
-    fn is_put_off(&self) -> bool {
-        matches!(self, Self::Certificate(error) if matches!(**error, IssueError::PutOff { .. }))
     }
 }
 
@@ -301,24 +242,4 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     // It has nothing left to do but to end.
     let _ = thread.join();
     done
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failure_is_of_another_kind_by_what_fails_and_not_by_its_text() {
-        let taken = |other: &str| NotCaptured::from(PodError::Taken { other: other.to_owned() });
-        assert_eq!(taken("shop/a").kind(), taken("shop/b").kind());
-        assert_ne!(taken("shop/a").kind(), NotCaptured::from(PodError::NoNamespace).kind());
-        let identity: mesh_common::model::SpiffeId = "spiffe://cluster.local/ns/shop/sa/a".parse().unwrap();
-        let certificate = |source| {
-            let error = IssueError::Authority { identity: identity.clone(), source };
-            NotCaptured::Certificate(Arc::new(error))
-        };
-        let expired = |now| certificate(AuthorityError::Expired { not_before: 1, not_after: 2, now });
-        assert_eq!(expired(3).kind(), expired(4).kind());
-        assert_ne!(expired(3).kind(), certificate(AuthorityError::BadRequest).kind());
-    }
 }

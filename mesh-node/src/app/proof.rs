@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use super::pods::{Pods, Synced};
+use super::not_captured::{Cause, Refused, Synced};
+use super::pods::Pods;
 use crate::admin::documents::{Check, CheckVerdict};
 use crate::capture::TrialError;
 use crate::telemetry::chain::Chain;
+
+/// Pods that a check names.
+const MAX_NAMED: usize = 5;
 
 /// What a trial of capture showed: nothing, or what is wrong.
 #[derive(Clone, Debug)]
@@ -77,25 +81,34 @@ pub(super) fn programs(detached: &[&'static str]) -> Check {
 
 /// Whether every enrolled pod of the node is captured. Those that keep themselves from it are a warning.
 pub(super) fn pods(captured: usize, synced: &Synced) -> Check {
-    let result = match synced.failed {
+    let result = match synced.of(Cause::Agent).count() {
         0 => Ok(()),
-        failed => Err(format!("{failed} enrolled pods are not captured; their connections are refused")),
+        count => {
+            let named = named(synced.of(Cause::Agent));
+            Err(format!("{count} enrolled pods are not captured, and their connections are refused: {named}"))
+        }
     };
-    let advice = "the agent's log names each pod with its reason; it is tried again every second";
+    let advice = "mend what is said of the first; each is tried again every second";
     let check =
         check("capture: pods", &result, &format!("{captured} enrolled pods are captured"), advice.to_owned());
-    if synced.in_doubt.is_empty() || result.is_err() {
+    if synced.refused.is_empty() || result.is_err() {
         return check;
     }
-    let (detail, pods) = (&check.detail, synced.in_doubt.join(", "));
+    let (detail, named) = (&check.detail, named(synced.refused.iter()));
     Check {
         verdict: CheckVerdict::Warned,
         detail: format!(
-            "{detail}; it is in doubt where these are, and their connections are refused: {pods}"
+            "{detail}; these keep themselves from it, and their connections are refused: {named}"
         ),
-        advice: Some("end the processes in these pods that made network namespaces of their own".to_owned()),
+        advice: Some("tell those whose pods they are; mesh-node status names all of them".to_owned()),
         ..check
     }
+}
+
+/// The first of some pods, with their reasons.
+fn named<'a>(refused: impl Iterator<Item = &'a Refused>) -> String {
+    let named = |refused: &Refused| format!("{} ({})", refused.pod, refused.reason);
+    refused.take(MAX_NAMED).map(named).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether every core answers.
@@ -143,11 +156,16 @@ mod tests {
         assert_eq!(programs(&["connect4", "sock_ops"]).detail, "2 not attached: connect4, sock_ops");
         let mut synced = Synced::default();
         assert_eq!(pods(3, &synced).detail, "3 enrolled pods are captured");
-        synced.in_doubt.push("shop/two-places".to_owned());
+        let refused =
+            |pod: &str, cause| Refused { pod: pod.to_owned(), cause, reason: "no account".to_owned() };
+        synced.refused = vec![refused("shop/two-places", Cause::Doubt), refused("shop/late", Cause::Pod)];
         let check = pods(3, &synced);
         assert_eq!(check.verdict, CheckVerdict::Warned);
-        assert!(check.detail.ends_with("refused: shop/two-places"), "{}", check.detail);
-        synced.failed = 1;
-        assert_eq!(pods(3, &synced).verdict, CheckVerdict::Failed);
+        let named = "refused: shop/two-places (no account), shop/late (no account)";
+        assert!(check.detail.ends_with(named), "{}", check.detail);
+        synced.refused.push(refused("shop/full", Cause::Agent));
+        let check = pods(3, &synced);
+        assert_eq!(check.verdict, CheckVerdict::Failed);
+        assert!(check.detail.ends_with("refused: shop/full (no account)"), "{}", check.detail);
     }
 }

@@ -80,6 +80,13 @@ impl PodCgroups {
         uids.filter(|uid| names.iter().any(|name| is_of_pod(name, &uid.0))).collect()
     }
 
+    /// Whether no pod at all has a cgroup.
+    pub(super) fn are_none(&self) -> bool {
+        let mut names = Vec::new();
+        pod_folders(&self.root, DEPTH, &mut names);
+        names.is_empty()
+    }
+
     /// Whether the pod has a cgroup, and with it a place where it will be found.
     pub(super) fn has(&self, uid: &WorkloadUid) -> bool {
         folder_of(&self.root, &uid.0, DEPTH).is_some()
@@ -278,6 +285,18 @@ mod tests {
         {
             assert!(!is_of_pod(folder, "11"), "{folder}");
         }
+    }
+
+    #[test]
+    fn a_tree_without_any_pods_folder_is_not_the_pods() {
+        let root = tempfile::tempdir().unwrap();
+        for beside in ["system.slice/containerd.service", "kubepods/burstable", "nodemesh-trial"] {
+            fs::create_dir_all(root.path().join(beside)).unwrap();
+        }
+        let cgroups = PodCgroups::below(root.path().to_owned());
+        assert!(cgroups.are_none());
+        fs::create_dir(root.path().join("kubepods/burstable").join(format!("pod{UID}"))).unwrap();
+        assert!(!cgroups.are_none());
     }
 
     /// A pod's folder with these processes in a container's cgroup.

@@ -1,6 +1,6 @@
 //! What the capture stage counts.
 
-use prometheus::IntGauge;
+use prometheus::{IntGauge, IntGaugeVec};
 
 use crate::telemetry::registry::Registry;
 
@@ -11,6 +11,16 @@ pub struct CaptureMetrics {
     pub connections_outside: IntGauge,
     /// Pods that are held because of what they do themselves.
     pub pods_in_doubt: IntGauge,
+    not_captured: IntGaugeVec,
+}
+
+/// Whose cause it is that a pod is not captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CausedBy {
+    /// This node, or what the agent depends on: it is not ready.
+    Agent,
+    /// The pod, or what is said of it.
+    Pod,
 }
 
 impl CaptureMetrics {
@@ -27,8 +37,23 @@ impl CaptureMetrics {
             "nodemesh_capture_pods_in_doubt",
             "Pods of which it is in doubt in which network namespace they are; connections are refused in each.",
         )?;
+        let not_captured = registry.gauges(
+            "nodemesh_capture_pods_not_captured",
+            "cause",
+            "Pods that are not as they should be and refused their connections, by whose cause it is: the `agent`'s, which \
+             is not ready then, or the `pod`'s own.",
+        )?;
         registry.register(Box::new(connections_outside.clone()))?;
         registry.register(Box::new(pods_in_doubt.clone()))?;
-        Ok(Self { connections_outside, pods_in_doubt })
+        Ok(Self { connections_outside, pods_in_doubt, not_captured })
+    }
+
+    /// How many pods are not captured.
+    pub fn not_captured(&self, cause: CausedBy) -> IntGauge {
+        let cause = match cause {
+            CausedBy::Agent => "agent",
+            CausedBy::Pod => "pod",
+        };
+        self.not_captured.with_label_values(&[cause])
     }
 }

@@ -21,7 +21,7 @@ pub use accept::{AcceptEnd, Accepted, accept};
 pub use arrivals::Arrivals;
 pub use controllers::ControllerLogs;
 pub use listener::{Family, ListenError, Listener};
-pub use metrics::CaptureMetrics;
+pub use metrics::{CaptureMetrics, CausedBy};
 pub use namespace::{Namespace, NamespaceError};
 pub use pods::{CapturedPod, PodChanges, PodError, Pods};
 pub use socket::dial_application;

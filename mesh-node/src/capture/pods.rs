@@ -10,11 +10,13 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use mesh_common::model::{Enrolment, Workload, WorkloadUid};
+use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::cgroups::{Found, PodCgroups};
@@ -60,6 +62,12 @@ pub enum PodError {
          annotation nodemesh.dev/netns"
     )]
     NoNamespace,
+    /// Nothing says where any pod is.
+    #[error(
+        "the pod is enrolled, and no pod at all has a cgroup below --cgroup-root; see that it is the pods' cgroup; where no \
+         kubelet runs them, set the annotation nodemesh.dev/netns"
+    )]
+    NoPods,
     /// It cannot be told which namespace is the pod's. The pod's own doing, or its runtime's: nothing is wrong with the
     /// node.
     #[error(
@@ -107,10 +115,22 @@ pub struct Pods {
 }
 
 impl PodError {
-    /// Whether the pod alone is the cause.
+    /// Whether the pod is the cause, or what is said of it, and not this node.
     pub fn is_of_the_pod(&self) -> bool {
-        matches!(self, Self::InDoubt)
+        match self {
+            Self::NoNamespace | Self::InDoubt | Self::Taken { .. } => true,
+            Self::NoPods | Self::OtherPidNamespace | Self::Kernel(_) => false,
+            Self::Namespace(NamespaceError::Open { source, .. } | NamespaceError::Enter { source, .. })
+            | Self::Listen(ListenError::Kernel { source, .. }) => !is_of_the_agent(source),
+            Self::Listen(ListenError::NoPort { .. }) => true,
+        }
     }
+}
+
+/// Whether a call in a pod's namespace failed for what the agent has no more of, or may not do.
+fn is_of_the_agent(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::PERM))
 }
 
 impl Pods {
@@ -280,6 +300,7 @@ impl Pods {
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
                 // Not begun yet, at its end, or between two containers: there is nobody in it.
                 None if workload.addresses.is_empty() || self.cgroups.has(&workload.uid) => return Ok(()),
+                None if self.cgroups.are_none() => return Err(PodError::NoPods),
                 None => return Err(PodError::NoNamespace),
             },
         };

@@ -8,8 +8,8 @@ use time::macros::format_description;
 use super::table::Table;
 use crate::admin::counted;
 use crate::admin::documents::{
-    BeingRead, Certificate, Check, CheckVerdict, Connection, Policy, Problem, Service, ServicePort, Status,
-    Workload,
+    BeingRead, Certificate, Check, CheckVerdict, Connection, NotCaptured, Policy, Problem, Service,
+    ServicePort, Status, Workload,
 };
 use crate::controller::versions::Versions;
 
@@ -48,6 +48,7 @@ pub fn status(status: &Status) -> String {
     if let Some(being_read) = &status.being_read {
         text += &format!("{:<12}{}\n", "reading:", reading(being_read));
     }
+    text += &uncaptured(status);
     let mut kernel = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
     for found in &status.kernel {
         kernel.row([found.name.clone(), yes(found.present), found.detail.clone()]);
@@ -64,6 +65,18 @@ pub fn status(status: &Status) -> String {
 fn reading(BeingRead { files, seconds }: &BeingRead) -> String {
     let files = files.join(", ");
     format!("{files}, for {}; what they said before is in force until then", span(*seconds))
+}
+
+/// Pods that are not captured for other reasons than a doubt.
+fn uncaptured(status: &Status) -> String {
+    let others = status.not_captured.iter().filter(|refused| !status.in_doubt.contains(&refused.pod));
+    let line = |refused: &NotCaptured| {
+        format!(
+            "{:<12}connections of {}, which is not captured: {}\n",
+            "refused:", refused.pod, refused.reason
+        )
+    };
+    others.map(line).collect()
 }
 
 fn knows(status: &Status) -> String {

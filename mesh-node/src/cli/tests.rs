@@ -36,6 +36,9 @@ async fn an_agent_answers_over_its_socket() {
     assert!(text.contains("connections are refused: shop/two-places\n"), "{text}");
     assert!(text.contains("reading:    large.yaml, for 3s; what they said before"), "{text}");
     assert!(text.ends_with("nothing is wrong with what was read\n"), "{text}");
+    let refused =
+        "connections of shop/no-account, which is not captured: obtain its certificate: there is no";
+    assert!(text.contains(refused) && text.matches("shop/two-places").count() == 1, "{text}");
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ pub enum ControllerError {
     Authority(#[from] AuthorityError),
     /// The controller's own certificate.
     #[error("obtain the controller's own certificate")]
-    Issue(#[from] IssueError),
+    Issue(#[from] Arc<IssueError>),
     /// An address of a flag.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -99,6 +99,12 @@ pub enum AuthorityError {
         /// What it says.
         reason: String,
     },
+    /// It signs nothing for this agent.
+    #[error("the authority does not take the agent's token: {reason}")]
+    Stranger {
+        /// What it says.
+        reason: String,
+    },
     /// The file of its roots is unusable.
     #[error("read the roots in {}", path.display())]
     RootsFile {

@@ -259,6 +259,6 @@ fn summary_of(slot: &Slot) -> CertificateSummary {
         not_after: current.as_ref().map(|current| current.life.not_after),
         usable: slot.usable().is_some(),
         failures: attempts.failures,
-        last_error: attempts.last_error,
+        last_error: attempts.last_error.map(|error| Chain(&*error).to_string()),
     }
 }

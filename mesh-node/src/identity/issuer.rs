@@ -34,14 +34,6 @@ pub enum IssueError {
         #[source]
         source: AuthorityError,
     },
-    /// It failed a moment ago: the authority is asked again later.
-    #[error("no certificate for {identity} yet, it is asked for again soon; the last time: {reason}")]
-    PutOff {
-        /// For whom.
-        identity: SpiffeId,
-        /// What the last try said.
-        reason: String,
-    },
     /// The authority takes its time.
     #[error("the authority has not answered about {identity} yet, it is still asked")]
     Late {
@@ -54,6 +46,13 @@ pub enum IssueError {
         /// For whom.
         identity: SpiffeId,
     },
+}
+
+impl IssueError {
+    /// Whether the authority was asked and refuses this identity alone: nothing is wrong with the node.
+    pub fn is_of_the_identity(&self) -> bool {
+        matches!(self, Self::Authority { source: AuthorityError::Refused { .. }, .. })
+    }
 }
 
 /// Obtains a certificate for a fresh key. `now` is UTC seconds since the epoch, `jitter` is in `0.0..1.0`.

@@ -1,11 +1,13 @@
 //! Certificates for identities: obtained at once, renewed in time, and each backed off by itself.
 //!
-//! Several are asked for at a time: an authority that is slow or that fails for one identity holds up no other.
+//! Several are asked for at a time: an authority that is slow or that fails for one identity holds up no other. What was
+//! asked is waited for to its end, by however many: a slow authority is not asked twice for the same.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, iter};
 use mesh_common::model::SpiffeId;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -25,7 +27,7 @@ const AT_A_TIME: usize = 16;
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// An identity, and why it has no certificate, if it has none.
-pub type Ensured = (SpiffeId, Result<(), IssueError>);
+pub type Ensured = (SpiffeId, Result<(), Arc<IssueError>>);
 
 impl Identities {
     /// Makes sure that `identity` has a certificate, now and from now on.
@@ -35,7 +37,7 @@ impl Identities {
     /// # Errors
     /// [`IssueError`] if the authority gave none, now or so lately that it is not asked again yet. The identity is
     /// kept, and [`run`](Self::run) tries again.
-    pub async fn ensure(&self, identity: &SpiffeId) -> Result<(), IssueError> {
+    pub async fn ensure(&self, identity: &SpiffeId) -> Result<(), Arc<IssueError>> {
         let entry = self.kept(identity);
         if entry.slot.usable().is_some() {
             return Ok(());
@@ -46,7 +48,8 @@ impl Identities {
     }
 
     /// The same for many, in the order in which it is known of each: at once of those that have a certificate, or whose
-    /// turn it is not. What the authority has not answered after `patience` is [`IssueError::Late`].
+    /// turn it is not. [`run`](Self::run) asks. What it has no answer to `patience` after this was first wanted is
+    /// [`IssueError::Late`], and is not waited for again.
     pub fn ensure_each(
         &self,
         identities: impl IntoIterator<Item = SpiffeId>,
@@ -63,14 +66,9 @@ impl Identities {
         // Also what is not waited for to its end is gone on with.
         self.added.notify_one();
         let deadline = Instant::now() + patience;
-        let ask = move |entry: Arc<Entry>| async move {
-            let slot = &entry.slot;
-            let identity = slot.identity.clone();
-            let late = |_| Err(IssueError::Late { identity: identity.clone() });
-            let result = timeout_at(deadline, self.obtain(slot)).await.unwrap_or_else(late);
-            (identity, result)
-        };
-        iter(told).chain(iter(asked).map(ask).buffer_unordered(AT_A_TIME))
+        let awaited: FuturesUnordered<_> =
+            asked.into_iter().map(|entry| async move { answer(&entry.slot, deadline).await }).collect();
+        iter(told).chain(awaited)
     }
 
     fn kept(&self, identity: &SpiffeId) -> Arc<Entry> {
@@ -89,7 +87,13 @@ impl Identities {
             }
             self.count_certificates();
             tokio::select! {
-                Some(identity) = renewals.next() => drop(busy.remove(&identity)),
+                Some(identity) = renewals.next() => {
+                    busy.remove(&identity);
+                    // And whatever else has ended: a look at all of them is long where they are many.
+                    while let Some(Some(identity)) = renewals.next().now_or_never() {
+                        busy.remove(&identity);
+                    }
+                }
                 () = sleep(wait) => {}
                 () = self.added.notified() => {}
             }
@@ -103,12 +107,13 @@ impl Identities {
         let now = now(&self.clock);
         for entry in self.store.all().values().filter(|entry| !busy.contains(&entry.slot.identity)) {
             match due_in(&entry.slot, now) {
-                Duration::ZERO if busy.len() + due.len() < AT_A_TIME => due.push(Arc::clone(entry)),
-                // When one of those before it has ended.
-                Duration::ZERO => {}
+                Duration::ZERO => due.push(Arc::clone(entry)),
                 later => wait = wait.min(later),
             }
         }
+        // First those that have none. The rest when one of those before it has ended.
+        due.sort_by_key(|entry| entry.slot.usable().is_some());
+        due.truncate(AT_A_TIME.saturating_sub(busy.len()));
         (due, wait)
     }
 
@@ -118,25 +123,22 @@ impl Identities {
         if due_in(slot, now(&self.clock)).is_zero()
             && let Err(error) = self.renew(slot).await
         {
-            debug!(identity = %slot.identity, error = %Chain(&error), "renewal failed");
+            debug!(identity = %slot.identity, error = %Chain(&*error), "renewal failed");
         }
         slot.identity.clone()
     }
 
     /// Obtains a certificate, unless somebody else did or failed while it was not our turn.
-    async fn obtain(&self, slot: &Slot) -> Result<(), IssueError> {
+    async fn obtain(&self, slot: &Slot) -> Result<(), Arc<IssueError>> {
         let _turn = slot.turn.lock().await;
-        match slot.usable() {
-            Some(_) => Ok(()),
-            None => match put_off(slot) {
-                Some(error) => Err(error),
-                None => self.renew(slot).await,
-            },
+        match known(slot) {
+            Some(known) => known,
+            None => self.renew(slot).await,
         }
     }
 
     /// Obtains a certificate and notes how that went. The one before stays in use if there is no new one.
-    async fn renew(&self, slot: &Slot) -> Result<(), IssueError> {
+    async fn renew(&self, slot: &Slot) -> Result<(), Arc<IssueError>> {
         let result = issue(&*self.authority, &slot.identity, now(&self.clock), random_unit()).await;
         match result {
             Ok(current) => {
@@ -149,47 +151,56 @@ impl Identities {
             }
             Err(error) => {
                 self.rules.metrics.failed.inc();
+                let error = Arc::new(error);
                 self.put_off(slot, &error);
                 Err(error)
             }
         }
     }
 
-    fn put_off(&self, slot: &Slot, error: &IssueError) {
+    fn put_off(&self, slot: &Slot, error: &Arc<IssueError>) {
         let failures = slot.attempts().failures.saturating_add(1);
         let now = now(&self.clock);
         let left =
             slot.usable().map(|current| Duration::from_secs(current.life.not_after.saturating_sub(now)));
         let wait = retry_after(failures, left, random_unit());
-        let last_error = Chain(error).to_string();
         if failures == 1 {
-            warn!(identity = %slot.identity, error = last_error, "no new certificate; keeping the old one if it is valid");
+            warn!(identity = %slot.identity, error = %Chain(&**error), "no new certificate; keeping the old one if it is valid");
         }
         slot.set_attempts(Attempts {
             failures,
             next: Some(Instant::now() + wait),
-            last_error: Some(last_error),
+            last_error: Some(Arc::clone(error)),
+            awaited: None,
         });
     }
 }
 
 /// What is known of an identity without asking for a certificate; `None` if one is to be asked for.
-fn known(slot: &Slot) -> Option<Result<(), IssueError>> {
+fn known(slot: &Slot) -> Option<Result<(), Arc<IssueError>>> {
     if slot.usable().is_some() {
         return Some(Ok(()));
     }
-    match slot.turn.try_lock() {
-        Ok(_) => put_off(slot).map(Err),
-        // Somebody asks already, and may have for long.
-        Err(_) => Some(Err(IssueError::Late { identity: slot.identity.clone() })),
-    }
+    let Attempts { next, last_error, .. } = slot.attempts();
+    // It failed so lately that it is not tried now.
+    last_error.filter(|_| next.is_some_and(|next| Instant::now() < next)).map(Err)
 }
 
-/// Why an identity is not tried now, if it failed so lately.
-fn put_off(slot: &Slot) -> Option<IssueError> {
-    let Attempts { next, last_error, .. } = slot.attempts();
-    let reason = last_error.filter(|_| next.is_some_and(|next| Instant::now() < next))?;
-    Some(IssueError::PutOff { identity: slot.identity.clone(), reason })
+/// What the authority answers to who asks now, if it does until it is late.
+async fn answer(slot: &Slot, deadline: Instant) -> Ensured {
+    let answered = async {
+        loop {
+            // Made first: what is told from here on is heard.
+            let told = slot.answered.notified();
+            if let Some(known) = known(slot) {
+                return known;
+            }
+            told.await;
+        }
+    };
+    let late = |_| Err(Arc::new(IssueError::Late { identity: slot.identity.clone() }));
+    let result = timeout_at(slot.awaited(deadline), answered).await.unwrap_or_else(late);
+    (slot.identity.clone(), result)
 }
 
 /// How long until this identity wants a certificate; zero is now.

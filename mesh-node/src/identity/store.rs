@@ -12,9 +12,11 @@ use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clock::{Clock, now};
+use super::issuer::IssueError;
 use super::rotation::{Life, Standing, standing};
 
 /// A certificate with its key, in use.
@@ -33,6 +35,8 @@ pub(super) struct Slot {
     attempts: Mutex<Attempts>,
     /// Held by who obtains a certificate for it: one at a time.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Told when the authority was asked, however that went.
+    pub(super) answered: Notify,
 }
 
 /// How renewing went; read and written by the control task alone.
@@ -42,8 +46,10 @@ pub(super) struct Attempts {
     pub(super) failures: u32,
     /// Not before this.
     pub(super) next: Option<Instant>,
-    /// What the last failure said.
-    pub(super) last_error: Option<String>,
+    /// The last failure.
+    pub(super) last_error: Option<Arc<IssueError>>,
+    /// Until when the answer is waited for; then it is late until it comes.
+    pub(super) awaited: Option<Instant>,
 }
 
 /// An identity's slot with the configurations made for it.
@@ -101,8 +107,8 @@ impl Store {
 
 impl Slot {
     pub(super) fn new(identity: SpiffeId, clock: Clock) -> Arc<Self> {
-        let (current, attempts, turn) = Default::default();
-        Arc::new(Self { identity, clock, current, attempts, turn })
+        let (current, attempts, turn, answered) = Default::default();
+        Arc::new(Self { identity, clock, current, attempts, turn, answered })
     }
 
     /// The certificate, if it may be used now.
@@ -127,8 +133,16 @@ impl Slot {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Notes how it went, for those too who wait for it.
     pub(super) fn set_attempts(&self, attempts: Attempts) {
         *self.attempts.lock().unwrap_or_else(PoisonError::into_inner) = attempts;
+        self.answered.notify_waiters();
+    }
+
+    /// Until when the answer is waited for: `otherwise`, if nobody waits for it yet.
+    pub(super) fn awaited(&self, otherwise: Instant) -> Instant {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        *attempts.awaited.get_or_insert(otherwise)
     }
 
     fn certified_key(&self) -> Option<Arc<CertifiedKey>> {

@@ -249,7 +249,7 @@ fn captured(mesh: &Mesh, node: &str, pod: &str) -> bool {
 }
 
 #[test]
-fn a_pod_that_is_said_to_be_where_another_is_does_not_speak_for_it() {
+fn a_pod_that_is_said_to_be_where_another_is_speaks_not_for_it_and_keeps_no_agent_from_being_ready() {
     pair().run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         let path = mesh.pod("client").place().netns().path().display().to_string();
@@ -266,6 +266,12 @@ fn a_pod_that_is_said_to_be_where_another_is_does_not_speak_for_it() {
             mesh.node("node-a").tail(400).contains("is said to be in the network namespace of shop/client")
         })?;
         assert!(!mesh.node("node-a").tail(400).contains("\"pod\":\"shop/ended\""), "it is no failure");
+        mesh.a().metric("nodemesh_capture_pods_not_captured", &[("cause", "pod")], |count| count == 1.0)?;
+        mesh.a().wait_until_ready()?;
+        for verb in ["status", "check"] {
+            let said = mesh.a().command(&[verb])?.success(verb)?;
+            assert!(said.contains("shop/thief") && said.contains("in the network namespace of"), "{said}");
+        }
         mesh.pod("client").echo(at(ECHO))?;
         mesh.b().record("the caller is who it was", |record| {
             record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/client"

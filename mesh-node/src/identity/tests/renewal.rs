@@ -138,13 +138,12 @@ async fn an_identity_is_not_asked_for_again_before_its_turn() {
     let folder = tempfile::tempdir().unwrap();
     let (identities, wire, _) = node(&folder, Duration::from_secs(86_400), TokioClock::start());
     wire.cut.store(true, Ordering::Relaxed);
-    assert!(matches!(identities.ensure(&id("web")).await, Err(IssueError::Authority { .. })));
+    let error = identities.ensure(&id("web")).await.unwrap_err();
+    assert!(matches!(*error, IssueError::Authority { .. }) && !error.is_of_the_identity());
     wire.cut.store(false, Ordering::Relaxed);
 
-    let Err(IssueError::PutOff { reason, .. }) = identities.ensure(&id("web")).await else {
-        panic!("it is put off");
-    };
-    assert!(reason.ends_with("the authority is away: the test cut the wire"), "{reason}");
+    let put_off = identities.ensure(&id("web")).await.unwrap_err();
+    assert!(Arc::ptr_eq(&put_off, &error), "what the last try said");
     identities.ensure(&id("api")).await.unwrap();
     assert_eq!(wire.asked.load(Ordering::Relaxed), 2, "each once");
 
@@ -163,15 +162,13 @@ async fn an_identity_that_is_slow_to_come_holds_up_no_other() {
     let wanted: Vec<_> = slow.iter().cloned().chain([id("new"), id("old")]).collect();
     let (patience, start) = (Duration::from_millis(500), tokio::time::Instant::now());
 
-    let ensured: Vec<_> = identities.ensure_each(wanted.clone(), patience).collect().await;
-
-    let names: Vec<_> = ensured.iter().map(|(identity, _)| identity.clone()).collect();
-    assert_eq!(names[..2], [id("old"), id("new")]);
-    assert!(ensured[..2].iter().all(|(_, result)| result.is_ok()));
-    assert!(ensured[2..].iter().all(|(_, result)| matches!(result, Err(IssueError::Late { .. }))));
-    assert_eq!(start.elapsed(), patience, "all were asked for beside each other");
-
     renewing(&identities, async {
+        let ensured: Vec<_> = identities.ensure_each(wanted.clone(), patience).collect().await;
+        let names: Vec<_> = ensured.iter().map(|(identity, _)| identity.clone()).collect();
+        assert_eq!(names[..2], [id("old"), id("new")]);
+        assert!(ensured[..2].iter().all(|(_, result)| result.is_ok()));
+        assert!(ensured[2..].iter().all(|(_, result)| is_late(result)));
+        assert_eq!(start.elapsed(), patience, "all were asked for beside each other");
         pass(Duration::from_millis(1)).await;
         let again = tokio::time::Instant::now();
         let ensured: Vec<_> = identities.ensure_each(wanted, patience).collect().await;
@@ -182,6 +179,51 @@ async fn an_identity_that_is_slow_to_come_holds_up_no_other() {
         let before = serial("new");
         pass(Duration::from_secs(31)).await;
         assert_ne!(serial("new"), before, "renewed beside those that hang");
+    })
+    .await;
+}
+
+fn is_late(result: &Result<(), Arc<IssueError>>) -> bool {
+    result.as_ref().is_err_and(|error| matches!(**error, IssueError::Late { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_authority_was_asked_is_waited_for_and_not_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identities, wire, _) = node(&folder, Duration::from_secs(86_400), TokioClock::start());
+    *wire.delay.lock().unwrap() = Duration::from_millis(900);
+    let wanted: Vec<_> = (0..40).map(|number| id(&format!("pod-{number}"))).collect();
+    let look = || identities.ensure_each(wanted.clone(), Duration::from_millis(500)).collect::<Vec<_>>();
+
+    renewing(&identities, async {
+        for (second, has_come) in [(0, 0), (1, 16), (2, 32), (3, 40)] {
+            let ensured = look().await;
+            let come = ensured.iter().filter(|(_, result)| result.is_ok()).count();
+            let late = ensured.iter().filter(|(_, result)| is_late(result)).count();
+            assert_eq!((come, late), (has_come, 40 - has_come), "second {second}");
+            pass(Duration::from_millis(if second == 0 { 500 } else { 1000 })).await;
+        }
+    })
+    .await;
+    assert_eq!(wire.asked.load(Ordering::Relaxed), 40, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_certificate_comes_before_those_who_renew_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identities, wire, _) = node(&folder, Duration::from_secs(60), TokioClock::start());
+    for number in 0..400 {
+        identities.ensure(&id(&format!("old-{number}"))).await.unwrap();
+    }
+    // All of these are due, and none is answered at once.
+    pass(Duration::from_secs(35)).await;
+    *wire.delay.lock().unwrap() = Duration::from_millis(300);
+
+    renewing(&identities, async {
+        pass(Duration::from_millis(10)).await;
+        let wanted = [id("new")];
+        let ensured: Vec<_> = identities.ensure_each(wanted, Duration::from_millis(700)).collect().await;
+        assert!(ensured[0].1.is_ok(), "the next to be asked for: {:?}", ensured[0].1);
     })
     .await;
 }

@@ -62,6 +62,8 @@ pub(super) struct Wire {
     pub(super) cut: AtomicBool,
     /// Whose requests are never answered.
     pub(super) lost: Mutex<HashSet<SpiffeId>>,
+    /// How long an answer takes.
+    pub(super) delay: Mutex<Duration>,
     pub(super) asked: AtomicU64,
 }
 
@@ -80,7 +82,13 @@ impl CertificateAuthority for Wire {
         if self.lost.lock().unwrap().contains(identity) {
             return Box::pin(std::future::pending());
         }
-        self.authority.sign(identity, request, now)
+        let delay = *self.delay.lock().unwrap();
+        Box::pin(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            self.authority.sign(identity, request, now).await
+        })
     }
 
     fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
@@ -120,8 +128,8 @@ pub(super) fn node(
     clock: Clock,
 ) -> (Identities, Arc<Wire>, IdentityMetrics) {
     let authority = Authority::open(authority_settings(folder, lifetime), &clock).unwrap();
-    let (cut, lost, asked) = Default::default();
-    let wire = Arc::new(Wire { authority, cut, lost, asked });
+    let (cut, lost, delay, asked) = Default::default();
+    let wire = Arc::new(Wire { authority, cut, lost, delay, asked });
     let metrics = IdentityMetrics::new(&Registry::new()).unwrap();
     let identities = Identities::new(wire.clone(), Settings::default(), clock, metrics.clone()).unwrap();
     (identities, wire, metrics)
