@@ -38,6 +38,8 @@ pub(super) struct Found {
     folder: PathBuf,
     /// Of what is known best to be the pod's, then whatever may be it all the same.
     candidates: Vec<Candidate>,
+    /// Every namespace that its processes were seen in.
+    seen: Vec<u64>,
     evidence: Evidence,
     /// The pod's addresses, as they were known.
     addresses: Vec<IpAddr>,
@@ -104,11 +106,12 @@ impl PodCgroups {
             namespaces.into_iter().map(|namespace| Candidate::new(namespace, addresses)).collect();
         let signs: Vec<Signs> = candidates.iter().map(|candidate| candidate.signs).collect();
         let Some((chosen, evidence)) = choose(&signs, addresses.is_empty()) else { return Ok(None) };
+        let seen = candidates.iter().map(|candidate| candidate.namespace.cookie()).collect();
         candidates.swap(0, chosen);
         if evidence != Evidence::Oldest {
             candidates.truncate(1);
         }
-        Ok(Some(Found { folder, candidates, evidence, addresses: addresses.to_vec() }))
+        Ok(Some(Found { folder, candidates, seen, evidence, addresses: addresses.to_vec() }))
     }
 }
 
@@ -125,9 +128,20 @@ impl Found {
 
     /// Where the pod may be without another being there: those that have its address, or the only one there is.
     pub(super) fn own(&self) -> impl Iterator<Item = &Namespace> {
-        let is_only = self.candidates.len() == 1;
+        let is_only = self.seen.len() == 1;
         let own = self.candidates.iter().filter(move |candidate| is_only || candidate.signs.has_address);
         own.map(|candidate| &candidate.namespace)
+    }
+
+    /// Whether the pod's processes were seen in a namespace, be it the pod's or not.
+    pub(super) fn has_seen(&self, cookie: u64) -> bool {
+        self.seen.contains(&cookie)
+    }
+
+    /// Gives up namespaces that are others'; `None` if there is none left.
+    pub(super) fn without(mut self, is_anothers: impl Fn(u64) -> bool) -> Option<Self> {
+        self.candidates.retain(|candidate| !is_anothers(candidate.namespace.cookie()));
+        (!self.candidates.is_empty()).then_some(self)
     }
 
     /// Whether the pod is still where it was found. A pod without processes is between two sandboxes, and is there.

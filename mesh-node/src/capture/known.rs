@@ -78,6 +78,12 @@ impl Known {
         }
     }
 
+    /// Gives up namespaces that are others'; `None` if there is none left.
+    pub(super) fn without(self, is_anothers: impl Fn(u64) -> bool) -> Option<Self> {
+        let found = self.found?.without(is_anothers)?;
+        Some(Self { namespace: found.namespace().clone(), found: Some(found), ..self })
+    }
+
     /// Whether another namespace may be the pod's.
     pub(super) fn is_in_doubt(&self, workload: &Workload) -> bool {
         self.found.as_ref().is_some_and(|found| found.is_in_doubt(&workload.addresses))

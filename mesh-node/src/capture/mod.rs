@@ -9,6 +9,7 @@ mod cgroups;
 mod connections;
 mod controllers;
 mod known;
+mod left;
 mod listener;
 mod metrics;
 mod namespace;

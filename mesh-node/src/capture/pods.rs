@@ -23,6 +23,7 @@ use super::cgroups::{Found, PodCgroups};
 use super::connections::Outside;
 use super::controllers::ControllerLogs;
 use super::known::{Known, State, sockets};
+use super::left::Left;
 use super::listener::{ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use crate::kernel::{Kernel, KernelError, PodFacts};
@@ -105,6 +106,8 @@ pub struct Pods {
     kernel: Kernel,
     cgroups: PodCgroups,
     known: BTreeMap<WorkloadUid, Known>,
+    /// Where pods are not seen any more.
+    left: Left,
     logs: ControllerLogs,
     /// Controllers that nobody told of yet, left alone where they are.
     controllers: BTreeMap<WorkloadUid, Found>,
@@ -127,6 +130,11 @@ impl PodError {
     }
 }
 
+/// Whether a pod's namespace is held where nothing is seen of it any more: people say where those with an annotation are.
+fn is_held_where_it_was(workload: &Workload) -> bool {
+    workload.enrolment == Enrolment::Enabled && workload.details.netns.is_none()
+}
+
 /// Whether a call in a pod's namespace failed for what the agent has no more of, or may not do.
 fn is_of_the_agent(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -141,6 +149,7 @@ impl Pods {
             kernel,
             cgroups: PodCgroups::below(cgroup_root),
             known: BTreeMap::new(),
+            left: Left::default(),
             logs,
             controllers: BTreeMap::new(),
             told: BTreeSet::new(),
@@ -160,26 +169,27 @@ impl Pods {
         self.told = wanted.keys().map(|uid| (*uid).clone()).collect();
         // What the objects say of them counts from here on.
         self.controllers.retain(|uid, _| !self.told.contains(uid));
+        let is_held =
+            |uid: &WorkloadUid| wanted.get(uid).is_some_and(|workload| is_held_where_it_was(workload));
+        self.left.retain(is_held, |cookie| self.kernel.has_ended(cookie));
         // Those that went first: their addresses may be those of pods that came.
         self.forget_gone(&wanted, &mut changes);
         self.absent.clear();
-        let mut lost = Vec::new();
         let mut wanted: Vec<&Arc<Workload>> = wanted.into_values().collect();
         // First those that are held and captured: who is left alone is left alone nowhere else.
         wanted.sort_by_key(|workload| workload.enrolment == Enrolment::Disabled);
         for workload in wanted {
-            let placed = self.place(workload, &mut changes);
-            let is_found = self.known.contains_key(&workload.uid);
-            if !is_found && workload.details.netns.is_none() {
-                self.absent.push(Arc::clone(workload));
-            }
-            if let Err(error) = placed {
-                if !is_found {
-                    lost.push(&**workload);
-                }
+            if let Err(error) = self.place(workload, &mut changes) {
                 changes.failed.push((Arc::clone(workload), error));
             }
+            if !self.known.contains_key(&workload.uid) && workload.details.netns.is_none() {
+                self.absent.push(Arc::clone(workload));
+            }
         }
+        // Also who was found, and had to give way to one that came after it.
+        let is_lost = |workload: &&Arc<Workload>| !self.known.contains_key(&workload.uid);
+        let lost: Vec<Arc<Workload>> =
+            changes.failed.iter().map(|(workload, _)| workload).filter(is_lost).cloned().collect();
         changes.unreleased = self.release_unknown(&lost);
         changes
     }
@@ -330,13 +340,15 @@ impl Pods {
                 .map(|found| Known::new(Arc::clone(workload), found.namespace().clone(), Some(found))),
         };
         let Some(found) = found else { return Ok(None) };
-        let is_in_doubt = found.is_in_doubt(workload);
+        if found.is_in_doubt(workload) {
+            // It is not where another is, and held wherever else it may be.
+            let others: BTreeSet<u64> = self.known.values().map(|known| known.namespace.cookie()).collect();
+            let found = found.without(|cookie| others.contains(&cookie));
+            return found.map(Some).ok_or(PodError::InDoubt);
+        }
         match self.known.values().find(|known| known.namespace.cookie() == found.namespace.cookie()) {
-            Some(_) if is_in_doubt => return Err(PodError::InDoubt),
             Some(other) if other.is_in_doubt(&other.workload) => {
-                let other = other.workload.uid.clone();
-                let other = self.known.remove(&other).expect("it was just found there");
-                changes.stopped.extend(other.state.pod());
+                self.give_way(&other.workload.uid.clone(), &found.namespace, changes);
             }
             Some(other) => return Err(PodError::Taken { other: other.workload.name.to_string() }),
             None => {}
@@ -344,13 +356,25 @@ impl Pods {
         Ok(Some(found))
     }
 
+    /// Has a pod in doubt give up the namespace of one that is there beyond doubt. It stays held wherever else it may be.
+    fn give_way(&mut self, uid: &WorkloadUid, to: &Namespace, changes: &mut PodChanges) {
+        let Some(mut known) = self.known.remove(uid) else { return };
+        changes.stopped.extend(std::mem::replace(&mut known.state, State::Held).pod());
+        if let Some(known) = known.without(|cookie| cookie == to.cookie()) {
+            self.known.insert(uid.clone(), known);
+        }
+    }
+
     /// Looks anew for a pod of which it is in doubt where it is. What is known stays where nothing better is found.
     fn look_again(&mut self, known: Known, workload: &Arc<Workload>, changes: &mut PodChanges) -> Known {
         let Ok(Some(found)) = self.find(workload, changes) else { return known };
         let kept: BTreeSet<u64> = found.namespaces().map(Namespace::cookie).collect();
-        for cookie in known.namespaces().map(Namespace::cookie).filter(|cookie| !kept.contains(cookie)) {
-            // Where it fails, it is tried again with all that nobody is in any more.
-            let _ = self.release(cookie);
+        for namespace in known.namespaces().filter(|namespace| !kept.contains(&namespace.cookie())) {
+            match &found.found {
+                Some(found) if !found.has_seen(namespace.cookie()) => self.leave(workload, namespace),
+                // Where it fails, it is tried again with all that nobody is in any more.
+                _ => drop(self.release(namespace.cookie())),
+            }
         }
         if found.namespace.cookie() == known.namespace.cookie() {
             return Known { found: found.found, ..known };
@@ -407,8 +431,11 @@ impl Pods {
             .collect();
         for known in gone.iter().filter_map(|uid| self.known.remove(uid)).collect::<Vec<_>>() {
             for namespace in known.namespaces() {
-                // As above.
-                let _ = self.release(namespace.cookie());
+                match wanted.get(&known.workload.uid) {
+                    Some(workload) if known.found.is_some() => self.leave(workload, namespace),
+                    // As above.
+                    _ => drop(self.release(namespace.cookie())),
+                }
             }
             changes.stopped.extend(known.state.pod());
             changes.gone.push(known.workload);
@@ -417,17 +444,34 @@ impl Pods {
 
     /// Pods that went while no agent ran, and those that could not be released when they went. What may be one of the
     /// `lost`, of which it is not known where they are, stays held.
-    fn release_unknown(&mut self, lost: &[&Workload]) -> Vec<KernelError> {
+    fn release_unknown(&mut self, lost: &[Arc<Workload>]) -> Vec<KernelError> {
         let mut live: BTreeSet<u64> = self.namespaces().map(Namespace::cookie).collect();
+        live.extend(self.left.cookies());
         for pod in lost {
-            live.extend(self.kernel.namespaces_of(&pod.addresses));
+            let may_be = self.kernel.namespaces_of(&pod.addresses);
+            live.extend(may_be.filter(|cookie| !self.kernel.has_ended(*cookie)));
         }
         self.kernel.retain(&live)
     }
 
+    /// Holds a namespace where nothing is seen of its pod any more, as long as there is the pod. One outside the mesh is
+    /// let go.
+    fn leave(&mut self, workload: &Workload, namespace: &Namespace) {
+        let cookie = namespace.cookie();
+        if self.is_anothers(cookie) {
+            return;
+        }
+        // Where either fails: what was there is closed all the same once its listeners are, or is tried again as above.
+        let _ = match is_held_where_it_was(workload) && self.left.insert(&workload.uid, cookie) {
+            true => self.kernel.hold(cookie, namespace.as_fd(), &PodFacts::default()),
+            false => self.release(cookie),
+        };
+    }
+
     /// Lets a namespace go, unless it may be that of a pod which is known.
     fn release(&mut self, cookie: u64) -> Result<(), KernelError> {
-        if self.is_anothers(cookie) { Ok(()) } else { self.kernel.release(cookie) }
+        let is_kept = self.is_anothers(cookie) || self.left.has(cookie);
+        if is_kept { Ok(()) } else { self.kernel.release(cookie) }
     }
 
     /// Whether a pod that is known may be in a namespace.

@@ -123,6 +123,12 @@ impl Links {
         Ok(())
     }
 
+    /// Whether a namespace has ended that has a link: it leads nowhere then.
+    pub(super) fn has_ended(&self, cookie: u64) -> bool {
+        let link = self.namespaces.get(&cookie);
+        link.is_some_and(|link| sys::link_info(link.as_fd()).is_ok_and(|info| info.target == 0))
+    }
+
     /// Pins the links of namespaces whose pin somebody removed.
     pub(super) fn pin_namespaces_again(&self, pins: &Pins) -> Result<(), AttachError> {
         let pin_again = |(cookie, link)| {

@@ -270,6 +270,11 @@ impl Kernel {
             .filter_map(move |(cookie, entries)| entries.may_be_of(&addresses).then_some(*cookie))
     }
 
+    /// Whether a network namespace has ended in which a pod was held.
+    pub fn has_ended(&self, netns_cookie: u64) -> bool {
+        self.links.has_ended(netns_cookie)
+    }
+
     /// Whether a network namespace is, or was to an agent before, that of an enrolled pod.
     pub fn is_enrolled(&self, netns_cookie: u64) -> bool {
         self.applied.get(&netns_cookie).is_some_and(Entries::is_enrolled)
