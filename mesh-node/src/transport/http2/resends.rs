@@ -1,5 +1,6 @@
 //! What may be sent once more to a destination that refuses requests unseen: for each caller a bounded part of what it asks
-//! there, so that one that refuses everything is not asked three times as much, and no caller spends what others need.
+//! there, so that one that refuses everything is not asked three times as much, and no caller spends what others need. All
+//! callers of a destination together are bounded as well. Who is known to the mesh shares nothing with who is not.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,11 +25,27 @@ const PRUNE: Duration = Duration::from_secs(1);
 const CALLERS: usize = 8192;
 const DESTINATIONS: usize = 128;
 
-/// What destinations that refused something were asked lately, by caller.
+/// All callers of a destination have together what so many have who ask little.
+const TOGETHER: u32 = 16;
+
+/// Most destinations of all callers: more than the pods of a node can have between them.
+const TOTALS: usize = 65_536;
+
+/// What destinations that refused something were asked lately.
 pub(super) struct Resends {
-    callers: RefCell<HashMap<Caller, HashMap<SocketAddr, Lately>>>,
+    /// By pods of this node, and by who proved an identity.
+    known: RefCell<Table>,
+    /// By addresses, of which anybody may have many.
+    unknown: RefCell<Table>,
     pruned: Cell<Instant>,
     always: u32,
+}
+
+#[derive(Default)]
+struct Table {
+    callers: HashMap<Caller, HashMap<SocketAddr, Lately>>,
+    /// By all of them together.
+    totals: HashMap<SocketAddr, Lately>,
 }
 
 #[derive(Clone, Copy)]
@@ -41,39 +58,50 @@ struct Lately {
 impl Resends {
     /// `always`: how many of a caller may be sent once more to a destination in ten seconds, however few it asks there.
     pub(super) fn new(always: u32) -> Self {
-        Self { callers: RefCell::default(), pruned: Cell::new(Instant::now()), always }
+        let (known, unknown) = Default::default();
+        Self { known, unknown, pruned: Cell::new(Instant::now()), always }
     }
 
     /// A request is sent for the first time.
     pub(super) fn asked(&self, key: &Key) {
-        let mut callers = self.callers.borrow_mut();
+        let Table { callers, totals } = &mut *self.table(&key.caller).borrow_mut();
         // Most refuse nothing, and nothing is counted of them.
-        if !callers.is_empty()
-            && let Some(lately) = callers.get_mut(&key.caller).and_then(|lately| lately.get_mut(&key.to))
-        {
-            lately.asked += 1;
+        if totals.is_empty() {
+            return;
+        }
+        let Some(total) = totals.get_mut(&key.to) else { return };
+        total.asked = total.asked.saturating_add(1);
+        if let Some(lately) = callers.get_mut(&key.caller).and_then(|lately| lately.get_mut(&key.to)) {
+            lately.asked = lately.asked.saturating_add(1);
         }
     }
 
     /// Takes what one more sending costs; `false` if there is nothing left.
     pub(super) fn take(&self, key: &Key, now: Instant) -> bool {
         self.prune(now);
-        let mut callers = self.callers.borrow_mut();
-        if callers.len() >= CALLERS && !callers.contains_key(&key.caller) {
+        let Table { callers, totals } = &mut *self.table(&key.caller).borrow_mut();
+        let is_full = (callers.len() >= CALLERS && !callers.contains_key(&key.caller))
+            || (totals.len() >= TOTALS && !totals.contains_key(&key.to));
+        if is_full {
             return false;
         }
         let destinations = callers.entry(key.caller.clone()).or_default();
         if destinations.len() >= DESTINATIONS && !destinations.contains_key(&key.to) {
             return false;
         }
-        let anew = Lately { since: now, asked: 0, resent: 0 };
-        let lately = destinations.entry(key.to).or_insert(anew);
-        if lately.is_over(now) {
-            *lately = anew;
-        }
-        let is_left = lately.resent < self.always + lately.asked / PART;
+        let lately = destinations.entry(key.to).or_insert(Lately::anew(now)).at(now);
+        let total = totals.entry(key.to).or_insert(Lately::anew(now)).at(now);
+        let is_left = lately.has_left(self.always) && total.has_left(self.always.saturating_mul(TOGETHER));
         lately.resent += u32::from(is_left);
+        total.resent += u32::from(is_left);
         is_left
+    }
+
+    fn table(&self, caller: &Caller) -> &RefCell<Table> {
+        match caller {
+            Caller::Pod(_) | Caller::Client(_, Some(_)) => &self.known,
+            Caller::Client(_, None) => &self.unknown,
+        }
     }
 
     fn prune(&self, now: Instant) {
@@ -81,14 +109,34 @@ impl Resends {
             return;
         }
         self.pruned.set(now);
-        self.callers.borrow_mut().retain(|_, destinations| {
-            destinations.retain(|_, lately| !lately.is_over(now));
-            !destinations.is_empty()
-        });
+        for table in [&self.known, &self.unknown] {
+            let Table { callers, totals } = &mut *table.borrow_mut();
+            callers.retain(|_, destinations| {
+                destinations.retain(|_, lately| !lately.is_over(now));
+                !destinations.is_empty()
+            });
+            totals.retain(|_, total| !total.is_over(now));
+        }
     }
 }
 
 impl Lately {
+    fn anew(now: Instant) -> Self {
+        Self { since: now, asked: 0, resent: 0 }
+    }
+
+    /// What counts at a time: nothing of what is long ago.
+    fn at(&mut self, now: Instant) -> &mut Self {
+        if self.is_over(now) {
+            *self = Self::anew(now);
+        }
+        self
+    }
+
+    fn has_left(self, always: u32) -> bool {
+        self.resent < always.saturating_add(self.asked / PART)
+    }
+
     fn is_over(self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= TIME
     }
@@ -144,11 +192,45 @@ mod tests {
     }
 
     #[test]
+    fn all_callers_of_a_destination_have_a_bound_together() {
+        let (resends, now) = (Resends::new(3), Instant::now());
+        let of = |caller: usize, port| key(&format!("caller-{caller}"), port);
+        let sent: usize = (0..1000).map(|caller| taken(&resends, &of(caller, 1), now)).sum();
+        assert_eq!(sent, 48);
+        (0..50).for_each(|_| resends.asked(&of(0, 1)));
+        assert_eq!(taken(&resends, &of(0, 1), now), 10, "and a part of what they ask");
+        assert_eq!(taken(&resends, &of(999, 2), now), 3, "of each destination");
+    }
+
+    #[test]
+    fn clients_of_whom_nothing_is_known_push_no_others_out() {
+        let (resends, now) = (Resends::new(1), Instant::now());
+        let client = |number: u32, identity: Option<&str>| {
+            let identity = identity.map(|identity| identity.parse().unwrap());
+            Key {
+                caller: Caller::Client(Ipv4Addr::from(number).into(), identity),
+                ..key("", u16::try_from(number).unwrap())
+            }
+        };
+        let many = (0..10_000).filter(|number| resends.take(&client(*number, None), now)).count();
+        assert_eq!(many, CALLERS);
+        // Nor do they spend what those have of one destination.
+        assert!(
+            (0..100).any(|number| !resends.take(&Key { to: key("", 1).to, ..client(number, None) }, now))
+        );
+        assert!(!resends.take(&client(10_001, None), now));
+        assert!(resends.take(&client(10_001, Some("spiffe://cluster.local/ns/shop/sa/web")), now));
+        assert!(resends.take(&key("web", 1), now));
+    }
+
+    #[test]
     fn what_is_long_ago_is_forgotten() {
         let (resends, now) = (Resends::new(3), Instant::now());
         assert_eq!(taken(&resends, &key("web", 1), now), 3);
         assert_eq!(taken(&resends, &key("api", 1), now + TIME + PRUNE), 3);
-        assert_eq!(resends.callers.borrow().len(), 1);
+        let table = resends.known.borrow();
+        assert_eq!((table.callers.len(), table.totals.len()), (1, 1));
+        drop(table);
         assert_eq!(taken(&resends, &key("web", 1), now + TIME + PRUNE), 3);
     }
 
