@@ -1,9 +1,10 @@
-//! What the system is asked for once, at start, and may refuse: addresses, threads, word of a stop.
+//! What the system is asked for once, at start, and may refuse: addresses, threads, files, word of a stop.
 //!
 //! Never: a socket of the data path.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,6 +40,31 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => ", which is no address of this machine",
         _ => "",
     }
+}
+
+/// A file or folder that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {path}", path = path.display())]
+pub struct AccessError {
+    /// What was tried.
+    operation: &'static str,
+    /// On what.
+    path: PathBuf,
+    /// Why it failed.
+    source: io::Error,
+}
+
+impl AccessError {
+    /// Whether nothing is there.
+    pub fn is_of_nothing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Says what was tried on a file or folder when the system refused it.
+pub fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AccessError {
+    let path = path.to_owned();
+    move |source| AccessError { operation, path, source }
 }
 
 /// Says what was done when the system refused it.

@@ -4,29 +4,23 @@
 //! can say that no agent will come, and only of a DaemonSet that it has shown before: a wrong name is gone from the
 //! beginning. Neither a controller that is lost nor anything that a pod can do says so.
 
-use std::cell::Cell;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use mesh_common::model::NamespacedName;
-use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::uninstall::{UninstallError, remove_state};
 use crate::config::{Config, ControllerAccess, SourceConfig};
-use crate::controller::daemon_set::{Fate, fate};
+use crate::controller::daemon_set::{Fate, OwnDaemonSet};
 use crate::kernel;
 use crate::telemetry::chain::Chain;
-
-/// Between two looks for a DaemonSet that was never seen. All agents of a cluster look when it is installed.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// The DaemonSet that an agent is a pod of, and what goes with it.
 #[derive(Debug)]
 pub(super) struct Departure {
-    daemon_set: NamespacedName,
-    was_seen: Cell<bool>,
+    daemon_set: OwnDaemonSet,
     pin_dir: PathBuf,
     state_dir: PathBuf,
 }
@@ -40,32 +34,25 @@ impl Departure {
             return None;
         };
         Some(Rc::new(Self {
-            daemon_set: NamespacedName::new(config.node.root_namespace.clone(), name.clone()),
-            was_seen: Cell::new(false),
+            daemon_set: OwnDaemonSet::new(NamespacedName::new(
+                config.node.root_namespace.clone(),
+                name.clone(),
+            )),
             pin_dir: config.capture.pin_dir.clone(),
             state_dir: state_dir.clone(),
         }))
     }
 
     /// Looks for the DaemonSet until it was seen.
-    pub(super) async fn look(self: Rc<Self>) {
-        let mut is_said = false;
-        loop {
-            let reason = match fate(&self.daemon_set).await {
-                Ok(Fate::Stays) => return self.was_seen.set(true),
-                Ok(Fate::Goes) => "the API server has none of this name, or it is being deleted".to_owned(),
-                Err(error) => Chain(&error).to_string(),
-            };
-            if !is_said {
-                warn!(
-                    daemon_set = %self.daemon_set,
-                    reason,
-                    "the DaemonSet of --daemon-set was not seen yet; as long as it was not, an agent that stops removes nothing"
-                );
-            }
-            is_said = true;
-            sleep(LOOK_AGAIN).await;
-        }
+    pub(super) async fn look(self: Rc<Self>) -> Infallible {
+        let say = |reason: String| {
+            warn!(
+                daemon_set = %self.daemon_set.name(),
+                reason,
+                "the DaemonSet of --daemon-set was not seen yet; as long as it was not, an agent that stops removes nothing"
+            );
+        };
+        self.daemon_set.look(say).await
     }
 
     /// Removes what the agent has in the kernel and on disk if no agent comes after it. The agent's programs, maps and
@@ -74,11 +61,7 @@ impl Departure {
     /// # Errors
     /// Something cannot be removed.
     pub(super) async fn depart(&self) -> Result<(), UninstallError> {
-        if !self.was_seen.get() {
-            warn!(daemon_set = %self.daemon_set, "never seen: leaving programs and state to the next agent");
-            return Ok(());
-        }
-        match fate(&self.daemon_set).await {
+        match self.daemon_set.fate().await {
             Ok(Fate::Stays) => info!("leaving programs and state to the next agent"),
             Ok(Fate::Goes) => return remove(&self.pin_dir, &self.state_dir),
             Err(error) => warn!(

@@ -4,7 +4,9 @@
 //! sorts before all others and has the first one's plugins with ours behind. Others' files are never touched: what rewrites
 //! its own at every start changes nothing of the hold, and removing the one file takes the hold away.
 
+use std::convert::Infallible;
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -17,8 +19,8 @@ use tokio::time::sleep;
 
 use super::cni::PLUGIN;
 use crate::args::{HoldArgs, HoldVerb};
-use crate::controller::daemon_set::{Fate, fate};
-use crate::system::{Stop, SystemError, system};
+use crate::controller::daemon_set::{Fate, OwnDaemonSet};
+use crate::system::{AccessError, Stop, SystemError, access, system};
 use crate::telemetry::chain::Chain;
 
 /// Sorts before what people number from `00-`: runtimes take the first.
@@ -55,16 +57,8 @@ pub enum HoldError {
     #[error(transparent)]
     System(#[from] SystemError),
     /// A file cannot be read or written.
-    #[error("{operation} {path}", path = path.display())]
-    Access {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// Puts the hold in, or takes it out. With `--stay` it does not end until it is told to, follows what others change, and
@@ -89,6 +83,27 @@ pub fn hold(args: &HoldArgs) -> Result<ExitCode, HoldError> {
 
 async fn stay(args: &HoldArgs) -> Result<(), HoldError> {
     let mut stop = Stop::new()?;
+    let name = args.daemon_set.as_ref();
+    let own = name.map(|name| OwnDaemonSet::new(NamespacedName::new(&*args.root_namespace, &**name)));
+    tokio::select! {
+        () = stop.told() => {}
+        never = follow(args) => match never {},
+        never = look_for(own.as_ref()) => match never {},
+    }
+    let Some(own) = own else { return Ok(()) };
+    match own.fate().await {
+        Ok(Fate::Stays) => println!("the hold stays, for a reboot too"),
+        Ok(Fate::Goes) => take_out(args)?,
+        Err(error) => eprintln!(
+            "{}: whether the hold is being removed is not known, and it stays; mesh-node hold remove takes it out",
+            Chain(&error)
+        ),
+    }
+    Ok(())
+}
+
+/// Keeps the hold in place, whatever others write.
+async fn follow(args: &HoldArgs) -> Infallible {
     let hold = plugin_of(args);
     let mut said = None;
     loop {
@@ -103,21 +118,17 @@ async fn stay(args: &HoldArgs) -> Result<(), HoldError> {
                 }
             }
         }
-        tokio::select! {
-            () = stop.told() => break,
-            () = sleep(LOOK_EVERY) => {}
-        }
+        sleep(LOOK_EVERY).await;
     }
-    let Some(name) = &args.daemon_set else { return Ok(()) };
-    match fate(&NamespacedName::new(&*args.root_namespace, &**name)).await {
-        Ok(Fate::Stays) => println!("the hold stays, for a reboot too"),
-        Ok(Fate::Goes) => take_out(args)?,
-        Err(error) => eprintln!(
-            "{}: whether the hold is being removed is not known, and it stays; mesh-node hold remove takes it out",
-            Chain(&error)
-        ),
-    }
-    Ok(())
+}
+
+async fn look_for(own: Option<&OwnDaemonSet>) -> Infallible {
+    let Some(own) = own else { return pending().await };
+    let name = own.name();
+    let say = |reason: String| {
+        eprintln!("the DaemonSet {name} was not seen yet, and the hold stays until it was: {reason}")
+    };
+    own.look(say).await
 }
 
 fn say_it_holds(args: &HoldArgs) {
@@ -205,19 +216,14 @@ fn replace(file: &Path, mode: u32, write: impl FnOnce(&Path) -> io::Result<()>) 
     write(&new).map_err(access("write", &new))?;
     fs::set_permissions(&new, fs::Permissions::from_mode(mode))
         .map_err(access("change the mode of", &new))?;
-    fs::rename(&new, file).map_err(access("replace", file))
+    Ok(fs::rename(&new, file).map_err(access("replace", file))?)
 }
 
 fn remove(file: &Path) -> Result<(), HoldError> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(access("remove", file)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(access("remove", file)(error).into()),
         _ => Ok(()),
     }
-}
-
-fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HoldError {
-    let path = path.to_owned();
-    move |source| HoldError::Access { operation, path, source }
 }
 
 #[cfg(test)]

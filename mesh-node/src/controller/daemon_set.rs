@@ -1,8 +1,12 @@
-//! Whether a DaemonSet is there: what an agent asks the API server as it stops, and all that an agent ever asks it.
+//! Whether a DaemonSet is there: what one of its pods asks the API server as it stops, and all that it ever asks it.
 //!
 //! In: a name. Out: whether it stays. Never: a guess. An API server that is away, refuses, or does not know the kind has
-//! said nothing, and an agent that was told nothing leaves its programs to the agent after it.
+//! said nothing. Nor has one that never showed the DaemonSet: a wrong name is gone from the beginning. Who was told nothing
+//! leaves what it has to whoever comes after it.
 
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -14,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::{self, ClientError};
 use super::doubts::is_gone;
+use crate::telemetry::chain::Chain;
 
 /// How long is asked altogether: the pods of the node wait for what follows.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(2);
 /// Between two questions: an API server that restarts is back in seconds.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Between two looks for a DaemonSet that was never seen. All pods of it look when it is installed.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// The DaemonSet that a process is a pod of, and whether the API server has ever shown it.
+#[derive(Debug)]
+pub struct OwnDaemonSet {
+    name: NamespacedName,
+    was_seen: Cell<bool>,
+}
 
 /// What becomes of a DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +49,12 @@ pub enum Fate {
 /// Why nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum Unknown {
+    /// There may never have been one.
+    #[error("the API server never showed the DaemonSet {name}; see that --daemon-set names it")]
+    NeverSeen {
+        /// What was looked for.
+        name: NamespacedName,
+    },
     /// There is nobody to ask.
     #[error("reach the API server as a pod does")]
     Client(#[from] ClientError),
@@ -45,11 +66,48 @@ pub enum Unknown {
     Silent,
 }
 
-/// Asks the API server, as the pod's service account, for a few seconds at most.
-///
-/// # Errors
-/// It cannot be asked, or does not say.
-pub async fn fate(name: &NamespacedName) -> Result<Fate, Unknown> {
+impl OwnDaemonSet {
+    /// One that nobody has looked for yet.
+    pub fn new(name: NamespacedName) -> Self {
+        Self { name, was_seen: Cell::new(false) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NamespacedName {
+        &self.name
+    }
+
+    /// Looks for it until it was seen. `say` is told once why it was not at first.
+    pub async fn look(&self, say: impl FnOnce(String)) -> Infallible {
+        let mut say = Some(say);
+        loop {
+            let reason = match fate(&self.name).await {
+                Ok(Fate::Stays) => break self.was_seen.set(true),
+                Ok(Fate::Goes) => "the API server has none of this name, or it is being deleted".to_owned(),
+                Err(error) => Chain(&error).to_string(),
+            };
+            if let Some(say) = say.take() {
+                say(reason);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        pending().await
+    }
+
+    /// What becomes of it: the API server is asked, for a few seconds at most, if it has shown it before.
+    ///
+    /// # Errors
+    /// It was never seen, or the API server cannot be asked or does not say.
+    pub async fn fate(&self) -> Result<Fate, Unknown> {
+        match self.was_seen.get() {
+            true => fate(&self.name).await,
+            false => Err(Unknown::NeverSeen { name: self.name.clone() }),
+        }
+    }
+}
+
+/// Asks the API server, as the pod's service account.
+async fn fate(name: &NamespacedName) -> Result<Fate, Unknown> {
     let client = client::client_of_pod()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -113,6 +171,19 @@ mod tests {
             "details": {"name": "nodemesh-agent", "group": "apps", "kind": "daemonsets"},
         });
         assert_eq!(answered(gone), Some(Fate::Goes));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_believed_of_one_that_was_never_seen() {
+        let own = OwnDaemonSet::new(NamespacedName::new("nodemesh-system", "nodemesh-agnet"));
+        // Nobody is asked: the answer could only be that there is none of this name.
+        let error = own.fate().await.unwrap_err();
+        assert!(
+            error.to_string().contains("nodemesh-system/nodemesh-agnet; see that --daemon-set"),
+            "{error}"
+        );
+        own.was_seen.set(true);
+        assert!(matches!(own.fate().await, Err(Unknown::Client(_))), "no pod's service account is here");
     }
 
     #[test]

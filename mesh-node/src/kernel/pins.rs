@@ -17,6 +17,7 @@ use rustix::fs::statfs;
 use rustix::mount::{MountFlags, mount};
 
 use super::lock::{self, NotTaken};
+use crate::system::{AccessError, access};
 
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
@@ -67,16 +68,8 @@ pub enum PinError {
         holder: String,
     },
     /// A call on the folder failed.
-    #[error("{operation} {path}", path = path.display())]
-    Access {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// Whether a folder may be an agent's, or may become it. Touches nothing.
@@ -149,13 +142,13 @@ fn folder(root: &Path, name: &str) -> Result<Option<PathBuf>, PinError> {
 
 /// What is at a path, if anything is. Not followed: a symbolic link is a stranger.
 fn look(path: &Path) -> Result<Option<fs::Metadata>, PinError> {
-    present(fs::symlink_metadata(path).map_err(access("look at", path)))
+    present(fs::symlink_metadata(path).map_err(|error| access("look at", path)(error).into()))
 }
 
 /// `None` for what is not there.
 fn present<T>(found: Result<T, PinError>) -> Result<Option<T>, PinError> {
     match found {
-        Err(PinError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(PinError::Access(error)) if error.is_of_nothing() => Ok(None),
         found => found.map(Some),
     }
 }
@@ -193,7 +186,7 @@ impl Pins {
         match lock::take(&lock) {
             Ok(()) => Ok(Self { root: root.to_owned(), _lock: lock }),
             Err(NotTaken::Held(holder)) => Err(PinError::Held { path: root.to_owned(), holder }),
-            Err(NotTaken::Failed(error)) => Err(access("lock", root)(error)),
+            Err(NotTaken::Failed(error)) => Err(access("lock", root)(error).into()),
         }
     }
 
@@ -247,14 +240,9 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, PinError> {
 /// Removes a pin that may be gone already.
 pub(super) fn remove(path: &Path) -> Result<(), PinError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(access("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(access("remove", path)(error).into()),
         _ => Ok(()),
     }
-}
-
-pub(super) fn access(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
-    let path = path.to_owned();
-    move |source| PinError::Access { operation, path, source }
 }
 
 /// Mounts bpffs at its usual place if the folder is to be there and nothing is mounted.

@@ -10,6 +10,7 @@ use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 
 use super::pins::{self, PinError, Pins};
+use crate::system::access;
 
 /// The kernel frees links, programs and maps some time after their last pin went.
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<Option<Uninstalled>, UninstallError> 
     for folder in folders {
         empty(&folder, &mut removed)?;
     }
-    fs::remove_dir(pin_dir).map_err(pins::access("remove", pin_dir))?;
+    fs::remove_dir(pin_dir).map_err(access("remove", pin_dir)).map_err(PinError::from)?;
     drop(pins);
     Ok(Some(Uninstalled { removed, left: held.wait_until_freed() }))
 }
@@ -62,7 +63,7 @@ fn empty(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<(), PinError> {
         pins::remove(&path)?;
         removed.push(path);
     }
-    fs::remove_dir(folder).map_err(pins::access("remove", folder))
+    Ok(fs::remove_dir(folder).map_err(access("remove", folder))?)
 }
 
 /// Kernel objects by id.
