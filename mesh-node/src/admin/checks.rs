@@ -69,21 +69,31 @@ pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// What is said of identities without a certificate. What one tenant has taken away is no failure of the node.
+fn without_certificate(unusable: &[&Certificate], count: usize) -> Option<(CheckVerdict, String, String)> {
+    let of_the_node = unusable.iter().find(|certificate| !certificate.refused);
+    let certificate = of_the_node.or_else(|| unusable.first())?;
+    let error = certificate.last_error.as_deref().unwrap_or("none was issued yet");
+    let detail = format!(
+        "{} of {count} identities have no valid certificate, as {}: {error}",
+        unusable.len(),
+        certificate.identity
+    );
+    let (verdict, advice) = match of_the_node {
+        None => (CheckVerdict::Warned, "tell those whose pods they are; mesh-node status names these"),
+        Some(_) => (
+            CheckVerdict::Failed,
+            "see that the controller can be reached, or the trust folder be read and written, and that the clock is right",
+        ),
+    };
+    Some((verdict, detail, advice.to_owned()))
+}
+
 fn identities(certificates: &[Certificate]) -> Check {
     let unusable: Vec<&Certificate> = certificates.iter().filter(|certificate| !certificate.usable).collect();
     let failing = certificates.iter().find(|certificate| certificate.failures > 0);
-    let (verdict, detail, advice) = match (unusable.first(), failing) {
-        (Some(certificate), _) => {
-            let error = certificate.last_error.as_deref().unwrap_or("none was issued yet");
-            let detail = format!(
-                "{} of {} identities have no valid certificate, as {}: {error}",
-                unusable.len(),
-                certificates.len(),
-                certificate.identity
-            );
-            let advice = "see that the trust folder can be read and written, and that the clock is right";
-            (CheckVerdict::Failed, detail, Some(advice.to_owned()))
-        }
+    let (verdict, detail, advice) = match (without_certificate(&unusable, certificates.len()), failing) {
+        (Some((verdict, detail, advice)), _) => (verdict, detail, Some(advice)),
         (None, Some(certificate)) => {
             let error = certificate.last_error.as_deref().unwrap_or("no reason was given");
             let detail = format!("renewal of {} fails: {error}", certificate.identity);
@@ -114,6 +124,7 @@ mod tests {
             usable,
             failures,
             last_error: (failures > 0).then(|| "disk is full".to_owned()),
+            refused: false,
         }
     }
 
@@ -123,6 +134,13 @@ mod tests {
         assert_eq!(check.verdict, CheckVerdict::Failed);
         assert!(check.detail.contains("1 of 2"), "{}", check.detail);
         assert!(check.detail.contains("disk is full"), "{}", check.detail);
+    }
+
+    #[test]
+    fn identities_that_are_refused_alone_are_no_failure_of_the_node() {
+        let refused = Certificate { refused: true, ..certificate(false, 2) };
+        assert_eq!(identities(&[certificate(true, 0), refused.clone()]).verdict, CheckVerdict::Warned);
+        assert_eq!(identities(&[certificate(false, 2), refused]).verdict, CheckVerdict::Failed);
     }
 
     #[test]

@@ -249,6 +249,9 @@ pub struct Certificate {
     pub failures: u32,
     /// What the last one of them said.
     pub last_error: Option<String>,
+    /// Whether that was the authority's refusal of this identity alone.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// `GET /v1/dump/connections`

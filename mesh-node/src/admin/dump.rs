@@ -122,6 +122,7 @@ pub fn certificates(summaries: Vec<CertificateSummary>) -> Vec<Certificate> {
             usable: summary.usable,
             failures: summary.failures,
             last_error: summary.last_error,
+            refused: summary.refused,
         })
         .collect();
     certificates.sort_by(|a, b| a.identity.cmp(&b.identity));

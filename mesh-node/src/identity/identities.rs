@@ -64,6 +64,8 @@ pub struct CertificateSummary {
     pub failures: u32,
     /// What the last failed one said.
     pub last_error: Option<String>,
+    /// Whether that was the authority's refusal of this identity alone.
+    pub refused: bool,
 }
 
 /// All identities of this node. Shared by reference; readers on the data path never wait.
@@ -259,6 +261,7 @@ fn summary_of(slot: &Slot) -> CertificateSummary {
         not_after: current.as_ref().map(|current| current.life.not_after),
         usable: slot.usable().is_some(),
         failures: attempts.failures,
+        refused: attempts.last_error.as_ref().is_some_and(|error| error.is_of_the_identity()),
         last_error: attempts.last_error.map(|error| Chain(&*error).to_string()),
     }
 }
