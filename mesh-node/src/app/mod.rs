@@ -39,7 +39,7 @@ use self::cores::Cores;
 use self::departure::Departure;
 use self::keeper::Keeper;
 use self::pods::Pods;
-use self::sources::Sources;
+use self::sources::{Following, Sources};
 use self::uninstall::UninstallError;
 use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, serve_socket};
 use crate::args::UnknownPods;
@@ -125,18 +125,8 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
     kernel::unused(&config.capture.pin_dir).map_err(KernelError::from)?;
     let listeners = Listeners::open(config).await?;
     let registry = Registry::new();
-    let identity_metrics = IdentityMetrics::new(&registry)?;
-    let sources = Sources::new(config, &registry, &identity_metrics)?;
-    let report = KernelReport::probe();
-    info!(%report, "kernel");
-    let kernel = Kernel::load(&kernel_config(config))?;
-    let verdicts = kernel.verdict_reader();
-    kernel::register_metrics(&registry, move || verdicts.counts())?;
-    let Sources { publication, authority, following } = sources;
-    let identities = Identities::new(authority, PeerSettings::default(), system_clock(), identity_metrics)?;
-    let identities = Arc::new(identities);
-    let (access_log, _writer) = access_log(config, &registry)?;
-    let shared = shared(config, &registry, (&publication, &kernel, &identities), access_log)?;
+    let Parts { kernel, report, identities, shared, publication, following, writer: _writer } =
+        Parts::build(config, &registry)?;
     let cores = cores(config, &registry, &shared)?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
     let changed = publication.generation();
@@ -160,6 +150,37 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
     standing.is_draining();
     drain(pods, config.limits.drain_timeout).await;
     Ok(())
+}
+
+/// What an agent has before anything runs.
+struct Parts {
+    kernel: Kernel,
+    report: KernelReport,
+    identities: Arc<Identities>,
+    shared: Arc<Shared>,
+    publication: Arc<Publication>,
+    following: Following,
+    /// Ends with the agent.
+    writer: Option<AccessLogWriter>,
+}
+
+impl Parts {
+    fn build(config: &Config, registry: &Registry) -> Result<Self, AppError> {
+        let identity_metrics = IdentityMetrics::new(registry)?;
+        let Sources { publication, authority, following } =
+            Sources::new(config, registry, &identity_metrics)?;
+        let report = KernelReport::probe();
+        info!(%report, "kernel");
+        let kernel = Kernel::load(&kernel_config(config))?;
+        let verdicts = kernel.verdict_reader();
+        kernel::register_metrics(registry, move || verdicts.counts())?;
+        let identities =
+            Identities::new(authority, PeerSettings::default(), system_clock(), identity_metrics)?;
+        let identities = Arc::new(identities);
+        let (access_log, writer) = access_log(config, registry)?;
+        let shared = shared(config, registry, (&publication, &kernel, &identities), access_log)?;
+        Ok(Self { kernel, report, identities, shared, publication, following, writer })
+    }
 }
 
 /// What the cores and the control task share.

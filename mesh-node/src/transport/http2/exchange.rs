@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use mesh_common::http1::{AskedFor, StripList};
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
@@ -259,25 +260,38 @@ async fn send_http2<C: Conductor>(
         record.hold(Held::Place(lease.place));
         left -= 1;
         let request = Request::from_parts(parts.clone(), body);
-        let mut error = match lease.sender.try_send_request(request).await {
+        let error = match lease.sender.try_send_request(request).await {
             Ok(response) => {
                 upload.seen();
                 return Ok(response);
             }
             Err(error) => error,
         };
-        let unsent = error.take_message().map(Request::into_body);
-        let error = error.into_error();
-        let next = match unsent {
-            None if is_unseen(&error) || is_unopened(&error, &parts, &upload) => {
-                refused.push(connection);
-                again((shared, conductor), key, &upload, left)
-            }
-            // The connection closed under it: it went nowhere, and costs nobody anything.
-            unsent => unsent.filter(|_| left > 0),
-        };
-        body = next.ok_or_else(|| Unsent { request: None, failure: broke(&upload, error) })?;
+        let (was_refused, next) = unanswered((shared, conductor), key, (&parts, &upload), error, left);
+        if was_refused {
+            refused.push(connection);
+        }
+        body = next.map_err(|failure| Unsent { request: None, failure })?;
     }
+}
+
+/// Whether the connection refused a request that has no answer, and the body with which it is sent once more.
+fn unanswered<C: Conductor>(
+    (shared, conductor): (&Shared, &Rc<C>),
+    key: &Key,
+    (parts, upload): (&Parts, &Rc<Upload>),
+    mut error: TrySendError<Request<RequestBody>>,
+    left: usize,
+) -> (bool, Result<RequestBody, ConnectFailure>) {
+    let unsent = error.take_message().map(Request::into_body);
+    let error = error.into_error();
+    let was_refused = unsent.is_none() && (is_unseen(&error) || is_unopened(&error, parts, upload));
+    let next = match unsent {
+        _ if was_refused => again((shared, conductor), key, upload, left),
+        // The connection closed under it: it went nowhere, and costs nobody anything.
+        unsent => unsent.filter(|_| left > 0),
+    };
+    (was_refused, next.ok_or_else(|| broke(upload, error)))
 }
 
 /// The body of a request that was refused unseen, if it is sent once more. `left`: how many times it may be sent.

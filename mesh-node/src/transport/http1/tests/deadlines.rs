@@ -1,6 +1,7 @@
 //! How long a client may take, for real.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,18 @@ fn each_deadline_of_a_slow_client_holds() {
     assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
 }
 
+/// Writes a byte after each `pace` until there is an answer: how that begins.
+fn drip(client: &mut TcpStream, pace: Duration) -> String {
+    let start = Instant::now();
+    client.set_read_timeout(Some(pace)).unwrap();
+    let mut answer = [0; 12];
+    while client.read_exact(&mut answer).is_err() {
+        assert!(start.elapsed() < PATIENCE / 2, "still taken");
+        client.write_all(b"x").unwrap();
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 #[test]
 fn a_body_that_drips_is_cut_off_though_something_always_comes() {
     let each = Duration::from_secs(1);
@@ -51,14 +64,7 @@ fn a_body_that_drips_is_cut_off_though_something_always_comes() {
     let mut client = connect(source.address);
     let start = Instant::now();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n").unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let mut answer = [0; 12];
-    // The pace of the drip: a twentieth of the time in which another byte must come.
-    while client.read_exact(&mut answer).is_err() {
-        assert!(start.elapsed() < PATIENCE / 2, "still taken");
-        client.write_all(b"x").unwrap();
-    }
-    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert_eq!(drip(&mut client, each / 20), "HTTP/1.1 408");
     assert!(start.elapsed() >= each, "{:?}", start.elapsed());
 }
 
@@ -71,16 +77,8 @@ fn framing_is_no_progress_of_a_body() {
     let local = judge(&world, Direction::Outbound, To::Application(listens));
     let source = Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() });
     let mut client = connect(source.address);
-    let start = Instant::now();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;").unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let mut answer = [0; 12];
-    // The pace of the drip: a twentieth of the time in which a byte of the body must come.
-    while client.read_exact(&mut answer).is_err() {
-        assert!(start.elapsed() < PATIENCE / 2, "still taken");
-        client.write_all(b"x").unwrap();
-    }
-    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert_eq!(drip(&mut client, each / 20), "HTTP/1.1 408");
 }
 
 #[test]
