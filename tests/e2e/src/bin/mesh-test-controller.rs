@@ -119,7 +119,10 @@ async fn follow(mut folder: FolderWatch, mesh: Arc<MeshSettings>, discovery: &Di
                     Ok(text) => store.put(&file, text),
                     Err(reason) => store.refuse(&file, reason),
                 },
-                Content::Refused(reason) => store.refuse(&file, reason),
+                Content::Refused { reason, seen } => {
+                    let refusal = store.reader(&file).refusal(reason, &seen);
+                    store.refuse(&file, refusal);
+                }
                 Content::Gone => store.remove(&file),
             }
         }
