@@ -67,6 +67,8 @@ pub struct PodDetails {
     pub probe_ports: SmallVec<[u16; 2]>,
     /// `containers[].ports[]` that have a name: what a Service's named target port means here.
     pub named_ports: SmallVec<[(Text, u16); 2]>,
+    /// Of a static pod, the UID that its kubelet runs it under; that of its Pod object is the API server's.
+    pub static_uid: Option<WorkloadUid>,
 }
 
 impl Workload {
@@ -93,6 +95,11 @@ impl Workload {
             labels_for_metrics,
             name,
         }
+    }
+
+    /// What its node knows it by: what its cgroup is named for.
+    pub fn uid_on_node(&self) -> &WorkloadUid {
+        self.details.static_uid.as_ref().unwrap_or(&self.uid)
     }
 
     /// Whether it has all labels of a selector.

@@ -11,7 +11,7 @@
 //! names have `_` where the UID has `-`. Some runtimes put processes of the host's network into a pod's cgroup
 //! (CRI-O's conmon), and a pod may make namespaces of its own, a container's first process too, and give them its address:
 //! so the pod is where its address is, and of several such namespaces in the one that is owned nearest to the host, which the pod
-//! could not make. Static pods have another UID there than in their Pod objects, and are not found.
+//! could not make. Static pods have another UID there than in their Pod objects, which say it.
 
 use std::fs;
 use std::net::IpAddr;

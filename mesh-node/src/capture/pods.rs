@@ -271,7 +271,7 @@ impl Pods {
     fn empty(&self) -> Vec<&WorkloadUid> {
         match &self.absent[..] {
             [] => Vec::new(),
-            absent => self.cgroups.present(absent.iter().map(|workload| &workload.uid)),
+            absent => self.cgroups.present(absent.iter().map(|workload| workload.uid_on_node())),
         }
     }
 
@@ -309,7 +309,9 @@ impl Pods {
                 Some(known) => known,
                 None if workload.enrolment == Enrolment::Disabled => return Ok(()),
                 // Not begun yet, at its end, or between two containers: there is nobody in it.
-                None if workload.addresses.is_empty() || self.cgroups.has(&workload.uid) => return Ok(()),
+                None if workload.addresses.is_empty() || self.cgroups.has(workload.uid_on_node()) => {
+                    return Ok(());
+                }
                 None if self.cgroups.are_none() => return Err(PodError::NoPods),
                 None => return Err(PodError::NoNamespace),
             },
@@ -336,7 +338,7 @@ impl Pods {
             Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
             None => self
                 .cgroups
-                .find(&workload.uid, &workload.addresses)?
+                .find(workload.uid_on_node(), &workload.addresses)?
                 .map(|found| Known::new(Arc::clone(workload), found.namespace().clone(), Some(found))),
         };
         let Some(found) = found else { return Ok(None) };

@@ -155,6 +155,7 @@ fn workload(uid: &Text, value: &[u8], shared: &mut Shared) -> Result<Workload, F
         named_ports: each("named_ports", &pod.named_ports, |named: &messages::NamedPort| {
             Ok((named.name.as_str().into(), port(&named.port).map_err(|error| error.within("port"))?))
         })?,
+        static_uid: pod.static_uid.map(|uid| WorkloadUid(uid.into())),
     };
     Ok(Workload {
         uid: WorkloadUid(Arc::clone(uid)),

@@ -112,6 +112,7 @@ fn workload(pod: &Workload) -> messages::Workload {
         probe_ports: ports(&details.probe_ports),
         named_ports: details.named_ports.iter().map(named_port).collect(),
         canonical_names: Some(canonical_names(&pod.labels_for_metrics)),
+        static_uid: details.static_uid.as_ref().map(|uid| uid.0.to_string()),
     }
 }
 

@@ -100,7 +100,7 @@ prop_compose! {
         [enrolled, host_network, ready, terminating] in any::<[bool; 4]>(),
         exclusions in exclusions(),
         (probe_ports, named_ports) in (few(any::<u16>()), few((text(), any::<u16>()))),
-        labels_for_metrics in canonical_names(),
+        (static_uid, labels_for_metrics) in (option::of(name()), canonical_names()),
     ) -> Workload {
         Workload {
             uid: WorkloadUid(uid), name, node, identity, host_network, ready, terminating,
@@ -112,6 +112,7 @@ prop_compose! {
                 exclusions,
                 probe_ports: probe_ports.into(),
                 named_ports: named_ports.into(),
+                static_uid: static_uid.map(WorkloadUid),
             }),
             labels_for_metrics: Arc::new(labels_for_metrics),
         }

@@ -14,12 +14,16 @@ use crate::node::CONTAINERD;
 /// Where Debian has the network plugins.
 pub const PLUGINS: &str = "/usr/lib/cni";
 
+/// Where a node's kubelet finds static pods, below the node's folder.
+pub const STATIC_PODS: &str = "static-pods";
+
 /// Writes `containerd.toml`, `kubelet.json`, `cni.conflist` and `resolv.conf` to the node's folder.
 ///
 /// # Errors
 /// They cannot be written.
 pub fn write(folder: &Path, name: &str, number: u8, certificates: &Certificates) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let static_pods = folder.join(STATIC_PODS);
+    fs::create_dir_all(&static_pods).with_context(|| format!("make {}", static_pods.display()))?;
     let files = [
         ("containerd.toml", containerd()),
         ("kubelet.json", kubelet(folder, name, certificates)),
@@ -74,6 +78,8 @@ fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
         "clusterDNS": [NAME_SERVER.to_string()],
         "clusterDomain": "cluster.local",
         "resolvConf": folder.join("resolv.conf"),
+        "staticPodPath": folder.join(STATIC_PODS),
+        "fileCheckFrequency": "1s",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         // This machine's disk is not the cluster's to judge.
         "imageGCHighThresholdPercent": 100,

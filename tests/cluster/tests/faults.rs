@@ -16,6 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 /// The same on a third.
 const THIRD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/third.yaml");
+/// Only certificates, and nobody is allowed anything.
+const CLOSED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/closed.yaml");
+const CONTROLLERS: &str = "--selector=app.kubernetes.io/name=nodemesh-controller";
 /// How long pods of a node may be without an agent that is being replaced: its end, its image's start, and its own.
 const REPLACED: f64 = 30.0;
 
@@ -29,6 +32,7 @@ fn pods_are_served_or_refused_while_parts_are_away() -> Result<()> {
         mesh.answers(&pod(from), &url(&mesh, to)?, "200").with_context(|| mesh.told())?;
     }
     replaced(&mesh).with_context(|| mesh.told())?;
+    all_controllers_are_lost(&mesh).with_context(|| mesh.told())?;
     a_node_dies(&mut mesh).with_context(|| mesh.told())?;
     nobody_says_what_an_end_means(&mesh).with_context(|| mesh.told())?;
     without_controllers(&mesh).with_context(|| mesh.told())
@@ -50,6 +54,30 @@ fn replaced(mesh: &Mesh) -> Result<()> {
     }
     ensure!(wire.finish()?.markers() == 0, "while agents were replaced pods were heard on the wire");
     Ok(())
+}
+
+/// Others come up, with nobody in the mesh to ask whether they may; pods are served meanwhile, and what is said then is in
+/// force.
+fn all_controllers_are_lost(mesh: &Mesh) -> Result<()> {
+    let load = begin(mesh, "a", "b", "lost")?;
+    let before = controllers(mesh)?;
+    let lost: Vec<&str> = before.lines().collect();
+    ensure!(lost.len() == 2, "not two controllers: {before}");
+    mesh.kubectl(&[&[SYSTEM, "delete", "--force", "--grace-period=0"], &lost[..]].concat())?;
+    eventually("other controllers are made", PATIENCE, || {
+        let made = controllers(mesh).ok()?;
+        (made.lines().count() == 2 && !made.lines().any(|pod| lost.contains(&pod))).then_some(())
+    })?;
+    mesh.kubectl(&[SYSTEM, "wait", "--for=condition=Ready", WAIT, "pod", CONTROLLERS])?;
+    unharmed("both controllers were lost and replaced", &load.stop(mesh.cluster())?)?;
+    mesh.kubectl(&["apply", "-f", CLOSED])?;
+    mesh.answers("web-a", &url(mesh, "b")?, "403")?;
+    mesh.kubectl(&["delete", "-f", CLOSED])?;
+    mesh.answers("web-a", &url(mesh, "b")?, "200")
+}
+
+fn controllers(mesh: &Mesh) -> Result<String> {
+    mesh.kubectl(&[SYSTEM, "get", "pods", CONTROLLERS, "-o", "name"])
 }
 
 /// The pods of the other nodes do not notice.

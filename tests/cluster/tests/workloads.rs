@@ -1,19 +1,26 @@
 //! Pods of every kind that a kubelet runs, and every way to reach them, with only certificates and default deny.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_cluster::mesh::{Mesh, PATIENCE, SYSTEM, WAIT};
+use mesh_test_cluster::node_files::STATIC_PODS;
 use mesh_test_harness::eventually::eventually;
 
 const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 const WORKLOADS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workloads.yaml");
+const STATIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/static.yaml");
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/job.yaml");
 const AUTHENTICATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/authenticated.yaml");
 /// A Service's ports on every node: at any, and at those that have an endpoint.
 const ANY: u16 = 30080;
 const LOCAL: u16 = 30081;
+/// That of the Service of type LoadBalancer, and what gives it an address.
+const BALANCER: u16 = 30082;
+const BALANCED: [&str; 2] =
+    ["--patch", r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.80"}]}}}"#];
 
 #[test]
 fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Result<()> {
@@ -23,6 +30,10 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
         mesh.populate(Path::new(PODS))?;
         mesh.populate(Path::new(WORKLOADS))?;
         mesh.kubectl(&["wait", "--namespace=outside", "--for=condition=Ready", WAIT, "pod", "--all"])?;
+        begin_static_pod(&mesh)?;
+        mesh.kubectl(
+            &[&["patch", "service", "web-b-balanced", "--subresource=status"], &BALANCED[..]].concat(),
+        )?;
         everybody_is_served(&mesh)?;
         mesh.kubectl(&["apply", "-f", AUTHENTICATED])?;
         who_has_no_certificate_is_refused(&mesh)?;
@@ -33,13 +44,24 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
     work().with_context(|| mesh.told())
 }
 
+/// Its kubelet has it from a file, and makes a Pod object of it, of another UID.
+fn begin_static_pod(mesh: &Mesh) -> Result<()> {
+    let node = mesh.cluster().nodes().iter().find(|node| node.name() == "node-b").context("find node-b")?;
+    fs::copy(STATIC, node.folder().join(STATIC_PODS).join("static.yaml"))
+        .context("give node-b a static pod")?;
+    eventually("the kubelet makes an object of a static pod", PATIENCE, || {
+        mesh.kubectl(&["get", "pod", "static-node-b"]).is_ok().then_some(())
+    })?;
+    mesh.kubectl(&["wait", "--for=condition=Ready", WAIT, "pod/static-node-b"]).map(drop)
+}
+
 /// Without a word on certificates, also who is not in the mesh.
 fn everybody_is_served(mesh: &Mesh) -> Result<()> {
     mesh.answers("host", &address_of(mesh, "web-b", 8080)?, "200")?;
     eventually("a pod outside the mesh is served", PATIENCE, || {
         outside(mesh, "http://web-b.default/").is_ok_and(|status| status == "200").then_some(())
     })?;
-    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL)] {
+    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL), ("node-a", BALANCER)] {
         let url = port_of(mesh, node, port)?;
         eventually(&format!("{url} on {node} is served"), PATIENCE, || {
             from_elsewhere(&url).is_ok_and(|status| status == "200").then_some(())
@@ -55,7 +77,7 @@ fn who_has_no_certificate_is_refused(mesh: &Mesh) -> Result<()> {
     })?;
     let url = address_of(mesh, "web-b", 8080)?;
     ensure!(refused(&mesh.ask("host", &url, "GET")), "a pod on its node's network is served");
-    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL)] {
+    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL), ("node-a", BALANCER)] {
         let url = port_of(mesh, node, port)?;
         ensure!(from_elsewhere(&url).is_err(), "{url} on {node} is served");
     }
@@ -76,6 +98,10 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
         ("web-a", "http://echo/"),
         ("web-a", "http://echo:81/"),
         ("restarts", "http://web-b/"),
+        ("web-a", "http://static/"),
+        ("static-node-b", "http://web-a/"),
+        ("web-a", "http://192.0.2.80/"),
+        ("web-a", "http://web-b-alias/"),
     ];
     for (pod, url) in own.into_iter().chain(others) {
         mesh.answers(pod, url, "200")?;
@@ -89,16 +115,19 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
     }
     let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
     ensure!(mesh.kubectl(&["get", "pod", "restarts", "-o", restarts])? == "1", "it was begun once");
-    eventually("its second container has its identity", PATIENCE, || {
-        mesh.records()
-            .lines()
-            .any(|line| {
-                line.contains("direction=inbound")
-                    && line.contains("src.workload=default/restarts")
-                    && line.contains("src.identity=spiffe://cluster.local/ns/default/sa/default")
-            })
-            .then_some(())
-    })
+    for pod in ["restarts", "static-node-b"] {
+        eventually(&format!("{pod} is known by its identity"), PATIENCE, || {
+            mesh.records()
+                .lines()
+                .any(|line| {
+                    line.contains("direction=inbound")
+                        && line.contains(&format!("src.workload=default/{pod}"))
+                        && line.contains("src.identity=spiffe://cluster.local/ns/default/sa/default")
+                })
+                .then_some(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Longer than a kubelet takes to say that a pod is not ready, or to begin its container again.

@@ -20,6 +20,9 @@ use super::{
 };
 
 const NETNS: &str = "nodemesh.dev/netns";
+/// A kubelet made the object, of a static pod.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+const STATIC_UID: &str = "kubernetes.io/config.hash";
 const EXCLUDE_OUTBOUND_PORTS: &str = "nodemesh.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "nodemesh.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
@@ -108,7 +111,17 @@ fn details(
         exclusions: exclusions(object, findings),
         probe_ports: probe_ports(spec),
         named_ports: named_ports(spec),
+        static_uid: static_uid(object),
     }
+}
+
+/// The UID that a kubelet runs a static pod under, which it notes in the object that it makes of it. A hash in hexadecimal,
+/// never the UID of a Pod object: whoever writes the annotation himself names no other tenant's pod.
+fn static_uid(object: &core::Pod) -> Option<WorkloadUid> {
+    annotation(object, MIRROR)?;
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_hash = |uid: &&str| uid.len() == 32 && uid.bytes().all(is_digit);
+    annotation(object, STATIC_UID).filter(is_hash).map(|uid| WorkloadUid(uid.into()))
 }
 
 fn phase(object: &core::Pod) -> Option<&str> {

@@ -58,6 +58,9 @@ pub struct Workload {
     /// What dashboards call it.
     #[prost(message, optional, tag = "17")]
     pub canonical_names: Option<CanonicalNames>,
+    /// Of a static pod, the UID that its kubelet runs it under.
+    #[prost(string, optional, tag = "18")]
+    pub static_uid: Option<String>,
 }
 
 /// Whether the mesh carries the traffic of a pod.
