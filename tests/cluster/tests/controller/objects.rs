@@ -58,7 +58,7 @@ async fn objects_become_what_agents_are_to_know() -> Result<()> {
         })
         .await?;
     let pod = pod(&stand, "web").context("the pod is known")?;
-    assert_eq!(pod.netns, None, "a path that a pod gives is not believed");
+    assert_eq!(pod.details.netns, None, "a path that a pod gives is not believed");
     assert_eq!(pod.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!(pod.node, Text::from("a"));
     let account = NamespacedName::new("shop", "web");
