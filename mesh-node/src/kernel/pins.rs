@@ -96,7 +96,7 @@ pub fn others_beside(root: &Path) -> Vec<PathBuf> {
     others
 }
 
-/// Whether no other agent is seen to use a folder. Looks alone: only [`Pins::lock`] makes sure.
+/// Whether no other agent is seen to use a folder. Looks alone: only `Pins::lock` makes sure.
 ///
 /// # Errors
 /// One uses it.

@@ -1,5 +1,5 @@
 //! What the files of a folder say, object by object: who claims what, who is right, and what stays in force when
-//! nobody is. What is told of a file as a whole is in [`whole`].
+//! nobody is. What is told of a file as a whole is in `whole`.
 //!
 //! In: the text of files. Out: [`Change`]s, and the list of what is wrong. Where two documents claim one object,
 //! the last one counts (by file name, then by place in the file), as `kubectl apply -f DIR` would leave it. What

@@ -1,7 +1,7 @@
 //! What would keep an installation from working, said before it.
 //!
 //! In: an API server, and the namespace that the mesh is to have. Out: a [`Check`] for each thing that matters, with what
-//! to do where it is not as it should be. Only reads and asks. [`facts`] finds out; [`judge`] says what it means.
+//! to do where it is not as it should be. Only reads and asks. `facts` finds out; `judge` says what it means.
 
 mod facts;
 mod judge;
