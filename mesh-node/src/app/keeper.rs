@@ -165,9 +165,8 @@ impl Keeper {
 
     fn rest(&self) -> Duration {
         let is_proved = !self.synced || self.standing.is_proved();
-        // Of pods in doubt, few looks: they may be many, and like it.
-        let is_done = self.last.unreleased == 0
-            && self.last.refused.iter().all(|refused| refused.cause == Cause::Doubt);
+        // Of pods that keep themselves from being captured, few looks: they may be many, and like it.
+        let is_done = self.last.unreleased == 0 && self.last.of(Cause::Agent).next().is_none();
         let is_quiet = is_done && self.pods.connections_outside() == 0 && !self.refused;
         if is_proved && is_quiet { LOOK_RARELY } else { LOOK_SOON }
     }

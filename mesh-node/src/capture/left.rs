@@ -1,6 +1,6 @@
 //! PURE. Network namespaces in which enrolled pods were, and in which no process of theirs is seen any more.
 //!
-//! They stay held until they end, or the pod's object goes: a pod can keep its processes from being seen, and what is not
+//! They stay held until they end, the pod's object goes, or the agent ends: a pod can keep its processes from being seen, and what is not
 //! seen must not come free.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -135,10 +135,19 @@ fn is_held_where_it_was(workload: &Workload) -> bool {
     workload.enrolment == Enrolment::Enabled && workload.details.netns.is_none()
 }
 
+/// Whether a pod says that it is a kubelet's own, and has not the address that only this kubelet gives it. Whoever may
+/// create pods may write such annotations, and would have another pod's place.
+fn is_mere_claim(workload: &Workload) -> bool {
+    workload.details.static_uid.is_some() && workload.addresses.is_empty()
+}
+
 /// Whether a call in a pod's namespace failed for what the agent has no more of, or may not do.
 fn is_of_the_agent(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::PERM))
+    matches!(
+        code,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::PERM | Errno::ACCESS)
+    )
 }
 
 impl Pods {
@@ -166,7 +175,8 @@ impl Pods {
             .filter(|workload| !workload.host_network)
             .map(|workload| (&workload.uid, workload))
             .collect();
-        self.told = wanted.keys().map(|uid| (*uid).clone()).collect();
+        let told = wanted.values().filter(|workload| !is_mere_claim(workload));
+        self.told = told.map(|workload| workload.uid_on_node().clone()).collect();
         // What the objects say of them counts from here on.
         self.controllers.retain(|uid, _| !self.told.contains(uid));
         let is_held =
@@ -182,7 +192,8 @@ impl Pods {
             if let Err(error) = self.place(workload, &mut changes) {
                 changes.failed.push((Arc::clone(workload), error));
             }
-            if !self.known.contains_key(&workload.uid) && workload.details.netns.is_none() {
+            let is_findable = workload.details.netns.is_none() && !is_mere_claim(workload);
+            if !self.known.contains_key(&workload.uid) && is_findable {
                 self.absent.push(Arc::clone(workload));
             }
         }
@@ -336,6 +347,7 @@ impl Pods {
     ) -> Result<Option<Known>, PodError> {
         let found = match &workload.details.netns {
             Some(path) => Some(Known::new(Arc::clone(workload), Namespace::open(path)?, None)),
+            None if is_mere_claim(workload) => None,
             None => self
                 .cgroups
                 .find(workload.uid_on_node(), &workload.addresses)?

@@ -99,6 +99,24 @@ fn in_doubt_a_pod_is_held_wherever_it_may_be_and_nowhere_else_afterwards() -> Re
 }
 
 #[test]
+fn who_says_that_it_is_a_static_pod_is_where_it_has_its_address() -> Result<()> {
+    let topology = pods()?;
+    let client = topology.pod("client");
+    let _sandbox = sandbox(client)?;
+    let mut stand = stand(&topology, 0, &[])?;
+    // Somebody's annotations say so; the kubelet gives it no address.
+    let claim = "claim:disabled:=client:";
+    for _ in 0..2 {
+        assert_eq!(stand.all(claim)?["captured"], json!([]));
+        assert_eq!(stand.tell("namespaces")?, 0);
+    }
+    let real = format!("real:enabled:=client:{}", client.ip());
+    let changes = stand.all(&format!("{claim} {real}"))?;
+    assert_eq!((&changes["captured"], &changes["failed"]), (&json!(["real"]), &json!([])));
+    Ok(())
+}
+
+#[test]
 fn a_pod_that_hides_its_processes_stays_held_where_it_was() -> Result<()> {
     let topology = pods()?;
     let (client, web) = (topology.pod("client"), topology.pod("web"));

@@ -4,7 +4,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use mesh_common::model::{Enrolment, NamespacedName, PodDetails, SpiffeId, TrustDomain, Workload};
+use mesh_common::model::{
+    Enrolment, NamespacedName, PodDetails, SpiffeId, TrustDomain, Workload, WorkloadUid,
+};
 
 /// An enrolled pod, with `[exclude-ports=P,...] [exclude-cidrs=C,...] [exclude-inbound=P,...] [probes=P,...]`.
 pub(crate) fn described(name: &str, path: &str, addresses: &str, facts: &[&str]) -> Result<Workload> {
@@ -23,7 +25,8 @@ pub(crate) fn described(name: &str, path: &str, addresses: &str, facts: &[&str])
     Ok(workload)
 }
 
-/// A pod as `NAME:MODE:PATH:ADDRESS`, the address IPv4; the path `-` leaves it to the cgroup named for `NAME`.
+/// A pod as `NAME:MODE:PATH:ADDRESS`, the address IPv4, or none; the path `-` leaves it to the cgroup named for `NAME`,
+/// and `=UID` to that of a static pod.
 pub(crate) fn named(text: &str) -> Result<Workload> {
     let parts: Vec<&str> = text.split(':').collect();
     let [name, mode, path, address] = parts.as_slice() else {
@@ -39,9 +42,11 @@ pub(crate) fn named(text: &str) -> Result<Workload> {
 
 fn workload(name: &str, path: &str, addresses: &str) -> Result<Workload> {
     let identity = SpiffeId::new(&TrustDomain::parse("cluster.local")?, "shop", name)?;
+    let static_uid = path.strip_prefix('=').map(|uid| WorkloadUid(uid.into()));
+    let netns = (path != "-" && static_uid.is_none()).then(|| path.into());
     Ok(Workload {
         addresses: list(addresses)?.into(),
-        details: Arc::new(PodDetails { netns: (path != "-").then(|| path.into()), ..PodDetails::default() }),
+        details: Arc::new(PodDetails { netns, static_uid, ..PodDetails::default() }),
         ..Workload::new(NamespacedName::new("shop", name), "node-a", identity)
     })
 }
@@ -50,5 +55,8 @@ fn list<T: FromStr>(text: &str) -> Result<Vec<T>>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
-    text.split(',').map(|item| item.parse().with_context(|| format!("read {item}"))).collect()
+    text.split(',')
+        .filter(|item| !item.is_empty())
+        .map(|item| item.parse().with_context(|| format!("read {item}")))
+        .collect()
 }
