@@ -39,7 +39,7 @@ pub(super) fn unserved(snapshot: &Snapshot) -> Vec<Advice> {
         for index in pod.details.labels.iter().filter_map(of_label).flatten() {
             if !looks.take(1) {
                 // Not all were looked at: what was not found may be there.
-                return Vec::new();
+                return open[*index].unfinished().into();
             }
             let open = &mut open[*index];
             if pod.has_labels(&open.service.selector) {
@@ -62,14 +62,25 @@ fn of(record: &ServiceRecord) -> Option<Open<'_>> {
 }
 
 impl Open<'_> {
-    fn advice(&self) -> Vec<Advice> {
-        let Self { service, ports, has_pods, names } = self;
-        let advice = |field: &str, reason: String| Advice {
-            key: ObjectKey { kind: Kind::Service, name: service.name.clone() },
+    fn warning(&self, field: &str, reason: String) -> Advice {
+        Advice {
+            key: ObjectKey { kind: Kind::Service, name: self.service.name.clone() },
             field: field.to_owned(),
             reason,
             effect: Effect::Warning,
-        };
+        }
+    }
+
+    /// What is known where not all pods were looked at.
+    fn unfinished(&self) -> [Advice; 1] {
+        let reason = "too many Services select the same pods: they were not all looked at, and more Services may \
+                      lead nowhere";
+        [self.warning("spec.selector", reason.to_owned())]
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        let Self { service, ports, has_pods, names } = self;
+        let advice = |field: &str, reason: String| self.warning(field, reason);
         if !has_pods {
             let reason = format!(
                 "no pod of namespace {} has these labels: the Service leads nowhere",

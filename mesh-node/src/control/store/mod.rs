@@ -160,6 +160,7 @@ impl Store {
         let mut before = self.files.remove(file).unwrap_or_default();
         let FileText { documents } = text;
         let first_unreadable = documents.iter().position(|placed| !placed.document.is_readable);
+        let emptied = if documents.is_empty() { before.held(&self.in_force) } else { Vec::new() };
         let mut lingering = BTreeMap::new();
         if let Some(index) = first_unreadable {
             // What denies only because it was not understood is not what the file said.
@@ -175,7 +176,6 @@ impl Store {
             self.retract(&key, &Place { file: file.clone(), document: number });
         }
         self.retract_denials(file, before.refusal.take());
-        let emptied = if documents.is_empty() { before.held(&self.in_force) } else { Vec::new() };
         let count = before.documents.len().max(documents.len());
         for index in 0..count {
             let old = before.documents.get(index).map(|placed| &placed.document);

@@ -227,6 +227,11 @@ mod tests {
             let [(Effect::Warning, reason)] = &said(&store)[..] else { panic!("{:?}", said(&store)) };
             assert!(reason.starts_with("is empty, so the 2 objects that it held are gone"), "{reason}");
         }
+        // Also where they were in force only because the file could not be read any more.
+        for text in [&*both, "kind: [", ""] {
+            write(&mut store, FILE, text);
+        }
+        assert!(said(&store)[0].1.starts_with("is empty, so the 2 objects"), "{:?}", said(&store));
         write(&mut store, "b.yaml", &policy("shop", "a"));
         assert!(said(&store)[0].1.contains("the object that it held is gone"), "{:?}", said(&store));
         write(&mut store, "b.yaml", &both);

@@ -29,6 +29,8 @@ const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "sta
 const SPEC_FIELDS: [&str; 5] = ["selector", "targetRefs", "action", "mode", "rules"];
 /// Most entries of any list of a policy.
 const MAX_ENTRIES: usize = 512;
+/// Most principals of one list that are looked at for what they may have been meant to be.
+const MAX_ADVISED: usize = 64;
 
 /// Translates an AuthorizationPolicy. One that is not understood comes back with its `fault`.
 ///
@@ -406,7 +408,7 @@ impl Reader {
 
     fn advise_principals(&mut self, field: &Field<'_>, principals: &Texts) {
         let own = self.trust_domain.to_string();
-        for (index, text) in principals.iter().flatten().enumerate() {
+        for (index, text) in principals.iter().flatten().enumerate().take(MAX_ADVISED) {
             let is_good = pattern::principal(&field.index(index), text).is_ok();
             if let Some(other) = pattern::foreign_trust_domain(text, &own).filter(|_| is_good) {
                 let reason =

@@ -9,6 +9,9 @@ use super::{Effect, Finding, METADATA, nearest, resembles};
 /// What stands before the slash of the mesh's own keys.
 const PREFIX: &str = "nodemesh.dev";
 
+/// Most keys of one object that are named.
+const MAX_NAMED: usize = 16;
+
 /// Says of each key that looks like the mesh's own and is read nowhere on this object what it may have been meant to be.
 pub(super) fn unread(
     metadata: &ObjectMeta,
@@ -27,7 +30,7 @@ pub(super) fn unread(
         ),
     ];
     for (field, keys, known, (own, other), elsewhere) in sets {
-        for key in unknown(keys.as_ref(), known) {
+        for key in unknown(keys.as_ref(), known).take(MAX_NAMED) {
             let reason = if elsewhere.contains(&key) {
                 format!("is not read here: it is {other}, not {own}")
             } else if let Some(near) = nearest(key, known.iter().copied()) {

@@ -1,6 +1,6 @@
 //! `v1` Pod: a workload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const EXCLUDE_INBOUND_PORTS: &str = "nodemesh.dev/exclude-inbound-ports";
 const ANNOTATIONS: [&str; 4] = [NETNS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, EXCLUDE_INBOUND_PORTS];
 /// Most entries of one such annotation that count: a node's pods share the kernel's maps, and none is to fill them.
 const MAX_EXCLUSIONS: usize = 64;
+/// Most ports of a pod's probes that count, for the same reason.
+const MAX_PROBE_PORTS: usize = 64;
 
 /// Where a Pod comes from, and so how far its annotations are to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +111,15 @@ fn details(
             Origin::ApiServer => None,
         },
         exclusions: exclusions(object, findings),
-        probe_ports: probe_ports(spec),
+        probe_ports: probe_ports(spec, findings),
         named_ports: named_ports(spec),
         static_uid: static_uid(object),
     }
 }
 
 /// The UID that a kubelet runs a static pod under, which it notes in the object that it makes of it. A hash in hexadecimal,
-/// never the UID of a Pod object: whoever writes the annotation himself names no other tenant's pod.
+/// never the UID of a Pod object. Whoever may create pods may write it too: it counts once the kubelet has given the
+/// object an address.
 fn static_uid(object: &core::Pod) -> Option<WorkloadUid> {
     annotation(object, MIRROR)?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -266,8 +269,8 @@ fn lasting_containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Conta
 }
 
 /// What the kubelet dials to learn how a container is.
-fn probe_ports(spec: &core::PodSpec) -> SmallVec<[u16; 2]> {
-    let mut ports = SmallVec::new();
+fn probe_ports(spec: &core::PodSpec, findings: &mut Vec<Finding>) -> SmallVec<[u16; 2]> {
+    let mut ports: SmallVec<[u16; 2]> = SmallVec::new();
     for container in lasting_containers(spec) {
         for probe in [&container.liveness_probe, &container.readiness_probe, &container.startup_probe] {
             ports.extend(probe.as_ref().and_then(|probe| probe_port(probe, container)));
@@ -275,6 +278,13 @@ fn probe_ports(spec: &core::PodSpec) -> SmallVec<[u16; 2]> {
     }
     ports.sort_unstable();
     ports.dedup();
+    if ports.len() > MAX_PROBE_PORTS {
+        ports.truncate(MAX_PROBE_PORTS);
+        let reason = format!(
+            "have probes of more than {MAX_PROBE_PORTS} ports: those of the highest ports are refused as anybody's connection is"
+        );
+        findings.push(Finding::new(Effect::FieldIgnored, &SPEC.name("containers"), reason));
+    }
     ports
 }
 
@@ -307,12 +317,13 @@ fn container_port(port: &IntOrString, container: &core::Container) -> Option<u16
 
 fn named_ports(spec: &core::PodSpec) -> SmallVec<[(Text, u16); 2]> {
     let mut ports: SmallVec<[(Text, u16); 2]> = SmallVec::new();
+    let mut names = BTreeSet::new();
     for port in lasting_containers(spec).flat_map(|container| container.ports.iter().flatten()) {
         let tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
         let number = u16::try_from(port.container_port).ok().filter(|number| tcp && *number != 0);
         // The first of a name counts, as in Kubernetes.
         if let (Some(name), Some(number)) = (port.name.as_deref(), number)
-            && !ports.iter().any(|(known, _)| &**known == name)
+            && names.insert(name)
         {
             ports.push((name.into(), number));
         }
