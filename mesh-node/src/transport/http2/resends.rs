@@ -1,6 +1,6 @@
 //! What may be sent once more to a destination that refuses requests unseen: for each caller a bounded part of what it asks
-//! there, so that one that refuses everything is not asked three times as much, and no caller spends what others need. All
-//! callers of a destination together are bounded as well. Who is known to the mesh shares nothing with who is not.
+//! there, so that one that refuses everything is not asked three times as much, and no caller alone spends what others
+//! need. All callers of a destination together are bounded as well, by some callers' parts. Who is known to the mesh shares nothing with who is not.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
