@@ -49,10 +49,13 @@ impl ControllerAuthority {
 
 fn refused(identity: &SpiffeId, status: &Status) -> AuthorityError {
     match status.code() {
-        Code::InvalidArgument | Code::PermissionDenied => {
+        Code::PermissionDenied => {
             AuthorityError::Refused { identity: identity.clone(), reason: status.message().to_owned() }
         }
-        Code::Unauthenticated => AuthorityError::Stranger { reason: status.message().to_owned() },
+        // It would say the same of any identity.
+        Code::Unauthenticated | Code::InvalidArgument | Code::FailedPrecondition => {
+            AuthorityError::Stranger { reason: status.message().to_owned() }
+        }
         _ => AuthorityError::Away { what: super::stream::reason_of(status) },
     }
 }

@@ -23,8 +23,7 @@ use crate::xds::MAX_MESSAGE;
 const BEGIN: Duration = Duration::from_secs(30);
 /// How long a controller may take to tell all that there is, before a person is told.
 const TOLD: Duration = Duration::from_secs(30);
-const SILENT: &str =
-    "the controller let the agent in, and has not told all; see whether it reaches its API server";
+const SILENT: &str = "the controller let the agent in, and has not told all: many agents begin at once, or it does not reach its API server";
 /// Requests that wait to be written: the first of each type, and an answer to each response under way.
 const QUEUE: usize = 32;
 /// How long a request may wait to be written.

@@ -62,9 +62,7 @@ pub(super) enum SecretError {
     Late,
     #[error("Secret {SECRET} has no {0}: give it one, or delete the Secret to have a new authority made")]
     Missing(&'static str),
-    #[error(
-        "somebody else signs, and nobody says whom to trust: make Secret {SECRET} with its roots as {ROOTS}"
-    )]
+    #[error("somebody else signs, and nobody says whom to trust: give Secret {SECRET} its roots as {ROOTS}")]
     NoRoots,
     #[error("make an authority")]
     Make(#[from] MaterialError),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use mesh_common::model::{Enrolment, NamespacedName, SpiffeId, Text, TrustDomain};
 use mesh_common::snapshot::Snapshot;
 use rustls_pki_types::CertificateSigningRequestDer;
-use tokio::time::sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status};
 
 use super::agents::{AgentCaller, Refused};
@@ -28,6 +29,10 @@ const NODE: Rate = Rate { per_second: 20.0, burst: 500.0 };
 const MAX_NODES: usize = 16_384;
 /// Bytes of an identity in a record.
 const MAX_SAID: usize = 256;
+/// Certificates of one node that are being signed at a time. It shows where another signer takes its time.
+const AT_A_TIME: usize = 4;
+/// For a turn behind others of the same node.
+const TURN: Duration = Duration::from_secs(5);
 /// Between two records of one node that asks for too much.
 const REST: Duration = Duration::from_secs(10);
 
@@ -40,6 +45,25 @@ pub(super) struct Certificates {
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
     pub(super) flood: Mutex<Flood>,
+    pub(super) shares: Shares,
+}
+
+/// Places of each node for what is being signed: one that has many delays no other.
+#[derive(Default)]
+pub(super) struct Shares(Mutex<HashMap<Text, Arc<Semaphore>>>);
+
+impl Shares {
+    async fn take(&self, node: &Text) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut shares = lock(&self.0);
+            if shares.len() >= MAX_NODES {
+                shares.retain(|_, places| Arc::strong_count(places) > 1);
+            }
+            let places = shares.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME)));
+            Arc::clone(places)
+        };
+        timeout(TURN, places.acquire_owned()).await.ok()?.ok()
+    }
 }
 
 /// Who calls, as the server found out: an extension of the request.
@@ -126,10 +150,14 @@ impl Denial {
     fn status(&self) -> Status {
         let said = Chain(self).to_string();
         match self {
+            // Not of the identity that it asks for: of all.
+            Self::Caller(Refused::Forbidden(_)) => Status::failed_precondition(said),
             Self::Caller(refused) => refused.into(),
             Self::Rate(_) => Status::resource_exhausted(said),
-            Self::Identity(_) | Self::Authority(AuthorityError::BadRequest) => Status::invalid_argument(said),
-            Self::TrustDomain(..) | Self::NoPod { .. } | Self::NoAccount(_) => {
+            Self::Identity(_) | Self::TrustDomain(..) | Self::Authority(AuthorityError::BadRequest) => {
+                Status::invalid_argument(said)
+            }
+            Self::NoPod { .. } | Self::NoAccount(_) | Self::Authority(AuthorityError::Refused { .. }) => {
                 Status::permission_denied(said)
             }
             Self::Authority(_) | Self::Audit => Status::unavailable(said),
@@ -138,7 +166,18 @@ impl Denial {
 }
 
 impl Certificates {
-    async fn answer(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+    /// Answers, and records it, also where the caller does not wait for it.
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<SignRequest>,
+    ) -> Result<Response<SignResponse>, Status> {
+        let answer = tokio::spawn(async move { self.recorded_answer(request).await });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Status::internal("the call failed; the controller's log says why")))
+    }
+
+    async fn recorded_answer(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let missing = || Err(Refused::Unauthenticated("nobody showed a token".to_owned()));
         let Admission(admission) =
             request.extensions().get::<Admission>().cloned().unwrap_or_else(|| Admission(missing()));
@@ -170,14 +209,20 @@ impl Certificates {
         if !lock(&self.flood).takes(&caller.node, Instant::now()) {
             return Err(Denial::Rate(caller.node.clone()));
         }
-        let snapshot = self.known.snapshot();
-        let identity = permitted(caller, &asked.identity, &self.trust_domain, &snapshot)?;
+        let is_permitted = || permitted(caller, &asked.identity, &self.trust_domain, &self.known.snapshot());
+        is_permitted()?;
+        let Some(_turn) = self.shares.take(&caller.node).await else {
+            return Err(Denial::Rate(caller.node.clone()));
+        };
+        let identity = is_permitted()?;
         let account = NamespacedName::new(identity.namespace().clone(), identity.service_account().clone());
         if !self.known.has_account(&account) {
             return Err(Denial::NoAccount(account));
         }
         let request = CertificateSigningRequestDer::from(asked.request.as_slice());
-        self.authority.sign(&identity, &request, now(&self.clock)).await.map_err(Denial::Authority)
+        let issued = self.authority.sign(&identity, &request, now(&self.clock)).await;
+        // The pod may have gone while somebody else signed.
+        is_permitted().and(issued.map_err(Denial::Authority))
     }
 
     /// Records an outcome; says whether that worked.

@@ -47,11 +47,13 @@ use mesh_common::model::SpiffeId;
 use mesh_common::model::identity::SpiffeIdError;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
-use tracing::info;
+use tokio::time::sleep;
+use tracing::{error, info};
 
 use self::audit::Audit;
 use self::authority_secret::AuthoritySecret;
-use self::certificates::{Certificates, Flood};
+use self::backoff::Backoff;
+use self::certificates::{Certificates, Flood, Shares};
 use self::client::ClientError;
 use self::discovery::{Discovery, DiscoverySettings};
 use self::lease::{Candidate, Leadership};
@@ -65,10 +67,11 @@ use self::trust_record::TrustRecord;
 use self::world::{Known, World};
 use crate::config::ControllerConfig;
 use crate::identity::{
-    AuthorityError, CertificateAuthority, Clock, HeldAuthority, Identities, IdentityMetrics, IssueError,
-    Settings, system_clock,
+    AuthorityError, CertificateAuthority, Clock, HeldAuthority, Identities, IdentityMetrics, Settings,
+    system_clock,
 };
 use crate::system::{ListenError, Stop, SystemError, listen, system};
+use crate::telemetry::chain::Chain;
 use crate::telemetry::logging::{self, LoggingError};
 use crate::telemetry::registry::Registry;
 
@@ -97,9 +100,6 @@ pub enum ControllerError {
     /// The authority's roots.
     #[error("use the certificate authority")]
     Authority(#[from] AuthorityError),
-    /// The controller's own certificate.
-    #[error("obtain the controller's own certificate")]
-    Issue(#[from] Arc<IssueError>),
     /// An address of a flag.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -260,22 +260,24 @@ impl Parts {
         let leadership = self.write_status(tasks);
         let rotator = self.rotator(leadership, agent.clone());
         tasks.spawn(secret.follow(Arc::clone(&held), rotator));
-        let authority = self.authority(held);
+        let authority = self.authority(held, &local);
         let identities = identities(Arc::clone(&authority), &local, &clock, registry).await?;
         let renewing = Arc::clone(&identities);
         tasks.spawn(async move { renewing.run().await });
         let Self { config, client, known, metrics, audit, discovery } = self;
         let tokens = Arc::new(Tokens::new(client, Arc::clone(&known), agent));
         let (trust_domain, flood) = (config.mesh.trust_domain, Flood::default().into());
-        let certificates = Certificates { authority, known, trust_domain, clock, audit, metrics, flood };
+        let shares = Shares::default();
+        let certificates =
+            Certificates { authority, known, trust_domain, clock, audit, metrics, flood, shares };
         Ok(Services { identities, local, tokens, certificates: Arc::new(certificates), discovery })
     }
 
     /// Who signs.
-    fn authority(&self, held: Arc<HeldAuthority>) -> Arc<dyn CertificateAuthority> {
+    fn authority(&self, held: Arc<HeldAuthority>, own: &SpiffeId) -> Arc<dyn CertificateAuthority> {
         let Some(signer_name) = self.config.signer_name.clone() else { return held };
         let (client, lifetime) = (self.client.clone(), self.config.certificate_lifetime);
-        Arc::new(RequestedAuthority::new(client, signer_name, lifetime, held))
+        Arc::new(RequestedAuthority::new(client, signer_name, lifetime, held, own.clone()))
     }
 
     fn secret(&self, clock: &Clock) -> AuthoritySecret {
@@ -313,7 +315,7 @@ impl Parts {
     }
 }
 
-/// The controller's own identity, with a certificate.
+/// The controller's own identity, with a certificate, however long that takes: without it nobody can ask.
 async fn identities(
     authority: Arc<dyn CertificateAuthority>,
     local: &SpiffeId,
@@ -322,7 +324,12 @@ async fn identities(
 ) -> Result<Arc<Identities>, ControllerError> {
     let metrics = IdentityMetrics::new(registry)?;
     let identities = Identities::new(authority, Settings::default(), clock.clone(), metrics)?;
-    identities.ensure(local).await?;
+    let mut backoff = Backoff::default();
+    while let Err(error) = identities.ensure(local).await {
+        let wait = backoff.next();
+        error!(error = %Chain(&error), again_in = ?wait, "no certificate for the controller itself");
+        sleep(wait).await;
+    }
     Ok(Arc::new(identities))
 }
 

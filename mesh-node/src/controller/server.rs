@@ -35,10 +35,12 @@ use crate::xds::certificates::CertificateServer;
 
 /// Connections at a time: twice the nodes of the largest cluster, twice over.
 const MAX_CONNECTIONS: usize = 20_000;
-/// Of one address: an agent has two, and there may be a proxy before some of them.
+/// Of one address: an agent has one, and there may be a proxy before some of them.
 const MAX_PER_ADDRESS: usize = 32;
 /// Calls of one connection at a time.
 const MAX_CALLS: u32 = 32;
+/// Bytes of one call that wait to be read: an agent whose turn to begin has not come asks for certificates beside it.
+const MAX_UNREAD: u32 = 1024 * 1024;
 /// A token, and little else.
 const MAX_HEADERS: u32 = 32 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -103,6 +105,8 @@ async fn connection(stream: TcpStream, from: SocketAddr, services: Services) -> 
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CALLS)
         .max_header_list_size(MAX_HEADERS)
+        .initial_stream_window_size(MAX_UNREAD)
+        .initial_connection_window_size(2 * MAX_UNREAD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
         .serve_connection(TokioIo::new(stream), service)

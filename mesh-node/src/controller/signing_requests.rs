@@ -19,7 +19,7 @@ use kube::runtime::wait::{Condition, await_condition};
 use kube::{Client, Error};
 use mesh_common::model::{SpiffeId, Text};
 use rustls_pki_types::CertificateSigningRequestDer;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -36,8 +36,9 @@ const PREFIX: &str = "nodemesh-";
 const AT_A_TIME: usize = 32;
 /// For one answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For the signer. An agent asks again.
-const SIGNER_PATIENCE: Duration = Duration::from_secs(20);
+/// For a turn, and then for the signer: together less than an agent waits. It asks again.
+const TURN: Duration = Duration::from_secs(5);
+const SIGNER_PATIENCE: Duration = Duration::from_secs(8);
 /// The least that the API takes as a request's lifetime.
 const SHORTEST: u64 = 600;
 
@@ -48,6 +49,8 @@ pub(super) struct RequestedAuthority {
     lifetime: Duration,
     /// Of whom only the roots are taken.
     roots: Arc<HeldAuthority>,
+    /// The controller's own, which waits behind nobody's.
+    own: SpiffeId,
     turns: Semaphore,
 }
 
@@ -58,8 +61,19 @@ impl RequestedAuthority {
         signer_name: Text,
         lifetime: Duration,
         roots: Arc<HeldAuthority>,
+        own: SpiffeId,
     ) -> Self {
-        Self { client, signer_name, lifetime, roots, turns: Semaphore::new(AT_A_TIME) }
+        Self { client, signer_name, lifetime, roots, own, turns: Semaphore::new(AT_A_TIME) }
+    }
+
+    async fn turn(&self, identity: &SpiffeId) -> Result<Option<SemaphorePermit<'_>>, AuthorityError> {
+        if *identity == self.own {
+            return Ok(None);
+        }
+        let late = |_| AuthorityError::Away {
+            what: format!("{AT_A_TIME} requests to {} are under way already", self.signer_name),
+        };
+        timeout(TURN, self.turns.acquire()).await.map_err(late)?.map(Some).map_err(away)
     }
 
     async fn ask(
@@ -69,7 +83,7 @@ impl RequestedAuthority {
         now: u64,
     ) -> Result<Issued, AuthorityError> {
         let pem = request_for(identity, request)?;
-        let _turn = self.turns.acquire().await.map_err(away)?;
+        let _turn = self.turn(identity).await?;
         let api: Api<CertificateSigningRequest> = Api::all(self.client.clone());
         let made = soon(api.create(&PostParams::default(), &self.object(pem))).await?;
         let name = made.metadata.name.unwrap_or_default();
@@ -93,7 +107,10 @@ impl RequestedAuthority {
             let what = format!("no signer of {} answered request {name}", self.signer_name);
             return Err(AuthorityError::Away { what });
         };
-        let status = answered.map_err(away)?.and_then(|request| request.status).unwrap_or_default();
+        let Some(answered) = answered.map_err(away)? else {
+            return Err(AuthorityError::Away { what: format!("somebody deleted request {name}") });
+        };
+        let status = answered.status.unwrap_or_default();
         match status.certificate {
             Some(ByteString(chain)) => Ok(chain),
             None => {
@@ -161,8 +178,8 @@ fn approval() -> serde_json::Value {
     let condition = BTreeMap::from([
         ("type", "Approved"),
         ("status", "True"),
-        ("reason", "PodOnNode"),
-        ("message", "a pod with this identity runs on the node whose agent asks"),
+        ("reason", "Permitted"),
+        ("message", "who asks may have a certificate for this identity"),
     ]);
     serde_json::json!({"status": {"conditions": [condition]}})
 }

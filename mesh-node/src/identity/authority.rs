@@ -100,7 +100,7 @@ pub enum AuthorityError {
         reason: String,
     },
     /// It signs nothing for this agent.
-    #[error("the authority does not take the agent's token: {reason}")]
+    #[error("the authority signs nothing for this agent: {reason}")]
     Stranger {
         /// What it says.
         reason: String,

@@ -55,7 +55,7 @@ pub fn request_for(
 /// since the epoch.
 ///
 /// # Errors
-/// [`AuthorityError::Refused`] with what is wrong with it.
+/// [`AuthorityError::Away`] with what is wrong with it.
 pub fn issued_for(
     identity: &SpiffeId,
     request: &CertificateSigningRequestDer<'_>,
@@ -63,25 +63,24 @@ pub fn issued_for(
     bundle: &TrustBundle,
     now: u64,
 ) -> Result<Issued, AuthorityError> {
-    let refused = |reason: &str| AuthorityError::Refused {
-        identity: identity.clone(),
-        reason: format!("what its signer gave is not usable: {reason}"),
+    let useless = |reason: &str| AuthorityError::Away {
+        what: format!("what its signer gave for {identity} is not usable: {reason}"),
     };
     let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(chain).collect();
-    let mut chain = chain.map_err(|_| refused("it is not a chain of certificates in PEM"))?;
+    let mut chain = chain.map_err(|_| useless("it is not a chain of certificates in PEM"))?;
     // Who trusts a root has it.
     chain.retain(|certificate| !bundle.roots().contains(certificate));
-    let (leaf, intermediates) = chain.split_first().ok_or_else(|| refused("it has no certificate"))?;
+    let (leaf, intermediates) = chain.split_first().ok_or_else(|| useless("it has no certificate"))?;
     let at = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    verify::verify(bundle, leaf, intermediates, at, CLOCK_SKEW).map_err(|reason| refused(reason.as_str()))?;
-    let peer = peer_of(&chain).map_err(|reason| refused(reason.as_str()))?;
+    verify::verify(bundle, leaf, intermediates, at, CLOCK_SKEW).map_err(|reason| useless(reason.as_str()))?;
+    let peer = peer_of(&chain).map_err(|reason| useless(reason.as_str()))?;
     if peer.identity != *identity {
-        return Err(refused(&format!("it is for {}", peer.identity)));
+        return Err(useless(&format!("it is for {}", peer.identity)));
     }
     if !has_key_of(leaf, request) {
-        return Err(refused("it is for another key"));
+        return Err(useless("it is for another key"));
     }
-    Issued::of(chain).ok_or_else(|| refused("its leaf is no certificate"))
+    Issued::of(chain).ok_or_else(|| useless("its leaf is no certificate"))
 }
 
 fn has_key_of(leaf: &CertificateDer<'_>, request: &CertificateSigningRequestDer<'_>) -> bool {

@@ -35,7 +35,7 @@ async fn an_agent_gets_what_its_node_needs_and_nothing_else() -> Result<()> {
             Code::PermissionDenied,
             "no_pod_on_node",
         ),
-        ("spiffe://other.example/ns/shop/sa/web", Code::PermissionDenied, "other_trust_domain"),
+        ("spiffe://other.example/ns/shop/sa/web", Code::InvalidArgument, "other_trust_domain"),
         ("https://cluster.local/ns/shop/sa/web", Code::InvalidArgument, "not_spiffe"),
         ("spiffe://cluster.local/ns/shop/sa/web/", Code::InvalidArgument, "not_spiffe"),
         ("", Code::InvalidArgument, "not_spiffe"),
@@ -56,7 +56,7 @@ async fn a_token_that_is_not_that_pods_on_that_node_is_refused() -> Result<()> {
     stand.turned_away(&foreign, Code::Unauthenticated).await?;
     // Another service account, also on the node.
     let web = stand.token_of("shop", "web", "web", "nodemesh")?;
-    stand.turned_away(&web, Code::PermissionDenied).await?;
+    stand.turned_away(&web, Code::FailedPrecondition).await?;
     // The agents' account, bound to no pod: it names no node.
     let unbound = stand.kubectl(&[
         "create",
@@ -67,7 +67,7 @@ async fn a_token_that_is_not_that_pods_on_that_node_is_refused() -> Result<()> {
         "--audience",
         "nodemesh",
     ])?;
-    stand.turned_away(unbound.trim(), Code::PermissionDenied).await?;
+    stand.turned_away(unbound.trim(), Code::FailedPrecondition).await?;
     for junk in ["", "x", "a.b.c", &"x".repeat(20_000)] {
         stand.turned_away(junk, Code::Unauthenticated).await?;
     }

@@ -151,14 +151,15 @@ async fn another_signer_signs_what_the_controller_permits() -> Result<()> {
     // Nor is anybody asked for what the caller may not have.
     stand.refused(&token, other, request_with(&[other])?, Code::PermissionDenied, "no_pod_on_node").await?;
 
-    for (answer, said) in [
-        (Answer::Deny, "not on a Sunday"),
-        (Answer::SignOther, "it is for spiffe://cluster.local/ns/shop/sa/other"),
-        (Answer::SignOtherKey, "it is for another key"),
+    for (answer, code, said) in [
+        // Of this identity alone; what follows would be wrong with any.
+        (Answer::Deny, Code::PermissionDenied, "not on a Sunday"),
+        (Answer::SignOther, Code::Unavailable, "it is for spiffe://cluster.local/ns/shop/sa/other"),
+        (Answer::SignOtherKey, Code::Unavailable, "it is for another key"),
         // Its root has the name of the trusted one.
-        (Answer::SignUntrusted, "bad_signature"),
+        (Answer::SignUntrusted, Code::Unavailable, "bad_signature"),
     ] {
-        let refused = stand.refused(&token, WEB, request.clone(), Code::Unavailable, "authority");
+        let refused = stand.refused(&token, WEB, request.clone(), code, "authority");
         let (refused, answered) = tokio::join!(refused, company.answer(&stand, answer));
         answered?;
         refused?;
