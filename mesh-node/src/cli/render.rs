@@ -18,6 +18,15 @@ const NOTHING: &str = "-";
 
 /// `mesh-node status`
 pub fn status(status: &Status) -> String {
+    let text = standing(status) + &unsettled(status) + &kernel(status);
+    if status.being_read.is_some() && status.problems.is_empty() {
+        return text + "\nnothing is wrong with what was read\n";
+    }
+    text + "\n" + &problems(&status.problems, status.problems_left_out)
+}
+
+/// What it is, and what it does.
+fn standing(status: &Status) -> String {
     let readiness =
         if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.unmet.join("; ")) };
     let mut text = String::new();
@@ -40,6 +49,12 @@ pub fn status(status: &Status) -> String {
     ] {
         text += &format!("{:<12}{value}\n", format!("{name}:"));
     }
+    text
+}
+
+/// Pods whose connections it refuses for what it does not know or have, and what it still reads.
+fn unsettled(status: &Status) -> String {
+    let mut text = String::new();
     if !status.in_doubt.is_empty() {
         let pods = status.in_doubt.join(", ");
         text +=
@@ -48,18 +63,19 @@ pub fn status(status: &Status) -> String {
     if let Some(being_read) = &status.being_read {
         text += &format!("{:<12}{}\n", "reading:", reading(being_read));
     }
-    text += &uncaptured(status);
-    let mut kernel = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
+    text + &uncaptured(status)
+}
+
+/// What the kernel has, after an empty line.
+fn kernel(status: &Status) -> String {
+    if status.kernel.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["KERNEL", "FOUND", "DETAIL"]);
     for found in &status.kernel {
-        kernel.row([found.name.clone(), yes(found.present), found.detail.clone()]);
+        table.row([found.name.clone(), yes(found.present), found.detail.clone()]);
     }
-    if !status.kernel.is_empty() {
-        text += &format!("\n{}", kernel.draw(""));
-    }
-    if status.being_read.is_some() && status.problems.is_empty() {
-        return text + "\nnothing is wrong with what was read\n";
-    }
-    text + "\n" + &problems(&status.problems, status.problems_left_out)
+    format!("\n{}", table.draw(""))
 }
 
 fn reading(BeingRead { files, seconds }: &BeingRead) -> String {
