@@ -1,14 +1,20 @@
 //! Which versions of the mesh run, as its pods say themselves.
 //!
 //! In: an API server, and the mesh's namespace. Out: each controller and agent with its version, and what is wrong with
-//! them together. A pod is asked through the API server, for what it shows to Prometheus.
+//! them together. A pod is asked through the API server, for what it shows to Prometheus. What it says is shown to a
+//! person, and a node that was broken into says what it likes: little of it is read, and what no version looks like is
+//! not shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
+use kube::client::Body;
+use kube::core::Status;
 use kube::{Client, Error, ResourceExt as _};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -20,6 +26,12 @@ use crate::telemetry::chain::Chain;
 const AT_ONCE: usize = 16;
 /// For one pod.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Of an answer that is read, in bytes.
+const MOST: usize = 1 << 20;
+/// Of a version, in bytes: as semantic versions are, with what may follow one.
+const LONGEST: usize = 64;
+/// Of what somebody says why there is no answer, in bytes.
+const LONGEST_REASON: usize = 200;
 /// What a pod shows to Prometheus on.
 const PORT: &str = "metrics";
 /// The line that says the version.
@@ -80,7 +92,7 @@ pub async fn versions(client: &Client, namespace: &str) -> Result<Versions, Vers
 async fn instances(client: &Client, namespace: &str, name: &str) -> Result<Vec<Instance>, Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods.list(&ListParams::default().labels(&format!("app.kubernetes.io/name={name}"))).await?;
-    let asked = list.items.into_iter().map(async |pod| {
+    let asked = list.items.into_iter().filter(|pod| !is_over(pod)).map(async |pod| {
         let said = timeout(PATIENCE, ask(client, namespace, &pod)).await;
         let said = said.unwrap_or_else(|_| Err(format!("no answer in {} s", PATIENCE.as_secs())));
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
@@ -95,14 +107,57 @@ async fn instances(client: &Client, namespace: &str, name: &str) -> Result<Vec<I
 async fn ask(client: &Client, namespace: &str, pod: &Pod) -> Result<String, String> {
     let port = port(pod).ok_or_else(|| format!("has no port named {PORT}"))?;
     let path = format!("/api/v1/namespaces/{namespace}/pods/{}:{port}/proxy/metrics", pod.name_any());
-    let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    let text = client.request_text(request).await.map_err(|error| match &error {
-        Error::Api(status) if status.code == 403 => {
-            "may not be asked: that takes get of pods/proxy".to_owned()
+    let request = http::Request::get(path).body(Body::empty()).map_err(|error| error.to_string())?;
+    let (status, said) = answer(client, request).await.map_err(|error| Chain(&error).to_string())?;
+    read(status, &said)
+}
+
+/// An answer, of which only the beginning is read.
+async fn answer(client: &Client, request: http::Request<Body>) -> Result<(StatusCode, Vec<u8>), Error> {
+    let answer = client.send(request).await?;
+    let status = answer.status();
+    let mut body = answer.into_body();
+    let mut said = Vec::new();
+    while said.len() < MOST
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(data) = frame?.into_data() {
+            said.extend_from_slice(&data[..data.len().min(MOST - said.len())]);
         }
-        _ => Chain(&error).to_string(),
-    })?;
-    version(&text).ok_or_else(|| "does not say its version".to_owned())
+    }
+    Ok((status, said))
+}
+
+/// PURE. Whether a pod ran to its end: its object stays, and nobody answers.
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// PURE. The version in an answer, or why there is none.
+fn read(status: StatusCode, said: &[u8]) -> Result<String, String> {
+    let text = String::from_utf8_lossy(said);
+    match status {
+        StatusCode::FORBIDDEN => Err("may not be asked: that takes get of pods/proxy".to_owned()),
+        status if status.is_success() => version(&text).ok_or_else(|| {
+            if said.len() < MOST {
+                "does not say its version".to_owned()
+            } else {
+                format!("does not say its version in the first {MOST} bytes of its metrics")
+            }
+        }),
+        status => {
+            // The API server's words, or the pod's.
+            let message = serde_json::from_slice(said).map(|Status { message, .. }| message);
+            Err(format!("answers {}: {}", status.as_u16(), plain(&message.unwrap_or(text.into_owned()))))
+        }
+    }
+}
+
+/// PURE. The beginning of foreign text, without what a terminal would obey.
+fn plain(text: &str) -> String {
+    let shown = |letter: char| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
+    text.trim().chars().take(LONGEST_REASON).map(shown).collect()
 }
 
 /// PURE. Where a pod shows its metrics.
@@ -115,7 +170,10 @@ fn port(pod: &Pod) -> Option<i32> {
 /// PURE. The version in what a pod shows to Prometheus.
 fn version(metrics: &str) -> Option<String> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(BUILD))?;
-    line.split_once('"').map(|(version, _)| version.to_owned())
+    let (version, _) = line.split_once('"')?;
+    let is_right = (1..=LONGEST).contains(&version.len())
+        && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+-".contains(&byte));
+    is_right.then(|| version.to_owned())
 }
 
 /// PURE. What is wrong with versions together.
@@ -156,6 +214,11 @@ fn warnings(client: &str, controllers: &[Instance], agents: &[Instance]) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use k8s_openapi::api::core::v1::PodStatus;
+    use tower::service_fn;
+
     use super::*;
 
     fn pod(version: Result<&str, &str>) -> Instance {
@@ -194,5 +257,59 @@ mod tests {
         crate::telemetry::traffic::write_build(&mut text);
         assert_eq!(version(&text).as_deref(), Some(env!("CARGO_PKG_VERSION")));
         assert_eq!(version("up 1\n"), None);
+    }
+
+    #[test]
+    fn only_what_a_version_looks_like_is_taken() {
+        let longest = "1".repeat(LONGEST);
+        for (said, taken) in [
+            ("0.1.0-rc.1+build.5", true),
+            (&longest, true),
+            (&format!("{longest}1"), false),
+            ("", false),
+            ("0.1.0\u{1b}[2J", false),
+            ("0.1.0 (agent a)", false),
+            ("0.1.0\u{e9}", false),
+        ] {
+            let found = version(&format!("{BUILD}{said}\"}} 1\n"));
+            assert_eq!(found.as_deref(), taken.then_some(said), "{said:?}");
+        }
+        assert_eq!(version(&format!("{BUILD}0.1.0")), None, "it is cut off");
+    }
+
+    #[test]
+    fn why_there_is_no_version_is_plain_text() {
+        let status = br#"{"kind": "Status", "code": 503, "message": "no way\u001b[2J"}"#;
+        for (code, said, wanted) in [
+            (StatusCode::SERVICE_UNAVAILABLE, &status[..], "answers 503: no way?[2J"),
+            (StatusCode::BAD_GATEWAY, b"a\x1b]0;b\n", "answers 502: a?]0;b"),
+            (StatusCode::FORBIDDEN, b"a", "may not be asked: that takes get of pods/proxy"),
+            (StatusCode::OK, b"\xff", "does not say its version"),
+        ] {
+            assert_eq!(read(code, said), Err(wanted.to_owned()));
+        }
+        let long = read(StatusCode::BAD_GATEWAY, &[b'a'; MOST]).unwrap_err();
+        assert_eq!(long.len(), "answers 502: ".len() + LONGEST_REASON);
+        let cut = read(StatusCode::OK, &[b'a'; MOST]).unwrap_err();
+        assert!(cut.contains("in the first 1048576 bytes"), "{cut}");
+    }
+
+    #[tokio::test]
+    async fn no_more_of_an_answer_is_read_than_its_beginning() {
+        let service = service_fn(async |_: http::Request<Body>| {
+            Ok::<_, Infallible>(http::Response::new(Body::from(vec![b'a'; 2 * MOST])))
+        });
+        let client = Client::new(service, "default");
+        let (_, said) = answer(&client, http::Request::new(Body::empty())).await.unwrap();
+        assert_eq!(said.len(), MOST);
+    }
+
+    #[test]
+    fn a_pod_that_ran_to_its_end_is_not_asked() {
+        for (phase, over) in [("Running", false), ("Pending", false), ("Failed", true), ("Succeeded", true)] {
+            let status = PodStatus { phase: Some(phase.to_owned()), ..PodStatus::default() };
+            assert_eq!(is_over(&Pod { status: Some(status), ..Pod::default() }), over, "{phase}");
+        }
+        assert!(!is_over(&Pod::default()));
     }
 }

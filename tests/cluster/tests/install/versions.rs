@@ -73,6 +73,15 @@ async fn every_version_is_shown_and_two_too_far_apart_are_warned_of() -> Result<
     };
     ensure!(same.agents == [told(own)], "{same:?}");
 
+    make_pod(&server, "agent-over", "nodemesh-agent", address, 1)?;
+    set_status(
+        &server,
+        &["pod", "-n", "nodemesh-system", "agent-over"],
+        &json!({"status": {"phase": "Failed"}}).to_string(),
+    )?;
+    let without = versions(&asks, "nodemesh-system").await?;
+    ensure!(without == same, "one that ran to its end is not asked: {without:?}");
+
     make_pod(&server, "agent-b", "nodemesh-agent", address, pod_that_is(address, "0.9.0")?)?;
     // Nobody listens there.
     make_pod(&server, "agent-c", "nodemesh-agent", address, 1)?;
