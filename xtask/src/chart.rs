@@ -30,6 +30,10 @@ const PULL: &str = "imagePullPolicy: IfNotPresent\n";
 const VALUE_PULL: &str = "imagePullPolicy: {{ .Values.image.pullPolicy }}\n";
 const NAMESPACE: &str = "namespace: nodemesh-system\n";
 const VALUE_NAMESPACE: &str = "namespace: {{ .Release.Namespace }}\n";
+const NODES: &str = "nodeSelector: {kubernetes.io/os: linux, kubernetes.io/arch: amd64}\n";
+const CONTROLLER_NODES: &str = "nodeSelector: {{- toYaml .Values.controller.nodeSelector | nindent 8 }}\n";
+// The hold's too: where no agent runs, new pods would wait for one.
+const AGENT_NODES: &str = "nodeSelector: {{- toYaml .Values.agent.nodeSelector | nindent 8 }}\n";
 const ENVIRONMENT: &str = "          env:\n";
 const VALUE_ENVIRONMENT: &str =
     "          env:\n            {{- include \"nodemesh.environment\" . | nindent 12 }}\n";
@@ -58,6 +62,7 @@ const TEMPLATES: &[Template] = &[
             (IMAGE, 1, VALUE_IMAGE),
             (PULL, 1, VALUE_PULL),
             (ENVIRONMENT, 1, VALUE_ENVIRONMENT),
+            (NODES, 1, CONTROLLER_NODES),
             ("  replicas: 2\n", 1, "  replicas: {{ .Values.controller.replicas }}\n"),
             (
                 "          resources:
@@ -82,6 +87,7 @@ const TEMPLATES: &[Template] = &[
             (IMAGE, 1, VALUE_IMAGE),
             (PULL, 1, VALUE_PULL),
             (ENVIRONMENT, 1, VALUE_ENVIRONMENT),
+            (NODES, 1, AGENT_NODES),
             (
                 "          resources:
             requests: {cpu: 100m, memory: 64Mi}
@@ -102,6 +108,7 @@ const TEMPLATES: &[Template] = &[
             (IMAGE, 1, VALUE_IMAGE),
             (PULL, 1, VALUE_PULL),
             (ENVIRONMENT, 1, VALUE_ENVIRONMENT),
+            (NODES, 1, AGENT_NODES),
         ],
     },
     Template {

@@ -20,8 +20,8 @@ use crate::telemetry::chain::Chain;
 
 /// Nodes and DaemonSets in one answer.
 const PAGE: u32 = 500;
-/// What the agents' DaemonSet is called, in whichever namespace.
-const AGENTS: &str = "app.kubernetes.io/name in (nodemesh-agent, nodemesh-uninstall)";
+/// What the mesh's DaemonSets are called, in whichever namespace.
+const AGENTS: &str = "app.kubernetes.io/name in (nodemesh-agent, nodemesh-hold, nodemesh-uninstall)";
 
 /// Group and resource of everything that the manifests make.
 pub(super) const MADE: &[(&str, &str)] = &[
@@ -59,7 +59,7 @@ pub(super) struct Facts {
     pub(super) nodes: Known<Vec<Machine>>,
     /// The labels of the root namespace, if it is there.
     pub(super) namespace: Known<Option<BTreeMap<String, String>>>,
-    /// Namespaces and names of agents and of what removes them.
+    /// Namespaces and names of agents, of holds, and of what removes both.
     pub(super) daemon_sets: Known<Vec<(String, String)>>,
     /// The namespaces of the controllers that have the cluster's rights.
     pub(super) bound: Known<Vec<String>>,

@@ -143,7 +143,7 @@ fn machines(nodes: &[Machine]) -> Check {
         NAME,
         CheckVerdict::Warned,
         format!("the image does not run on {}", few(&wrong)),
-        "keep the DaemonSet off them with a nodeSelector; their pods cannot be in the mesh",
+        "the manifests keep agents off them; their pods cannot be in the mesh",
     )
 }
 
@@ -181,22 +181,26 @@ fn kernels(nodes: &[Machine]) -> Check {
 /// `level`: of a namespace that is there, its label.
 fn namespace(name: &str, level: Option<Option<&str>>) -> Check {
     const NAME: &str = "namespace";
+    // Not manifests/foundation as a whole: what it makes besides is in the way of an installation with Helm.
+    let advice = format!("kubectl label --overwrite namespace {name} {POD_SECURITY}=privileged");
     match level {
-        None => passed(NAME, format!("{name} is not there yet: manifests/foundation makes it")),
+        None => {
+            passed(NAME, format!("{name} is not there yet: manifests/foundation/namespace.yaml makes it"))
+        }
         Some(None) => check(
             NAME,
             CheckVerdict::Warned,
             format!(
                 "{name} says nothing of {POD_SECURITY}: the cluster's default holds, which may refuse agents"
             ),
-            "kubectl apply -k manifests/foundation labels it",
+            &advice,
         ),
         Some(Some("privileged")) => passed(NAME, format!("{name} lets agents run")),
         Some(Some(level)) => check(
             NAME,
             CheckVerdict::Failed,
             format!("{name} is held to {level}, which refuses the agents' pods"),
-            "kubectl apply -k manifests/foundation, or label it pod-security.kubernetes.io/enforce=privileged",
+            &advice,
         ),
     }
 }
@@ -225,10 +229,20 @@ fn others(own: &str, sets: &[(String, String)]) -> Check {
         );
     }
     if sets.is_empty() {
-        passed(NAME, "none")
-    } else {
-        passed(NAME, format!("installed already, in {own}: this is an upgrade"))
+        return passed(NAME, "none");
     }
+    if sets.iter().all(|(_, name)| name == "nodemesh-hold") {
+        return check(
+            NAME,
+            CheckVerdict::Warned,
+            format!("{own}/nodemesh-hold is there without agents: new pods wait for them"),
+            &format!(
+                "install agents, or kubectl -n {own} delete daemonset nodemesh-hold; manifests/uninstall takes \
+                 away what it leaves"
+            ),
+        );
+    }
+    passed(NAME, format!("installed already, in {own}: this is an upgrade"))
 }
 
 fn controllers(own: &str, bound: &[String]) -> Check {
@@ -257,7 +271,7 @@ fn authority(namespace: &str, is_there: bool) -> Check {
 fn kinds(versions: Option<&[String]>) -> Check {
     const NAME: &str = "kinds";
     match versions {
-        None => passed(NAME, "not there yet: manifests/foundation makes them"),
+        None => passed(NAME, "not there yet: an installation makes them"),
         Some(versions) if versions.iter().any(|version| version == VERSION) => {
             passed(NAME, format!("{GROUP}/{VERSION} is there, and is brought up to date"))
         }
@@ -335,8 +349,21 @@ mod tests {
             (vec![set("mesh", "nodemesh-agent")], CheckVerdict::Passed),
             (vec![set("old", "nodemesh-agent")], CheckVerdict::Failed),
             (vec![set("mesh", "nodemesh-uninstall")], CheckVerdict::Failed),
+            (vec![set("mesh", "nodemesh-agent"), set("mesh", "nodemesh-hold")], CheckVerdict::Passed),
+            (vec![set("mesh", "nodemesh-hold")], CheckVerdict::Warned),
+            (vec![set("old", "nodemesh-hold")], CheckVerdict::Failed),
         ] {
             assert_eq!(others("mesh", &sets).verdict, verdict, "{sets:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_labelled_and_nothing_else_made() {
+        for level in [None, Some("restricted")] {
+            let found = namespace("mesh", Some(level));
+            let wanted =
+                "kubectl label --overwrite namespace mesh pod-security.kubernetes.io/enforce=privileged";
+            assert_eq!(found.advice.as_deref(), Some(wanted), "{found:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_test_cluster::api_server::ApiServer;
 use mesh_test_cluster::mesh::MANIFESTS;
 use mesh_test_cluster::programs::{self, Programs};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{apply, apply_folder};
 
@@ -27,6 +27,15 @@ fn run(command: &mut Command) -> Result<String> {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     String::from_utf8(output.stdout).context("read what it printed")
+}
+
+/// Helm with an API server and folders of its own.
+fn helm_at(server: &ApiServer, words: &[&str]) -> Result<String> {
+    let kubeconfig = format!("--kubeconfig={}", server.kubeconfig().display());
+    let home = tempfile::tempdir()?;
+    let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, home.path()));
+    let own = [&kubeconfig, "--namespace=nodemesh-system"];
+    run(Command::new(programs::helm()?).args(words).args(own).envs(homes))
 }
 
 /// What the chart becomes, without its definitions.
@@ -86,15 +95,18 @@ fn every_value_is_where_it_belongs() -> Result<()> {
         "--set=image.repository=registry.example/mesh,image.tag=v9,image.pullPolicy=Always",
         "--set=trustDomain=td.example,log=debug,controller.replicas=3",
         "--set=agent.resources.limits.memory=3Gi,hold.enabled=true,podMonitor.enabled=true",
+        "--set=controller.nodeSelector.pool=spare,agent.nodeSelector.pool=mesh",
     ])?;
     let text = serde_json::to_string(&made)?;
     ensure!(!text.contains(ROOT), "the release's namespace is the only one: {text}");
-    for (key, container) in [
-        ("Deployment mesh/nodemesh-controller", "controller"),
-        ("DaemonSet mesh/nodemesh-agent", "agent"),
-        ("DaemonSet mesh/nodemesh-hold", "hold"),
+    for (key, container, pool) in [
+        ("Deployment mesh/nodemesh-controller", "controller", "spare"),
+        ("DaemonSet mesh/nodemesh-agent", "agent", "mesh"),
+        ("DaemonSet mesh/nodemesh-hold", "hold", "mesh"),
     ] {
         let pod = &made.get(key).with_context(|| format!("there is no {key}"))?["spec"]["template"]["spec"];
+        let nodes = json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "pool": pool});
+        ensure!(pod["nodeSelector"] == nodes, "{key}: {}", pod["nodeSelector"]);
         let of = &pod["containers"][0];
         ensure!(of["name"] == container && of["image"] == "registry.example/mesh:v9", "{of}");
         ensure!(of["imagePullPolicy"] == "Always", "{of}");
@@ -134,14 +146,7 @@ fn an_api_server_takes_it_and_an_uninstall_leaves_the_agents_their_question() ->
     let server = ApiServer::start()?;
     let namespace = std::fs::read_to_string(format!("{MANIFESTS}/foundation/namespace.yaml"))?;
     apply(&server, &namespace)?;
-    let kubeconfig = format!("--kubeconfig={}", server.kubeconfig().display());
-    let home = tempfile::tempdir()?;
-    let helm = |words: &[&str]| -> Result<String> {
-        let own = [&kubeconfig, "--namespace=nodemesh-system"];
-        let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"];
-        let mut helm = Command::new(programs::helm()?);
-        run(helm.args(words).args(own).envs(homes.map(|name| (name, home.path()))))
-    };
+    let helm = |words: &[&str]| helm_at(&server, words);
     helm(&["install", "nodemesh", CHART])?;
     for there in
         ["daemonset/nodemesh-agent", "deployment/nodemesh-controller", "serviceaccount/nodemesh-agent"]
@@ -164,4 +169,24 @@ fn an_api_server_takes_it_and_an_uninstall_leaves_the_agents_their_question() ->
     helm(&["uninstall", "nodemesh"])?;
     apply_folder(&server, "foundation")?;
     apply_folder(&server, "base")
+}
+
+#[test]
+fn helm_follows_kubectl_once_the_agents_account_is_gone_or_taken_over() -> Result<()> {
+    let server = ApiServer::start()?;
+    apply_folder(&server, "foundation")?;
+    let refused = helm_at(&server, &["install", "nodemesh", CHART])
+        .expect_err("what kubectl made is not Helm's")
+        .to_string();
+    ensure!(refused.contains("cannot be imported"), "{refused}");
+
+    let account = format!("{MANIFESTS}/foundation/agent-account.yaml");
+    server.kubectl(&["delete", "-f", &account])?;
+    helm_at(&server, &["install", "nodemesh", CHART])?;
+    helm_at(&server, &["uninstall", "nodemesh"])?;
+
+    server.kubectl(&["delete", "-f", &account])?;
+    server.kubectl(&["apply", "-f", &account])?;
+    helm_at(&server, &["install", "nodemesh", CHART, "--take-ownership"])?;
+    server.kubectl(&["get", "daemonset/nodemesh-agent", "-n", ROOT]).map(drop)
 }

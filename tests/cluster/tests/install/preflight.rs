@@ -35,6 +35,13 @@ spec:
   selector: {matchLabels: {a: b}}
   template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}
 ---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: nodemesh-hold, namespace: old, labels: {app.kubernetes.io/name: nodemesh-hold}}
+spec:
+  selector: {matchLabels: {a: b}}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}
+---
 apiVersion: v1
 kind: Node
 metadata: {name: ancient}
@@ -82,7 +89,7 @@ async fn what_would_fail_is_said_before() -> Result<()> {
     for (name, said) in [
         ("kernels", "ancient (5.4.0-99-generic)"),
         ("namespace", "held to restricted"),
-        ("other agents", "old/nodemesh-agent"),
+        ("other agents", "old/nodemesh-agent, old/nodemesh-hold"),
         ("other controllers", "a mesh in old"),
     ] {
         let check = of(&checks, name)?;
@@ -92,7 +99,7 @@ async fn what_would_fail_is_said_before() -> Result<()> {
     for object in ["node/ancient", "clusterrolebinding/nodemesh-controller", "namespace/old"] {
         server.kubectl(&["delete", object, "--wait=false"])?;
     }
-    server.kubectl(&["delete", "daemonset", "nodemesh-agent", "-n", "old"])?;
+    server.kubectl(&["delete", "daemonset", "--all", "-n", "old"])?;
     apply(&server, NODE)?;
     set_status(&server, &["node", "fine"], &machine("6.18.5"))?;
     apply_folder(&server, "foundation")?;
