@@ -291,7 +291,7 @@ fn connection(record: &Record, age: Duration) -> Connection {
 fn uncaptured(synced: &Synced) -> Option<String> {
     let (first, count) = (synced.of(Cause::Agent).next()?, synced.of(Cause::Agent).count());
     Some(format!(
-        "{count} pods of this node are enrolled and not captured, as {}: {}",
+        "{count} pods of this node are not captured, or not let go, as {}: {}",
         first.pod, first.reason
     ))
 }

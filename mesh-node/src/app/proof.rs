@@ -85,7 +85,9 @@ pub(super) fn pods(captured: usize, synced: &Synced) -> Check {
         0 => Ok(()),
         count => {
             let named = named(synced.of(Cause::Agent));
-            Err(format!("{count} enrolled pods are not captured, and their connections are refused: {named}"))
+            Err(format!(
+                "{count} pods are not captured, or not let go, and their connections are refused: {named}"
+            ))
         }
     };
     let advice = "mend what is said of the first; each is tried again every second";

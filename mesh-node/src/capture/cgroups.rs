@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use mesh_common::model::WorkloadUid;
 
 use super::namespace::{Namespace, NamespaceId};
-use super::pods::PodError;
+use super::pod_error::PodError;
 use super::processes::{Host, namespace_of, namespaces, pids};
 
 /// How far below `--cgroup-root` pods' folders are looked for: a cgroup of the kubelet's own, `kubepods`, class, pod.

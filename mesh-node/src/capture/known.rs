@@ -11,7 +11,8 @@ use super::cgroups::Found;
 use super::connections::Outside;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::Namespace;
-use super::pods::{CapturedPod, PodChanges, PodError};
+use super::pod_error::PodError;
+use super::pods::{CapturedPod, PodChanges};
 use crate::kernel::{Kernel, PodFacts, PodListeners};
 
 /// One pod, as it was found and as the kernel has it.

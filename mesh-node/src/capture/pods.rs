@@ -10,13 +10,11 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use mesh_common::model::{Enrolment, Workload, WorkloadUid};
-use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::cgroups::{Found, PodCgroups};
@@ -24,8 +22,9 @@ use super::connections::Outside;
 use super::controllers::ControllerLogs;
 use super::known::{Known, State, sockets};
 use super::left::Left;
-use super::listener::{ListenError, Listener};
-use super::namespace::{Namespace, NamespaceError};
+use super::listener::Listener;
+use super::namespace::Namespace;
+use super::pod_error::PodError;
 use crate::kernel::{Kernel, KernelError, PodFacts};
 
 /// A pod whose connections come to this daemon. The cores share it; its listeners close with the last of them.
@@ -54,53 +53,6 @@ pub struct PodChanges {
     pub unreleased: Vec<KernelError>,
 }
 
-/// Why a pod is not as it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum PodError {
-    /// Nothing says where the pod is.
-    #[error(
-        "the pod is enrolled, and no cgroup below --cgroup-root is named for its UID; where no kubelet runs it, set the \
-         annotation nodemesh.dev/netns"
-    )]
-    NoNamespace,
-    /// Nothing says where any pod is.
-    #[error(
-        "the pod is enrolled, and no pod at all has a cgroup below --cgroup-root; see that it is the pods' cgroup; where no \
-         kubelet runs them, set the annotation nodemesh.dev/netns"
-    )]
-    NoPods,
-    /// It cannot be told which namespace is the pod's. The pod's own doing, or its runtime's: nothing is wrong with the
-    /// node.
-    #[error(
-        "it is in doubt where the pod is: not exactly one network namespace of its processes has an address of the pod, or \
-         is owned nearer to the host than the others; end the processes that made namespaces of their own"
-    )]
-    InDoubt,
-    /// The pod's processes cannot be looked at.
-    #[error(
-        "the pod's processes are not in the agent's PID namespace; run the agent in that of the host, in its own pod by \
-         hostPID: true"
-    )]
-    OtherPidNamespace,
-    /// Another pod is there: one of the two would speak for the other.
-    #[error(
-        "the pod is said to be in the network namespace of {other}; correct its annotation nodemesh.dev/netns"
-    )]
-    Taken {
-        /// The pod that was there first.
-        other: String,
-    },
-    /// The namespace cannot be entered.
-    #[error("enter the pod's network namespace")]
-    Namespace(#[from] NamespaceError),
-    /// A listener cannot be made.
-    #[error("listen inside the pod")]
-    Listen(#[from] ListenError),
-    /// The kernel's side fails.
-    #[error("tell the kernel about the pod")]
-    Kernel(#[from] KernelError),
-}
-
 /// The pods of this node. One thread has it, and the kernel's side in it.
 pub struct Pods {
     kernel: Kernel,
@@ -117,19 +69,6 @@ pub struct Pods {
     absent: Vec<Arc<Workload>>,
 }
 
-impl PodError {
-    /// Whether the pod is the cause, or what is said of it, and not this node.
-    pub fn is_of_the_pod(&self) -> bool {
-        match self {
-            Self::NoNamespace | Self::InDoubt | Self::Taken { .. } => true,
-            Self::NoPods | Self::OtherPidNamespace | Self::Kernel(_) => false,
-            Self::Namespace(NamespaceError::Open { source, .. } | NamespaceError::Enter { source, .. })
-            | Self::Listen(ListenError::Kernel { source, .. }) => !is_of_the_agent(source),
-            Self::Listen(ListenError::NoPort { .. }) => true,
-        }
-    }
-}
-
 /// Whether a pod's namespace is held where nothing is seen of it any more: people say where those with an annotation are.
 fn is_held_where_it_was(workload: &Workload) -> bool {
     workload.enrolment == Enrolment::Enabled && workload.details.netns.is_none()
@@ -139,15 +78,6 @@ fn is_held_where_it_was(workload: &Workload) -> bool {
 /// create pods may write such annotations, and would have another pod's place.
 fn is_mere_claim(workload: &Workload) -> bool {
     workload.details.static_uid.is_some() && workload.addresses.is_empty()
-}
-
-/// Whether a call in a pod's namespace failed for what the agent has no more of, or may not do.
-fn is_of_the_agent(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(
-        code,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::PERM | Errno::ACCESS)
-    )
 }
 
 impl Pods {
