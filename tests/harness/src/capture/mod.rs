@@ -38,6 +38,9 @@ pub struct Capture {
     last: LastPacket,
 }
 
+/// The mark's ports: those of `echo` and `discard`, which nobody serves.
+const MARK: [u16; 2] = [7, 9];
+
 /// A connect to a closed port across the wire: once it is in the file, everything before it is.
 #[derive(Clone, Copy, Debug)]
 struct LastPacket {
@@ -130,7 +133,7 @@ impl Capture {
 
 impl LastPacket {
     fn between([here, there]: [Ipv4Addr; 2]) -> Self {
-        Self { from: SocketAddrV4::new(here, 7), to: SocketAddrV4::new(there, 9) }
+        Self { from: SocketAddrV4::new(here, MARK[0]), to: SocketAddrV4::new(there, MARK[1]) }
     }
 
     fn send(self) -> Result<()> {
@@ -167,6 +170,17 @@ impl Carried {
     pub fn without(&self, address: IpAddr) -> Self {
         let mut left = self.clone();
         left.streams.retain(|stream| stream.flow.from.ip() != address && stream.flow.to.ip() != address);
+        left
+    }
+
+    /// What is left without the connects by which captures, this one's and others', know their ends.
+    #[must_use]
+    pub fn without_marks(&self) -> Self {
+        let mut left = self.clone();
+        left.streams.retain(|stream| {
+            let ports = [stream.flow.from.port(), stream.flow.to.port()];
+            ports != MARK && ports != [MARK[1], MARK[0]]
+        });
         left
     }
 
