@@ -20,6 +20,9 @@ use super::translate::{
     peer_authentication, pod, service,
 };
 
+/// Most faults of one object that are kept: it may have as many as it has entries.
+const MAX_FAULTS: usize = 20;
+
 /// An object that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Served {
@@ -32,13 +35,22 @@ pub struct Served {
 /// Reads an object. A policy always means something: what is not understood of it denies.
 pub fn served(key: &ObjectKey, object: &Value, settings: &MeshSettings) -> Served {
     match meaning(key.kind, object, settings) {
-        Ok((meaning, errors)) => Served { meaning: Some(meaning), errors },
+        Ok((meaning, errors)) => Served { meaning: Some(meaning), errors: gravest(errors) },
         Err(errors) => {
             let effect = if key.kind.is_policy() { Effect::Denies } else { Effect::NotInForce };
             let meaning = denying(key, object, &errors, settings);
-            Served { meaning, errors: errors.into_iter().map(|error| (error, effect)).collect() }
+            Served { meaning, errors: gravest(errors.into_iter().map(|error| (error, effect)).collect()) }
         }
     }
+}
+
+/// Those that are kept: what denies before what does not, otherwise in their order.
+fn gravest(mut errors: Vec<(FieldError, Effect)>) -> Vec<(FieldError, Effect)> {
+    if errors.len() > MAX_FAULTS {
+        errors.sort_by_key(|(_, effect)| *effect != Effect::Denies);
+        errors.truncate(MAX_FAULTS);
+    }
+    errors
 }
 
 type Read = Result<(Meaning, Vec<(FieldError, Effect)>), Vec<FieldError>>;
@@ -185,6 +197,15 @@ mod tests {
         let served = read(Kind::PeerAuthentication, &object);
         let Some(Meaning::PeerAuthentication(policy)) = served.meaning else { panic!("it is a policy") };
         assert_eq!(policy.mode, Some(mesh_common::model::policy::MutualTls::Strict));
+    }
+
+    #[test]
+    fn of_many_faults_those_that_deny_are_kept() {
+        let error = |field: usize| FieldError { field: field.to_string(), reason: String::new() };
+        let warnings = (0..MAX_FAULTS).map(|field| (error(field), Effect::Warning));
+        let kept = gravest(warnings.chain([(error(77), Effect::Denies)]).collect());
+        assert_eq!((kept.len(), &kept[0]), (MAX_FAULTS, &(error(77), Effect::Denies)));
+        assert_eq!(kept[1].0, error(0));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) enum Answer {
 }
 
 /// What is wrong with an object.
-pub(super) type Faults = Vec<(FieldError, Effect)>;
+pub(super) type Faults = Arc<[(FieldError, Effect)]>;
 
 /// A policy as the API server has it, for who writes its status.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -177,14 +177,15 @@ impl Inventory {
         if meaning.is_none() && before.is_some() {
             errors.iter_mut().for_each(|(_, effect)| *effect = Effect::LastGoodKept);
         }
+        let faults: Faults = errors.into();
         if key.kind.is_policy() {
-            self.policies.insert(key.clone(), Arc::new(policy(object, errors.clone())));
+            self.policies.insert(key.clone(), Arc::new(policy(object, Arc::clone(&faults))));
             self.has_other_policies = true;
         }
-        if errors.is_empty() {
+        if faults.is_empty() {
             self.faults.remove(&key);
         } else {
-            self.faults.insert(key.clone(), errors);
+            self.faults.insert(key.clone(), faults);
         }
         let after = meaning?;
         if before == Some(&after) {

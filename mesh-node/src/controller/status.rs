@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn policy(faults: Vec<(FieldError, Effect)>, status: Value) -> Policy {
-        Policy { generation: 3, uid: None, status, faults }
+        Policy { generation: 3, uid: None, status, faults: faults.into() }
     }
 
     fn fault(effect: Effect) -> (FieldError, Effect) {

@@ -201,7 +201,7 @@ impl World {
     fn report(&self, doubtful: usize) {
         let faults = self.inventory.faults();
         let mut counts = BTreeMap::new();
-        for (_, effect) in faults.values().flatten() {
+        for (_, effect) in faults.values().flat_map(|said| &**said) {
             *counts.entry(*effect).or_default() += 1;
         }
         let generation = self.known.snapshot.load().generation();

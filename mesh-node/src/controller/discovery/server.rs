@@ -160,7 +160,11 @@ impl Stream<'_> {
                 _ = &mut ended => return Err(Status::aborted(NEWER)),
             }
             if published.borrow().is_some() {
-                self.respond().await?;
+                tokio::select! {
+                    responded = self.respond() => responded?,
+                    // An agent that reads nothing and comes again has one turn to begin, not many.
+                    _ = &mut ended => return Err(Status::aborted(NEWER)),
+                }
             }
             if self.session.is_told() {
                 self.turn = None;

@@ -280,6 +280,22 @@ async fn who_begins_waits_for_those_that_began_before_it() {
 }
 
 #[tokio::test]
+async fn who_reads_nothing_and_comes_again_has_one_turn() {
+    let long = Duration::from_secs(120);
+    let settings = DiscoverySettings { max_beginning: 1, longest_turn: long, ..rig::settings() };
+    let rig = Rig::with(DiscoverySettings { answer_timeout: long, ..settings });
+    rig.publish(&[service("web")]);
+    let mut unread = Agent::deaf(&rig, "a").await.unwrap();
+    // One response of each other type comes now, and goes nowhere.
+    let first = unread.next().await;
+    unread.acknowledge(&first).await;
+    let mut other = rig.agent("b").await;
+    other.hears_nothing().await;
+    let _again = rig.agent("a").await;
+    assert_eq!(other.round().await.names(), ["Service shop/web"]);
+}
+
+#[tokio::test]
 async fn a_large_world_comes_in_responses_of_bounded_size() {
     let rig = Rig::new();
     let deltas: Vec<Delta> = (0..3000).map(|number| slice(&format!("service-{number}"))).collect();

@@ -36,6 +36,7 @@ use crate::xds::{Key, Outgoing, ResourceType, encode, messages};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is not expected has not come by then.
 const QUIET: Duration = Duration::from_millis(100);
+const CONTROLLER: &str = "http://controller";
 
 pub(super) struct Rig {
     pub(super) discovery: Arc<Discovery>,
@@ -152,13 +153,28 @@ impl Agent {
         node: &str,
         had: &[(Key, String)],
     ) -> Result<Self, Status> {
+        Self::open_from(Target::from_static(CONTROLLER), rig, token, node, had).await
+    }
+
+    /// One to whom a few bytes can be sent, and no more until it reads them.
+    pub(super) async fn deaf(rig: &Rig, node: &str) -> Result<Self, Status> {
+        let target = Target::from_static(CONTROLLER).initial_stream_window_size(16);
+        Self::open_from(target, rig, Some(&format!("token-{node}")), node, &[]).await
+    }
+
+    async fn open_from(
+        target: Target,
+        rig: &Rig,
+        token: Option<&str>,
+        node: &str,
+        had: &[(Key, String)],
+    ) -> Result<Self, Status> {
         let (near, far) = duplex(1 << 20);
         let service = Arc::clone(&rig.discovery).service(Arc::new(TableOfTokens));
         tokio::spawn(
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(far), TowerToHyperService::new(service)),
         );
-        let target = Target::from_static("http://controller");
         let channel = target.connect_with_connector(Once(Some(near))).await.unwrap();
         let (requests, stream) = mpsc::channel(64);
         for kind in ResourceType::ALL {
