@@ -17,8 +17,9 @@ use super::view::{Part, Round, TooFarBehind, Versions, View};
 use crate::xds::refusal::{Refusal, refusals};
 use crate::xds::{Key, Resource, ResourceType, Version};
 
-/// About how many bytes one response has: what a slow agent reads in one go, and one resource more at most.
-const CHUNK: usize = 512 << 10;
+/// About how many bytes one response has: what a slow agent reads in one go, and one resource more at most. Each stream keeps
+/// the buffer of its largest one, up to twice as much.
+const CHUNK: usize = 64 << 10;
 
 /// Most refusals that are kept of one agent.
 const MAX_REFUSALS: usize = 1000;

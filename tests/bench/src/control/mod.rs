@@ -95,6 +95,8 @@ struct Connected {
 
 impl Bench {
     async fn measure(&mut self, args: &ControlArgs) -> Result<()> {
+        let alone = self.stand.lists().await?.as_secs_f64();
+        self.figures.add("API server: all lists, to who reads and drops them", "s", alone, None);
         let (agents, mut controller) = (args.agents, self.stand.controller()?);
         let mut connected = self.begin(&mut controller, agents).await?;
         self.changes("one agent", 1, args.changes, &mut connected, None).await?;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Client;
 use mesh_common::model::{SpiffeId, TrustDomain};
 use mesh_node::controller::{CONTROLLER, client};
@@ -28,6 +30,22 @@ use super::store;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How often a process is asked that tells nobody what it has done.
 const ASK: Duration = Duration::from_millis(50);
+/// What a controller lists, and how much of it at a time.
+const LISTS: [&str; 6] = [
+    "/api/v1/pods",
+    "/api/v1/services",
+    "/apis/discovery.k8s.io/v1/endpointslices",
+    "/api/v1/namespaces",
+    "/api/v1/serviceaccounts",
+    "/api/v1/nodes",
+];
+const PAGE: u32 = 500;
+
+/// A page of a list, of which only the place of the next is looked at.
+#[derive(serde::Deserialize)]
+struct Page {
+    metadata: ListMeta,
+}
 
 /// What runs. Ended on drop.
 pub struct Stand {
@@ -66,7 +84,33 @@ impl Stand {
         server.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
         store::fill(server.store(), size.objects()).await?;
         let client = client::client(Some(server.kubeconfig())).await?;
-        Ok(Self { server, client, run: Run::start()?, size })
+        let stand = Self { server, client, run: Run::start()?, size };
+        // It was told of none of them: it has read them all once the first lists were answered.
+        stand.lists().await?;
+        Ok(stand)
+    }
+
+    /// How long the API server takes to give all that a controller reads, to who drops it.
+    ///
+    /// # Errors
+    /// It does not give it.
+    pub async fn lists(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        try_join_all(LISTS.map(|path| self.list(path))).await?;
+        Ok(begun.elapsed())
+    }
+
+    async fn list(&self, path: &str) -> Result<()> {
+        let mut next = String::new();
+        loop {
+            let page = format!("{path}?limit={PAGE}&continue={next}");
+            let text = self.client.request_text(http::Request::get(page).body(Vec::new())?).await;
+            let Page { metadata } = serde_json::from_str(&text.with_context(|| format!("list {path}"))?)?;
+            match metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => next = token,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Starts a controller, with the rights that the manifests give it.

@@ -304,7 +304,7 @@ async fn a_large_world_comes_in_responses_of_bounded_size() {
     let round = agent.round().await;
     assert_eq!(round.names().len(), 3000);
     assert!(round.responses > 8, "one response beside those of empty types");
-    assert!(round.largest < 600 << 10, "{} bytes", round.largest);
+    assert!(round.largest < 80 << 10, "{} bytes", round.largest);
 }
 
 #[test]
