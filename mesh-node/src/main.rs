@@ -34,6 +34,8 @@ enum Command {
     /// Show the version of this program, of the cluster's controllers and of its agents; exit code 1 if one is not known, or
     /// they are more than one minor version apart
     Version(cli::VersionArgs),
+    /// Have the mesh come to another root, and show where that stands
+    Ca(cli::AuthorityArgs),
     /// Show what the agent knows
     Dump(cli::DumpArgs),
     /// Show or change what the agent logs
@@ -86,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Status(args) => cli::status(&args)?,
         Command::Check(args) => cli::check(&args)?,
         Command::Version(args) => cli::version(&args)?,
+        Command::Ca(args) => cli::authority(&args)?,
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
         Command::Uninstall(args) => app::uninstall(&args)?,

@@ -3,6 +3,7 @@
 //! In: one verb. Out: text for people or JSON for programs on standard output, and the exit code. Never reads the
 //! agent's files or the kernel itself: what it shows is what the agent says, or the API server.
 
+mod authority;
 mod client;
 mod cluster;
 pub mod reference;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use self::client::Client;
 use crate::admin::documents::{Certificate, Check, Connection, Log, Policy, Service, Status, Workload};
 
+pub use self::authority::{AuthorityArgs, AuthorityError, authority};
 pub use self::client::ClientError;
 pub use self::cluster::{ClusterArgs, ClusterError, VersionArgs, version};
 

@@ -75,9 +75,9 @@ fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
 fn flags(root: &Command) -> String {
     let mut text =
         format!("# Flags\n\n{NOTE}Every flag can be given as an environment variable too; the flag wins.\n");
-    for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
+    for (name, command) in commands(root, "mesh-node") {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        push(&mut text, format_args!("\n## `mesh-node {}`\n\n{about}.\n", command.get_name()));
+        push(&mut text, format_args!("\n## `{name}`\n\n{about}.\n"));
         let mut arguments: Vec<&Arg> =
             command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help").collect();
         // Stable: arguments keep their order below one heading.
@@ -95,6 +95,17 @@ fn flags(root: &Command) -> String {
         }
     }
     text
+}
+
+/// Every command that does something, as it is typed.
+fn commands<'a>(root: &'a Command, name: &str) -> Vec<(String, &'a Command)> {
+    let shown =
+        root.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    let below = shown.flat_map(|command| {
+        let name = format!("{name} {}", command.get_name());
+        if command.has_subcommands() { commands(command, &name) } else { vec![(name, command)] }
+    });
+    below.collect()
 }
 
 fn headings<'a>(arguments: &[&'a Arg]) -> Vec<Option<&'a str>> {

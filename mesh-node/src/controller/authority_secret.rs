@@ -22,10 +22,12 @@ use tracing::{error, info, warn};
 
 use super::backoff::Backoff;
 use super::discovery::Discovery;
+use super::found::{CERTIFICATE, Found, KEY, ROOTS};
 use super::rotator::Rotator;
 use super::{FIELD_MANAGER, part_of};
 use crate::identity::{
     AuthorityPem, CertificateAuthority as _, Clock, HeldAuthority, HeldError, MaterialError, SigningPem,
+    TrustBundle,
 };
 use crate::telemetry::chain::Chain;
 use crate::xds::Trust;
@@ -36,20 +38,10 @@ pub const SECRET: &str = "nodemesh-ca";
 pub const ROOT_CONFIG_MAP: &str = "nodemesh-ca-root";
 
 const TYPE: &str = "kubernetes.io/tls";
-const KEY: &str = "tls.key";
-const CERTIFICATE: &str = "tls.crt";
-const ROOTS: &str = "ca.crt";
-/// What signs next, once every agent trusts its root.
-const NEXT_KEY: &str = "next.key";
-const NEXT_CERTIFICATE: &str = "next.crt";
-/// What signed before, while certificates of it may be valid.
-const BEFORE: &str = "before.crt";
-/// Annotation: since when the key signs that does, in seconds since the epoch.
-const SIGNS_SINCE: &str = "nodemesh.dev/signs-since";
 /// For one answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at the Secret.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The same, while agents are waited for.
 const LOOK_SOON: Duration = Duration::from_secs(3);
 
@@ -70,10 +62,9 @@ pub(super) enum SecretError {
         "use Secret {SECRET}: give it tls.key and tls.crt that belong together, or delete it to have a new authority made"
     )]
     Held(#[from] HeldError),
+    #[error("next.crt and next.key of Secret {SECRET} cannot sign: give it others, or take them out")]
+    Next(#[source] HeldError),
 }
-
-/// The Secret as it was read.
-pub(super) struct Found(Secret);
 
 /// Where the Secret is.
 #[derive(Clone)]
@@ -126,8 +117,9 @@ impl AuthoritySecret {
             if let Err(error) = self.publish_roots(&authority).await {
                 warn!(error = %Chain(&error), config_map = ROOT_CONFIG_MAP, "roots not written");
             }
-            let rest = if found.as_ref().is_some_and(Found::has_next) { LOOK_SOON } else { LOOK_AGAIN };
-            if let Some(found) = found.filter(|_| self.signs)
+            let has_next = self.signs && found.as_ref().is_some_and(|found| found.next().is_some());
+            let rest = if has_next { LOOK_SOON } else { LOOK_AGAIN };
+            if let Some(found) = found
                 && let Err(error) = rotator.turn(&self, found, &authority).await
             {
                 warn!(error = %Chain(&error), "the change of the root waits");
@@ -150,30 +142,26 @@ impl AuthoritySecret {
         Ok(Some(found))
     }
 
-    /// Has the next key sign from now on.
-    pub(super) async fn sign_with_next(&self, Found(mut secret): Found, now: u64) -> Result<(), SecretError> {
-        let data = secret.data.get_or_insert_default();
-        let mut take = |name| data.remove(name).ok_or(SecretError::Missing(name));
-        let (key, certificate, before) = (take(NEXT_KEY)?, take(NEXT_CERTIFICATE)?, take(CERTIFICATE)?);
-        let mut others = take(BEFORE).map(|before| before.0).unwrap_or_default();
-        others.extend(before.0);
-        data.insert(KEY.to_owned(), key);
-        data.insert(CERTIFICATE.to_owned(), certificate);
-        data.insert(BEFORE.to_owned(), ByteString(others));
-        secret.metadata.annotations.get_or_insert_default().insert(SIGNS_SINCE.to_owned(), now.to_string());
-        self.replace(secret).await
+    /// Has the next key sign from now on, if agents that trust `bundle` take what it signs.
+    pub(super) async fn sign_with_next(
+        &self,
+        found: Found,
+        bundle: &TrustBundle,
+        now: u64,
+    ) -> Result<(), SecretError> {
+        if let Some(next) = found.next() {
+            next.is_taken_by(bundle, now).map_err(SecretError::Next)?;
+        }
+        self.replace(found.signing_with_next(now)?).await
     }
 
     /// Trusts no longer what signed before.
-    pub(super) async fn let_go(&self, Found(mut secret): Found) -> Result<(), SecretError> {
-        secret.data.get_or_insert_default().remove(BEFORE);
-        secret.metadata.annotations.get_or_insert_default().remove(SIGNS_SINCE);
-        self.replace(secret).await
+    pub(super) async fn let_go(&self, found: Found) -> Result<(), SecretError> {
+        self.replace(found.without_before()).await
     }
 
     /// Writes the Secret, if nobody did since it was read and if it can be used.
-    async fn replace(&self, secret: Secret) -> Result<(), SecretError> {
-        let found = Found(secret);
+    async fn replace(&self, found: Found) -> Result<(), SecretError> {
         HeldAuthority::new(self.pem(&found)?, self.trust_domain.clone(), self.lifetime)?;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         soon(api.replace(SECRET, &PostParams::default(), &found.0)).await.map(drop)
@@ -192,14 +180,11 @@ impl AuthoritySecret {
 
     /// What signs now, and all that is trusted.
     fn pem(&self, found: &Found) -> Result<AuthorityPem, SecretError> {
-        let needed = |name| found.part(name).ok_or(SecretError::Missing(name));
-        if !self.signs {
-            let roots = Some(found.part(ROOTS).ok_or(SecretError::NoRoots)?);
-            return Ok(AuthorityPem { signing: None, roots, others: Vec::new() });
+        if self.signs {
+            return found.pem();
         }
-        let signing = SigningPem { key: needed(KEY)?, certificates: needed(CERTIFICATE)? };
-        let others = [NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| found.part(name)).collect();
-        Ok(AuthorityPem { signing: Some(signing), roots: found.part(ROOTS), others })
+        let roots = Some(found.part(ROOTS).ok_or(SecretError::NoRoots)?);
+        Ok(AuthorityPem { signing: None, roots, others: Vec::new() })
     }
 
     async fn read(&self) -> Result<Option<Found>, SecretError> {
@@ -254,26 +239,6 @@ impl AuthoritySecret {
         soon(api.patch(ROOT_CONFIG_MAP, &apply, &Patch::Apply(&config_map))).await?;
         info!(config_map = ROOT_CONFIG_MAP, "wrote the roots for agents");
         Ok(())
-    }
-}
-
-impl Found {
-    fn part(&self, name: &str) -> Option<Vec<u8>> {
-        let bytes = &self.0.data.as_ref()?.get(name)?.0;
-        (!bytes.is_empty()).then(|| bytes.clone())
-    }
-
-    /// Whether a key is to sign next.
-    pub(super) fn has_next(&self) -> bool {
-        self.part(NEXT_KEY).is_some() && self.part(NEXT_CERTIFICATE).is_some()
-    }
-
-    /// Since when the key signs that does, while one before it is trusted.
-    pub(super) fn signs_since(&self) -> Option<u64> {
-        self.part(BEFORE)?;
-        let since = self.0.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SIGNS_SINCE));
-        // Who took the annotation away has to wait for as long as is needed, and for ever.
-        Some(since.and_then(|since| since.parse().ok()).unwrap_or(u64::MAX))
     }
 }
 

@@ -24,10 +24,19 @@ pub(super) struct Rotation<'a> {
     pub(super) signs_since: Option<u64>,
     /// How long a certificate lives.
     pub(super) lifetime: Duration,
-    /// The agents that there are: the name of each one's pod, by its uid.
-    pub(super) agents: &'a BTreeMap<Text, Text>,
+    /// The agents that there are, by the uids of their pods.
+    pub(super) agents: &'a BTreeMap<Text, Agent>,
     /// Those that have all roots of the Secret in force, by uid.
     pub(super) trusting: &'a BTreeSet<Text>,
+}
+
+/// The pod of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Agent {
+    pub(super) pod: Text,
+    pub(super) node: Text,
+    /// Whether it follows a replica now.
+    pub(super) is_connected: bool,
 }
 
 /// What is next.
@@ -37,8 +46,8 @@ pub(super) enum Step {
     Settled,
     /// To wait for these agents, which do not trust the next key's root yet.
     Distribute {
-        /// Pods of those that are waited for, by name.
-        missing: Vec<Text>,
+        /// Those that are waited for, by name.
+        missing: Vec<Agent>,
         /// Of so many.
         agents: usize,
     },
@@ -51,6 +60,13 @@ pub(super) enum Step {
     },
     /// To let go of the roots before.
     Retire,
+    /// Nothing that is done here: somebody else signs.
+    Elsewhere,
+}
+
+/// When the roots before are let go, of a key that signs `since` then.
+pub(super) fn retires_at(since: u64, lifetime: Duration) -> u64 {
+    since.saturating_add((lifetime + MARGIN).as_secs())
 }
 
 impl Rotation<'_> {
@@ -58,7 +74,7 @@ impl Rotation<'_> {
     pub(super) fn step(&self, now: u64) -> Step {
         if self.has_next {
             let missing = self.agents.iter().filter(|(uid, _)| !self.trusting.contains(*uid));
-            let mut missing: Vec<Text> = missing.map(|(_, name)| name.clone()).collect();
+            let mut missing: Vec<Agent> = missing.map(|(_, agent)| agent.clone()).collect();
             missing.sort();
             return match missing.is_empty() {
                 true => Step::Sign,
@@ -80,7 +96,7 @@ impl fmt::Display for Step {
         match self {
             Self::Settled => formatter.write_str("no root is being replaced"),
             Self::Distribute { missing, agents } => {
-                let named: Vec<&str> = missing.iter().take(MAX_NAMED).map(|name| &**name).collect();
+                let named: Vec<&str> = missing.iter().take(MAX_NAMED).map(|agent| &*agent.pod).collect();
                 let more = missing.len().saturating_sub(MAX_NAMED);
                 write!(
                     formatter,
@@ -100,6 +116,7 @@ impl fmt::Display for Step {
                 )
             }
             Self::Retire => formatter.write_str("3 of 3: letting go of the root before"),
+            Self::Elsewhere => formatter.write_str("somebody else signs, and has a root of its own"),
         }
     }
 }
@@ -110,8 +127,12 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn agents(names: &[&str]) -> BTreeMap<Text, Text> {
-        names.iter().map(|name| (format!("uid-{name}").into(), (*name).into())).collect()
+    fn agent(name: &str) -> Agent {
+        Agent { pod: name.into(), node: "n".into(), is_connected: false }
+    }
+
+    fn agents(names: &[&str]) -> BTreeMap<Text, Agent> {
+        names.iter().map(|name| (format!("uid-{name}").into(), agent(name))).collect()
     }
 
     fn trusting(names: &[&str]) -> BTreeSet<Text> {
@@ -126,7 +147,7 @@ mod tests {
     #[test]
     fn the_next_key_signs_when_every_agent_trusts_its_root() {
         let waits = |missing: &[&str]| Step::Distribute {
-            missing: missing.iter().map(|name| (*name).into()).collect(),
+            missing: missing.iter().map(|name| agent(name)).collect(),
             agents: 2,
         };
         assert_eq!(step(true, None, &[], 0), waits(&["a", "b"]));

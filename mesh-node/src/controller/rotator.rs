@@ -6,15 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_common::model::{SpiffeId, Text};
+use mesh_common::model::{SpiffeId, Text, Workload};
 use tracing::{info, warn};
 
-use super::authority_secret::{AuthoritySecret, Found, SecretError};
+use super::authority_secret::{AuthoritySecret, SecretError};
+use super::found::Found;
 use super::lease::Leadership;
-use super::rotation::{Rotation, Step};
-use super::trust_record::{Entry, TrustRecord, name_of};
+use super::rotation::{Agent, Rotation, Step, retires_at};
+use super::trust_record::{Answers, Entry, Phase, Standing, TrustRecord, Waiting, name_of};
 use super::world::Known;
-use crate::identity::{CertificateAuthority as _, HeldAuthority, now};
+use crate::identity::{CertificateAuthority as _, HeldAuthority, SigningPem, TrustBundle, now};
+use crate::telemetry::chain::Chain;
+
+/// Agents that are waited for and named, for programs.
+const MAX_NAMED: usize = 100;
 
 /// What a rotation is decided on.
 pub(super) struct Rotator {
@@ -35,59 +40,111 @@ impl Rotator {
         found: Found,
         authority: &HeldAuthority,
     ) -> Result<(), SecretError> {
-        let mut trusting = BTreeSet::new();
-        if found.has_next() {
-            let Ok(bundle) = authority.bundle() else { return Ok(()) };
-            let roots = name_of(&bundle);
-            let own = secret.discovery.trusting(&secret.trust_domain);
-            let agents = own.iter().map(ToString::to_string).collect();
-            self.record.note(&Entry { roots: roots.clone(), agents }).await?;
-            trusting = self.record.trusting(&roots).await?;
-        }
+        let Ok(bundle) = authority.bundle() else { return Ok(()) };
+        let answers = match secret.signs && found.next().is_some() {
+            true => self.answers(secret, &bundle).await?,
+            false => Answers::default(),
+        };
         // Before all is known, an agent that trusts nothing yet might be one that nobody knows of.
         if !self.leadership.is_held() || self.known.generation().borrow().is_none() {
             return Ok(());
         }
+        let (now, agents) = (now(&secret.clock), self.agents(&answers));
         let rotation = Rotation {
-            has_next: found.has_next(),
+            has_next: found.next().is_some(),
             signs_since: found.signs_since(),
             lifetime: secret.lifetime,
-            agents: &self.agents(),
-            trusting: &trusting,
+            agents: &agents,
+            trusting: &answers.trusting,
         };
-        let now = now(&secret.clock);
-        let step = rotation.step(now);
-        self.say(&step).await;
+        let step = if secret.signs { rotation.step(now) } else { Step::Elsewhere };
+        self.tell(secret, &found, &step, agents.len()).await;
         match step {
-            Step::Sign => secret.sign_with_next(found, now).await,
+            Step::Sign => secret.sign_with_next(found, &bundle, now).await,
             Step::Retire => secret.let_go(found).await,
-            Step::Settled | Step::Distribute { .. } | Step::Expire { .. } => Ok(()),
+            Step::Settled | Step::Distribute { .. } | Step::Expire { .. } | Step::Elsewhere => Ok(()),
         }
     }
 
-    /// The name of each agent's pod, by its uid.
-    fn agents(&self) -> BTreeMap<Text, Text> {
+    /// What agents have of these roots; those of this replica are on record first.
+    async fn answers(
+        &mut self,
+        secret: &AuthoritySecret,
+        bundle: &TrustBundle,
+    ) -> Result<Answers, SecretError> {
+        let roots = name_of(bundle);
+        let uids = |uids: Vec<Text>| uids.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let agents = uids(secret.discovery.trusting(&secret.trust_domain));
+        let waiting = uids(secret.discovery.connected()).difference(&agents).cloned().collect();
+        self.record.note(&Entry { roots: roots.clone(), agents, waiting }).await?;
+        Ok(self.record.read(&roots).await?)
+    }
+
+    /// The agents that there are.
+    fn agents(&self, answers: &Answers) -> BTreeMap<Text, Agent> {
         let snapshot = self.known.snapshot();
-        let agents = snapshot.workloads().filter(|pod| pod.identity == self.agent);
-        agents.map(|pod| (pod.uid.0.clone(), pod.name.name.clone())).collect()
+        let pods = snapshot.workloads().filter(|pod| pod.identity == self.agent);
+        let agent = |uid: &Text, pod: &Workload| Agent {
+            pod: pod.name.name.clone(),
+            node: pod.node.clone(),
+            is_connected: answers.waiting.contains(uid) || answers.trusting.contains(uid),
+        };
+        pods.map(|pod| (pod.uid.0.clone(), agent(&pod.uid.0, pod))).collect()
     }
 
-    async fn say(&mut self, step: &Step) {
-        if self.said.is_none() && *step == Step::Settled {
-            return;
+    /// Says where it stands.
+    async fn tell(&mut self, secret: &AuthoritySecret, found: &Found, step: &Step, agents: usize) {
+        let standing = self.standing(secret, found, step, agents);
+        let mut written = self.record.note_standing(&standing).await;
+        if self.is_news(step) {
+            info!(standing = %step, "change of the root");
+            written = written.and(self.record.say(step.to_string()).await);
+            self.said = Some(step.clone());
         }
-        let is_same = |said: &Step| match (said, step) {
+        if let Err(error) = written {
+            warn!(error = %Chain(&error), "where the change of the root stands is not written");
+        }
+    }
+
+    fn is_news(&self, step: &Step) -> bool {
+        match (&self.said, step) {
+            (None, Step::Settled | Step::Elsewhere) => false,
             // The time that is left is not news.
-            (Step::Expire { .. }, Step::Expire { .. }) => true,
-            _ => said == step,
-        };
-        if self.said.as_ref().is_some_and(is_same) {
-            return;
+            (Some(Step::Expire { .. }), Step::Expire { .. }) => false,
+            (said, _) => said.as_ref() != Some(step),
         }
-        info!(standing = %step, "change of the root");
-        if let Err(error) = self.record.say(step.to_string()).await {
-            warn!(%error, "where the change of the root stands is not written");
+    }
+
+    fn standing(&self, secret: &AuthoritySecret, found: &Found, step: &Step, agents: usize) -> Standing {
+        let fingerprint = |signing: SigningPem| signing.fingerprint().ok();
+        let missing = if let Step::Distribute { missing, .. } = step { &missing[..] } else { &[] };
+        let waiting = missing.iter().take(MAX_NAMED).map(|agent| Waiting {
+            pod: agent.pod.to_string(),
+            node: agent.node.to_string(),
+            connected: agent.is_connected,
+        });
+        let since = found.signs_since().filter(|_| secret.signs);
+        Standing {
+            step: phase(step),
+            trust_domain: secret.trust_domain.to_string(),
+            signs: found.signing().ok().filter(|_| secret.signs).and_then(fingerprint),
+            next: found.next().filter(|_| secret.signs).and_then(fingerprint),
+            agents,
+            missing: missing.len(),
+            waiting: waiting.collect(),
+            retires_at: since.map(|since| retires_at(since, secret.lifetime)),
+            replica: self.record.replica().to_owned(),
         }
-        self.said = Some(step.clone());
+    }
+}
+
+fn phase(step: &Step) -> Phase {
+    match step {
+        Step::Settled => Phase::Settled,
+        Step::Distribute { .. } => Phase::Distribute,
+        Step::Sign => Phase::Sign,
+        Step::Expire { .. } => Phase::Expire,
+        Step::Retire => Phase::Retire,
+        Step::Elsewhere => Phase::Elsewhere,
     }
 }

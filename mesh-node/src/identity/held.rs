@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
 use mesh_common::model::{SpiffeId, TrustDomain};
 use pem::Pem;
-use rustls_pki_types::CertificateSigningRequestDer;
+use rcgen::CertificateParams;
+use rustls_pki_types::{CertificateSigningRequestDer, UnixTime};
 
 use super::authority::{AuthorityError, CertificateAuthority, Signing};
 use super::clock::{Clock, now};
 use super::material::{self, Material, MaterialError};
+use super::reason::Reason;
 use super::signer::{BACKDATE, Signer};
 use super::trust::{RootError, TrustBundle};
+use super::verify;
 
 /// The parts of an authority as a `kubernetes.io/tls` Secret has them, PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,7 +47,21 @@ pub enum HeldError {
     /// The roots.
     #[error("read the roots")]
     Roots(#[from] RootError),
+    /// It cannot sign now.
+    #[error("sign with it")]
+    Sign(#[from] AuthorityError),
+    /// What it signs is nothing that anybody takes.
+    #[error(
+        "agents would refuse what it signs, for {reason}: its certificates have to reach up to a root that they trust"
+    )]
+    Refused {
+        /// What is wrong.
+        reason: Reason,
+    },
 }
+
+/// For what is signed to see whether it would be taken; nobody gets it.
+const TRIED: (&str, &str) = ("nodemesh-system", "nobody");
 
 /// An authority in memory.
 pub struct HeldAuthority {
@@ -58,7 +76,11 @@ struct Current {
 }
 
 impl AuthorityPem {
-    fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
+    /// All that is trusted.
+    ///
+    /// # Errors
+    /// [`HeldError`] if a part is no certificate.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Result<TrustBundle, HeldError> {
         let signing = self.signing.iter().map(|signing| &signing.certificates);
         let mut roots = self.roots.as_deref().map_or_else(|| Ok(Vec::new()), material::all_roots)?;
         for certificates in signing.chain(&self.others) {
@@ -77,6 +99,41 @@ impl SigningPem {
         let key = material::make_key()?;
         let certificates = material::make_root(&key, trust_domain, now(clock))?.into_bytes();
         Ok(Self { key: key.serialize_pem().into_bytes(), certificates })
+    }
+
+    /// The SHA-256 of the signing certificate, in hex: what openssl calls its fingerprint.
+    ///
+    /// # Errors
+    /// [`MaterialError::Encoding`].
+    pub fn fingerprint(&self) -> Result<String, MaterialError> {
+        let certificate = material::first_of(&self.certificates)?;
+        Ok(digest(&SHA256, &certificate).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Signs for nobody, to see whether those who trust `bundle` would take it at `now`.
+    ///
+    /// # Errors
+    /// [`HeldError`] with why they would not.
+    pub fn is_taken_by(&self, bundle: &TrustBundle, now: u64) -> Result<(), HeldError> {
+        let trust_domain = bundle.trust_domain();
+        let signer = self.signer(trust_domain, Duration::from_secs(60))?;
+        let made = |source| MaterialError::Make { source };
+        let key = material::make_key()?;
+        let request = CertificateParams::default().serialize_request(&key).map_err(made)?;
+        let (namespace, account) = TRIED;
+        let nobody =
+            SpiffeId::new(trust_domain, namespace, account).map_err(|_| AuthorityError::BadRequest)?;
+        let issued = signer.sign(&nobody, request.der(), now)?;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        let (leaf, above) = issued.chain.split_first().ok_or(AuthorityError::BadRequest)?;
+        verify::verify(bundle, leaf, above, at, Duration::ZERO)
+            .map(drop)
+            .map_err(|reason| HeldError::Refused { reason })
+    }
+
+    fn signer(&self, trust_domain: &TrustDomain, lifetime: Duration) -> Result<Signer, MaterialError> {
+        let material = Material::read(material::key_of(&self.key)?, &self.certificates, trust_domain)?;
+        Signer::new(material, trust_domain.clone(), lifetime, BACKDATE)
     }
 }
 
@@ -115,11 +172,7 @@ impl HeldAuthority {
 impl Current {
     fn new(pem: AuthorityPem, trust_domain: &TrustDomain, lifetime: Duration) -> Result<Self, HeldError> {
         pem.bundle(trust_domain)?;
-        let signer = |signing: &SigningPem| {
-            let key = material::key_of(&signing.key)?;
-            let material = Material::read(key, &signing.certificates, trust_domain)?;
-            Signer::new(material, trust_domain.clone(), lifetime, BACKDATE)
-        };
+        let signer = |signing: &SigningPem| signing.signer(trust_domain, lifetime);
         Ok(Self { signer: pem.signing.as_ref().map(signer).transpose()?, pem })
     }
 }

@@ -123,6 +123,11 @@ pub(super) fn all_roots(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Mat
     certificates_of(ROOTS, text)
 }
 
+/// The certificate that signs.
+pub(super) fn first_of(certificates: &[u8]) -> Result<CertificateDer<'static>, MaterialError> {
+    Ok(certificates_of(CERTIFICATE, certificates)?.swap_remove(0))
+}
+
 /// All certificates of a part, at least one.
 fn certificates_of(part: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();

@@ -163,6 +163,11 @@ impl Discovery {
         self.agents.those(|agent| agent.generation >= generation && !agent.refused.contains_key(&trust))
     }
 
+    /// All connected agents, by their pods' uids.
+    pub fn connected(&self) -> Vec<Text> {
+        self.agents.those(|_| true)
+    }
+
     /// The service for agents, who prove themselves by `authenticate`.
     pub fn service(
         self: Arc<Self>,

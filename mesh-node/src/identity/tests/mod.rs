@@ -6,3 +6,4 @@ mod renewal;
 mod revocation;
 mod rig;
 mod svid;
+mod taken;

@@ -281,6 +281,11 @@ impl Stand {
         Sleeper::start(controllers_own(&self.server, None)?).await
     }
 
+    /// A kubeconfig of a service account.
+    pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> Result<tempfile::NamedTempFile> {
+        kubeconfig_of(&self.server, namespace, account, None)
+    }
+
     /// Who writes status.
     pub fn leader(&self) -> Option<String> {
         let words = ["get", "lease", "nodemesh-controller", "-n", "nodemesh-system", "-o"];
@@ -381,7 +386,16 @@ fn has(known: &Known, pod: &str) -> bool {
 
 /// A kubeconfig of the controller's own service account: what it may do is what the manifests let it.
 fn controllers_own(server: &ApiServer, url: Option<&str>) -> Result<tempfile::NamedTempFile> {
-    let token = server.kubectl(&["create", "token", CONTROLLER, "-n", "nodemesh-system"])?;
+    kubeconfig_of(server, "nodemesh-system", CONTROLLER, url)
+}
+
+fn kubeconfig_of(
+    server: &ApiServer,
+    namespace: &str,
+    account: &str,
+    url: Option<&str>,
+) -> Result<tempfile::NamedTempFile> {
+    let token = server.kubectl(&["create", "token", account, "-n", namespace])?;
     let text = std::fs::read_to_string(server.kubeconfig())?;
     let mut config: serde_json::Value = serde_json::from_str(&text)?;
     config["users"][0]["user"] = serde_json::json!({"token": token.trim()});

@@ -6,6 +6,7 @@ mod certificates;
 mod flood;
 mod follower;
 mod objects;
+mod person;
 mod rotation;
 mod signing_requests;
 mod sleeper;

@@ -12,23 +12,39 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::agents::{PATIENCE, Stand, WEB, request};
 use super::follower::Follower;
+use super::person::Person;
 
 /// Longer than the controllers take to look at the Secret three times while agents are waited for.
 const LOOKS: Duration = Duration::from_secs(11);
-
-/// Puts a key beside the one that signs.
-fn give_next_key(stand: &Stand) -> Result<()> {
-    let next = SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?;
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes);
-    let data = serde_json::json!({"next.crt": text(next.certificates)?, "next.key": text(next.key)?});
-    let patch = serde_json::json!({"stringData": data}).to_string();
-    stand.kubectl(&["patch", "secret", "nodemesh-ca", "-n", "nodemesh-system", "-p", &patch]).map(drop)
-}
 
 /// Where the change of the root stands, as people are told.
 fn standing(stand: &Stand) -> Option<String> {
     let words = ["get", "configmap", "nodemesh-ca-trust", "-n", "nodemesh-system", "-o"];
     stand.kubectl(&[&words[..], &["jsonpath={.data.rotation}"]].concat()).ok()
+}
+
+/// Begins a change by the one command; who may not is told, and who begins another one.
+async fn begin(stand: &Stand, person: &Person) -> Result<()> {
+    let refused = person.fails(&["status"])?;
+    ensure!(refused.contains("you may not get ConfigMap nodemesh-ca-trust"), "{refused}");
+    person.is_allowed(stand)?;
+    let settled = || person.status().ok().filter(|standing| standing["step"] == "settled");
+    let standing = stand.eventually("it is said that nothing changes", settled).await?;
+    ensure!(standing["agents"] == 2 && standing["signs"].is_string(), "{standing}");
+    let elsewhere = person.fails(&["rotate", "--root-namespace", "shop"])?;
+    ensure!(elsewhere.contains("you may not get"), "{elsewhere}");
+
+    let begun = person.does(&["rotate", "--until", "begun"])?;
+    ensure!(begun.starts_with("gave the mesh the certificate "), "{begun}");
+    let other = tempfile::tempdir()?;
+    let made = SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?;
+    let path = |name: &str| other.path().join(name).display().to_string();
+    std::fs::write(path("tls.crt"), &made.certificates)?;
+    std::fs::write(path("tls.key"), &made.key)?;
+    let files = ["rotate", "--certificate", &path("tls.crt"), "--key", &path("tls.key")];
+    let refused = person.fails(&files)?;
+    ensure!(refused.contains("another change of the root is under way"), "{refused}");
+    Ok(())
 }
 
 /// Asks for a certificate; every agent has the root that vouches for it. Returns that root's name.
@@ -53,6 +69,7 @@ struct Mesh {
     stand: Stand,
     controllers: [SocketAddr; 2],
     token: String,
+    person: Person,
     a: Follower,
 }
 
@@ -68,6 +85,11 @@ impl Mesh {
         let only_b = |said: &String| said.starts_with("1 of 3: 1 of 2") && said.contains("agent-b");
         let waits = || standing(&self.stand).filter(only_b);
         self.stand.eventually("the other one is waited for", waits).await?;
+        let late = self.person.fails(&["rotate", "--timeout", "1s"])?;
+        ensure!(late.contains("1 agent follows no controller, the first is agent-b on node b"), "{late}");
+        let said = self.person.status()?;
+        let b = serde_json::json!([{"pod": "agent-b", "node": "b", "connected": false}]);
+        ensure!(said["step"] == "distribute" && said["missing"] == 1 && said["waiting"] == b, "{said}");
         let until = Instant::now() + LOOKS;
         while Instant::now() < until {
             for controller in self.controllers {
@@ -107,14 +129,18 @@ async fn a_root_is_replaced_in_three_steps_that_each_wait_for_every_agent() -> R
     let a = stand.follower("agent-a", "a").await?;
     a.until("all is in force", |snapshot| snapshot.workloads().count() == 7).await?;
     let (token, controllers) = (stand.token("agent-a", &[])?, [stand.address(), second.address()]);
-    let mesh = Mesh { stand, controllers, token, a };
+    let person = Person::new(&stand)?;
+    let mesh = Mesh { stand, controllers, token, person, a };
     let before = mesh.signed(controllers[0], &[&mesh.a]).await?;
-    give_next_key(&mesh.stand)?;
+    begin(&mesh.stand, &mesh.person).await?;
     mesh.waits_for_all(&before).await?;
 
     // It comes back, to the other replica: what counts is what both know.
     let b = mesh.stand.follower_of(second.address(), "agent-b", "b").await?;
     let after = mesh.signs_with_next(&before, &b).await?;
+
+    let said = mesh.person.does(&["rotate"])?;
+    ensure!(said.starts_with("found under way") && said.contains("2 of 3  sign"), "{said}");
 
     // When nothing that it vouches for can be valid any more.
     let annotate = ["annotate", "secret", "nodemesh-ca", "-n", "nodemesh-system", "--overwrite"];
@@ -125,5 +151,6 @@ async fn a_root_is_replaced_in_three_steps_that_each_wait_for_every_agent() -> R
         let (_, root) = X509Certificate::from_der(&roots[0])?;
         ensure!(root.subject().as_raw() == after, "it is the one that signs");
     }
-    Ok(())
+    let over = || mesh.person.status().ok().filter(|standing| standing["step"] == "settled");
+    mesh.stand.eventually("it is said that it is over", over).await.map(drop)
 }
