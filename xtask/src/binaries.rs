@@ -40,6 +40,8 @@ pub struct Binaries {
     tests: Vec<Binary>,
     /// Programs by name.
     programs: Vec<(String, PathBuf)>,
+    /// Programs of an earlier commit, by the variable that names each.
+    previous: Vec<(&'static str, PathBuf)>,
 }
 
 impl Binaries {
@@ -52,9 +54,14 @@ impl Binaries {
 
     /// Builds the programs alone.
     pub fn programs() -> Result<Self> {
-        let mut built = Self { tests: Vec::new(), programs: Vec::new() };
+        let mut built = Self { tests: Vec::new(), programs: Vec::new(), previous: Vec::new() };
         built.read(&["build", "--workspace", "--bins"])?;
         Ok(built)
+    }
+
+    /// Has tests find programs of an earlier commit.
+    pub fn add_previous(&mut self, programs: Vec<(&'static str, PathBuf)>) {
+        self.previous = programs;
     }
 
     fn read(&mut self, words: &[&str]) -> Result<()> {
@@ -102,6 +109,7 @@ impl Binaries {
         println!("\n-- {} {}", test.package, test.target);
         let mut command = process::command("timeout");
         command.args(["--kill-after=10", DEADLINE]).arg(&test.executable).current_dir(&test.folder);
+        command.envs(self.previous.iter().map(|(variable, program)| (variable, program)));
         for (variable, program) in PROGRAMS {
             // A caller's own choice wins, as a release build.
             if std::env::var_os(variable).is_none() {

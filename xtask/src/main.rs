@@ -14,6 +14,7 @@ mod image;
 mod layers;
 mod lint;
 mod orphans;
+mod previous;
 mod process;
 mod purity;
 mod setup;

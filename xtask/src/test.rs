@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::binaries::Binaries;
+use crate::previous::Previous;
 use crate::tally::Tally;
 use crate::{deny, docs, lint, process, setup, vm};
 
@@ -43,6 +44,9 @@ pub enum Suite {
     /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. By name
     /// alone: to build Kubernetes the first time may take longer than all the other suites
     Cluster,
+    /// Agents, controllers and command lines of this commit and of the one before it, together; needs root and a clone
+    /// that has that commit. By name alone: it builds that commit, three minutes
+    Skew,
 }
 
 /// Runs the suites, or all of them if none is named; prints each with its time, and the count at the end.
@@ -84,7 +88,7 @@ impl Suite {
 
     /// Whether it runs only when it is asked for.
     fn is_by_name_alone(self) -> bool {
-        self == Self::Cluster
+        matches!(self, Self::Cluster | Self::Skew)
     }
 
     fn run(self, run: &mut Run) -> Result<()> {
@@ -118,6 +122,7 @@ impl Suite {
             Self::EbpfOldest => run.oldest_kernel(),
             Self::E2e => run.tests(&["mesh-test-e2e"]),
             Self::Cluster => run.cluster(),
+            Self::Skew => run.skew(),
         }
     }
 }
@@ -203,6 +208,14 @@ impl Run {
         let program = self.build()?.program("mesh-cluster")?;
         process::run(process::command(program).arg("build"))?;
         self.tests(&["mesh-test-cluster"])
+    }
+
+    /// Builds the commit before this one, too, if this clone has it.
+    fn skew(&mut self) -> Result<()> {
+        let previous = Previous::find()?;
+        self.build()?;
+        self.binaries.as_mut().expect("they were built just now").add_previous(previous.build()?);
+        self.tests(&["mesh-test-skew"])
     }
 
     /// Runs kernel tests on the oldest kernel that is promised, and counts what their binaries say.

@@ -1,7 +1,8 @@
 //! Finds the programs that tests start: next to the test's own executable, built once.
 //!
 //! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN`, `MESH_TEST_POD_BIN`,
-//! `MESH_TEST_CONTROLLER_BIN` and `MESH_CLUSTER_BIN` override it.
+//! `MESH_TEST_CONTROLLER_BIN` and `MESH_CLUSTER_BIN` override it. What an earlier commit built is named by
+//! `MESH_PREVIOUS_NODE_BIN` and `MESH_PREVIOUS_CONTROLLER_BIN`, and by nothing else.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,42 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+
+/// Which build of a program: the mesh has two at a time while it is upgraded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Build {
+    /// What stands here.
+    #[default]
+    Own,
+    /// An earlier commit's.
+    Previous,
+}
+
+impl Build {
+    /// The daemon and command line of this build.
+    ///
+    /// # Errors
+    /// It can neither be found nor built.
+    pub fn mesh_node(self) -> Result<&'static Path> {
+        static PREVIOUS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        match self {
+            Self::Own => mesh_node(),
+            Self::Previous => found(&PREVIOUS, || previous("MESH_PREVIOUS_NODE_BIN")),
+        }
+    }
+
+    /// The controller for tests of this build.
+    ///
+    /// # Errors
+    /// It can neither be found nor built.
+    pub fn test_controller(self) -> Result<&'static Path> {
+        static PREVIOUS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        match self {
+            Self::Own => test_controller(),
+            Self::Previous => found(&PREVIOUS, || previous("MESH_PREVIOUS_CONTROLLER_BIN")),
+        }
+    }
+}
 
 /// The daemon.
 ///
@@ -56,12 +93,23 @@ fn found(
     }
 }
 
+fn previous(variable: &str) -> Result<PathBuf> {
+    named(variable)?.with_context(|| {
+        format!("{variable} is not set; cargo xtask test skew builds the commit before this one and sets it")
+    })
+}
+
+/// The file that a variable names, if it is set.
+fn named(variable: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = env::var_os(variable).map(PathBuf::from) else { return Ok(None) };
+    if !path.is_file() {
+        bail!("{variable} names {}, which is no file", path.display());
+    }
+    Ok(Some(path))
+}
+
 fn locate(variable: &str, package: &str, program: &str) -> Result<PathBuf> {
-    if let Some(path) = env::var_os(variable) {
-        let path = PathBuf::from(path);
-        if !path.is_file() {
-            bail!("{variable} names {}, which is no file", path.display());
-        }
+    if let Some(path) = named(variable)? {
         return Ok(path);
     }
     let own = env::current_exe().context("find the test's own executable")?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use crate::binary;
+use crate::binary::Build;
 use crate::eventually::{PATIENCE, eventually_true};
 use crate::node::Folders;
 use crate::process::{Place, Process};
@@ -30,6 +30,7 @@ pub struct Controller {
     /// Tokens and states of the agents, by node.
     folder: PathBuf,
     roots: PathBuf,
+    build: Build,
     process: Option<Process>,
     /// What earlier processes said.
     earlier: Vec<String>,
@@ -40,7 +41,7 @@ impl Controller {
     ///
     /// # Errors
     /// It does not in time.
-    pub fn start(topology: &Topology, folders: &Folders) -> Result<Self> {
+    pub fn start(topology: &Topology, folders: &Folders, build: Build) -> Result<Self> {
         let folder = topology.run().folder().join("controller");
         let mut arguments = vec![
             ADDRESS.to_string(),
@@ -55,7 +56,8 @@ impl Controller {
         }
         let place = topology.sites()[0].host().clone();
         let roots = folders.trust.join("tls.crt");
-        let mut controller = Self { place, arguments, folder, roots, process: None, earlier: Vec::new() };
+        let mut controller =
+            Self { place, arguments, folder, roots, build, process: None, earlier: Vec::new() };
         controller.restart()?;
         Ok(controller)
     }
@@ -85,7 +87,7 @@ impl Controller {
     /// # Errors
     /// It does not in time.
     pub fn restart(&mut self) -> Result<()> {
-        let process = self.place.spawn("controller", binary::test_controller()?, &self.arguments)?;
+        let process = self.place.spawn("controller", self.build.test_controller()?, &self.arguments)?;
         let process = self.process.insert(process);
         let netns = self.place.netns();
         let connect = || Ok(TcpStream::connect_timeout(&ADDRESS, CONNECT).is_ok());

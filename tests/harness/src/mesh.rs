@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use anyhow::{Result, bail};
 
 use crate::PLAINTEXT_MARKER;
+use crate::binary::Build;
 use crate::capture::{Capture, Carried};
 use crate::controller::Controller;
 use crate::node::{Folders, Node};
@@ -25,7 +26,9 @@ pub struct Scenario {
     objects: Vec<(String, String)>,
     flags: Vec<String>,
     interface: Option<&'static str>,
-    has_controller: bool,
+    controller: Option<Build>,
+    /// By node.
+    agents: [Build; 2],
 }
 
 /// Two nodes with their agents.
@@ -71,8 +74,21 @@ impl Scenario {
 
     /// Has the agents follow a controller, which reads the folders in their place.
     #[must_use]
-    pub fn with_controller(mut self) -> Self {
-        self.has_controller = true;
+    pub fn with_controller(self) -> Self {
+        self.with_controller_of(Build::Own)
+    }
+
+    /// The same with a controller of some build.
+    #[must_use]
+    pub fn with_controller_of(mut self, build: Build) -> Self {
+        self.controller = Some(build);
+        self
+    }
+
+    /// Has the agents of both nodes be of these builds.
+    #[must_use]
+    pub fn agents_of(mut self, builds: [Build; 2]) -> Self {
+        self.agents = builds;
         self
     }
 
@@ -114,10 +130,10 @@ impl Mesh {
             mesh.config.write(name, yaml)?;
         }
         mesh.capture(scenario.interface.unwrap_or("any"))?;
-        if scenario.has_controller {
-            mesh.controller = Some(Controller::start(&mesh.topology, &mesh.folders)?);
+        if let Some(build) = scenario.controller {
+            mesh.controller = Some(Controller::start(&mesh.topology, &mesh.folders, build)?);
         }
-        mesh.start_agents(&scenario.flags)?;
+        mesh.start_prepared(&scenario.flags, scenario.agents, |_| {})?;
         Ok(mesh)
     }
 
@@ -163,7 +179,7 @@ impl Mesh {
     /// # Errors
     /// One of them does not become ready.
     pub fn start_agents(&mut self, flags: &[String]) -> Result<()> {
-        self.start_prepared(flags, |_| {})
+        self.start_prepared(flags, [Build::Own; 2], |_| {})
     }
 
     /// The same with agents whose access records nobody keeps.
@@ -171,17 +187,23 @@ impl Mesh {
     /// # Errors
     /// One of them does not become ready.
     pub fn start_agents_discarding_records(&mut self, flags: &[String]) -> Result<()> {
-        self.start_prepared(flags, Node::discard_records)
+        self.start_prepared(flags, [Build::Own; 2], Node::discard_records)
     }
 
-    fn start_prepared(&mut self, flags: &[String], prepare: impl Fn(&mut Node)) -> Result<()> {
-        for site in self.topology.sites() {
+    fn start_prepared(
+        &mut self,
+        flags: &[String],
+        builds: [Build; 2],
+        prepare: impl Fn(&mut Node),
+    ) -> Result<()> {
+        for (site, build) in self.topology.sites().iter().zip(builds) {
             let mut node = match &self.controller {
                 Some(controller) => {
                     Node::prepare_from(&self.topology, site, controller.flags(site.name()), flags)
                 }
                 None => Node::prepare(&self.topology, site, &self.folders, flags),
             };
+            node.set_build(build);
             prepare(&mut node);
             node.spawn()?;
             self.nodes.push(node);

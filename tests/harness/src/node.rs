@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::binary;
+use crate::binary::Build;
 use crate::eventually::{PATIENCE, eventually};
 use crate::process::{Ended, Place, Process};
 use crate::scrape::{self, Metrics};
@@ -32,6 +32,7 @@ pub struct Node {
     flags: Vec<String>,
     admin_socket: PathBuf,
     pin_dir: PathBuf,
+    build: Build,
     /// Nobody reads its access records.
     discards_records: bool,
     /// Nothing between a kill and a restart.
@@ -85,6 +86,7 @@ impl Node {
             flags: all,
             admin_socket,
             pin_dir,
+            build: Build::Own,
             discards_records: false,
             process: None,
             earlier: Vec::new(),
@@ -94,6 +96,11 @@ impl Node {
     /// Has the access records written, but kept by nobody: for as many as a bench makes.
     pub fn discard_records(&mut self) {
         self.discards_records = true;
+    }
+
+    /// Has the next process be of another build: an upgrade, or the way back.
+    pub fn set_build(&mut self, build: Build) {
+        self.build = build;
     }
 
     /// The node's name.
@@ -150,7 +157,7 @@ impl Node {
         let name = format!("agent-{}", self.name);
         let host = self.host.clone();
         let place = if self.discards_records { host.discarding_stdout() } else { host };
-        self.process = Some(place.spawn(&name, binary::mesh_node()?, &arguments)?);
+        self.process = Some(place.spawn(&name, self.build.mesh_node()?, &arguments)?);
         Ok(())
     }
 
@@ -222,10 +229,18 @@ impl Node {
     /// # Errors
     /// It cannot be started, or does not end in time.
     pub fn command(&self, arguments: &[&str]) -> Result<Ended> {
+        self.command_of(self.build, arguments)
+    }
+
+    /// The same with a build of the command line that need not be the agent's.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not end in time.
+    pub fn command_of(&self, build: Build, arguments: &[&str]) -> Result<Ended> {
         let socket = self.admin_socket.display().to_string();
         let mut all = arguments.to_vec();
         all.extend(["--admin-socket", &socket]);
-        self.host.spawn(&format!("mesh-node-{}", self.name), binary::mesh_node()?, &all)?.wait(PATIENCE)
+        self.host.spawn(&format!("mesh-node-{}", self.name), build.mesh_node()?, &all)?.wait(PATIENCE)
     }
 
     /// Reads the metrics.
