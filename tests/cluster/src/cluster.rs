@@ -137,6 +137,14 @@ impl Cluster {
         self.load(&images::prometheus(&self.run.folder().join("images"))?)
     }
 
+    /// Gives every node the image of Debian's nginx.
+    ///
+    /// # Errors
+    /// It is not installed, or a containerd does not take it.
+    pub fn load_nginx(&self) -> Result<()> {
+        self.load(&images::nginx(&self.run.folder().join("images"))?)
+    }
+
     /// Begins to listen on the wire between a node and the others: nothing of what its own pods say to each other.
     ///
     /// # Errors

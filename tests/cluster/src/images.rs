@@ -27,6 +27,9 @@ pub const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 /// What scrapes.
 pub const PROMETHEUS: &str = "localhost/prometheus:local";
 
+/// A proxy in front of the mesh.
+pub const NGINX: &str = "localhost/nginx:local";
+
 /// It waits, ends when it is told to, and buries the processes that nobody else does.
 const PAUSE_SOURCE: &str = "\
 #include <signal.h>
@@ -125,6 +128,26 @@ pub fn prometheus(folder: &Path) -> Result<PathBuf> {
     let entrypoint = &["/usr/bin/prometheus"];
     Made { name: PROMETHEUS, stem: "prometheus", entrypoint, command: &[], fill: prometheus_program }
         .make(folder)
+}
+
+/// Makes the image of Debian's nginx, which has no configuration. Returns its archive.
+///
+/// # Errors
+/// It is not installed, or cannot be copied.
+pub fn nginx(folder: &Path) -> Result<PathBuf> {
+    let entrypoint = &["/usr/sbin/nginx"];
+    Made { name: NGINX, stem: "nginx", entrypoint, command: &[], fill: nginx_program }.make(folder)
+}
+
+fn nginx_program(root: &Path) -> Result<()> {
+    copy_linked(Path::new("/usr/sbin/nginx"), root)?;
+    // It begins by opening a log here, and by asking who it is to be.
+    for folder in ["etc", "var/log/nginx", "var/lib/nginx"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/false\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\n")?;
+    Ok(fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?)
 }
 
 fn prometheus_program(root: &Path) -> Result<()> {

@@ -13,10 +13,14 @@ const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 const WORKLOADS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workloads.yaml");
 const STATIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/static.yaml");
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/job.yaml");
+const INGRESS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ingress.yaml");
+const INGRESS_ENROLLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ingress-enrolled.yaml");
 const AUTHENTICATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/authenticated.yaml");
 /// A Service's ports on every node: at any, and at those that have an endpoint.
 const ANY: u16 = 30080;
 const LOCAL: u16 = 30081;
+/// That of the proxy that lets callers in.
+const ENTRY: u16 = 30083;
 /// That of the Service of type LoadBalancer, and what gives it an address.
 const BALANCER: u16 = 30082;
 const BALANCED: [&str; 2] =
@@ -26,9 +30,11 @@ const BALANCED: [&str; 2] =
 fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Result<()> {
     let mesh = Mesh::install(2)?;
     mesh.cluster().load_echo()?;
+    mesh.cluster().load_nginx()?;
     let work = || {
         mesh.populate(Path::new(PODS))?;
         mesh.populate(Path::new(WORKLOADS))?;
+        mesh.kubectl(&["apply", "-f", INGRESS])?;
         mesh.kubectl(&["wait", "--namespace=outside", "--for=condition=Ready", WAIT, "pod", "--all"])?;
         begin_static_pod(&mesh)?;
         mesh.kubectl(
@@ -38,6 +44,7 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
         mesh.kubectl(&["apply", "-f", AUTHENTICATED])?;
         who_has_no_certificate_is_refused(&mesh)?;
         who_has_one_is_served(&mesh)?;
+        a_proxy_in_front_is_served_once_it_is_enrolled(&mesh)?;
         probes_go_on(&mesh)?;
         jobs_end_well(&mesh)
     };
@@ -61,7 +68,9 @@ fn everybody_is_served(mesh: &Mesh) -> Result<()> {
     eventually("a pod outside the mesh is served", PATIENCE, || {
         outside(mesh, "http://web-b.default/").is_ok_and(|status| status == "200").then_some(())
     })?;
-    for (node, port) in [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL), ("node-a", BALANCER)] {
+    for (node, port) in
+        [("node-a", ANY), ("node-b", ANY), ("node-b", LOCAL), ("node-a", BALANCER), ("node-b", ENTRY)]
+    {
         let url = port_of(mesh, node, port)?;
         eventually(&format!("{url} on {node} is served"), PATIENCE, || {
             from_elsewhere(&url).is_ok_and(|status| status == "200").then_some(())
@@ -128,6 +137,35 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Its callers have no certificate before and after; it has one once it is enrolled, and nothing of it is begun again.
+fn a_proxy_in_front_is_served_once_it_is_enrolled(mesh: &Mesh) -> Result<()> {
+    let entry = port_of(mesh, "node-b", ENTRY)?;
+    let answers = |status: &str| {
+        eventually(&format!("the proxy in front answers {status}"), PATIENCE, || {
+            from_elsewhere(&entry).is_ok_and(|answered| answered == status).then_some(())
+        })
+    };
+    answers("502")?;
+    recorded(mesh, "the refusal", &["reason=plaintext_under_strict", "src.workload=outside/ingress"])?;
+    mesh.kubectl(&["apply", "-f", INGRESS_ENROLLED])?;
+    let label = ["label", "--namespace=outside", "pod", "ingress", "nodemesh.dev/mode=enabled"];
+    mesh.kubectl(&label)?;
+    answers("200")?;
+    let identity = "src.identity=spiffe://cluster.local/ns/outside/sa/ingress";
+    recorded(
+        mesh,
+        "the identity of the proxy",
+        &["direction=inbound", "dst.workload=default/web-b", identity],
+    )
+}
+
+/// Waits for an access record with all of these.
+fn recorded(mesh: &Mesh, what: &str, wanted: &[&str]) -> Result<()> {
+    eventually(&format!("{what} is recorded"), PATIENCE, || {
+        mesh.records().lines().any(|line| wanted.iter().all(|field| line.contains(field))).then_some(())
+    })
 }
 
 /// Longer than a kubelet takes to say that a pod is not ready, or to begin its container again.
