@@ -36,6 +36,8 @@ use super::sleeper::Sleeper;
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// For anything to happen: the machine does other work too.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a certificate is good by default.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A policy that the API server takes, and that nobody can understand.
 pub const BROKEN_POLICY: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
@@ -115,16 +117,24 @@ impl Stand {
     pub async fn bare() -> Result<Self> {
         let server = api_server("base")?;
         let kubeconfig = controllers_own(&server, None)?;
-        Self::with(server, kubeconfig, None).await
+        Self::with(server, kubeconfig, None, DAY).await
+    }
+
+    /// The same, for certificates that are good for so long.
+    pub async fn signing_for(lifetime: Duration) -> Result<Self> {
+        let server = api_server("base")?;
+        let kubeconfig = controllers_own(&server, None)?;
+        Self::with(server, kubeconfig, None, lifetime).await
     }
 
     async fn with(
         server: ApiServer,
         kubeconfig: tempfile::NamedTempFile,
         signer_name: Option<&str>,
+        lifetime: Duration,
     ) -> Result<Self> {
         let audit = Sink::default();
-        let (address, known) = start(kubeconfig.path(), audit.clone(), signer_name).await?;
+        let (address, known) = start(kubeconfig.path(), audit.clone(), signer_name, lifetime).await?;
         let stand = Self { server, known, address, audit, kubeconfig };
         stand.until("the first lists are read", |known| known.missing().is_empty()).await?;
         Ok(stand)
@@ -143,7 +153,7 @@ impl Stand {
         let roots = format!("--from-file=ca.crt={}", roots.display());
         server.kubectl(&["create", "secret", "generic", "nodemesh-ca", "-n", "nodemesh-system", &roots])?;
         let kubeconfig = controllers_own(&server, None)?;
-        let stand = Self::with(server, kubeconfig, Some(signer_name)).await?;
+        let stand = Self::with(server, kubeconfig, Some(signer_name), DAY).await?;
         stand.populate().await?;
         Ok(stand)
     }
@@ -153,7 +163,7 @@ impl Stand {
         let server = api_server("base")?;
         let between = Between::start(controllers_own(&server, None)?.path()).await?;
         let kubeconfig = controllers_own(&server, Some(&between.url()))?;
-        let stand = Self::with(server, kubeconfig, None).await?;
+        let stand = Self::with(server, kubeconfig, None, DAY).await?;
         stand.populate().await?;
         Ok((stand, between))
     }
@@ -165,7 +175,7 @@ impl Stand {
 
     /// Starts one more, with the rights of the first.
     pub async fn second_controller(&self) -> Result<SocketAddr> {
-        Ok(start(self.kubeconfig.path(), Sink::default(), None).await?.0)
+        Ok(start(self.kubeconfig.path(), Sink::default(), None, DAY).await?.0)
     }
 
     /// Where the first controller listens.
@@ -304,7 +314,7 @@ impl Stand {
         Ok(roots_of_pem(self.roots_pem()?.as_bytes())?)
     }
 
-    fn roots_pem(&self) -> Result<String> {
+    pub fn roots_pem(&self) -> Result<String> {
         let path = "jsonpath={.data.ca\\.crt}";
         self.kubectl(&["get", "configmap", "nodemesh-ca-root", "-n", "nodemesh-system", "-o", path])
     }
@@ -412,6 +422,7 @@ async fn start(
     kubeconfig: &Path,
     audit: Sink,
     signer_name: Option<&str>,
+    lifetime: Duration,
 ) -> Result<(SocketAddr, Arc<Known>)> {
     static COUNT: AtomicUsize = AtomicUsize::new(1);
     let name = format!("controller-{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -419,6 +430,7 @@ async fn start(
         kubeconfig: Some(kubeconfig.to_owned()),
         pod_name: name.into(),
         signer_name: signer_name.map(Into::into),
+        certificate_lifetime: lifetime,
         ..ControllerConfig::default()
     };
     let (told, started) = tokio::sync::oneshot::channel();
