@@ -36,7 +36,7 @@ pub struct AuthorityArgs {
 
 #[derive(Subcommand, Clone, Debug)]
 enum AuthorityVerb {
-    /// Have the mesh come to another root, without a connection lost; called again, follow the change that is under way
+    /// Have the mesh come to another root, without a failed request; called again, follow the change that is under way
     Rotate(RotateArgs),
     /// Show which root signs, and where the change to another one stands
     Status(StandingArgs),

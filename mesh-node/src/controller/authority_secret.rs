@@ -2,7 +2,8 @@
 //!
 //! In: the Secret `nodemesh-ca` of the root namespace (`kubernetes.io/tls`: `tls.crt`, `tls.key`, and `ca.crt` for more
 //! roots). Without one, the first controller that comes makes it; of several at once one wins, and all take that one.
-//! Looked at again now and then: what is put in its place is taken over. A key that is to sign next stands beside the one
+//! Looked at again now and then: what is put in its place is taken over, at once below the same root, else when every
+//! agent trusts the other (`swap`). A key that is to sign next stands beside the one
 //! that does, as `next.crt` and `next.key`; `Rotator` says when it takes its place, and for how long the one before
 //! stays trusted, as `before.crt`. Where somebody else signs, only `ca.crt` is looked at, and has to be given. Out: a
 //! [`HeldAuthority`] that follows it, and the ConfigMap `nodemesh-ca-root` with the roots.
@@ -12,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Error};
 use mesh_common::model::TrustDomain;
 use tokio::time::{sleep, timeout};
@@ -24,10 +26,11 @@ use super::backoff::Backoff;
 use super::discovery::Discovery;
 use super::found::{CERTIFICATE, Found, KEY, ROOTS};
 use super::rotator::Rotator;
+use super::swap::{self, Before, Verdict};
 use super::{FIELD_MANAGER, part_of};
 use crate::identity::{
     AuthorityPem, CertificateAuthority as _, Clock, HeldAuthority, HeldError, MaterialError, SigningPem,
-    TrustBundle,
+    TrustBundle, now, roots_of_pem,
 };
 use crate::telemetry::chain::Chain;
 use crate::xds::Trust;
@@ -62,8 +65,18 @@ pub(super) enum SecretError {
         "use Secret {SECRET}: give it tls.key and tls.crt that belong together, or delete it to have a new authority made"
     )]
     Held(#[from] HeldError),
-    #[error("next.crt and next.key of Secret {SECRET} cannot sign: give it others, or take them out")]
+    #[error(
+        "what is to sign next in Secret {SECRET} cannot: give it another key and certificate, or take them out"
+    )]
     Next(#[source] HeldError),
+    #[error(
+        "Secret {SECRET} has a key whose root agents do not trust, and nobody has the one that signed before (SHA-256 \
+         {before}): put its tls.key and tls.crt back and give the new ones as next.key and next.crt. If it is lost for good, \
+         add the roots of ConfigMap {ROOT_CONFIG_MAP} to ca.crt of the Secret and annotate that with \
+         nodemesh.dev/signs-with={given}: for the minutes until every agent has read the new root, new certificates are \
+         refused"
+    )]
+    Lost { before: String, given: String },
 }
 
 /// Where the Secret is.
@@ -78,6 +91,8 @@ pub(super) struct AuthoritySecret {
     pub(super) signs: bool,
     /// Tells agents of the roots.
     pub(super) discovery: Arc<Discovery>,
+    /// Tells people what they must act on.
+    pub(super) recorder: Recorder,
 }
 
 impl AuthoritySecret {
@@ -98,7 +113,10 @@ impl AuthoritySecret {
 
     async fn try_obtain(&self) -> Result<HeldAuthority, SecretError> {
         let pem = match self.read().await? {
-            Some(found) => self.pem(&found)?,
+            Some(found) => {
+                self.may_begin(&found).await?;
+                self.pem(&found)?
+            }
             None if self.signs => self.make().await?,
             None => return Err(SecretError::NoRoots),
         };
@@ -136,10 +154,81 @@ impl AuthoritySecret {
             );
             return Ok(None);
         };
+        let verdict = self.judge(&found, authority)?;
+        if verdict == Verdict::Keep {
+            return self.keep(found, authority).await.map(|()| None);
+        }
         if authority.replace(self.pem(&found)?)? {
             info!(secret = SECRET, "the authority has changed");
         }
+        if verdict == Verdict::Mark {
+            let signing = found.signing()?;
+            return self.replace(found.marked(&signing)?).await.map(|_| None);
+        }
         Ok(Some(found))
+    }
+
+    fn judge(&self, found: &Found, authority: &HeldAuthority) -> Result<Verdict, SecretError> {
+        match (authority.signing(), authority.bundle()) {
+            (Some(signing), Ok(bundle)) => {
+                swap::judge(found, &Before::Signs(&signing, &bundle), now(&self.clock))
+            }
+            _ => Ok(Verdict::Use),
+        }
+    }
+
+    /// Has the key in memory sign on, beside the one that somebody put in its place.
+    async fn keep(&self, found: Found, authority: &HeldAuthority) -> Result<(), SecretError> {
+        let Some(signing) = authority.signing() else { return Ok(()) };
+        let kept = found.clone().keeping(&signing, authority.roots_pem()?.as_bytes())?;
+        if !self.replace(kept).await? {
+            return Ok(());
+        }
+        let note = "tls.crt has another root than agents trust: it is told to every agent first, and until then the key \
+                    before signs on, as kept.key; mesh-node ca status says how far that is";
+        warn!(secret = SECRET, "{note}");
+        self.tell_people(&found, EventType::Normal, "AnotherRoot", note).await;
+        Ok(())
+    }
+
+    /// Whether the key in the Secret may sign, for a controller that has just begun.
+    async fn may_begin(&self, found: &Found) -> Result<(), SecretError> {
+        if !self.signs {
+            return Ok(());
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let data = soon(api.get_opt(ROOT_CONFIG_MAP)).await?.and_then(|found| found.data);
+        let roots = data.and_then(|mut data| roots_of_pem(data.remove(ROOTS)?.as_bytes()).ok());
+        let told = roots.and_then(|roots| TrustBundle::new(self.trust_domain.clone(), roots).ok());
+        let judged = swap::judge(found, &Before::Told(told.as_ref()), now(&self.clock));
+        if let Err(error @ SecretError::Lost { .. }) = &judged {
+            self.tell_people(found, EventType::Warning, "KeyLost", &error.to_string()).await;
+        }
+        judged.map(drop)
+    }
+
+    /// Leaves an Event beside the Secret.
+    async fn tell_people(&self, about: &Found, type_: EventType, reason: &str, note: &str) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note.to_owned()),
+            action: "Sign".to_owned(),
+            secondary: None,
+        };
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            name: Some(SECRET.to_owned()),
+            namespace: Some(self.namespace.clone()),
+            uid: about.0.metadata.uid.clone(),
+            ..ObjectReference::default()
+        };
+        match timeout(PATIENCE, self.recorder.publish(&event, &about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(error = %Chain(&error), "event not written"),
+            Err(_) => warn!("event not written: the API server does not answer"),
+        }
     }
 
     /// Has the next key sign from now on, if agents that trust `bundle` take what it signs.
@@ -152,19 +241,23 @@ impl AuthoritySecret {
         if let Some(next) = found.next() {
             next.is_taken_by(bundle, now).map_err(SecretError::Next)?;
         }
-        self.replace(found.signing_with_next(now)?).await
+        self.replace(found.signing_with_next(now)?).await.map(drop)
     }
 
     /// Trusts no longer what signed before.
     pub(super) async fn let_go(&self, found: Found) -> Result<(), SecretError> {
-        self.replace(found.without_before()).await
+        self.replace(found.without_before()).await.map(drop)
     }
 
-    /// Writes the Secret, if nobody did since it was read and if it can be used.
-    async fn replace(&self, found: Found) -> Result<(), SecretError> {
+    /// Writes the Secret, if it can be used; not if somebody did since it was read: that is looked at first.
+    async fn replace(&self, found: Found) -> Result<bool, SecretError> {
         HeldAuthority::new(self.pem(&found)?, self.trust_domain.clone(), self.lifetime)?;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        soon(api.replace(SECRET, &PostParams::default(), &found.0)).await.map(drop)
+        match soon(api.replace(SECRET, &PostParams::default(), &found.0)).await {
+            Ok(_) => Ok(true),
+            Err(SecretError::Api(Error::Api(status))) if status.is_conflict() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells agents of the roots, if they changed.

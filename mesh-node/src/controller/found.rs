@@ -13,10 +13,15 @@ pub(super) const ROOTS: &str = "ca.crt";
 /// What signs next, once every agent trusts its root.
 const NEXT_KEY: &str = "next.key";
 const NEXT_CERTIFICATE: &str = "next.crt";
+/// What goes on signing after somebody put another key in its place, until every agent trusts the root of that.
+const KEPT_KEY: &str = "kept.key";
+const KEPT_CERTIFICATE: &str = "kept.crt";
 /// What signed before, while certificates of it may be valid.
 const BEFORE: &str = "before.crt";
 /// Annotation: since when the key signs that does, in seconds since the epoch.
 const SIGNS_SINCE: &str = "nodemesh.dev/signs-since";
+/// Annotation: SHA-256 of the certificate that agents were found to trust, so that its key signs.
+const SIGNS_WITH: &str = "nodemesh.dev/signs-with";
 /// Annotation of Secrets that cert-manager writes: the name of its Certificate.
 const CERT_MANAGER: &str = "cert-manager.io/certificate-name";
 
@@ -34,21 +39,38 @@ impl Found {
         self.0.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
+    fn pair(&self, key: &str, certificates: &str) -> Option<SigningPem> {
+        Some(SigningPem { key: self.part(key)?, certificates: self.part(certificates)? })
+    }
+
+    fn kept(&self) -> Option<SigningPem> {
+        self.pair(KEPT_KEY, KEPT_CERTIFICATE)
+    }
+
     /// What signs.
     pub(super) fn signing(&self) -> Result<SigningPem, SecretError> {
+        if let Some(kept) = self.kept() {
+            return Ok(kept);
+        }
         let needed = |name| self.part(name).ok_or(SecretError::Missing(name));
         Ok(SigningPem { key: needed(KEY)?, certificates: needed(CERTIFICATE)? })
     }
 
-    /// What is to sign next.
+    /// What is to sign next: of two, first what was put in the place of what signs.
     pub(super) fn next(&self) -> Option<SigningPem> {
-        Some(SigningPem { key: self.part(NEXT_KEY)?, certificates: self.part(NEXT_CERTIFICATE)? })
+        let in_place = self.kept().and_then(|_| self.pair(KEY, CERTIFICATE));
+        in_place.or_else(|| self.pair(NEXT_KEY, NEXT_CERTIFICATE))
     }
 
     /// What signs, and all that is trusted.
     pub(super) fn pem(&self) -> Result<AuthorityPem, SecretError> {
-        let others = [NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| self.part(name)).collect();
-        Ok(AuthorityPem { signing: Some(self.signing()?), roots: self.part(ROOTS), others })
+        let others = [CERTIFICATE, NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| self.part(name));
+        Ok(AuthorityPem { signing: Some(self.signing()?), roots: self.part(ROOTS), others: others.collect() })
+    }
+
+    /// Which certificate agents were found to trust.
+    pub(super) fn signs_with(&self) -> Option<&str> {
+        self.annotation(SIGNS_WITH)
     }
 
     /// Since when the key signs that does, while one before it is trusted.
@@ -75,16 +97,43 @@ impl Found {
 
     /// The next key signs from `now` on.
     pub(super) fn signing_with_next(mut self, now: u64) -> Result<Self, SecretError> {
+        let signed = self.signing()?;
+        let next = self.next().ok_or(SecretError::Missing(NEXT_KEY))?;
+        let is_in_place = self.kept().is_some() && self.pair(KEY, CERTIFICATE).is_some();
+        let used = if is_in_place { [KEPT_KEY, KEPT_CERTIFICATE] } else { [NEXT_KEY, NEXT_CERTIFICATE] };
+        let mut before = self.part(BEFORE).unwrap_or_default();
+        before.extend(signed.certificates);
+        self = self.marked(&next)?;
         let data = self.0.data.get_or_insert_default();
-        let mut take = |name| data.remove(name).ok_or(SecretError::Missing(name));
-        let (key, certificate, before) = (take(NEXT_KEY)?, take(NEXT_CERTIFICATE)?, take(CERTIFICATE)?);
-        let mut others = take(BEFORE).map(|before| before.0).unwrap_or_default();
-        others.extend(before.0);
-        data.insert(KEY.to_owned(), key);
-        data.insert(CERTIFICATE.to_owned(), certificate);
-        data.insert(BEFORE.to_owned(), ByteString(others));
-        self.0.metadata.annotations.get_or_insert_default().insert(SIGNS_SINCE.to_owned(), now.to_string());
+        used.into_iter().for_each(|name| drop(data.remove(name)));
+        for (name, bytes) in [(KEY, next.key), (CERTIFICATE, next.certificates), (BEFORE, before)] {
+            data.insert(name.to_owned(), ByteString(bytes));
+        }
+        self.annotate(SIGNS_SINCE, now.to_string());
         Ok(self)
+    }
+
+    /// Says that agents trust what signs.
+    pub(super) fn marked(mut self, signing: &SigningPem) -> Result<Self, SecretError> {
+        self.annotate(SIGNS_WITH, signing.fingerprint()?);
+        Ok(self)
+    }
+
+    /// What signs goes on beside what was put in its place, and `roots`, PEM, stay trusted.
+    pub(super) fn keeping(self, signing: &SigningPem, roots: &[u8]) -> Result<Self, SecretError> {
+        let mut kept = self.marked(signing)?;
+        let mut before = kept.part(BEFORE).unwrap_or_default();
+        before.extend(roots);
+        let data = kept.0.data.get_or_insert_default();
+        let parts = [(KEPT_KEY, &signing.key), (KEPT_CERTIFICATE, &signing.certificates), (BEFORE, &before)];
+        for (name, bytes) in parts {
+            data.insert(name.to_owned(), ByteString(bytes.clone()));
+        }
+        Ok(kept)
+    }
+
+    fn annotate(&mut self, name: &str, value: String) {
+        self.0.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value);
     }
 
     /// What signed before is trusted no longer.

@@ -29,6 +29,7 @@ mod selection;
 mod server;
 mod signing_requests;
 mod status;
+mod swap;
 pub mod tokens;
 pub mod trust_record;
 pub mod versions;
@@ -45,6 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
 use mesh_common::model::SpiffeId;
 use mesh_common::model::identity::SpiffeIdError;
 use tokio::net::TcpListener;
@@ -291,7 +293,14 @@ impl Parts {
             clock: clock.clone(),
             signs: self.config.signer_name.is_none(),
             discovery: Arc::clone(&self.discovery),
+            recorder: self.recorder(),
         }
+    }
+
+    /// Who leaves Events.
+    fn recorder(&self) -> Recorder {
+        let (controller, instance) = (FIELD_MANAGER.to_owned(), Some(self.config.pod_name.to_string()));
+        Recorder::new(self.client.clone(), Reporter { controller, instance })
     }
 
     fn rotator(&self, leadership: Leadership, agent: SpiffeId) -> Rotator {

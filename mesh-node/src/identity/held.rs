@@ -147,6 +147,11 @@ impl HeldAuthority {
         Ok(Self { trust_domain, lifetime, current: ArcSwap::from_pointee(current) })
     }
 
+    /// What it signs with; `None` where somebody else does.
+    pub fn signing(&self) -> Option<SigningPem> {
+        self.current.load().pem.signing.clone()
+    }
+
     /// Signs with other parts from now on; says whether they differ.
     ///
     /// # Errors

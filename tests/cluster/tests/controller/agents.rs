@@ -9,27 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hyper_util::rt::TokioIo;
-use mesh_common::model::{SpiffeId, TrustDomain};
 use mesh_node::config::ControllerConfig;
 use mesh_node::controller::world::Known;
 use mesh_node::controller::{CONTROLLER, Controller};
-use mesh_node::identity::{
-    ControllerTrust, IdentityMetrics, TrustBundle, roots_of_pem, server_name, system_clock,
-};
-use mesh_node::telemetry::registry::Registry;
-use mesh_node::xds::certificates::{SignRequest, sign};
+use mesh_node::identity::{SigningPem, roots_of_pem};
 use mesh_test_cluster::api_server::ApiServer;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
-use tower::service_fn;
+use tonic::{Code, Status};
 
 use super::between::Between;
+use super::caller::Agent;
 use super::follower::Follower;
 use super::sleeper::Sleeper;
 
@@ -158,6 +149,30 @@ impl Stand {
         Ok(stand)
     }
 
+    /// With a key in the Secret, and agents that were told another root; no controller knows more.
+    pub async fn with_authority(given: &SigningPem, told: &SigningPem) -> Result<Self> {
+        let server = api_server("base")?;
+        let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone());
+        let object = |kind: &str, name: &str| {
+            serde_json::json!({
+                "apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "nodemesh-system"},
+            })
+        };
+        let mut secret = object("Secret", "nodemesh-ca");
+        secret["type"] = "kubernetes.io/tls".into();
+        secret["stringData"] =
+            serde_json::json!({"tls.key": text(&given.key)?, "tls.crt": text(&given.certificates)?});
+        let mut roots = object("ConfigMap", "nodemesh-ca-root");
+        roots["data"] = serde_json::json!({"ca.crt": text(&told.certificates)?});
+        for object in [secret, roots] {
+            let file = tempfile::Builder::new().suffix(".json").tempfile()?;
+            std::fs::write(file.path(), object.to_string())?;
+            server.kubectl(&["create", "-f", &file.path().display().to_string()])?;
+        }
+        let kubeconfig = controllers_own(&server, None)?;
+        Self::with(server, kubeconfig, None, DAY).await
+    }
+
     /// With two nodes, and with something between the controller and its API server.
     pub async fn behind() -> Result<(Self, Between)> {
         let server = api_server("base")?;
@@ -168,7 +183,7 @@ impl Stand {
         Ok((stand, between))
     }
 
-    async fn populate(&self) -> Result<()> {
+    pub async fn populate(&self) -> Result<()> {
         self.apply(&objects())?;
         self.until("every pod is known", |known| known.snapshot().workloads().count() == 7).await
     }
@@ -444,40 +459,4 @@ async fn start(
         });
     });
     Ok(started.await?)
-}
-
-/// A node's agent, connected.
-#[derive(Clone)]
-pub struct Agent {
-    channel: Channel,
-    token: String,
-}
-
-impl Agent {
-    async fn connect(address: SocketAddr, token: &str, roots: Vec<CertificateDer<'static>>) -> Result<Self> {
-        let domain = TrustDomain::parse("cluster.local")?;
-        let expected = SpiffeId::new(&domain, "nodemesh-system", CONTROLLER)?;
-        let bundle = TrustBundle::new(domain, roots)?;
-        let metrics = IdentityMetrics::new(&Registry::new())?;
-        let trust = ControllerTrust::new(bundle, expected, &system_clock(), metrics);
-        let connector = TlsConnector::from(trust.client());
-        let connect = service_fn(move |_| {
-            let connector = connector.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let stream = connector.connect(server_name(None, address.ip()), stream).await?;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        });
-        let channel = Endpoint::from_static("http://controller").connect_with_connector(connect).await?;
-        Ok(Self { channel, token: token.to_owned() })
-    }
-
-    pub async fn sign(&mut self, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
-        let mut request = Request::new(SignRequest { identity: identity.to_owned(), request });
-        let bearer = format!("Bearer {}", self.token).parse().map_err(|_| Status::internal("no header"))?;
-        request.metadata_mut().insert("authorization", bearer);
-        let answer = timeout(PATIENCE, sign(self.channel.clone(), request)).await;
-        Ok(answer.map_err(|_| Status::internal("no answer in time"))??.chain)
-    }
 }

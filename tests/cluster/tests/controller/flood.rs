@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::timeout;
 
-use super::agents::{Agent, PATIENCE, Stand, request};
+use super::agents::{PATIENCE, Stand, request};
+use super::caller::Agent;
 
 /// Its connections, and calls of each at a time.
 const FLOOD: [usize; 2] = [16, 16];

@@ -2,6 +2,7 @@
 
 mod agents;
 mod between;
+mod caller;
 mod certificates;
 mod flood;
 mod follower;

@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::agents::{PATIENCE, Stand, WEB, request};
 use super::follower::Follower;
 use super::person::Person;
+use super::sleeper::Sleeper;
 
 /// Longer than the controllers take to look at the Secret three times while agents are waited for.
 const LOOKS: Duration = Duration::from_secs(11);
@@ -37,7 +38,7 @@ async fn begin(stand: &Stand, person: &Person) -> Result<()> {
     let begun = person.does(&["rotate", "--until", "begun"])?;
     ensure!(begun.starts_with("gave the mesh the certificate "), "{begun}");
     let other = tempfile::tempdir()?;
-    let made = SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?;
+    let made = made()?;
     let path = |name: &str| other.path().join(name).display().to_string();
     std::fs::write(path("tls.crt"), &made.certificates)?;
     std::fs::write(path("tls.key"), &made.key)?;
@@ -71,9 +72,20 @@ struct Mesh {
     token: String,
     person: Person,
     a: Follower,
+    _second: Sleeper,
 }
 
 impl Mesh {
+    async fn start() -> Result<Self> {
+        let stand = Stand::start().await?;
+        let second = stand.sleeper().await?;
+        let a = stand.follower("agent-a", "a").await?;
+        a.until("all is in force", |snapshot| snapshot.workloads().count() == 7).await?;
+        let (token, controllers) = (stand.token("agent-a", &[])?, [stand.address(), second.address()]);
+        let person = Person::new(&stand)?;
+        Ok(Self { stand, controllers, token, person, a, _second: second })
+    }
+
     async fn signed(&self, by: SocketAddr, agents: &[&Follower]) -> Result<Vec<u8>> {
         signed(&self.stand, by, &self.token, agents).await
     }
@@ -122,21 +134,92 @@ impl Mesh {
     }
 }
 
+/// A key and its root.
+fn made() -> Result<SigningPem> {
+    Ok(SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?)
+}
+
+/// Puts another key into the Secret, as parts of these names.
+fn put(stand: &Stand, [key, certificate]: [&str; 2], signing: &SigningPem) -> Result<()> {
+    let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone());
+    let data = serde_json::json!({certificate: text(&signing.certificates)?, key: text(&signing.key)?});
+    let patch = serde_json::json!({"stringData": data}).to_string();
+    stand.kubectl(&["patch", "secret", "nodemesh-ca", "-n", "nodemesh-system", "-p", &patch]).map(drop)
+}
+
+/// Waits for an Event of the Secret.
+async fn event(stand: &Stand, reason: &str) -> Result<String> {
+    let field = format!("--field-selector=reason={reason},involvedObject.name=nodemesh-ca");
+    let words = ["get", "events", "-n", "nodemesh-system", &field, "-o", "jsonpath={.items[*].message}"];
+    let found = || stand.kubectl(&words).ok().filter(|said| !said.is_empty());
+    stand.eventually(&format!("there is an event {reason}"), found).await
+}
+
+/// The parts and annotations of the Secret.
+fn secret(stand: &Stand) -> Result<serde_json::Value> {
+    let text = stand.kubectl(&["get", "secret", "nodemesh-ca", "-n", "nodemesh-system", "-o", "json"])?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_put_in_the_place_of_another_signs_when_every_agent_trusts_its_root() -> Result<()> {
+    let mesh = Mesh::start().await?;
+    mesh.person.is_allowed(&mesh.stand)?;
+    let before = mesh.signed(mesh.controllers[0], &[&mesh.a]).await?;
+    let given = made()?;
+    put(&mesh.stand, ["tls.key", "tls.crt"], &given)?;
+    mesh.waits_for_all(&before).await?;
+    let said = event(&mesh.stand, "AnotherRoot").await?;
+    ensure!(said.contains("the key before signs on"), "{said}");
+    // A controller that begins now has the key from the Secret.
+    let third = mesh.stand.sleeper().await?;
+    ensure!(mesh.signed(third.address(), &[&mesh.a]).await? == before, "it signs with a key of its own");
+
+    let b = mesh.stand.follower_of(mesh.controllers[1], "agent-b", "b").await?;
+    mesh.signs_with_next(&before, &b).await?;
+    let secret = secret(&mesh.stand)?;
+    ensure!(
+        secret["data"]["kept.key"].is_null() && secret["data"]["before.crt"].is_string(),
+        "kept for ever"
+    );
+    let signs = &secret["metadata"]["annotations"]["nodemesh.dev/signs-with"];
+    ensure!(*signs == given.fingerprint()?, "{signs} signs");
+    Ok(())
+}
+
+/// Nobody had the key before in memory when another one was put in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_key_before_nobody_signs_until_a_person_decides() -> Result<()> {
+    let (told, given) = (made()?, made()?);
+    let stand = Stand::with_authority(&given, &told).await?;
+    let said = event(&stand, "KeyLost").await?;
+    let fingerprint = given.fingerprint()?;
+    ensure!(said.contains(&format!("nodemesh.dev/signs-with={fingerprint}")), "{said}");
+    ensure!(
+        stand.roots_pem()?.trim() == String::from_utf8(told.certificates)?.trim(),
+        "agents are told another root"
+    );
+
+    let decides = format!("nodemesh.dev/signs-with={fingerprint}");
+    stand.kubectl(&["annotate", "secret", "nodemesh-ca", "-n", "nodemesh-system", &decides])?;
+    let given = String::from_utf8(given.certificates)?;
+    let is_told =
+        || stand.roots_pem().ok().filter(|roots| roots.replace("\r\n", "\n").trim() == given.trim());
+    stand.eventually("agents are told the root", is_told).await?;
+    stand.populate().await?;
+    stand.sign(&stand.token("agent-a", &[])?, WEB, request()).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_root_is_replaced_in_three_steps_that_each_wait_for_every_agent() -> Result<()> {
-    let stand = Stand::start().await?;
-    let second = stand.sleeper().await?;
-    let a = stand.follower("agent-a", "a").await?;
-    a.until("all is in force", |snapshot| snapshot.workloads().count() == 7).await?;
-    let (token, controllers) = (stand.token("agent-a", &[])?, [stand.address(), second.address()]);
-    let person = Person::new(&stand)?;
-    let mesh = Mesh { stand, controllers, token, person, a };
-    let before = mesh.signed(controllers[0], &[&mesh.a]).await?;
+    let mesh = Mesh::start().await?;
+    let before = mesh.signed(mesh.controllers[0], &[&mesh.a]).await?;
     begin(&mesh.stand, &mesh.person).await?;
     mesh.waits_for_all(&before).await?;
 
     // It comes back, to the other replica: what counts is what both know.
-    let b = mesh.stand.follower_of(second.address(), "agent-b", "b").await?;
+    let b = mesh.stand.follower_of(mesh.controllers[1], "agent-b", "b").await?;
     let after = mesh.signs_with_next(&before, &b).await?;
 
     let said = mesh.person.does(&["rotate"])?;
