@@ -61,7 +61,10 @@ impl Rotator {
         self.tell(secret, &found, &step, agents.len()).await;
         match step {
             Step::Sign => secret.sign_with_next(found, &bundle, now).await,
-            Step::Retire => secret.let_go(found).await,
+            Step::Retire => {
+                secret.let_go(found).await?;
+                Ok(self.record.forget().await?)
+            }
             Step::Settled | Step::Distribute { .. } | Step::Expire { .. } | Step::Elsewhere => Ok(()),
         }
     }

@@ -22,6 +22,8 @@ pub const RECORD: &str = "nodemesh-ca-trust";
 const SAID: &str = "rotation";
 /// What programs read: a [`Standing`].
 const STANDING: &str = "standing";
+/// Begins the names of the entries.
+const REPLICA: &str = "replica.";
 
 /// What agents of one replica trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +115,7 @@ impl TrustRecord {
     /// Notes what the agents of this replica trust.
     pub(super) async fn note(&mut self, entry: &Entry) -> Result<(), Error> {
         let text = serde_json::to_string(entry).map_err(Error::SerdeError)?;
-        let key = format!("replica.{}", self.me);
+        let key = format!("{REPLICA}{}", self.me);
         self.write("replica", &key, text).await
     }
 
@@ -137,6 +139,16 @@ impl TrustRecord {
     pub(super) async fn read(&self, roots: &str) -> Result<Answers, Error> {
         let found = self.api.get_opt(RECORD).await?;
         Ok(answers(&found.and_then(|found| found.data).unwrap_or_default(), roots))
+    }
+
+    /// Removes all entries, when a change is over: those of replicas that are gone would stay for ever.
+    pub(super) async fn forget(&mut self) -> Result<(), Error> {
+        let found = self.api.get_opt(RECORD).await?.and_then(|found| found.data).unwrap_or_default();
+        let entries = found.keys().filter(|name| name.starts_with(REPLICA)).map(|name| (name, ()));
+        let entries: BTreeMap<&String, ()> = entries.collect();
+        self.written.remove("replica");
+        let patch = Patch::Merge(json!({"data": entries}));
+        self.api.patch(RECORD, &PatchParams::default(), &patch).await.map(drop)
     }
 
     // Each writes with a name of its own, and so takes no entry of another away.

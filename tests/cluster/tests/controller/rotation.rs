@@ -235,5 +235,9 @@ async fn a_root_is_replaced_in_three_steps_that_each_wait_for_every_agent() -> R
         ensure!(root.subject().as_raw() == after, "it is the one that signs");
     }
     let over = || mesh.person.status().ok().filter(|standing| standing["step"] == "settled");
-    mesh.stand.eventually("it is said that it is over", over).await.map(drop)
+    mesh.stand.eventually("it is said that it is over", over).await?;
+    let words = ["get", "configmap", "nodemesh-ca-trust", "-n", "nodemesh-system", "-o", "jsonpath={.data}"];
+    let record = mesh.stand.kubectl(&words)?;
+    ensure!(!record.contains("replica.") && record.contains("standing"), "entries stay for ever: {record}");
+    Ok(())
 }
