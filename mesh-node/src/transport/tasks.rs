@@ -27,8 +27,9 @@ impl Drop for Alive {
     }
 }
 
-/// Runs a future on this thread, inside a [`LocalSet`](tokio::task::LocalSet).
-pub fn spawn(future: impl Future<Output = ()> + 'static) {
+/// Runs a future on this thread, inside a [`LocalSet`](tokio::task::LocalSet). A large one is boxed by who has it: by value it
+/// is kept twice, and copied at each step on its way to the runtime and at its end.
+pub fn spawn(future: impl Future + 'static) {
     let alive = Alive::enter();
     tokio::task::spawn_local(async move {
         let _alive = alive;
@@ -55,7 +56,7 @@ mod tests {
             while are_any() {
                 tokio::task::yield_now().await;
             }
-            spawn(std::future::pending());
+            spawn(std::future::pending::<()>());
         });
         assert!(are_any());
         drop(set);

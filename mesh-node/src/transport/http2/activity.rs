@@ -187,10 +187,8 @@ where
     fn execute(&self, task: F) {
         // hyper has a task run for each request, in the moment in which it has shown it.
         match self.0.newest.take() {
-            Some(taking) => tasks::spawn(taking.carry(task)),
-            None => tasks::spawn(async move {
-                task.await;
-            }),
+            Some(taking) => tasks::spawn(taking.carry(Box::pin(task))),
+            None => tasks::spawn(Box::pin(task)),
         }
     }
 }

@@ -19,9 +19,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tasks::spawn(async move {
-            future.await;
-        });
+        tasks::spawn(Box::pin(future));
     }
 }
 

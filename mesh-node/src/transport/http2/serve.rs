@@ -222,7 +222,8 @@ impl Http2 {
         let _presence = activity.presence();
         let service = service_fn(|request| {
             let (shared, conductor) = (self.shared.clone(), conductor.clone());
-            exchange::serve(shared, conductor, activity.begin(), request)
+            // hyper hands it from one to the next by value.
+            Box::pin(exchange::serve(shared, conductor, activity.begin(), request))
         });
         let stream = TokioIo::new(Socket::new(stream, activity.unread()));
         let server = server_of(Serving(activity.clone()), settings);

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -121,8 +121,7 @@ impl Taking {
 
     /// Runs the task that gives it to h2, until it is over or late: what is dropped then resets the stream, whatever h2
     /// holds of it.
-    pub(super) async fn carry(self: Rc<Self>, task: impl Future) {
-        let mut task = pin!(task);
+    pub(super) async fn carry<T: Future>(self: Rc<Self>, mut task: Pin<Box<T>>) {
         poll_fn(|context| {
             if self.is_late.get() {
                 return Poll::Ready(());
