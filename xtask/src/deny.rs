@@ -4,8 +4,10 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// Checks licences, sources and duplicate versions; needs no network.
+/// Checks licences, sources and duplicate versions; needs no network but for crates that were never fetched.
 pub fn check() -> Result<()> {
+    // It looks at the crates of every platform, also where nothing was built yet.
+    process::run(&mut process::cargo(&["fetch", "--quiet", "--locked"]))?;
     process::run(&mut process::cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]))
 }
 

@@ -117,7 +117,6 @@ mod tests {
     fn a_commit_that_is_not_here_is_said_with_what_to_do() {
         let error = commit("no-such-revision").unwrap_err().to_string();
         assert!(error.contains("git fetch --deepen=1"), "{error}");
-        assert_eq!(commit("HEAD").unwrap().len(), 40);
     }
 
     #[test]
