@@ -24,9 +24,11 @@ const FOLDERS: [&str; 2] = ["/usr/local/go/bin", "/usr/lib/go/bin"];
 pub struct Recipe {
     /// The name of the program, as a person knows it.
     pub title: &'static str,
-    /// The folder of `go.mod`.
+    /// The folder of the module.
     pub module: &'static str,
-    /// The module whose version in `go.mod` is the program's.
+    /// What it requires, beside a file with sums of the same name: `go`, or another name for other versions.
+    pub requirements: &'static str,
+    /// The module whose version there is the program's.
     pub versioned: &'static str,
     /// What go is told to do: `build`, or `test -c` for a suite as a program.
     pub verb: &'static [&'static str],
@@ -69,8 +71,8 @@ impl Recipe {
     /// # Errors
     /// Go is missing or fails.
     pub fn folder_of(&self, module: &str) -> Result<PathBuf> {
-        let mut list = self.go();
-        list.args(["list", "-m", "-f", "{{.Dir}}", module]);
+        let mut list = self.go(&["list"]);
+        list.args(["-m", "-f", "{{.Dir}}", module]);
         let listed = list.output().context(NO_GO)?;
         let folder = String::from_utf8_lossy(&listed.stdout).trim().to_owned();
         if !listed.status.success() || folder.is_empty() {
@@ -79,29 +81,44 @@ impl Recipe {
         Ok(folder.into())
     }
 
+    /// The version that is built, without `v`.
+    ///
+    /// # Errors
+    /// The module's files cannot be read, or require no such module.
+    pub fn pinned(&self) -> Result<String> {
+        self.version(&self.sources()?).map(str::to_owned)
+    }
+
     /// Everything that decides what is built, one file after another.
     fn sources(&self) -> Result<String> {
-        let read = |name: &&str| {
+        let read = |name: &str| {
             let path = Path::new(self.module).join(name);
             fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
         };
-        Ok(["go.mod", "go.sum", self.source].iter().map(read).collect::<Result<Vec<_>>>()?.concat())
+        let sums = format!("{}.sum", self.requirements);
+        Ok([read(&self.required())?, read(&sums)?, read(self.source)?].concat())
     }
 
-    /// The version, without `v`: what `go.mod` requires says it.
+    /// The file that says which modules, and of which versions.
+    fn required(&self) -> String {
+        format!("{}.mod", self.requirements)
+    }
+
+    /// The version, without `v`: what the module requires says it.
     fn version<'a>(&self, sources: &'a str) -> Result<&'a str> {
         let required = sources.lines().find_map(|line| {
             let line = line.trim().trim_start_matches("require ");
             line.strip_prefix(self.versioned)?.strip_prefix(" v")?.split(' ').next()
         });
-        required.with_context(|| format!("{}/go.mod requires no {}", self.module, self.versioned))
+        required
+            .with_context(|| format!("{}/{} requires no {}", self.module, self.required(), self.versioned))
     }
 
     fn build(&self, version: &str, program: &Path) -> Result<()> {
         let packages = self.dependencies()?;
         let flags = format!("-s -w{}", (self.linker_flags)(version));
-        let mut go = self.go();
-        go.args(self.verb).args(["-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(program);
+        let mut go = self.go(self.verb);
+        go.args(["-v", "-trimpath", "-ldflags", &flags, "-o"]).arg(program);
         go.args(self.packages);
         let mut progress = Progress::new(format!("building {} {version}", self.title), packages);
         let mut child = go.stderr(Stdio::piped()).spawn().context(NO_GO)?;
@@ -122,8 +139,8 @@ impl Recipe {
     /// How many packages there are to build; brings them all here.
     fn dependencies(&self) -> Result<usize> {
         eprintln!("bringing the modules of {} here, if they are not: hundreds of megabytes", self.title);
-        let mut list = self.go();
-        list.args(["list", "-deps"]);
+        let mut list = self.go(&["list"]);
+        list.arg("-deps");
         if self.verb.contains(&"test") {
             list.arg("-test");
         }
@@ -137,7 +154,7 @@ impl Recipe {
         Ok(listed.stdout.split(|byte| *byte == b'\n').count())
     }
 
-    fn go(&self) -> Command {
+    fn go(&self, verb: &[&str]) -> Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
         let found = folders.map(|folder| folder.join("go")).find(|file| file.is_file());
@@ -146,7 +163,9 @@ impl Recipe {
             .env("CGO_ENABLED", "0")
             // An older Go brings the one that go.mod asks for from the module proxy.
             .env("GOTOOLCHAIN", "auto")
-            .env("GOFLAGS", "-buildvcs=false");
+            .env("GOFLAGS", "-buildvcs=false")
+            .args(verb)
+            .arg(format!("-modfile={}", self.required()));
         go
     }
 }
@@ -211,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_version_is_what_the_module_requires() {
-        for recipe in [KUBERNETES, COREDNS, ECHO, CONFORMANCE, HELM] {
+        for recipe in KUBERNETES.into_iter().chain([COREDNS, ECHO, CONFORMANCE, HELM]) {
             let sources = recipe.sources().unwrap();
             let version = recipe.version(&sources).unwrap();
             assert!(version.split('.').count() >= 3, "{version}");

@@ -7,26 +7,38 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::go::Recipe;
 
-/// Kubernetes and its store in one program. Its version is what `kubernetes/go.mod` requires, and nowhere else.
-pub const KUBERNETES: Recipe = Recipe {
-    title: "Kubernetes",
-    module: concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes"),
-    versioned: "k8s.io/kubernetes",
-    verb: &["build"],
-    packages: &["./kubeall"],
-    program: "kubeall",
-    source: "kubeall/main.go",
-    linker_flags: tell_version,
-};
+/// Kubernetes and its store in one program: the two newest minor versions, and first the one that is taken if nobody says.
+/// A version is what the `.mod` file in `kubernetes/` requires, and nowhere else.
+pub const KUBERNETES: [Recipe; 2] = [kubernetes("go"), kubernetes("go-1.36")];
+
+/// All of Kubernetes in one program.
+const KUBEALL: &str = "kubeall";
+/// Names the minor version of Kubernetes, as in `1.36`.
+const MINOR: &str = "MESH_KUBERNETES";
+
+const fn kubernetes(requirements: &'static str) -> Recipe {
+    Recipe {
+        title: "Kubernetes",
+        module: concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes"),
+        requirements,
+        versioned: "k8s.io/kubernetes",
+        verb: &["build"],
+        packages: &["./kubeall"],
+        program: KUBEALL,
+        source: "kubeall/main.go",
+        linker_flags: tell_version,
+    }
+}
 
 /// The name server of clusters, with the plugins that a test cluster needs.
 pub const COREDNS: Recipe = Recipe {
     title: "CoreDNS",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/coredns"),
+    requirements: "go",
     versioned: "github.com/coredns/coredns",
     verb: &["build"],
     packages: &["."],
@@ -39,6 +51,7 @@ pub const COREDNS: Recipe = Recipe {
 pub const ECHO: Recipe = Recipe {
     title: "Echo",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/echo"),
+    requirements: "go",
     versioned: "istio.io/istio",
     verb: &["build"],
     packages: &["istio.io/istio/pkg/test/echo/cmd/client", "istio.io/istio/pkg/test/echo/cmd/server"],
@@ -51,6 +64,7 @@ pub const ECHO: Recipe = Recipe {
 pub const CONFORMANCE: Recipe = Recipe {
     title: "Conformance",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/conformance"),
+    requirements: "go",
     versioned: "sigs.k8s.io/gateway-api/conformance",
     verb: &["test", "-c"],
     packages: &["."],
@@ -63,6 +77,7 @@ pub const CONFORMANCE: Recipe = Recipe {
 pub const HELM: Recipe = Recipe {
     title: "Helm",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/helm"),
+    requirements: "go",
     versioned: "helm.sh/helm/v4",
     verb: &["build"],
     packages: &["helm.sh/helm/v4/cmd/helm"],
@@ -90,12 +105,13 @@ pub struct Programs {
 
 impl Programs {
     /// Finds the programs of Kubernetes, and builds them if they are not there: ten minutes on two idle cores the first
-    /// time.
+    /// time. Their minor version is the one that `MESH_KUBERNETES` names.
     ///
     /// # Errors
-    /// Go is missing or fails, or the cache cannot be written.
+    /// Go is missing or fails, the cache cannot be written, or there is no such version.
     pub fn get() -> Result<Self> {
-        Ok(Self { folder: KUBERNETES.get(link_parts)? })
+        let named = std::env::var(MINOR).ok();
+        Ok(Self { folder: chosen(named.as_deref())?.get(link_parts)? })
     }
 
     /// Where a part is.
@@ -108,6 +124,21 @@ impl Programs {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// The Kubernetes of a minor version, or the first.
+fn chosen(minor: Option<&str>) -> Result<Recipe> {
+    let [first, ..] = KUBERNETES;
+    let Some(minor) = minor else { return Ok(first) };
+    let mut known = Vec::new();
+    for recipe in KUBERNETES {
+        let version = recipe.pinned()?;
+        if version.strip_prefix(minor).is_some_and(|patch| patch.starts_with('.')) {
+            return Ok(recipe);
+        }
+        known.push(version);
+    }
+    bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(" and "))
 }
 
 /// Finds the name server, and builds it if it is not there: two minutes on two idle cores the first time.
@@ -148,7 +179,7 @@ fn link_parts(folder: &Path) -> Result<()> {
     for part in PARTS {
         let link = folder.join(part);
         let _ = fs::remove_file(&link);
-        symlink(KUBERNETES.program, &link).with_context(|| format!("link {}", link.display()))?;
+        symlink(KUBEALL, &link).with_context(|| format!("link {}", link.display()))?;
     }
     Ok(())
 }
@@ -171,6 +202,17 @@ fn tell_version(version: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_minor_version_is_chosen_by_its_name() {
+        let version = |minor| chosen(minor).and_then(|recipe| recipe.pinned());
+        assert_eq!(version(None).unwrap(), version(Some("1.35")).unwrap());
+        assert!(version(Some("1.36")).unwrap().starts_with("1.36."));
+        for unknown in ["1.3", "1.34", "", "1.36.3"] {
+            let said = version(Some(unknown)).unwrap_err().to_string();
+            assert!(said.contains("there are Kubernetes 1.35.") && said.contains(" and 1.36."), "{said}");
+        }
+    }
 
     #[test]
     fn a_program_tells_its_version() {
