@@ -118,6 +118,7 @@ async fn follow(args: &HoldArgs) -> Infallible {
                 }
             }
         }
+        // Between two looks: others write their files when they like.
         sleep(LOOK_EVERY).await;
     }
 }

@@ -20,9 +20,9 @@ use crate::controller::rotate::{Mesh, Progress, RotateError, progress};
 use crate::controller::trust_record::{Phase, Standing, Waiting};
 use crate::identity::SigningPem;
 
-/// Between two looks.
+/// Between two looks at where a change stands, which takes minutes.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// For a controller to see what was given: it looks every 6 s, and another one leads after 15 s.
+/// For a controller to see what was given: it looks every 5 s, and another one leads after 15 s.
 const NOTICE: Duration = Duration::from_secs(60);
 /// Agents that are named in a line.
 const MAX_NAMED: usize = 5;

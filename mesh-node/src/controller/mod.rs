@@ -339,6 +339,7 @@ async fn identities(
     while let Err(error) = identities.ensure(local).await {
         let wait = backoff.next();
         error!(error = %Chain(&error), again_in = ?wait, "no certificate for the controller itself");
+        // The back-off: a signer that is away is not asked at once.
         sleep(wait).await;
     }
     Ok(Arc::new(identities))

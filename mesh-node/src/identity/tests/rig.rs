@@ -85,6 +85,7 @@ impl CertificateAuthority for Wire {
         let delay = *self.delay.lock().unwrap();
         Box::pin(async move {
             if !delay.is_zero() {
+                // A slow authority is what is tested; the clock of these tests is paused.
                 tokio::time::sleep(delay).await;
             }
             self.authority.sign(identity, request, now).await

@@ -240,6 +240,7 @@ impl Stand {
                 if let Some(answer) = ask() {
                     break answer;
                 }
+                // Between two questions of a bounded wait: whoever is asked tells nobody by himself.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
@@ -285,6 +286,7 @@ impl Stand {
                 if let Ok(roots) = self.roots() {
                     break roots;
                 }
+                // Between two looks of a bounded wait: the roots are written when the controller has them.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
@@ -371,6 +373,7 @@ impl Stand {
                 if let Some(record) = self.records().into_iter().skip(before).find(refused) {
                     break record;
                 }
+                // Between two looks of a bounded wait.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
