@@ -41,6 +41,8 @@ pub enum Suite {
     EbpfOldest,
     /// End to end: real daemons, pods as network namespaces; needs root
     E2e,
+    /// Suites that others wrote, through the mesh: h2spec, gRPC's interoperability tests; needs root and Go
+    Conformance,
     /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. By name
     /// alone: it takes as long as all the other suites, twenty minutes the first time and twelve after that
     Cluster,
@@ -59,8 +61,8 @@ pub fn run(suites: &[Suite]) -> Result<ExitCode> {
     let all: Vec<Suite> =
         Suite::value_variants().iter().copied().filter(|suite| !suite.is_by_name_alone()).collect();
     let suites = if suites.is_empty() { &all[..] } else { suites };
-    let cluster = suites.contains(&Suite::Cluster);
-    setup::run(setup::May::Install, if cluster { setup::For::All } else { setup::For::NoCluster })?;
+    let needs_go = suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance));
+    setup::run(setup::May::Install, if needs_go { setup::For::All } else { setup::For::NoCluster })?;
     let mut run = Run::default();
     for suite in suites {
         run.step(*suite);
@@ -121,6 +123,7 @@ impl Suite {
             Self::Ebpf => run.tests(&["mesh-test-ebpf"]),
             Self::EbpfOldest => run.oldest_kernel(),
             Self::E2e => run.tests(&["mesh-test-e2e"]),
+            Self::Conformance => run.tests(&["mesh-test-conformance"]),
             Self::Cluster => run.cluster(),
             Self::Skew => run.skew(),
         }

@@ -22,7 +22,12 @@ pub enum Protocol {
 impl Protocol {
     /// Whether requests can be told apart, so that L7 rules can be applied.
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http1 | Self::Http2 | Self::Grpc)
+        matches!(self, Self::Http1) || self.is_http2()
+    }
+
+    /// Whether it is declared to be HTTP/2.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc)
     }
 }
 

@@ -153,6 +153,7 @@ impl Core {
             dialled: facts.claimed_dst.unwrap_or(facts.original_dst),
             known_client: facts.peer.verified().is_some(),
             one_exchange: carrier == Carrier::ExchangeStream,
+            expects_http2: destination.protocol.is_http2(),
         };
         Ok(self.requests_of(place, snapshot, facts, destination, course))
     }

@@ -31,7 +31,12 @@ impl Core {
         let facts = self.local_facts(&snapshot, pod, accepted)?;
         let destination = resolve::destination(&snapshot, &facts);
         let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller: None })?;
-        let http = HttpCourse { dialled: facts.original_dst, known_client: true, one_exchange: false };
+        let http = HttpCourse {
+            dialled: facts.original_dst,
+            known_client: true,
+            one_exchange: false,
+            expects_http2: destination.protocol.is_http2(),
+        };
         if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
             return Ok(self.requests_of(place, &snapshot, facts, destination, http));
         }

@@ -272,7 +272,11 @@ fn read_frames(received: &[u8], wanted: StreamId) -> Answer {
     answer
 }
 
-pub(crate) fn client_config(credentials: Option<&Credentials>, alpn: &[u8]) -> Result<ClientConfig> {
+/// What a peer offers: TLS 1.3 with a certificate and an ALPN, to whatever server.
+///
+/// # Errors
+/// The certificate cannot be used.
+pub fn client_config(credentials: Option<&Credentials>, alpn: &[u8]) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

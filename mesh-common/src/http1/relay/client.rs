@@ -161,6 +161,7 @@ impl<P> Relay<P> {
         let Some(head) = RequestHead::read(rest, scan, court.rules)? else {
             return Ok((0, false));
         };
+        self.expects_http2 = false;
         match (court.judge)(&head) {
             Verdict::Forward(plan) => self.begin(&head, plan, court),
             Verdict::Answer(answer) => self.answer_instead(&head, answer),
@@ -232,7 +233,9 @@ impl<P> Relay<P> {
         let mut asked = AskedFor::default();
         if matches!(self.phase, Phase::Head(_)) {
             asked = AskedFor::of_head(sent);
-            self.answer_unknown(answer);
+            if !(self.expects_http2 && refusal == Refusal::StartLine) {
+                self.answer_unknown(answer);
+            }
         }
         commands.push(Command::Refused(refusal, asked));
         self.finish_client(Close::Linger, commands);

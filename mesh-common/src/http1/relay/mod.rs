@@ -194,6 +194,8 @@ pub enum ClientKind {
 #[derive(Debug)]
 pub struct Relay<P> {
     kind: ClientKind,
+    /// The client should have begun with the preface of HTTP/2, and has said nothing that is HTTP/1 so far.
+    expects_http2: bool,
     phase: Phase<P>,
     /// Bytes of the client that wait for more, or for their turn.
     held_client: Vec<u8>,
@@ -244,10 +246,17 @@ enum Upstream {
 }
 
 impl<P> Relay<P> {
+    /// Says that HTTP/2 is what is spoken where the client called. If what it says first is no line of HTTP/1 either,
+    /// it is a bad preface and gets no answer of HTTP/1 (RFC 9113 section 3.4): the connection ends.
+    pub fn expect_http2(&mut self) {
+        self.expects_http2 = true;
+    }
+
     /// A client that has sent nothing yet.
     pub fn new(kind: ClientKind) -> Self {
         Self {
             kind,
+            expects_http2: false,
             phase: Phase::Head(HeadScan::default()),
             held_client: Vec::new(),
             held_upstream: Vec::new(),

@@ -23,6 +23,24 @@ fn interim_responses_pass_and_are_bounded() {
 }
 
 #[test]
+fn a_bad_preface_of_http_2_gets_no_answer_and_a_bad_request_does() {
+    let opened = |bytes: &str| {
+        let mut bench = Bench::connection();
+        bench.relay.expect_http2();
+        bench.client(bytes);
+        assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Linger)), "{bytes}");
+        bench.down
+    };
+    assert_eq!(opened("INVALID CONNECTION PREFACE\r\n\r\n"), "");
+    assert_eq!(opened("PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n")[..13], *"HTTP/1.1 505 ");
+    assert_eq!(opened("GET / HTTP/1.1\r\n\r\n")[..13], *"HTTP/1.1 400 ");
+    let mut bench = Bench::connection();
+    bench.relay.expect_http2();
+    bench.client(&get("/denied")).client("INVALID CONNECTION PREFACE\r\n\r\n");
+    assert!(bench.down.contains("HTTP/1.1 400 "), "it has spoken HTTP/1 before: {}", bench.down);
+}
+
+#[test]
 fn interim_responses_are_not_for_1_0() {
     let mut bench = Bench::connection();
     bench.client("GET /1 HTTP/1.0\r\nHost: a\r\n\r\n").acquire(false);

@@ -136,12 +136,16 @@ impl<X> Http<X> {
     fn new(client: Client, course: HttpCourse, now: Tick) -> Self {
         let kind = if course.one_exchange { ClientKind::Exchange } else { ClientKind::Connection };
         let names = if course.known_client { IDENTITY_FIELDS } else { FORWARDING_FIELDS };
+        let mut relay = Relay::new(kind);
+        if course.expects_http2 {
+            relay.expect_http2();
+        }
         Self {
             client,
             is_new: true,
             preface_began: false,
             upstream: Upstream::None,
-            relay: Relay::new(kind),
+            relay,
             dialled: Authority::of(course.dialled),
             strip: StripList { names },
             waiting: Waiting::Request,

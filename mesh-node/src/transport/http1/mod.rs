@@ -57,6 +57,8 @@ pub struct HttpCourse {
     pub known_client: bool,
     /// The connection carries one exchange and ends: a stream of kind HTTP/1.1.
     pub one_exchange: bool,
+    /// HTTP/2 is what the port declares: what is no HTTP at all is a bad preface, and gets no answer.
+    pub expects_http2: bool,
 }
 
 /// How one request is carried out.

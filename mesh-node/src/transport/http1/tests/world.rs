@@ -96,7 +96,7 @@ impl Judge {
 
     fn http(&self, one_exchange: bool) -> Course {
         let dialled = "10.0.0.1:8080".parse().unwrap();
-        Course::Http(HttpCourse { dialled, known_client: true, one_exchange })
+        Course::Http(HttpCourse { dialled, known_client: true, one_exchange, expects_http2: false })
     }
 }
 

@@ -1,0 +1,51 @@
+//! Suites that others wrote for the protocols that pass through the mesh: where their programs come from, and the way
+//! of those that cannot speak mutual TLS themselves onto the wire.
+
+pub mod bridge;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use mesh_test_cluster::go::Recipe;
+
+/// The conformance suite for servers of HTTP/2. The module proxy has no newer version of it.
+const H2SPEC: Recipe = Recipe {
+    title: "h2spec",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/h2spec"),
+    requirements: "go",
+    versioned: "github.com/summerwind/h2spec",
+    verb: &["build"],
+    packages: &["github.com/summerwind/h2spec/cmd/h2spec"],
+    program: "h2spec",
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
+
+/// The client and the server with which the implementations of gRPC are tested against each other.
+const GRPC: Recipe = Recipe {
+    title: "gRPC-interop",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/grpc"),
+    requirements: "go",
+    versioned: "google.golang.org/grpc",
+    verb: &["build"],
+    packages: &["google.golang.org/grpc/interop/client", "google.golang.org/grpc/interop/server"],
+    program: ".",
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
+
+/// Where the suite for HTTP/2 is; builds it if it is not there.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn h2spec() -> Result<PathBuf> {
+    Ok(H2SPEC.get(|_: &Path| Ok(()))?.join(H2SPEC.program))
+}
+
+/// The folder with `client` and `server` of gRPC's interoperability tests; builds them if they are not there.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn grpc_interop() -> Result<PathBuf> {
+    GRPC.get(|_: &Path| Ok(()))
+}
