@@ -9,7 +9,8 @@ use crate::source;
 use crate::workspace;
 
 /// Modules of `mesh-common`, in order.
-const COMMON: &[&str] = &["abi", "model", "tunnel", "http1", "snapshot", "resolve", "policy", "route"];
+const COMMON: &[&str] =
+    &["abi", "token", "model", "tunnel", "http1", "snapshot", "resolve", "policy", "route"];
 
 /// Modules of `mesh-node`, in order.
 const NODE: &[&str] = &[
