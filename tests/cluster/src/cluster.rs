@@ -31,7 +31,7 @@ pub struct Cluster {
     /// In this order: the nodes, the control plane, what joins them, what removes the rest.
     nodes: Vec<Node>,
     control_plane: ControlPlane,
-    _network: Network,
+    network: Network,
     run: Run,
 }
 
@@ -71,7 +71,7 @@ impl Cluster {
         control_plane.wait_until_ready()?;
         say.step("the API server is ready");
         control_plane.start_workers(&run, &certificates)?;
-        let mut cluster = Self { nodes, control_plane, _network: network, run };
+        let mut cluster = Self { nodes, control_plane, network, run };
         cluster.kubectl(&["apply", "-f", NAME_SERVER]).context("apply the name server")?;
         cluster.wait_until_ready(&say)?;
         Ok(cluster)
@@ -92,9 +92,25 @@ impl Cluster {
     /// # Errors
     /// There is none of that name.
     pub fn kill_node(&mut self, name: &str) -> Result<()> {
-        let place = self.nodes.iter().position(|node| node.name() == name);
-        drop(self.nodes.remove(place.with_context(|| format!("find a node {name}"))?));
+        let place = self.place_of(name)?;
+        drop(self.nodes.remove(place));
         Ok(())
+    }
+
+    /// Ends a node as a machine ends that loses its power, and starts it again; the cluster is not told.
+    ///
+    /// # Errors
+    /// See [`Node::reboot`], or there is none of that name.
+    pub fn reboot_node(&mut self, name: &str) -> Result<()> {
+        let place = self.place_of(name)?;
+        let node = self.nodes.remove(place).reboot(&self.run, &self.network)?;
+        self.nodes.insert(place, node);
+        Ok(())
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize> {
+        let place = self.nodes.iter().position(|node| node.name() == name);
+        place.with_context(|| format!("find a node {name}"))
     }
 
     /// Runs kubectl as somebody who may do everything; returns what it printed.

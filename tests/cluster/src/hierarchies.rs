@@ -4,13 +4,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mesh_test_harness::run::{Run, cgroup_mount};
+use mesh_test_harness::eventually::eventually;
+use mesh_test_harness::run::{Run, cgroup_mount, remove_cgroup_tree};
 use serde::{Deserialize, Serialize};
 
 /// Where the hierarchies are, on this machine and on a node.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
+/// How long processes that were killed may be members, on a machine that does other work too.
+const EMPTY: Duration = Duration::from_secs(10);
 /// Options of a mount that say nothing about its controllers.
 const FLAGS: [&str; 8] = ["rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr"];
 
@@ -58,6 +62,18 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
 /// One cannot be made.
 pub fn make_roots(run: &Run, node: &str) -> Result<Vec<PathBuf>> {
     mounted()?.iter().map(|hierarchy| make_root(run, node, hierarchy)).collect()
+}
+
+/// Removes the cgroups of a node whose processes are gone.
+///
+/// # Errors
+/// A process is still in one.
+pub fn remove_roots<'a>(roots: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for root in roots {
+        // A process that was killed is a member until the kernel has done with it.
+        eventually("a cgroup of a node is empty", EMPTY, || remove_cgroup_tree(root).ok())?;
+    }
+    Ok(())
 }
 
 /// What the roots of a node are called.

@@ -84,7 +84,8 @@ impl Network {
             format!("link add {name} type veth peer name eth0 netns {}", node.name()),
             format!("link set {name} master {BRIDGE}"),
             format!("link set {name} up"),
-            format!("route add {} via {}", pods_of(number), self.node(number)),
+            // Replaced: it outlives a node that starts anew.
+            format!("route replace {} via {}", pods_of(number), self.node(number)),
         ])?;
         let mut lines = vec![
             format!("addr add {}/24 dev eth0", self.node(number)),
@@ -96,6 +97,14 @@ impl Network {
         node.ip(&lines)?;
         node.sysctl(&[("ipv4/ip_forward", "1")])?;
         Ok(node)
+    }
+
+    /// Takes a node off the wire, whose namespace may live on for a moment.
+    ///
+    /// # Errors
+    /// It was never joined.
+    pub fn remove_node(&self, name: &str) -> Result<()> {
+        self.control_plane.ip(&[format!("link delete {name}")])
     }
 
     /// The control plane's network namespace.

@@ -59,12 +59,20 @@ pub struct Inside {
     pub second_version: PathBuf,
 }
 
+/// What is left of a node without power: who it is, and its disk.
+#[derive(Clone, Debug)]
+struct Site {
+    inside: Inside,
+    /// Counted from 1.
+    number: u8,
+    /// How many nodes there are.
+    nodes: u8,
+}
+
 /// A node that runs. Ended on drop.
 #[derive(Debug)]
 pub struct Node {
-    name: String,
-    address: IpAddr,
-    folder: PathBuf,
+    site: Site,
     /// What the cgroups of its processes have in their names.
     cgroup: String,
     part: Part,
@@ -106,40 +114,64 @@ impl Node {
         let proxy = certificates.client("kube-proxy", "system:kube-proxy", None, &url)?;
         node_files::write(&folder, &name, number, certificates)?;
         let inside = Inside {
-            name: name.clone(),
+            name,
             address,
-            folder: folder.clone(),
+            folder,
             programs: programs.folder().to_owned(),
             kubelet,
             proxy,
             api_server,
             images: images.to_vec(),
-            roots: hierarchies::make_roots(run, &name)?,
+            roots: Vec::new(),
             hierarchies: hierarchies::mounted()?,
             second_version: hierarchies::second_version()?,
         };
-        let netns = network.add_node(run, &name, number, nodes)?;
-        let place = Place::new(netns.clone(), run.cgroup().join(&name), run.folder())?;
+        Self::boot(run, network, Site { inside, number, nodes })
+    }
+
+    fn boot(run: &Run, network: &Network, mut site: Site) -> Result<Self> {
+        let Site { inside, number, nodes } = &mut site;
+        inside.roots = hierarchies::make_roots(run, &inside.name)?;
+        let name = &inside.name;
+        let netns = network.add_node(run, name, *number, *nodes)?;
+        let place = Place::new(netns.clone(), run.cgroup().join(name), run.folder())?;
         let mut command = place.command(binary::cluster()?)?;
         command.args(["node", &serde_json::to_string(&inside)?]);
-        let part = Part::start(run, &name, command)?;
-        let cgroup = format!("/{}/", hierarchies::root_name(run, &name));
-        Ok(Self { name, address, folder, cgroup, part, netns })
+        let part = Part::start(run, name, command)?;
+        let cgroup = format!("/{}/", hierarchies::root_name(run, name));
+        Ok(Self { site, cgroup, part, netns })
+    }
+
+    /// Ends it as a machine ends that loses its power, and starts it again: its disk is as it was, and nothing else is
+    /// left of it, no process, cgroup, namespace, link or pin. Who listens on its wire hears no more.
+    ///
+    /// # Errors
+    /// It does not end, or cannot be made again.
+    pub fn reboot(self, run: &Run, network: &Network) -> Result<Self> {
+        let mut site = self.site.clone();
+        drop(self);
+        let inside = &mut site.inside;
+        network.remove_node(&inside.name)?;
+        let second = run.cgroup().join(&inside.name);
+        hierarchies::remove_roots(inside.roots.iter().chain([&second]))?;
+        // Its containerd has them.
+        inside.images.clear();
+        Self::boot(run, network, site)
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.site.inside.name
     }
 
     /// Its address.
     pub fn address(&self) -> IpAddr {
-        self.address
+        self.site.inside.address
     }
 
     /// Where its programs' logs are.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.site.inside.folder
     }
 
     /// Its network namespace.
@@ -161,7 +193,7 @@ impl Node {
         children.split_whitespace().next()?.parse().ok()
     }
 
-    /// Processes on it, in whatever container, whose command line begins with these words, the first without its folder;
+    /// Processes on it, in whatever container or none, whose command line begins with these words, the first without its folder;
     /// by the ids of this machine.
     ///
     /// # Errors
@@ -171,9 +203,10 @@ impl Node {
         let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let is_here = |process: &u32| {
             let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup"));
-            cgroups.is_ok_and(|cgroups| cgroups.contains(&self.cgroup))
+            // With an end, so that the node's own root is one too.
+            cgroups.is_ok_and(|cgroups| cgroups.replace('\n', "/").contains(&self.cgroup))
         };
-        Ok(processes.filter(|process| is_here(process) && is_called(*process, called)).collect())
+        Ok(processes.filter(|process| is_called(*process, called) && is_here(process)).collect())
     }
 
     /// Fails if it has ended.
@@ -187,13 +220,13 @@ impl Node {
     /// The end of its logs, for a person.
     pub fn tail(&self) -> String {
         let last = |name: &str| {
-            let log = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            let log = fs::read_to_string(self.folder().join(name)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            format!("-- {} {name}\n{}\n", self.name, lines[lines.len().saturating_sub(15)..].join("\n"))
+            format!("-- {} {name}\n{}\n", self.name(), lines[lines.len().saturating_sub(15)..].join("\n"))
         };
         format!(
             "-- {}\n{}\n{}",
-            self.name,
+            self.name(),
             self.part.tail(),
             ["containerd.log", "kubelet.log"].map(last).concat()
         )
@@ -208,7 +241,7 @@ impl Drop for Node {
         let ended = kill_process(first, Signal::KILL).is_ok()
             && eventually_true("a node ends", END, || self.part.lives().is_err()).is_ok();
         if !ended {
-            eprintln!("{} does not end by itself; the run's reaper ends it", self.name);
+            eprintln!("{} does not end by itself; the run's reaper ends it", self.name());
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::images::PAUSE;
 use crate::network::{NAME_SERVER, pods_of};
 use crate::node::CONTAINERD;
 
-/// Where Debian has the network plugins.
-pub const PLUGINS: &str = "/usr/lib/cni";
+/// Where a node has the network plugins, as most do.
+pub const PLUGINS: &str = "/opt/cni/bin";
 
 /// Where a node's kubelet finds static pods, below the node's folder.
 pub const STATIC_PODS: &str = "static-pods";

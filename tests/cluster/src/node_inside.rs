@@ -21,9 +21,16 @@ use rustix::process::{Pid, WaitOptions, wait};
 use crate::hierarchies::CGROUPS;
 use crate::network::PODS;
 use crate::node::{CONTAINERD, Inside};
+use crate::node_files::PLUGINS;
 
 /// How long a program may take to answer, on a machine that does other work too.
 const START: Duration = Duration::from_secs(120);
+const KUBELET: &str = "kubelet";
+/// How often one that ended is started again, as an init does: it ends while containerd, after a reboot, still reads what
+/// there was before.
+const KUBELETS: u8 = 20;
+/// Where Debian has the network plugins.
+const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 /// Settings of the whole machine that a kubelet would change: a node sees the values that it wants.
 const SETTINGS: [(&str, &str); 4] = [
     ("vm/overcommit_memory", "1"),
@@ -82,21 +89,32 @@ pub fn run(inside: &Inside) -> Result<()> {
     eventually("the API server listens", START, || {
         TcpStream::connect_timeout(&inside.api_server, Duration::from_secs(1)).ok()
     })?;
-    let part = |name: &str| Command::new(inside.programs.join(name));
-    start(inside, "kubelet", part("kubelet"), &kubelet_flags(inside), &mut programs)?;
-    start(inside, "kube-proxy", part("kube-proxy"), &proxy_flags(inside), &mut programs)?;
-    bury(&programs)
+    start_kubelet(inside, &mut programs)?;
+    let proxy = Command::new(inside.programs.join("kube-proxy"));
+    start(inside, "kube-proxy", proxy, &proxy_flags(inside), &mut programs)?;
+    bury(inside, programs)
+}
+
+fn start_kubelet(inside: &Inside, programs: &mut HashMap<Pid, &'static str>) -> Result<()> {
+    let kubelet = Command::new(inside.programs.join(KUBELET));
+    start(inside, KUBELET, kubelet, &kubelet_flags(inside), programs)
 }
 
 /// Waits for children, its own and those whose parents are gone.
-fn bury(programs: &HashMap<Pid, &'static str>) -> Result<()> {
+fn bury(inside: &Inside, mut programs: HashMap<Pid, &'static str>) -> Result<()> {
+    let mut left = KUBELETS;
     loop {
         let Some((ended, status)) = wait(WaitOptions::empty()).context("wait for a program of the node")?
         else {
             continue;
         };
-        if let Some(name) = programs.get(&ended) {
-            bail!("{name} ended: {status:?}; see {name}.log");
+        match programs.remove(&ended) {
+            Some(KUBELET) if left > 0 => {
+                left -= 1;
+                start_kubelet(inside, &mut programs)?;
+            }
+            Some(name) => bail!("{name} ended: {status:?}; see {name}.log"),
+            None => {}
         }
     }
 }
@@ -149,7 +167,7 @@ fn mount_all(inside: &Inside) -> Result<()> {
     mount_new("sysfs", "/sys", "")?;
     mount_new("bpf", "/sys/fs/bpf", "")?;
     mount_cgroups(inside)?;
-    for folder in ["/etc", "/var"] {
+    for folder in ["/etc", "/opt", "/var"] {
         mount_own_layer(inside, folder)?;
     }
     for folder in ["/var/lib/kubelet", "/var/lib/containerd"] {
@@ -161,10 +179,24 @@ fn mount_all(inside: &Inside) -> Result<()> {
     }
     fs::copy(inside.folder.join("cni.conflist"), "/etc/cni/net.d/10-bridge.conflist")
         .context("configure the network of pods")?;
+    link_plugins()?;
     hide_settings()?;
     // Pods may see what is mounted on the node later.
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     mount_change("/", shared).context("share the mounts")
+}
+
+/// Debian's, beside which others may put their own.
+fn link_plugins() -> Result<()> {
+    fs::create_dir_all(PLUGINS).with_context(|| format!("make {PLUGINS}"))?;
+    for plugin in fs::read_dir(DEBIAN_PLUGINS).context("find network plugins")?.flatten() {
+        let link = Path::new(PLUGINS).join(plugin.file_name());
+        // There since the node started for the first time.
+        if fs::symlink_metadata(&link).is_err() {
+            symlink(plugin.path(), &link).with_context(|| format!("link {}", link.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn mount_cgroups(inside: &Inside) -> Result<()> {

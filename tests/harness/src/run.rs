@@ -198,7 +198,11 @@ fn remove_older_cgroups(run: &str) -> Result<()> {
     Ok(())
 }
 
-fn remove_cgroup_tree(root: &Path) -> Result<()> {
+/// Removes cgroups that hold no process, leaves first.
+///
+/// # Errors
+/// One holds a process.
+pub fn remove_cgroup_tree(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup_tree(&entry.path())?;

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::Carried;
 
+/// How a file begins whose times are in microseconds, or in nanoseconds.
+const MICROSECONDS: u32 = 0xa1b2_c3d4;
+const NANOSECONDS: u32 = 0xa1b2_3c4d;
 const ETHERNET: u32 = 1;
 /// What tcpdump writes for the interface `any`.
 const LINUX_SLL2: u32 = 276;
@@ -29,6 +33,8 @@ pub struct Flow {
 pub struct Stream {
     /// Between whom.
     pub flow: Flow,
+    /// When its first packet was seen, since 1970.
+    pub begun: Duration,
     /// What was sent. A gap (a packet from before the capture) is left out.
     pub bytes: Vec<u8>,
 }
@@ -50,6 +56,7 @@ struct Segment<'packet> {
 
 /// What is known of a flow while the file is read.
 struct Assembly {
+    begun: Duration,
     /// Sequence number of the first byte; offsets count from it, so that wrapping does no harm.
     base: u32,
     pieces: BTreeMap<u32, Vec<u8>>,
@@ -58,9 +65,11 @@ struct Assembly {
 /// Reads a whole file in the classic format, of this machine's byte order.
 pub(super) fn read(file: &[u8]) -> Result<Carried> {
     let header = file.get(..24).context("a pcap file has a header")?;
-    if !matches!(u32_at(header, 0), Some(0xa1b2_c3d4 | 0xa1b2_3c4d)) {
-        bail!("not a pcap file of this machine");
-    }
+    let part_of_second = match u32_at(header, 0) {
+        Some(MICROSECONDS) => Duration::from_micros(1),
+        Some(NANOSECONDS) => Duration::from_nanos(1),
+        _ => bail!("not a pcap file of this machine"),
+    };
     let link = u32_at(header, 20).context("the header is whole")?;
     let mut carried = Carried::default();
     let mut assemblies: BTreeMap<(Flow, u32), Assembly> = BTreeMap::new();
@@ -69,14 +78,20 @@ pub(super) fn read(file: &[u8]) -> Result<Carried> {
     while let Some(length) = u32_at(rest, 8) {
         let end = 16 + length as usize;
         let Some(packet) = rest.get(16..end) else { break };
+        let [seconds, parts] = [0, 4].map(|at| u32_at(rest, at).unwrap_or_default());
+        let seen = Duration::from_secs(seconds.into()) + part_of_second * parts;
         rest = &rest[end..];
         carried.packets += 1;
         let Some(segment) = segment(link, packet) else { continue };
         carried.payload_bytes += segment.payload.len();
-        add(&mut assemblies, &mut generations, &segment);
+        add(&mut assemblies, &mut generations, seen, &segment);
     }
-    carried.streams =
-        assemblies.into_iter().map(|((flow, _), assembly)| Stream { flow, bytes: assembly.join() }).collect();
+    let streams = assemblies.into_iter().map(|((flow, _), assembly)| Stream {
+        flow,
+        begun: assembly.begun,
+        bytes: assembly.join(),
+    });
+    carried.streams = streams.collect();
     Ok(carried)
 }
 
@@ -84,6 +99,7 @@ pub(super) fn read(file: &[u8]) -> Result<Carried> {
 fn add(
     assemblies: &mut BTreeMap<(Flow, u32), Assembly>,
     generations: &mut BTreeMap<Flow, u32>,
+    seen: Duration,
     segment: &Segment<'_>,
 ) {
     let syn = segment.flags & SYN != 0;
@@ -93,9 +109,11 @@ fn add(
     if syn && known.is_some_and(|assembly| assembly.base != base) {
         *generation += 1;
     }
-    let assembly = assemblies
-        .entry((segment.flow, *generation))
-        .or_insert_with(|| Assembly { base, pieces: BTreeMap::new() });
+    let assembly = assemblies.entry((segment.flow, *generation)).or_insert_with(|| Assembly {
+        begun: seen,
+        base,
+        pieces: BTreeMap::new(),
+    });
     if segment.payload.is_empty() {
         return;
     }
@@ -185,13 +203,13 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// A file with these TCP segments: sequence number, flags, payload.
+    /// A file with these TCP segments, one each second: sequence number, flags, payload.
     fn file(segments: &[(u32, u8, &[u8])]) -> Vec<u8> {
         let mut file = Vec::new();
         for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, ETHERNET] {
             file.extend(word.to_ne_bytes());
         }
-        for (sequence, flags, payload) in segments {
+        for (time, (sequence, flags, payload)) in (1..).zip(segments) {
             let mut packet = vec![0; 12];
             packet.extend(ETHERTYPE_IPV4.to_be_bytes());
             let total = u16::try_from(40 + payload.len()).unwrap();
@@ -203,7 +221,7 @@ mod tests {
             packet.extend([0, 0, 0, 0, 0x50, *flags, 0, 0, 0, 0, 0, 0]);
             packet.extend(*payload);
             let length = u32::try_from(packet.len()).unwrap();
-            for word in [0, 0, length, length] {
+            for word in [time, 0, length, length] {
                 file.extend(word.to_ne_bytes());
             }
             file.extend(packet);
@@ -226,5 +244,7 @@ mod tests {
             read(&file(&[(9, SYN, b""), (10, 0, b"one"), (99, SYN, b""), (100, 0, b"two")])).unwrap();
         let texts: Vec<_> = carried.streams.iter().map(|stream| stream.bytes.as_slice()).collect();
         assert_eq!(texts, [b"one", b"two"]);
+        let begun: Vec<_> = carried.streams.iter().map(|stream| stream.begun.as_secs()).collect();
+        assert_eq!(begun, [1, 3]);
     }
 }
