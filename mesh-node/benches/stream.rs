@@ -116,7 +116,7 @@ impl Agent {
         let target = Target::from_static("http://controller");
         let channel = target.connect_with_connector(Once(Some(near))).await.expect("a connection");
         let (requests, stream) = mpsc::channel(64);
-        for kind in ResourceType::ALL {
+        for kind in ResourceType::OF_EVERYBODY {
             let request =
                 DeltaDiscoveryRequest { type_url: kind.type_url(), ..DeltaDiscoveryRequest::default() };
             requests.send(request).await.expect("room");
@@ -129,7 +129,7 @@ impl Agent {
             requests,
             responses,
             tables: Tables::default(),
-            missing: ResourceType::ALL.to_vec(),
+            missing: ResourceType::OF_EVERYBODY.to_vec(),
             shared: Shared::default(),
         }
     }

@@ -12,6 +12,7 @@ pub mod node;
 pub mod path;
 pub mod policy;
 pub mod protocol;
+pub mod question;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod service;
@@ -26,5 +27,6 @@ pub use node::Node;
 pub use path::{NormalPath, PathError, RequestTarget};
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 pub use protocol::Protocol;
+pub use question::{NoQuestion, Question};
 pub use service::{Service, ServicePort, TargetPort};
 pub use workload::{Enrolment, PodDetails, Workload, WorkloadUid};

@@ -19,7 +19,7 @@ const BAD: &[u8] = &[0xff; 5];
 
 fn world() -> World {
     let mut world = World::new("a".into(), MeshSettings::default());
-    assert_eq!(world.begin().len(), ResourceType::ALL.len());
+    assert_eq!(world.begin().len(), ResourceType::OF_EVERYBODY.len());
     world
 }
 
@@ -75,7 +75,7 @@ fn response(
 /// Takes an empty response for every type but these.
 fn complete(world: &mut World, but: &[ResourceType]) -> bool {
     let mut is_whole = false;
-    for kind in ResourceType::ALL.into_iter().filter(|kind| !but.contains(kind)) {
+    for kind in ResourceType::OF_EVERYBODY.into_iter().filter(|kind| !but.contains(kind)) {
         is_whole = world.take(response(kind, "1", &[], &[])).unwrap().is_whole;
     }
     is_whole

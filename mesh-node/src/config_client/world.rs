@@ -113,14 +113,14 @@ impl World {
 
     /// The first requests of a stream: every type, with what is known of it.
     pub(super) fn begin(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        self.missing = ResourceType::ALL.to_vec();
+        self.missing = ResourceType::OF_EVERYBODY.to_vec();
         let request = |kind: ResourceType| DeltaDiscoveryRequest {
             node: Some(Node { id: self.node.to_string(), ..Node::default() }),
             type_url: kind.type_url(),
             initial_resource_versions: self.versions(kind),
             ..DeltaDiscoveryRequest::default()
         };
-        ResourceType::ALL.into_iter().map(request).collect()
+        ResourceType::OF_EVERYBODY.into_iter().map(request).collect()
     }
 
     /// Takes a response in; nothing of it is in force before [`Self::commit`].
@@ -161,6 +161,8 @@ impl World {
             match update {
                 Some(Update::Delta(delta)) => drop(self.tables.apply(delta)),
                 Some(Update::Trust(new)) => trust = Some(new),
+                // To who asks alone.
+                Some(Update::Answered(_)) => {}
                 None => drop(removal(&key).map(|delta| self.tables.apply(delta))),
             }
         }

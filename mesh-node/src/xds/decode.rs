@@ -51,6 +51,12 @@ pub fn read(key: &Key, value: &[u8], root_namespace: &str, shared: &mut Shared) 
         ResourceType::Workload => {
             workload(&key.name, value, shared).map(|workload| Delta::UpsertWorkload(workload.into()))
         }
+        ResourceType::Address => {
+            return match key.name.parse() {
+                Ok(question) => Reading::Understood(Update::Answered(question)),
+                Err(error) => Reading::Refused(FieldError::whole(error.to_string())),
+            };
+        }
         ResourceType::TrustBundle => {
             return match trust(&key.name, value) {
                 Ok(trust) => Reading::Understood(Update::Trust(Arc::new(trust))),
@@ -64,11 +70,12 @@ pub fn read(key: &Key, value: &[u8], root_namespace: &str, shared: &mut Shared) 
     }
 }
 
-/// What the removal of a resource means. Nothing for settings and roots: the last ones stay.
+/// What the removal of a resource means to the tables. Nothing for settings and roots, of which the last ones stay, and
+/// for answers.
 pub fn removal(key: &Key) -> Option<Delta> {
     let name = || lenient_name(&key.name);
     match key.kind {
-        ResourceType::Mesh | ResourceType::TrustBundle => None,
+        ResourceType::Mesh | ResourceType::TrustBundle | ResourceType::Address => None,
         ResourceType::Node => Some(Delta::RemoveNode(Arc::clone(&key.name))),
         ResourceType::AuthorizationPolicy => Some(Delta::RemoveAuthorizationPolicy(name())),
         ResourceType::PeerAuthentication => Some(Delta::RemovePeerAuthentication(name())),

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ipnet::IpNet;
 use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 use mesh_common::model::service::{
     InternalTrafficPolicy, Service, ServicePort, TargetPort, TrafficDistribution,
 };
 use mesh_common::model::workload::{CanonicalNames, Workload};
-use mesh_common::model::{Enrolment, MeshSettings, NamespacedName, Node, Protocol, Text};
+use mesh_common::model::{Enrolment, MeshSettings, NamespacedName, Node, Protocol, Question, Text};
 use mesh_common::snapshot::Delta;
 use prost::Message;
 
@@ -52,6 +53,11 @@ pub fn encode_trust(trust: &Trust) -> Resource {
         revocation_lists: trust.revocation_lists.clone(),
     };
     resource(ResourceType::TrustBundle, trust.trust_domain.as_str().into(), &message)
+}
+
+/// That all was told about what was asked.
+pub fn encode_answer(question: Question) -> Resource {
+    Resource::new(Key { kind: ResourceType::Address, name: question.to_string().into() }, Bytes::new())
 }
 
 fn upsert(kind: ResourceType, name: Text, message: &impl Message) -> Outgoing {

@@ -21,12 +21,15 @@ mod samples;
 mod tests;
 
 pub use decode::{Reading, read, removal};
-pub use encode::{encode, encode_trust};
+pub use encode::{encode, encode_answer, encode_trust};
 pub use resource::{FieldError, Key, Outgoing, Resource, ResourceType, Trust, Update, Version};
 pub use shared::Shared;
 
 /// Name of the one resource of type Mesh.
 pub const MESH: &str = "mesh";
+
+/// Subscribed to and unsubscribed from at once: that nothing of a type is told unasked.
+pub const EVERYTHING: &str = "*";
 
 /// Most bytes of one response or request of the stream, above what any object of Kubernetes can become: etcd takes
 /// 1.5 MiB of one.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_common::model::{Text, TrustDomain};
+use mesh_common::model::{Question, Text, TrustDomain};
 use mesh_common::snapshot::Delta;
 
 /// What begins the type URL of every resource.
@@ -29,11 +29,26 @@ pub enum ResourceType {
     EndpointSlice,
     /// A pod, by its uid.
     Workload,
+    /// That an agent which asks was told all about an address or node port, by how that is written.
+    Address,
 }
 
 impl ResourceType {
     /// All of them, in the order in which one round sends them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Mesh,
+        Self::TrustBundle,
+        Self::Node,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Workload,
+        Self::Address,
+    ];
+
+    /// Those that every agent asks for.
+    pub const OF_EVERYBODY: [Self; 8] = [
         Self::Mesh,
         Self::TrustBundle,
         Self::Node,
@@ -55,6 +70,7 @@ impl ResourceType {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Workload => "Workload",
+            Self::Address => "Address",
         }
     }
 
@@ -72,6 +88,11 @@ impl ResourceType {
     pub fn of_url(url: &str) -> Option<Self> {
         let name = url.strip_prefix(PREFIX)?;
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether an agent may be told only those of it that it needs for what it asks.
+    pub const fn is_on_demand(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Workload)
     }
 
     /// Whether it says who may do what: never skipped, whatever is wrong with it.
@@ -185,6 +206,8 @@ pub enum Update {
     Delta(Delta),
     /// To whoever verifies peers.
     Trust(Arc<Trust>),
+    /// All was told about what was asked.
+    Answered(Question),
 }
 
 /// What could not be understood of a resource. Printed as `field: reason`.

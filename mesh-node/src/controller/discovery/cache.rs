@@ -10,6 +10,7 @@ use mesh_common::model::workload::Exclusions;
 use mesh_common::model::{PodDetails, Service, Text, Workload, WorkloadUid};
 use mesh_common::snapshot::Delta;
 
+use super::index::Index;
 use super::selection::{Selection, selection};
 use crate::xds::{Key, Outgoing, Resource, ResourceType, Trust, encode, encode_trust};
 
@@ -35,6 +36,7 @@ pub(super) struct Cache {
     removals: BTreeMap<Place, Key>,
     policies: HashMap<Key, Selection>,
     pods: HashMap<Text, Pods>,
+    index: Index,
 }
 
 /// Something that was sent, or can be.
@@ -86,6 +88,7 @@ impl Cache {
     pub(super) fn apply(&mut self, deltas: &[Delta]) -> u64 {
         self.generation += 1;
         for delta in deltas {
+            self.index.take(delta);
             match delta {
                 // Agents see their own pods in full only, so that they cannot derive endpoints.
                 Delta::UpsertService(service) => {
@@ -142,6 +145,21 @@ impl Cache {
                 None => News::Remove(change.key.clone()),
             })
         })
+    }
+
+    /// Which resources changed after a place.
+    pub(super) fn keys_since(&self, place: Place) -> impl Iterator<Item = &Key> {
+        self.changes.range(place + 1..).map(|(_, change)| &change.key)
+    }
+
+    /// A resource, as the agent of a node is told it.
+    pub(super) fn resource(&self, key: &Key, node: &str) -> Option<&Arc<Resource>> {
+        self.entry(key)?.for_node(node)
+    }
+
+    /// What addresses lead to.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
     }
 
     /// The version of a policy's resource, so to speak: when it last changed. `None` if it is not there.

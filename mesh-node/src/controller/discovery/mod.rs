@@ -6,6 +6,8 @@
 
 mod agents;
 mod cache;
+mod index;
+mod partial;
 mod selection;
 mod server;
 mod session;

@@ -24,6 +24,8 @@ use crate::controller::agents::{AgentCaller, Authenticate, Refused};
 
 /// How long it may take to find out who calls.
 const AUTHENTICATION: Duration = Duration::from_secs(15);
+/// Questions of one agent are answered no more often: agents gather theirs as long, and one that does not costs no more.
+const QUESTIONS: Duration = Duration::from_millis(10);
 const OLD: &str = "this stream is old: begin a new one";
 const NEWER: &str = "the agent has a newer stream";
 
@@ -47,6 +49,8 @@ struct Stream<'a> {
     waiting: Option<Instant>,
     /// Until it was told all.
     turn: Option<Turn>,
+    /// When it last asked, once it was told all.
+    asked: Option<Instant>,
 }
 
 impl DiscoveryService {
@@ -116,6 +120,7 @@ async fn serve(
         out: &out,
         waiting: None,
         turn: None,
+        asked: None,
     };
     match stream.run(requests, ended).await {
         Ok(()) => info!(node = %caller.node, "agent gone"),
@@ -147,7 +152,10 @@ impl Stream<'_> {
             let late = self.waiting.map(|since| since + answer_timeout);
             tokio::select! {
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.take(request)?,
+                    Ok(Some(request)) => {
+                        self.pace(&request).await;
+                        self.take(request)?;
+                    }
                     Ok(None) => return Ok(()),
                     Err(status) => {
                         debug!(node = %self.caller.node, %status, "agent's stream broke");
@@ -185,15 +193,28 @@ impl Stream<'_> {
         published.mark_unchanged();
     }
 
+    /// Lets who asks again and again wait.
+    async fn pace(&mut self, request: &DeltaDiscoveryRequest) {
+        let asks = request.resource_names_subscribe.len() + request.resource_names_unsubscribe.len() > 0;
+        if asks && self.session.is_told() {
+            if let Some(before) = self.asked {
+                sleep_until(before + QUESTIONS).await;
+            }
+            self.asked = Some(Instant::now());
+        }
+    }
+
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         let before = self.session.refused().len();
         self.session.request(request, &self.caller.node).map_err(|violation| {
             let reason = violation.to_string();
             match violation {
                 Violation::Node { .. } => Status::permission_denied(reason),
-                Violation::Type(_) | Violation::Unexpected(_) | Violation::Version { .. } => {
-                    Status::invalid_argument(reason)
-                }
+                Violation::Questions => Status::resource_exhausted(reason),
+                Violation::Type(_)
+                | Violation::Unexpected(_)
+                | Violation::Question(_)
+                | Violation::Version { .. } => Status::invalid_argument(reason),
             }
         })?;
         let refused = self.session.refused();

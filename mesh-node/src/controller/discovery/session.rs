@@ -10,12 +10,12 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
 use envoy_types::pb::google::protobuf::Any;
-use mesh_common::model::Text;
+use mesh_common::model::{NoQuestion, Question, Text};
 
 use super::cache::Cache;
 use super::view::{Part, Round, TooFarBehind, Versions, View};
 use crate::xds::refusal::{Refusal, refusals};
-use crate::xds::{Key, Resource, ResourceType, Version};
+use crate::xds::{EVERYTHING, Key, Resource, ResourceType, Version};
 
 /// About how many bytes one response has: what a slow agent reads in one go, and one resource more at most. Each stream keeps
 /// the buffer of its largest one, up to twice as much.
@@ -23,6 +23,9 @@ const CHUNK: usize = 64 << 10;
 
 /// Most refusals that are kept of one agent.
 const MAX_REFUSALS: usize = 1000;
+
+/// Most questions of one agent: more than agents keep. Some 2 MB of each that asks them all.
+const MAX_QUESTIONS: usize = 16_384;
 
 /// Name that is refused when an agent refuses a response without naming resources.
 pub(super) const UNNAMED: &str = "*";
@@ -76,6 +79,12 @@ pub(super) enum Violation {
     /// Neither the first request of its type nor the answer to a response: reading it would cost us, not the agent.
     #[error("a request for {0} is neither the first one nor the answer to a response")]
     Unexpected(ResourceType),
+    /// A name of type Address that is none.
+    #[error("it asks about something that is no address")]
+    Question(#[from] NoQuestion),
+    /// More questions than are answered.
+    #[error("it asks more than {MAX_QUESTIONS} questions")]
+    Questions,
     /// A version that is none of ours.
     #[error("the version {version:?} of {key} is no version of a controller")]
     Version {
@@ -106,9 +115,19 @@ impl Session {
             return Err(Violation::Node { proved: node.clone(), said });
         }
         let kind = ResourceType::of_url(&request.type_url).ok_or(Violation::Type(request.type_url))?;
+        let (subscribed, unsubscribed) =
+            (request.resource_names_subscribe, request.resource_names_unsubscribe);
+        if kind == ResourceType::Address && request.response_nonce.is_empty() {
+            return self.ask_about(&unsubscribed, &subscribed);
+        }
         if !self.view.has(kind) {
             let versions = versions(kind, request.initial_resource_versions)?;
-            self.view.ask(kind, versions);
+            let is_everything = |names: &[String]| names.iter().any(|name| name == EVERYTHING);
+            if kind.is_on_demand() && is_everything(&subscribed) && is_everything(&unsubscribed) {
+                self.view.ask_for_part(kind, versions);
+            } else {
+                self.view.ask(kind, versions);
+            }
             return Ok(());
         }
         let outstanding = &mut self.outstanding[kind.index()];
@@ -119,6 +138,25 @@ impl Session {
         };
         self.answer(kind, names, request.error_detail);
         Ok(())
+    }
+
+    /// One set of questions at a time: the next ones once these were answered.
+    fn ask_about(&mut self, taken_back: &[String], asked: &[String]) -> Result<(), Violation> {
+        if self.view.has(ResourceType::Address) && !self.is_answered() {
+            return Err(Violation::Unexpected(ResourceType::Address));
+        }
+        if self.view.partial().questions() + asked.len() > MAX_QUESTIONS + 1 {
+            return Err(Violation::Questions);
+        }
+        self.view.ask_about(questions(taken_back)?, questions(asked)?);
+        Ok(())
+    }
+
+    /// Whether the agent knows all that it asked.
+    fn is_answered(&self) -> bool {
+        let is_of_answers = |piece: &Piece| piece.kind == ResourceType::Address;
+        let is_under_way = self.outstanding[ResourceType::Address.index()].is_some();
+        !self.view.partial().is_stale() && !is_under_way && !self.pieces.iter().any(is_of_answers)
     }
 
     /// The next response, if there is something to say and the agent may be told.
@@ -144,7 +182,7 @@ impl Session {
 
     /// Whether the agent has asked for every type, and answered all of it.
     pub(super) fn is_told(&self) -> bool {
-        let has_all = ResourceType::ALL.into_iter().all(|kind| self.view.has(kind));
+        let has_all = ResourceType::OF_EVERYBODY.into_iter().all(|kind| self.view.has(kind));
         has_all && self.pieces.is_empty() && !self.is_waiting()
     }
 
@@ -250,4 +288,9 @@ fn versions(kind: ResourceType, said: HashMap<String, String>) -> Result<Version
         None => Err(Violation::Version { key: Key { kind, name: name.into() }, version }),
     };
     said.into_iter().map(read).collect()
+}
+
+fn questions(names: &[String]) -> Result<Vec<Question>, Violation> {
+    let names = names.iter().filter(|name| *name != EVERYTHING);
+    names.map(|name| name.parse().map_err(Violation::Question)).collect()
 }

@@ -2,14 +2,15 @@
 //!
 //! In: the cache, and what the agent says that it has. Out: a [`Round`]: all that differs, as of one generation. What an
 //! agent was sent is not listed but told by a place in the order of changes; only policies, of which each agent is sent
-//! its own, are.
+//! its own, are, and what an agent is told that [asks](super::partial).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mesh_common::model::Text;
+use mesh_common::model::{Question, Text};
 
 use super::cache::{Cache, News, Place};
+use super::partial::Partial;
 use crate::xds::{Key, Resource, ResourceType, Version};
 
 /// What an agent of a type says that it has.
@@ -25,6 +26,7 @@ pub(super) struct View {
     types: [Asked; ResourceType::ALL.len()],
     /// The policies that the agent has, with when they changed last.
     policies: HashMap<Key, Place>,
+    partial: Partial,
 }
 
 /// Whether a type was asked for.
@@ -34,6 +36,9 @@ enum Asked {
     Not,
     New(Versions),
     Told,
+    /// Of it only what is needed; before its first round, and from then on.
+    NewPart,
+    Part,
 }
 
 /// All that one agent is to be told at once.
@@ -59,7 +64,13 @@ pub(super) struct TooFarBehind;
 
 impl View {
     pub(super) fn new(node: Text) -> Self {
-        Self { node, place: 0, types: Default::default(), policies: HashMap::new() }
+        Self {
+            node,
+            place: 0,
+            types: Default::default(),
+            policies: HashMap::new(),
+            partial: Partial::default(),
+        }
     }
 
     /// The agent asks for a type, and says what it has of it. Again does not matter.
@@ -70,6 +81,29 @@ impl View {
         }
     }
 
+    /// The agent wants of a type only what it needs, and says what it has of it. Again does not matter.
+    pub(super) fn ask_for_part(&mut self, kind: ResourceType, versions: Versions) {
+        let asked = &mut self.types[kind.index()];
+        if matches!(asked, Asked::Not) {
+            *asked = Asked::NewPart;
+            self.partial.begin(kind, versions);
+        }
+    }
+
+    /// The agent takes back what it asked, and asks.
+    pub(super) fn ask_about(&mut self, taken_back: Vec<Question>, asked: Vec<Question>) {
+        let address = &mut self.types[ResourceType::Address.index()];
+        if matches!(address, Asked::Not) {
+            *address = Asked::NewPart;
+        }
+        self.partial.ask(taken_back, asked);
+    }
+
+    /// What the agent asked.
+    pub(super) fn partial(&self) -> &Partial {
+        &self.partial
+    }
+
     /// Whether the type was asked for.
     pub(super) fn has(&self, kind: ResourceType) -> bool {
         !matches!(self.types[kind.index()], Asked::Not)
@@ -77,7 +111,8 @@ impl View {
 
     /// Whether there may be something to tell.
     pub(super) fn is_behind(&self, cache: &Cache) -> bool {
-        self.place < cache.place() || self.types.iter().any(|asked| matches!(asked, Asked::New(_)))
+        let is_new = |asked: &Asked| matches!(asked, Asked::New(_) | Asked::NewPart);
+        self.place < cache.place() || self.partial.is_stale() || self.types.iter().any(is_new)
     }
 
     /// All that differs now; from here on it counts as told. A type that is new has a part also if it is empty.
@@ -89,8 +124,13 @@ impl View {
         let mut parts: Vec<Part> = ResourceType::ALL.into_iter().map(Part::new).collect();
         let mut is_new = [false; ResourceType::ALL.len()];
         self.tell_changes(cache, &mut parts);
+        self.partial.tell(cache, self.place, &self.node, &mut parts);
         for kind in ResourceType::ALL {
             let asked = &mut self.types[kind.index()];
+            if matches!(asked, Asked::NewPart) {
+                *asked = Asked::Part;
+                is_new[kind.index()] = true;
+            }
             if let Asked::New(versions) = asked {
                 let versions = std::mem::take(versions);
                 *asked = Asked::Told;

@@ -138,7 +138,7 @@ impl Fleet {
     async fn stream(&self, number: usize, token: &str, is_whole: &mut bool) -> Result<()> {
         let channel = timeout(BEGIN, self.connect(number)).await.context("connect in time")??;
         let (asks, requests) = mpsc::channel(32);
-        for kind in ResourceType::ALL {
+        for kind in ResourceType::OF_EVERYBODY {
             let node = Some(NodeId { id: objects::node(number) });
             asks.send(Ask { node, type_url: kind.type_url(), ..Ask::default() }).await?;
         }
@@ -149,7 +149,7 @@ impl Fleet {
         let codec = ProstCodec::<Ask, Told>::default();
         let streaming = grpc.streaming(request, PathAndQuery::from_static(STREAM), codec);
         let mut responses = timeout(BEGIN, streaming).await.context("be let in in time")??.into_inner();
-        let mut missing: BTreeSet<String> = ResourceType::ALL.map(ResourceType::type_url).into();
+        let mut missing: BTreeSet<String> = ResourceType::OF_EVERYBODY.map(ResourceType::type_url).into();
         let mut resources = 0;
         while let Some(told) = responses.message().await? {
             let is_first = !missing.is_empty();

@@ -53,7 +53,7 @@ type Has = BTreeMap<Key, Version>;
 
 fn asking(node: &str, has: &Has) -> View {
     let mut view = View::new(node.into());
-    for kind in ResourceType::ALL {
+    for kind in ResourceType::OF_EVERYBODY {
         let of_kind = has.iter().filter(|(key, _)| key.kind == kind);
         view.ask(kind, of_kind.map(|(key, version)| (key.name.clone(), *version)).collect());
     }

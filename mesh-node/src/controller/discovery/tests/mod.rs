@@ -1,4 +1,5 @@
 mod laws;
+mod partial;
 mod rig;
 
 use std::time::Duration;

@@ -30,7 +30,7 @@ use tonic::{Request, Status, Streaming};
 use crate::controller::agents::{AgentCaller, Authenticate, Authenticating, Refused};
 use crate::controller::discovery::{Discovery, DiscoverySettings};
 use crate::xds::refusal::{Refusal, error_detail};
-use crate::xds::{Key, Outgoing, ResourceType, encode, messages};
+use crate::xds::{EVERYTHING, Key, Outgoing, ResourceType, encode, messages};
 
 /// Longer than anything takes that is expected.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -153,21 +153,45 @@ impl Agent {
         node: &str,
         had: &[(Key, String)],
     ) -> Result<Self, Status> {
-        Self::open_from(Target::from_static(CONTROLLER), rig, token, node, had).await
+        let requests = ResourceType::OF_EVERYBODY.map(|kind| first_request(kind, node, had));
+        Self::open_from(Target::from_static(CONTROLLER), rig, token, requests.into()).await
+    }
+
+    /// One that is told only what it needs, and asks about something at once.
+    pub(super) async fn asking(rig: &Rig, node: &str, had: &[(Key, String)], questions: &[&str]) -> Self {
+        let requests = ResourceType::ALL.map(|kind| {
+            let request = first_request(kind, node, had);
+            if !kind.is_on_demand() && kind != ResourceType::Address {
+                return request;
+            }
+            let everything = [EVERYTHING.to_owned()];
+            let asked = questions.iter().filter(|_| kind == ResourceType::Address);
+            DeltaDiscoveryRequest {
+                resource_names_subscribe: everything
+                    .iter()
+                    .cloned()
+                    .chain(asked.map(ToString::to_string))
+                    .collect(),
+                resource_names_unsubscribe: everything.into(),
+                ..request
+            }
+        });
+        let target = Target::from_static(CONTROLLER);
+        Self::open_from(target, rig, Some(&format!("token-{node}")), requests.into()).await.unwrap()
     }
 
     /// One to whom a few bytes can be sent, and no more until it reads them.
     pub(super) async fn deaf(rig: &Rig, node: &str) -> Result<Self, Status> {
         let target = Target::from_static(CONTROLLER).initial_stream_window_size(16);
-        Self::open_from(target, rig, Some(&format!("token-{node}")), node, &[]).await
+        let requests = ResourceType::OF_EVERYBODY.map(|kind| first_request(kind, node, &[]));
+        Self::open_from(target, rig, Some(&format!("token-{node}")), requests.into()).await
     }
 
     async fn open_from(
         target: Target,
         rig: &Rig,
         token: Option<&str>,
-        node: &str,
-        had: &[(Key, String)],
+        first: Vec<DeltaDiscoveryRequest>,
     ) -> Result<Self, Status> {
         let (near, far) = duplex(1 << 20);
         let service = Arc::clone(&rig.discovery).service(Arc::new(TableOfTokens));
@@ -177,8 +201,9 @@ impl Agent {
         );
         let channel = target.connect_with_connector(Once(Some(near))).await.unwrap();
         let (requests, stream) = mpsc::channel(64);
-        for kind in ResourceType::ALL {
-            requests.send(first_request(kind, node, had)).await.unwrap();
+        let missing = first.iter().filter_map(|request| ResourceType::of_url(&request.type_url)).collect();
+        for request in first {
+            requests.send(request).await.unwrap();
         }
         let mut request = Request::new(ReceiverStream::new(stream));
         if let Some(token) = token {
@@ -187,14 +212,7 @@ impl Agent {
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = client.delta_aggregated_resources(request).await?.into_inner();
-        Ok(Self {
-            requests,
-            responses,
-            missing: ResourceType::ALL.to_vec(),
-            refusals: VecDeque::new(),
-            detail: None,
-            acknowledges: true,
-        })
+        Ok(Self { requests, responses, missing, refusals: VecDeque::new(), detail: None, acknowledges: true })
     }
 
     pub(super) fn refuse_next(&mut self, kind: ResourceType, refusals: Vec<Refusal>) {
@@ -204,6 +222,18 @@ impl Agent {
     pub(super) async fn send_type(&mut self, type_url: &str) {
         let type_url = type_url.to_owned();
         let request = DeltaDiscoveryRequest { type_url, ..DeltaDiscoveryRequest::default() };
+        self.requests.send(request).await.unwrap();
+    }
+
+    /// Takes questions back, and asks others.
+    pub(super) async fn ask(&mut self, taken_back: &[&str], asked: &[&str]) {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let request = DeltaDiscoveryRequest {
+            type_url: ResourceType::Address.type_url(),
+            resource_names_subscribe: names(asked),
+            resource_names_unsubscribe: names(taken_back),
+            ..DeltaDiscoveryRequest::default()
+        };
         self.requests.send(request).await.unwrap();
     }
 
