@@ -1,16 +1,18 @@
-//! Documents that the code writes: flags, metrics, the definitions of our kinds; and the chart, which follows from them.
+//! Documents that the code writes: flags, metrics, our kinds and their definitions; the rights that the manifests ask for;
+//! and the chart, which follows from them.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{chart, process, workspace};
+use crate::{chart, process, rights, workspace};
 
 /// File, and the word after `mesh-node reference` that prints it.
 const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/flags.md", "flags"),
     ("docs/metrics.md", "metrics"),
+    ("docs/kinds.md", "kinds"),
     ("manifests/foundation/crds.yaml", "definitions"),
 ];
 
@@ -34,6 +36,8 @@ pub fn run(mode: Mode, program: Option<&Path>) -> Result<()> {
         let text = process::output(print.args(["reference", word]))?;
         bring(mode, name, &text, &mut stale)?;
     }
+    let (name, text) = rights::document()?;
+    bring(mode, name, &text, &mut stale)?;
     // Last: it has the definitions.
     for (name, text) in chart::files()? {
         bring(mode, &name, &text, &mut stale)?;

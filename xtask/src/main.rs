@@ -17,6 +17,7 @@ mod orphans;
 mod previous;
 mod process;
 mod purity;
+mod rights;
 mod setup;
 mod sizes;
 mod source;
@@ -87,8 +88,8 @@ enum Verb {
         #[arg(long)]
         program: Option<PathBuf>,
     },
-    /// Write docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml from the code, and manifests/chart from the
-    /// manifests
+    /// Write docs/flags.md, docs/metrics.md, docs/kinds.md and manifests/foundation/crds.yaml from the code, docs/rights.md
+    /// and manifests/chart from the manifests
     Docs {
         /// Write nothing: fail if a file would change
         #[arg(long)]

@@ -30,7 +30,7 @@ pub enum Suite {
     Unit,
     /// Documentation builds without warnings
     Doc,
-    /// docs/flags.md, docs/metrics.md and manifests/foundation/crds.yaml are what the code says
+    /// docs/flags.md, docs/metrics.md, docs/kinds.md, docs/rights.md and manifests/foundation/crds.yaml are what the code says
     Docs,
     /// Fuzz targets compile; their kept inputs are replayed by the unit tests
     Fuzz,

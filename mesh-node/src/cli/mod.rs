@@ -7,6 +7,7 @@ mod authority;
 mod client;
 mod cluster;
 pub mod reference;
+mod reference_kinds;
 mod render;
 mod table;
 

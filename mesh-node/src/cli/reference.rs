@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use clap::{Arg, Command, ValueEnum};
 
+use super::reference_kinds;
 use crate::capture::CaptureMetrics;
 use crate::config_client;
 use crate::control;
-use crate::control::generate::{GenerateError, custom_resource_definitions};
+use crate::control::generate::{GenerateError, custom_resource_definitions, definitions};
 use crate::controller;
 use crate::identity::IdentityMetrics;
 use crate::kernel;
@@ -18,7 +19,7 @@ use crate::telemetry::traffic;
 use crate::transport::tunnel;
 
 /// Heads every document.
-const NOTE: &str = "<!-- Written by `cargo xtask docs` from the code: change it there. -->\n\n";
+pub(super) const NOTE: &str = "<!-- Written by `cargo xtask docs` from the code: change it there. -->\n\n";
 
 /// A document that the code writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,6 +28,8 @@ pub enum Document {
     Flags,
     /// `docs/metrics.md`
     Metrics,
+    /// `docs/kinds.md`
+    Kinds,
     /// `manifests/foundation/crds.yaml`
     Definitions,
 }
@@ -54,6 +57,7 @@ pub fn write(document: Document, root: &Command) -> Result<String, ReferenceErro
             register_all(&registry)?;
             Ok(metrics(&registry))
         }
+        Document::Kinds => Ok(reference_kinds::kinds(&definitions()?)),
         Document::Definitions => Ok(custom_resource_definitions()?),
     }
 }

@@ -22,13 +22,24 @@ pub enum GenerateError {
 /// If one cannot be written.
 pub fn custom_resource_definitions() -> Result<String, GenerateError> {
     let mut text = "# Written by `cargo xtask docs` from the code: change it there.\n".to_owned();
-    for definition in [AuthorizationPolicy::crd(), PeerAuthentication::crd()] {
-        let mut definition = serde_json::to_value(definition).map_err(GenerateError::Json)?;
-        null_is_left_out(&mut definition);
+    for definition in definitions()? {
         text += "---\n";
         text += &serde_saphyr::to_string(&definition).map_err(GenerateError::Yaml)?;
     }
     Ok(text)
+}
+
+/// The same, as JSON.
+///
+/// # Errors
+/// If one cannot be written.
+pub fn definitions() -> Result<Vec<Value>, GenerateError> {
+    let definitions = [AuthorizationPolicy::crd(), PeerAuthentication::crd()].map(|definition| {
+        let mut definition = serde_json::to_value(definition).map_err(GenerateError::Json)?;
+        null_is_left_out(&mut definition);
+        Ok(definition)
+    });
+    definitions.into_iter().collect()
 }
 
 /// Has the API server drop a `null` where nothing need be given, as the code does: else a rule would find a field
