@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "mesh-common/src",
     "mesh-node/src/kernel/desired",
     "mesh-node/src/kernel/diff",
+    "mesh-node/src/control/attachment",
     "mesh-node/src/control/translate",
     "mesh-node/src/identity/rotation",
     "mesh-node/src/telemetry/trace_context",

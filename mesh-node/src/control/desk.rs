@@ -13,6 +13,7 @@ use mesh_common::snapshot::Snapshot;
 
 use super::MAX_LISTED;
 use super::advice::{self, Advice};
+use super::attachment;
 use super::documents::{Complaint, ObjectName, Place, Problem, Reader};
 use super::grace::Grace;
 use super::object::Kind;
@@ -183,7 +184,9 @@ impl Desk {
         problems.extend(trouble);
         problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
         if self.is_whole {
-            problems.extend(advice::advice(snapshot).into_iter().filter_map(|advice| self.problem(advice)));
+            let routes = attachment::advice(self.store.routes(), snapshot);
+            let advice = advice::advice(snapshot).into_iter().chain(routes);
+            problems.extend(advice.filter_map(|advice| self.problem(advice)));
         } else {
             // What another object lacks may stand in what cannot be read.
             problems

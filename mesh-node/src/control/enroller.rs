@@ -57,15 +57,18 @@ impl Enroller {
             (_, Some(Meaning::PeerAuthentication(policy))) => {
                 deltas.push(Delta::UpsertPeerAuthentication(policy));
             }
-            (Some(before), None | Some(Meaning::Nothing)) => self.forget(key, &before, deltas),
-            (None, None | Some(Meaning::Nothing)) => {}
+            (Some(before), None | Some(Meaning::Nothing | Meaning::Route(_))) => {
+                self.forget(key, &before, deltas)
+            }
+            (None, None | Some(Meaning::Nothing | Meaning::Route(_))) => {}
         }
     }
 
     fn forget(&mut self, key: ObjectKey, before: &Meaning, deltas: &mut Vec<Delta>) {
         deltas.push(match before {
             Meaning::Namespace(_) => return self.enrol(&key.name.name, None, deltas),
-            Meaning::Nothing => return,
+            // No rule of a route is applied: nobody is told of one.
+            Meaning::Nothing | Meaning::Route(_) => return,
             Meaning::Pod(pod) => {
                 self.forget_pod(&key);
                 Delta::RemoveWorkload(pod.workload.uid.clone())

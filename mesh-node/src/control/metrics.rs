@@ -34,7 +34,11 @@ impl Metrics {
         )?;
         registry.register(Box::new(apply_duration.clone()))?;
         Ok(Self {
-            objects: registry.gauges("nodemesh_control_objects", "kind", "Objects in force, by kind.")?,
+            objects: registry.gauges(
+                "nodemesh_control_objects",
+                "kind",
+                "Objects that are understood, by kind; those of the Gateway API are not applied.",
+            )?,
             problems: registry.gauges(
                 "nodemesh_control_problems",
                 "effect",

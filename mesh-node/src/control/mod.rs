@@ -7,6 +7,7 @@
 //! and [`enroller`] on what the API server says. Never: a look at traffic, or at the kernel.
 
 mod advice;
+pub mod attachment;
 mod desk;
 pub mod documents;
 pub mod enroller;

@@ -11,6 +11,15 @@ use mesh_common::model::{
 
 use super::translate::namespace::NamespaceEnrolment;
 use super::translate::pod::PodWorkload;
+use super::translate::route::RouteReferences;
+
+/// The versions of the Gateway API that are read, the newest first: what is read of its kinds is alike in all of them.
+const GATEWAY_API: [&str; 4] = [
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1beta1",
+    "gateway.networking.k8s.io/v1alpha3",
+    "gateway.networking.k8s.io/v1alpha2",
+];
 
 /// A kind that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,11 +40,23 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `policy.nodemesh.dev/v1alpha1` PeerAuthentication.
     PeerAuthentication,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io` GRPCRoute.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io` TCPRoute.
+    TcpRoute,
+    /// `gateway.networking.k8s.io` TLSRoute.
+    TlsRoute,
+    /// `gateway.networking.k8s.io` ReferenceGrant.
+    ReferenceGrant,
+    /// `gateway.networking.k8s.io` BackendTLSPolicy.
+    BackendTlsPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -44,6 +65,12 @@ impl Kind {
         Self::EndpointSlice,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TcpRoute,
+        Self::TlsRoute,
+        Self::ReferenceGrant,
+        Self::BackendTlsPolicy,
     ];
 
     /// The kind as objects name it.
@@ -57,16 +84,43 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
         }
     }
 
-    /// The `apiVersion` that it is read in.
+    /// The `apiVersion` that it is read in; of several, the newest.
     pub fn api_version(self) -> &'static str {
+        self.api_versions()[0]
+    }
+
+    /// Every `apiVersion` that it is read in, the newest first.
+    pub fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::AuthorizationPolicy | Self::PeerAuthentication => "policy.nodemesh.dev/v1alpha1",
-            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => "v1",
+            Self::EndpointSlice => &["discovery.k8s.io/v1"],
+            Self::AuthorizationPolicy | Self::PeerAuthentication => &["policy.nodemesh.dev/v1alpha1"],
+            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => &["v1"],
+            Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TcpRoute
+            | Self::TlsRoute
+            | Self::ReferenceGrant
+            | Self::BackendTlsPolicy => &GATEWAY_API,
         }
+    }
+
+    /// Whether it is the cluster's own to define: it may be there or not, and come and go.
+    pub fn is_optional(self) -> bool {
+        self.api_versions() == GATEWAY_API
+    }
+
+    /// Whether it is a route: it has parents, and says in its status what each makes of it.
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute)
     }
 
     /// The kind in paths of the API.
@@ -80,6 +134,12 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::PeerAuthentication => "peerauthentications",
+            Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
+            Self::TcpRoute => "tcproutes",
+            Self::TlsRoute => "tlsroutes",
+            Self::ReferenceGrant => "referencegrants",
+            Self::BackendTlsPolicy => "backendtlspolicies",
         }
     }
 
@@ -126,6 +186,8 @@ pub enum Meaning {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A PeerAuthentication.
     PeerAuthentication(Arc<PeerAuthentication>),
+    /// A route, of which no rule is applied.
+    Route(Arc<RouteReferences>),
     /// The object is there, and means nothing: a ServiceAccount, an ExternalName Service.
     Nothing,
 }

@@ -7,6 +7,7 @@ use mesh_common::model::MeshSettings;
 use super::desk::{Applied, Desk};
 use super::documents::Problem;
 use super::metrics::Metrics;
+use super::object::Kind;
 use super::translate::Effect;
 use super::watch_dir::{Content, Reading};
 use crate::telemetry::registry::Registry;
@@ -274,4 +275,49 @@ fn a_principal_of_another_trust_domain_is_told_of() {
     let expected = fields
         .map(|field| format!("warning a.yaml:9 (document 2): AuthorizationPolicy shop/p: {field}: {wrong}"));
     assert_eq!(said, expected);
+}
+
+#[test]
+fn routes_are_held_and_what_is_not_applied_or_not_there_is_said() {
+    let route = |name: &str, parent: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+             parentRefs:\n  - {parent}\n  hostnames: [a.example]\n  rules:\n  - backendRefs:\n    - {{name: gone, port: 80}}\n"
+        )
+    };
+    let policy =
+        "apiVersion: gateway.networking.k8s.io/v1alpha3\nkind: BackendTLSPolicy\nmetadata: {name: a}\n";
+    let newer = "apiVersion: gateway.networking.k8s.io/v2\nkind: TCPRoute\nmetadata: {name: a}\n";
+    let documents = [
+        service("web", 80),
+        route("web", "{group: '', kind: Service, name: web}"),
+        route("of-a-gateway", "{name: web}"),
+        route("of-nothing", "{group: '', kind: Service, name: away}"),
+        route("misnamed", "{kind: Service, name: web}"),
+        policy.to_owned(),
+        newer.to_owned(),
+    ];
+    let (applied, problems) = read(&documents.join("---\n"));
+    assert_eq!((applied.objects[&Kind::HttpRoute], applied.objects[&Kind::BackendTlsPolicy]), (4, 1));
+    let said = |name: &str| -> Vec<String> {
+        let is_it = |problem: &&Problem| problem.to_string().contains(name);
+        let text = |problem: &Problem| {
+            format!(
+                "{} {}",
+                problem.complaint.effect.code(),
+                problem.complaint.field.as_deref().unwrap_or_default()
+            )
+        };
+        problems.iter().filter(is_it).map(text).collect()
+    };
+    let [rules, backend] = ["field_ignored spec.rules", "warning spec.rules[0].backendRefs[0].name"];
+    assert_eq!(said("HTTPRoute shop/web"), [rules, backend]);
+    assert_eq!(said("HTTPRoute shop/of-a-gateway"), [""; 0]);
+    assert_eq!(said("shop/of-nothing"), ["warning spec.parentRefs[0].name", rules, backend]);
+    assert_eq!(said("shop/misnamed"), ["field_ignored spec.parentRefs[0].group"]);
+    assert_eq!(said("BackendTLSPolicy"), ["field_ignored spec"]);
+    assert_eq!(said("TCPRoute"), ["not_read kind"]);
+    let line = problems.iter().find(|problem| problem.to_string().contains("shop/gone")).unwrap().line;
+    let text = documents.join("---\n");
+    assert!(text.lines().nth(line - 1).unwrap().contains("name: gone"), "line {line}");
 }

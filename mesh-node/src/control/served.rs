@@ -17,7 +17,7 @@ use super::resources;
 use super::translate::pod::Origin;
 use super::translate::{
     Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, service,
+    peer_authentication, pod, route, service,
 };
 
 /// Most faults of one object that are kept: it may have as many as it has entries.
@@ -93,6 +93,12 @@ fn meaning(kind: Kind, object: &Value, settings: &MeshSettings) -> Read {
             let translated = peer_authentication::peer_authentication(&read, settings);
             finish(translated, |value| Meaning::PeerAuthentication(Arc::new(value)))
         }
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+            let read = route::read(object).map_err(|error| vec![error])?;
+            finish(route::route(&read), |value| Meaning::Route(Arc::new(value)))
+        }
+        Kind::ReferenceGrant => Ok((Meaning::Nothing, Vec::new())),
+        Kind::BackendTlsPolicy => Ok((Meaning::Nothing, vec![route::unapplied_policy()])),
     }
 }
 

@@ -3,40 +3,49 @@
 //! In: names. Out: an answer for each, whenever there is one: only that the API server has no such object says that it
 //! is gone; an error says nothing, and it is asked again. A few are asked for at a time.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use kube::api::Api;
 use kube::{Client, Error};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::inventory::Answer;
-use super::seen::Seen;
-use crate::control::object::ObjectKey;
+use super::seen::{Resource, Seen};
+use crate::control::object::{Kind, ObjectKey};
 
 /// Questions at a time.
 const AT_ONCE: usize = 8;
 /// For one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The questions that are open.
 pub(super) struct Doubts {
     client: Client,
-    waiting: VecDeque<ObjectKey>,
+    waiting: VecDeque<(ObjectKey, Resource)>,
     asked: JoinSet<(ObjectKey, Answer)>,
+    ends: HashMap<ObjectKey, AbortHandle>,
 }
 
 impl Doubts {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, waiting: VecDeque::new(), asked: JoinSet::new() }
+        Self { client, waiting: VecDeque::new(), asked: JoinSet::new(), ends: HashMap::new() }
     }
 
     /// Takes objects to ask for.
-    pub(super) fn extend(&mut self, keys: Vec<ObjectKey>) {
+    pub(super) fn extend(&mut self, keys: Vec<(ObjectKey, Resource)>) {
         self.waiting.extend(keys);
         self.ask();
+    }
+
+    /// Asks no more for objects of a kind, which is there in another version or is gone: nobody would answer.
+    pub(super) fn forget(&mut self, kind: Kind) {
+        self.waiting.retain(|(key, _)| key.kind != kind);
+        for (_, end) in self.ends.extract_if(|key, _| key.kind == kind) {
+            end.abort();
+        }
     }
 
     /// How many questions are open.
@@ -49,10 +58,11 @@ impl Doubts {
         loop {
             match self.asked.join_next().await {
                 Some(Ok(answer)) => {
+                    self.ends.remove(&answer.0);
                     self.ask();
                     return answer;
                 }
-                // One that panicked is ours to mend; the object stays.
+                // One that panicked is ours to mend; the object stays. Or its kind was forgotten.
                 Some(Err(_)) => self.ask(),
                 None => return std::future::pending().await,
             }
@@ -61,16 +71,17 @@ impl Doubts {
 
     fn ask(&mut self) {
         while self.asked.len() < AT_ONCE
-            && let Some(key) = self.waiting.pop_front()
+            && let Some((key, resource)) = self.waiting.pop_front()
         {
-            self.asked.spawn(ask(self.client.clone(), key));
+            let end = self.asked.spawn(ask(self.client.clone(), key.clone(), resource));
+            self.ends.insert(key, end);
         }
     }
 }
 
 /// Asks until there is an answer.
-async fn ask(client: Client, key: ObjectKey) -> (ObjectKey, Answer) {
-    let api = api(client, &key);
+async fn ask(client: Client, key: ObjectKey, resource: Resource) -> (ObjectKey, Answer) {
+    let api = api(client, &key, resource);
     let mut backoff = Backoff::default();
     loop {
         match timeout(PATIENCE, api.get(&key.name.name)).await {
@@ -82,11 +93,11 @@ async fn ask(client: Client, key: ObjectKey) -> (ObjectKey, Answer) {
     }
 }
 
-fn api(client: Client, key: &ObjectKey) -> Api<Seen<false>> {
+pub(super) fn api(client: Client, key: &ObjectKey, resource: Resource) -> Api<Seen<false>> {
     if key.kind.is_namespaced() {
-        Api::namespaced_with(client, &key.name.namespace, &key.kind)
+        Api::namespaced_with(client, &key.name.namespace, &resource)
     } else {
-        Api::all_with(client, &key.kind)
+        Api::all_with(client, &resource)
     }
 }
 

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use mesh_common::model::{MeshSettings, NamespacedName};
 use serde_json::Value;
 
+use super::route_status::{self, Stated};
+use super::seen::Resource;
 use crate::control::enroller::Change;
 use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::served::{Served, name_of, served};
+use crate::control::translate::route::RouteReferences;
 use crate::control::translate::{Effect, FieldError};
 
 /// What a watch hears.
@@ -28,6 +31,10 @@ pub(super) enum Heard {
     Applied(Value),
     /// An object is gone.
     Deleted(Value),
+    /// The kind is there, in this version: what follows is of it.
+    Served(Resource),
+    /// The kind is gone, and every object of it.
+    Withdrawn,
 }
 
 /// What the API server says of one object that it was asked for.
@@ -55,6 +62,19 @@ pub(super) struct Policy {
     pub(super) faults: Faults,
 }
 
+/// A route that is about Services, or that says so in its status, as the API server has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Route {
+    /// Where it is.
+    pub(super) resource: Resource,
+    /// `metadata.generation`.
+    pub(super) generation: i64,
+    /// What it names.
+    pub(super) references: Arc<RouteReferences>,
+    /// What its status says.
+    pub(super) stated: Stated,
+}
+
 /// All objects.
 #[derive(Debug)]
 pub(super) struct Inventory {
@@ -64,6 +84,11 @@ pub(super) struct Inventory {
     policies: BTreeMap<ObjectKey, Arc<Policy>>,
     /// Whether a policy or its status changed since they were [taken](Self::take_policies).
     has_other_policies: bool,
+    routes: BTreeMap<ObjectKey, Arc<Route>>,
+    /// Whether a route or its status changed since they were [taken](Self::take_routes).
+    has_other_routes: bool,
+    /// Where optional kinds are, while they are.
+    served: BTreeMap<Kind, Resource>,
     counts: BTreeMap<Kind, usize>,
     /// Kinds of which a whole list was read.
     complete: BTreeSet<Kind>,
@@ -83,6 +108,9 @@ impl Inventory {
             faults: BTreeMap::new(),
             policies: BTreeMap::new(),
             has_other_policies: false,
+            routes: BTreeMap::new(),
+            has_other_routes: false,
+            served: BTreeMap::new(),
             counts: Kind::ALL.into_iter().map(|kind| (kind, 0)).collect(),
             complete: BTreeSet::new(),
             listing: HashMap::new(),
@@ -91,14 +119,14 @@ impl Inventory {
         }
     }
 
-    /// Whether a whole list of every kind was read: before that, a policy may be missing.
+    /// Whether a whole list was read of every kind that each cluster has: before that, a policy may be missing.
     pub(super) fn is_complete(&self) -> bool {
-        self.complete.len() == Kind::ALL.len()
+        self.missing().next().is_none()
     }
 
-    /// Kinds of which no whole list was read yet.
+    /// Kinds of those of which no whole list was read yet.
     pub(super) fn missing(&self) -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(|kind| !self.complete.contains(kind))
+        needed().filter(|kind| !self.complete.contains(kind))
     }
 
     /// How many objects of each kind are in force.
@@ -116,32 +144,67 @@ impl Inventory {
         std::mem::take(&mut self.has_other_policies).then(|| self.policies.clone())
     }
 
-    /// Objects to ask the API server for, each until it is [answered](Self::answer).
-    pub(super) fn take_unasked(&mut self) -> Vec<ObjectKey> {
-        std::mem::take(&mut self.unasked)
+    /// All routes, if one or its status changed since this was asked last.
+    pub(super) fn take_routes(&mut self) -> Option<BTreeMap<ObjectKey, Arc<Route>>> {
+        std::mem::take(&mut self.has_other_routes).then(|| self.routes.clone())
+    }
+
+    /// Objects to ask the API server for, and where, each until it is [answered](Self::answer).
+    pub(super) fn take_unasked(&mut self) -> Vec<(ObjectKey, Resource)> {
+        let unasked = std::mem::take(&mut self.unasked);
+        unasked.into_iter().map(|key| (self.resource(key.kind), key)).map(|(at, key)| (key, at)).collect()
+    }
+
+    fn resource(&self, kind: Kind) -> Resource {
+        self.served.get(&kind).copied().unwrap_or_else(|| kind.into())
     }
 
     /// Takes what the watch of a kind heard.
-    pub(super) fn hear(&mut self, kind: Kind, heard: Heard) -> Option<Change> {
-        match heard {
+    pub(super) fn hear(&mut self, kind: Kind, heard: Heard) -> Vec<Change> {
+        let change = match heard {
             Heard::Begun => {
                 self.listing.insert(kind, HashSet::new());
                 None
             }
             Heard::Listed(object) => {
-                let key = name_of(kind, &object)?;
-                if let Some(listed) = self.listing.get_mut(&kind) {
+                let key = name_of(kind, &object);
+                if let (Some(key), Some(listed)) = (&key, self.listing.get_mut(&kind)) {
                     listed.insert(key.name.clone());
                 }
-                self.put(key, &object)
+                key.and_then(|key| self.put(key, &object))
             }
             Heard::Ended => {
                 self.end_list(kind);
                 None
             }
-            Heard::Applied(object) => self.put(name_of(kind, &object)?, &object),
-            Heard::Deleted(object) => self.remove(name_of(kind, &object)?),
-        }
+            Heard::Applied(object) => name_of(kind, &object).and_then(|key| self.put(key, &object)),
+            Heard::Deleted(object) => name_of(kind, &object).and_then(|key| self.remove(key)),
+            Heard::Served(resource) => {
+                self.serve(resource);
+                None
+            }
+            Heard::Withdrawn => return self.withdraw(kind),
+        };
+        change.into_iter().collect()
+    }
+
+    /// Takes in which version a kind is there. What was asked for in another one is asked for anew.
+    fn serve(&mut self, resource: Resource) {
+        self.served.insert(resource.kind, resource);
+        let again = self.doubtful.iter().filter(|key| key.kind == resource.kind).cloned();
+        self.unasked.extend(again);
+    }
+
+    /// Takes that a kind is gone.
+    fn withdraw(&mut self, kind: Kind) -> Vec<Change> {
+        self.served.remove(&kind);
+        self.listing.remove(&kind);
+        self.complete.remove(&kind);
+        self.unasked.retain(|key| key.kind != kind);
+        let faulty = self.faults.keys().filter(|key| key.kind == kind);
+        let known = self.in_force.keys().filter(|key| key.kind == kind);
+        let all: BTreeSet<ObjectKey> = known.chain(faulty).cloned().collect();
+        all.into_iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Takes the answer to a question. Whatever was heard of the object meanwhile is newer.
@@ -173,6 +236,9 @@ impl Inventory {
         }
         self.doubtful.remove(&key);
         let Served { meaning, mut errors } = served(&key, object, &self.settings);
+        if let Some(Meaning::Route(references)) = &meaning {
+            self.put_route(&key, references, object);
+        }
         let before = self.in_force.get(&key);
         if meaning.is_none() && before.is_some() {
             errors.iter_mut().for_each(|(_, effect)| *effect = Effect::LastGoodKept);
@@ -198,14 +264,36 @@ impl Inventory {
         Some(Change { key, before, after: Some(after) })
     }
 
+    /// One that is about no Service, and says nothing of one, is nobody's to look at.
+    fn put_route(&mut self, key: &ObjectKey, references: &Arc<RouteReferences>, object: &Value) {
+        let stated = route_status::stated(object);
+        let route = (!references.parents.is_empty() || stated.is_ours()).then(|| Route {
+            resource: self.resource(key.kind),
+            generation: object["metadata"]["generation"].as_i64().unwrap_or_default(),
+            references: Arc::clone(references),
+            stated,
+        });
+        let before = self.routes.remove(key);
+        self.has_other_routes |= before.as_deref() != route.as_ref();
+        if let Some(route) = route {
+            self.routes.insert(key.clone(), Arc::new(route));
+        }
+    }
+
     fn remove(&mut self, key: ObjectKey) -> Option<Change> {
         self.doubtful.remove(&key);
         self.faults.remove(&key);
         self.has_other_policies |= self.policies.remove(&key).is_some();
+        self.has_other_routes |= self.routes.remove(&key).is_some();
         let before = self.in_force.remove(&key)?;
         *self.counts.entry(key.kind).or_default() -= 1;
         Some(Change { key, before: Some(before), after: None })
     }
+}
+
+/// Kinds that each cluster with the mesh has.
+pub(super) fn needed() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| !kind.is_optional())
 }
 
 fn policy(object: &Value, faults: Faults) -> Policy {
@@ -247,7 +335,11 @@ mod tests {
     fn list(inventory: &mut Inventory, objects: &[Value]) -> Vec<Change> {
         let listed = objects.iter().map(|object| Heard::Listed(object.clone()));
         let heard = [Heard::Begun].into_iter().chain(listed).chain([Heard::Ended]);
-        heard.filter_map(|heard| inventory.hear(Kind::Pod, heard)).collect()
+        heard.flat_map(|heard| inventory.hear(Kind::Pod, heard)).collect()
+    }
+
+    fn unasked(inventory: &mut Inventory) -> Vec<ObjectKey> {
+        inventory.take_unasked().into_iter().map(|(key, _)| key).collect()
     }
 
     #[test]
@@ -256,7 +348,7 @@ mod tests {
         assert_eq!(list(&mut inventory, &[pod("a", "10.0.0.1"), pod("b", "10.0.0.2")]).len(), 2);
         assert_eq!(list(&mut inventory, &[]), []);
         assert_eq!(inventory.counts()[&Kind::Pod], 2);
-        let mut unasked = inventory.take_unasked();
+        let mut unasked = unasked(&mut inventory);
         unasked.sort();
         assert_eq!(unasked, [key("a"), key("b")]);
         // One list more does not ask again.
@@ -280,7 +372,7 @@ mod tests {
         let mut inventory = inventory();
         list(&mut inventory, &[pod("a", "10.0.0.1")]);
         list(&mut inventory, &[]);
-        inventory.hear(Kind::Pod, Heard::Applied(pod("a", "10.0.0.9"))).unwrap();
+        assert_eq!(inventory.hear(Kind::Pod, Heard::Applied(pod("a", "10.0.0.9"))).len(), 1);
         assert_eq!(inventory.answer(key("a"), Answer::Gone), None);
         assert_eq!(inventory.answer(key("a"), Answer::Found(pod("a", "10.0.0.1"))), None);
         assert!(inventory.in_force.contains_key(&key("a")));
@@ -290,10 +382,10 @@ mod tests {
     fn a_list_that_broke_off_counts_for_what_it_had() {
         let mut inventory = inventory();
         inventory.hear(Kind::Pod, Heard::Begun);
-        assert!(inventory.hear(Kind::Pod, Heard::Listed(pod("a", "10.0.0.1"))).is_some());
+        assert_eq!(inventory.hear(Kind::Pod, Heard::Listed(pod("a", "10.0.0.1"))).len(), 1);
         assert!(!inventory.complete.contains(&Kind::Pod));
         list(&mut inventory, &[pod("b", "10.0.0.2")]);
-        assert_eq!(inventory.take_unasked(), [key("a")]);
+        assert_eq!(unasked(&mut inventory), [key("a")]);
         assert!(inventory.in_force.contains_key(&key("a")) && inventory.complete.contains(&Kind::Pod));
     }
 
@@ -303,7 +395,7 @@ mod tests {
         list(&mut inventory, &[pod("a", "10.0.0.1"), pod("b", "nowhere"), pod("c", "10.0.0.3")]);
         assert_eq!(inventory.counts()[&Kind::Pod], 2);
         assert_eq!(inventory.faults()[&key("b")][0].1, Effect::NotInForce);
-        assert_eq!(inventory.hear(Kind::Pod, Heard::Applied(pod("a", "nowhere"))), None);
+        assert_eq!(inventory.hear(Kind::Pod, Heard::Applied(pod("a", "nowhere"))), []);
         assert_eq!(inventory.faults()[&key("a")][0].1, Effect::LastGoodKept);
         assert!(inventory.in_force.contains_key(&key("a")));
         inventory.hear(Kind::Pod, Heard::Applied(pod("a", "10.0.0.1")));
@@ -316,19 +408,68 @@ mod tests {
         list(&mut inventory, &[pod("a", "10.0.0.1")]);
         let mut ended = pod("a", "10.0.0.1");
         ended["status"]["phase"] = json!("Succeeded");
-        let change = inventory.hear(Kind::Pod, Heard::Applied(ended)).unwrap();
-        assert_eq!(change.after, None);
+        let changes = inventory.hear(Kind::Pod, Heard::Applied(ended));
+        assert_eq!((changes.len(), &changes[0].after), (1, &None));
     }
 
     #[test]
     fn it_is_complete_when_every_kind_was_listed() {
         let mut inventory = inventory();
-        for kind in Kind::ALL {
+        for kind in needed() {
             assert!(!inventory.is_complete());
             inventory.hear(kind, Heard::Begun);
             inventory.hear(kind, Heard::Ended);
         }
         assert!(inventory.is_complete());
         assert_eq!(inventory.missing().count(), 0);
+    }
+
+    fn route(name: &str) -> Value {
+        let parents = json!([{"group": "", "kind": "Service", "name": "web"}]);
+        json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"parentRefs": parents}})
+    }
+
+    const ROUTES: Resource =
+        Resource { kind: Kind::HttpRoute, api_version: "gateway.networking.k8s.io/v1beta1" };
+
+    #[test]
+    fn a_kind_that_is_gone_takes_its_objects_along_and_no_others() {
+        let mut inventory = inventory();
+        list(&mut inventory, &[pod("a", "10.0.0.1")]);
+        let heard = [Heard::Served(ROUTES), Heard::Begun, Heard::Listed(route("web")), Heard::Ended];
+        let changes: Vec<Change> =
+            heard.into_iter().flat_map(|heard| inventory.hear(Kind::HttpRoute, heard)).collect();
+        assert_eq!(changes.len(), 1);
+        let routes = inventory.take_routes().unwrap();
+        assert_eq!(routes.values().next().unwrap().resource, ROUTES);
+        assert_eq!(inventory.faults().len(), 1, "that it is not applied is said");
+        let changes = inventory.hear(Kind::HttpRoute, Heard::Withdrawn);
+        assert_eq!((changes.len(), &changes[0].after), (1, &None));
+        assert_eq!(inventory.take_routes(), Some(BTreeMap::new()));
+        assert_eq!((inventory.counts()[&Kind::HttpRoute], inventory.counts()[&Kind::Pod]), (0, 1));
+        assert!(inventory.faults().is_empty());
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_asked_for_in_the_version_that_there_is() {
+        let mut inventory = inventory();
+        let heard = [Heard::Served(ROUTES), Heard::Applied(route("web")), Heard::Begun, Heard::Ended];
+        heard.into_iter().for_each(|heard| drop(inventory.hear(Kind::HttpRoute, heard)));
+        let asked = inventory.take_unasked();
+        assert_eq!((asked.len(), asked[0].1), (1, ROUTES));
+        let newer = Resource { api_version: "gateway.networking.k8s.io/v1", ..ROUTES };
+        inventory.hear(Kind::HttpRoute, Heard::Served(newer));
+        assert_eq!(inventory.take_unasked(), [(asked[0].0.clone(), newer)]);
+        inventory.hear(Kind::HttpRoute, Heard::Withdrawn);
+        assert_eq!(inventory.answer(asked[0].0.clone(), Answer::Found(route("web"))), None);
+    }
+
+    #[test]
+    fn a_route_about_no_service_is_counted_and_not_kept() {
+        let mut inventory = inventory();
+        let object =
+            json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"parentRefs": [{"name": "c"}]}});
+        inventory.hear(Kind::HttpRoute, Heard::Applied(object));
+        assert_eq!((inventory.counts()[&Kind::HttpRoute], inventory.take_routes()), (1, None));
     }
 }

@@ -25,7 +25,11 @@ impl Metrics {
     /// Registers them.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            objects: registry.gauges("nodemesh_controller_objects", "kind", "Objects in force, by kind.")?,
+            objects: registry.gauges(
+                "nodemesh_controller_objects",
+                "kind",
+                "Objects that are understood, by kind; those of the Gateway API are not applied.",
+            )?,
             problems: registry.gauges(
                 "nodemesh_controller_problems",
                 "effect",
@@ -61,6 +65,12 @@ impl Metrics {
     pub(super) fn heard(&self, kind: Kind) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         self.last_heard.with_label_values(&[kind.name()]).set(now.cast_signed());
+    }
+
+    /// Takes that a kind is gone: that nothing is heard of it is no fault.
+    pub(super) fn withdrawn(&self, kind: Kind) {
+        // Fails if nothing was ever heard of it.
+        let _ = self.last_heard.remove_label_values(&[kind.name()]);
     }
 
     pub(super) fn watch_failed(&self, kind: Kind) {

@@ -12,6 +12,7 @@ mod backoff;
 mod certificates;
 pub mod client;
 pub mod daemon_set;
+mod definitions;
 pub mod discovery;
 mod doubts;
 mod found;
@@ -24,6 +25,7 @@ mod rates;
 pub mod rotate;
 mod rotation;
 mod rotator;
+mod route_status;
 mod seen;
 mod selection;
 mod server;
@@ -63,6 +65,7 @@ use self::discovery::{Discovery, DiscoverySettings};
 use self::lease::{Candidate, Leadership};
 use self::metrics::Metrics;
 use self::rotator::Rotator;
+use self::route_status::RouteWriter;
 use self::server::Services;
 use self::signing_requests::RequestedAuthority;
 use self::status::Writer;
@@ -320,8 +323,11 @@ impl Parts {
             instance: me,
         };
         let leadership = candidate.leadership();
+        let (client, known) = (self.client.clone(), Arc::clone(&self.known));
+        let routes = RouteWriter { client, known, leadership: candidate.leadership() };
         tasks.spawn(candidate.run());
         tasks.spawn(writer.run());
+        tasks.spawn(routes.run());
         leadership
     }
 }

@@ -3,11 +3,23 @@
 use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
 
 use crate::control::object::Kind;
+
+/// Where objects of a kind are asked for: a kind that is the cluster's to define is there in one version or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Resource {
+    pub(super) kind: Kind,
+    pub(super) api_version: &'static str,
+}
+
+impl From<Kind> for Resource {
+    fn from(kind: Kind) -> Self {
+        Self { kind, api_version: kind.api_version() }
+    }
+}
 
 /// An object, with its metadata alone if `METADATA`.
 #[derive(Clone, Debug)]
@@ -39,28 +51,29 @@ impl<'de, const METADATA: bool> Deserialize<'de> for Seen<METADATA> {
     }
 }
 
-impl<const METADATA: bool> Resource for Seen<METADATA> {
-    type DynamicType = Kind;
+impl<const METADATA: bool> kube::Resource for Seen<METADATA> {
+    type DynamicType = Resource;
     type Scope = kube::core::DynamicResourceScope;
 
     fn metadata_api() -> bool {
         METADATA
     }
 
-    fn kind(kind: &Kind) -> Cow<'_, str> {
-        kind.name().into()
+    fn kind(resource: &Resource) -> Cow<'_, str> {
+        resource.kind.name().into()
     }
 
-    fn group(kind: &Kind) -> Cow<'_, str> {
-        kind.api_version().rsplit_once('/').map_or("", |(group, _)| group).into()
+    fn group(resource: &Resource) -> Cow<'_, str> {
+        resource.api_version.rsplit_once('/').map_or("", |(group, _)| group).into()
     }
 
-    fn version(kind: &Kind) -> Cow<'_, str> {
-        kind.api_version().rsplit_once('/').map_or(kind.api_version(), |(_, version)| version).into()
+    fn version(resource: &Resource) -> Cow<'_, str> {
+        let text = resource.api_version;
+        text.rsplit_once('/').map_or(text, |(_, version)| version).into()
     }
 
-    fn plural(kind: &Kind) -> Cow<'_, str> {
-        kind.plural().into()
+    fn plural(resource: &Resource) -> Cow<'_, str> {
+        resource.kind.plural().into()
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -74,17 +87,22 @@ impl<const METADATA: bool> Resource for Seen<METADATA> {
 
 #[cfg(test)]
 mod tests {
+    use kube::Resource as _;
+
     use super::*;
 
     #[test]
     fn paths_are_those_of_the_api_server() {
-        let path = |kind| Seen::<false>::url_path(&kind, Some("shop"));
+        let path = |kind: Kind| Seen::<false>::url_path(&kind.into(), Some("shop"));
         assert_eq!(path(Kind::Pod), "/api/v1/namespaces/shop/pods");
         assert_eq!(
             path(Kind::PeerAuthentication),
             "/apis/policy.nodemesh.dev/v1alpha1/namespaces/shop/peerauthentications"
         );
-        assert_eq!(Seen::<true>::url_path(&Kind::Node, None), "/api/v1/nodes");
+        assert_eq!(Seen::<true>::url_path(&Kind::Node.into(), None), "/api/v1/nodes");
+        let old = Resource { kind: Kind::TlsRoute, api_version: "gateway.networking.k8s.io/v1alpha2" };
+        let path = Seen::<false>::url_path(&old, Some("shop"));
+        assert_eq!(path, "/apis/gateway.networking.k8s.io/v1alpha2/namespaces/shop/tlsroutes");
     }
 
     #[test]

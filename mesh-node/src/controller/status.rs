@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Error};
 use mesh_common::snapshot::Snapshot;
@@ -18,9 +18,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::warn;
 
 use super::FIELD_MANAGER;
+use super::doubts::api;
 use super::inventory::Policy;
 use super::lease::Leadership;
-use super::seen::Seen;
 use super::selection::Selection;
 use super::world::Known;
 use crate::control::object::ObjectKey;
@@ -28,15 +28,15 @@ use crate::control::translate::{Effect, FieldError};
 use crate::telemetry::chain::Chain;
 
 /// Between two looks at what is to be written: counts of pods change all the time.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Between two writes.
-const PACE: Duration = Duration::from_millis(50);
+pub(super) const PACE: Duration = Duration::from_millis(50);
 /// For one answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Writes of one round; the rest waits for the next one.
-const ROUND: usize = 200;
+pub(super) const ROUND: usize = 200;
 /// Faults that are named in one message.
-const MAX_NAMED: usize = 5;
+pub(super) const MAX_NAMED: usize = 5;
 
 /// Writes status.
 pub(super) struct Writer {
@@ -87,7 +87,7 @@ impl Writer {
             "metadata": {"name": &*key.name.name, "namespace": &*key.name.namespace},
             "status": status,
         });
-        let api: Api<Seen<false>> = Api::namespaced_with(self.client.clone(), &key.name.namespace, &key.kind);
+        let api = api(self.client.clone(), key, key.kind.into());
         let apply = PatchParams::apply(FIELD_MANAGER).force();
         let written = timeout(PATIENCE, api.patch_status(&key.name.name, &apply, &Patch::Apply(&body))).await;
         match written {
@@ -199,7 +199,11 @@ fn message(faults: &[(FieldError, Effect)]) -> String {
     if let Some(more) = faults.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
         message.push(format!("and {more} more"));
     }
-    let mut message = message.join("; ");
+    shortened(message.join("; "))
+}
+
+/// As much of a message as everybody takes.
+pub(super) fn shortened(mut message: String) -> String {
     let end = (0..=1024.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
     message.truncate(end.unwrap_or_default());
     message

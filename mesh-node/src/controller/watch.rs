@@ -14,9 +14,10 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::backoff::Backoff;
+use super::definitions::Optional;
 use super::inventory::Heard;
 use super::metrics::Metrics;
-use super::seen::Seen;
+use super::seen::{Resource, Seen};
 use crate::control::object::Kind;
 use crate::telemetry::chain::Chain;
 
@@ -35,12 +36,12 @@ pub(super) fn watch_all(client: &Client, metrics: &Metrics) -> (Watches, mpsc::R
     let (news, heard) = mpsc::channel(QUEUE);
     let mut tasks = tokio::task::JoinSet::new();
     for kind in Kind::ALL {
-        let watch = Watch { kind, news: news.clone(), metrics: metrics.clone() };
-        match kind {
-            // Their names and labels are all that is read.
-            Kind::Namespace | Kind::ServiceAccount => tasks.spawn(watch.run::<true>(client.clone())),
-            _ => tasks.spawn(watch.run::<false>(client.clone())),
-        };
+        let watch = Watch { resource: kind.into(), news: news.clone(), metrics: metrics.clone() };
+        if kind.is_optional() {
+            tasks.spawn(Optional::new(watch).follow(client.clone()));
+        } else {
+            tasks.spawn(watch.run(client.clone()));
+        }
     }
     (Watches { _tasks: tasks }, heard)
 }
@@ -52,15 +53,27 @@ pub(super) struct Watches {
 }
 
 /// The watch of one kind.
-struct Watch {
-    kind: Kind,
-    news: mpsc::Sender<News>,
-    metrics: Metrics,
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub(super) resource: Resource,
+    pub(super) news: mpsc::Sender<News>,
+    pub(super) metrics: Metrics,
 }
 
 impl Watch {
-    async fn run<const METADATA: bool>(self, client: Client) {
-        let api: Api<Seen<METADATA>> = Api::all_with(client, &self.kind);
+    /// Watches until nobody listens any more.
+    pub(super) async fn run(self, client: Client) {
+        match self.resource.kind {
+            // Names, and labels of one of them, are all that is read.
+            Kind::Namespace | Kind::ServiceAccount | Kind::ReferenceGrant | Kind::BackendTlsPolicy => {
+                self.run_with::<true>(client).await;
+            }
+            _ => self.run_with::<false>(client).await,
+        }
+    }
+
+    async fn run_with<const METADATA: bool>(self, client: Client) {
+        let api: Api<Seen<METADATA>> = Api::all_with(client, &self.resource);
         let mut backoff = Backoff::default();
         while self.listen(&api, &mut backoff).await.is_some() {}
     }
@@ -71,7 +84,7 @@ impl Watch {
         api: &Api<Seen<METADATA>>,
         backoff: &mut Backoff,
     ) -> Option<()> {
-        let mut events = pin!(watcher(api.clone(), config(self.kind)));
+        let mut events = pin!(watcher(api.clone(), config(self.resource.kind)));
         while let Some(event) = events.next().await {
             let heard = match event {
                 Ok(event) => heard(event),
@@ -86,35 +99,67 @@ impl Watch {
             // A list that has begun has not worked yet.
             if heard != Heard::Begun {
                 backoff.reset();
-                self.metrics.heard(self.kind);
+                self.metrics.heard(self.resource.kind);
             }
-            self.news.send((self.kind, heard)).await.ok()?;
+            self.news.send((self.resource.kind, heard)).await.ok()?;
         }
         Some(())
     }
 
-    async fn failed(&self, error: &watcher::Error, backoff: &mut Backoff) {
-        self.metrics.watch_failed(self.kind);
-        let wait = backoff.next();
-        let kind = self.kind.name();
-        // A watch that the API server ends is usual.
-        if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
-            debug!(kind, "the watch is too old: listing anew");
-        } else {
-            warn!(kind, error = %Chain(error), again_in = ?wait, "watching the API server failed");
+    /// Says what went wrong, and waits.
+    pub(super) async fn failed(&self, error: &watcher::Error, backoff: &mut Backoff) {
+        let kind = self.resource.kind;
+        let (wait, code, name) = (backoff.next(), code(error), kind.name());
+        match code {
+            // A watch that the API server ends is usual.
+            Some(410) => debug!(kind = name, "the watch is too old: listing anew"),
+            // Its definition is not served yet, or no more.
+            Some(404) if kind.is_optional() => {
+                debug!(kind = name, again_in = ?wait, "the kind is not served")
+            }
+            Some(403) => warn!(
+                kind = name,
+                error = %Chain(error),
+                again_in = ?wait,
+                advice = "kubectl apply -k manifests/base gives the controller the right to",
+                "may not watch a kind",
+            ),
+            _ => {
+                warn!(kind = name, error = %Chain(error), again_in = ?wait, "watching the API server failed")
+            }
+        }
+        if code != Some(404) || !kind.is_optional() {
+            self.metrics.watch_failed(kind);
         }
         // The back-off: asked at once, an API server in trouble would have more of it.
         sleep(wait).await;
     }
 }
 
+/// What the API server answered, if it did.
+fn code(error: &watcher::Error) -> Option<u16> {
+    use watcher::Error;
+    match error {
+        Error::WatchError(status) => Some(status.code),
+        Error::InitialListFailed(ClientError::Api(status))
+        | Error::WatchStartFailed(ClientError::Api(status))
+        | Error::WatchFailed(ClientError::Api(status)) => Some(status.code),
+        _ => None,
+    }
+}
+
 /// Whether the watch would go on without an event that could not be read: then it must list anew.
-fn loses_an_event(error: &watcher::Error) -> bool {
+pub(super) fn loses_an_event(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchFailed(ClientError::SerdeError(_)))
 }
 
+/// How anything is watched.
+pub(super) fn usual() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE).timeout(WATCH)
+}
+
 fn config(kind: Kind) -> watcher::Config {
-    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH);
+    let config = usual();
     match kind {
         // One that has run to its end carries no traffic, and its addresses may be another's.
         Kind::Pod => config.fields("status.phase!=Succeeded,status.phase!=Failed"),

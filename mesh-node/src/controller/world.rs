@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::discovery::Discovery;
 use super::doubts::Doubts;
-use super::inventory::{Faults, Inventory, Policy};
+use super::inventory::{Faults, Heard, Inventory, Policy, Route, needed};
 use super::metrics::Metrics;
 use super::watch::{News, watch_all};
 use crate::control::enroller::{Change, Enroller};
@@ -46,6 +46,7 @@ pub struct Known {
     accounts: RwLock<HashSet<NamespacedName>>,
     faults: ArcSwap<BTreeMap<ObjectKey, Faults>>,
     policies: ArcSwap<BTreeMap<ObjectKey, Arc<Policy>>>,
+    routes: ArcSwap<BTreeMap<ObjectKey, Arc<Route>>>,
     missing: ArcSwap<Vec<Kind>>,
     generation: watch::Sender<Option<u64>>,
 }
@@ -76,7 +77,12 @@ impl Known {
         self.policies.load_full()
     }
 
-    /// Kinds of which no whole list was read yet.
+    /// All routes that are about Services, with their status.
+    pub(super) fn routes(&self) -> Arc<BTreeMap<ObjectKey, Arc<Route>>> {
+        self.routes.load_full()
+    }
+
+    /// Kinds that are needed, and of which no whole list was read yet.
     pub fn missing(&self) -> Arc<Vec<Kind>> {
         self.missing.load_full()
     }
@@ -104,7 +110,7 @@ impl World {
         publish: Arc<dyn Publish>,
         metrics: Metrics,
     ) -> Self {
-        let known = Known { missing: ArcSwap::from_pointee(Kind::ALL.into()), ..Known::default() };
+        let known = Known { missing: ArcSwap::from_pointee(needed().collect()), ..Known::default() };
         let mut world = Self {
             client,
             inventory: Inventory::new(Arc::clone(&settings)),
@@ -134,7 +140,7 @@ impl World {
             let changes = tokio::select! {
                 count = heard.recv_many(&mut batch, BATCH) => match count {
                     0 => return,
-                    _ => self.hear(batch.drain(..)),
+                    _ => self.hear(batch.drain(..), &mut doubts),
                 },
                 (key, answer) = doubts.next() => self.inventory.answer(key, answer).into_iter().collect(),
             };
@@ -142,12 +148,21 @@ impl World {
             if let Some(policies) = self.inventory.take_policies() {
                 self.known.policies.store(Arc::new(policies));
             }
+            if let Some(routes) = self.inventory.take_routes() {
+                self.known.routes.store(Arc::new(routes));
+            }
             self.apply(changes, doubts.len());
         }
     }
 
-    fn hear(&mut self, batch: impl Iterator<Item = News>) -> Vec<Change> {
-        batch.filter_map(|(kind, heard)| self.inventory.hear(kind, heard)).collect()
+    fn hear(&mut self, batch: impl Iterator<Item = News>, doubts: &mut Doubts) -> Vec<Change> {
+        let one = |(kind, heard): News| {
+            if matches!(heard, Heard::Served(_) | Heard::Withdrawn) {
+                doubts.forget(kind);
+            }
+            self.inventory.hear(kind, heard)
+        };
+        batch.flat_map(one).collect()
     }
 
     fn apply(&mut self, changes: Vec<Change>, doubtful: usize) {

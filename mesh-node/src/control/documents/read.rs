@@ -19,7 +19,7 @@ use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
     DEFAULT_NAMESPACE, Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, resembles, service,
+    peer_authentication, pod, resembles, route, service,
 };
 
 /// Most complaints that are kept of one document. The first ones tell what is wrong.
@@ -122,7 +122,8 @@ impl Reader {
     fn kind(&self, draft: &Draft<'_>, document: &mut Document) -> Option<Kind> {
         let api_version = draft.value["apiVersion"].as_str();
         let known = Kind::ALL.into_iter().find(|kind| kind.name() == draft.name.kind);
-        if let Some(kind) = known.filter(|kind| api_version == Some(kind.api_version())) {
+        let is_read = |kind: &Kind| api_version.is_some_and(|version| kind.api_versions().contains(&version));
+        if let Some(kind) = known.filter(is_read) {
             return Some(kind);
         }
         let [kind, version] = ["kind", "apiVersion"].map(|field| misread::text(draft.value, field));
@@ -208,6 +209,9 @@ impl Reader {
                 })
             }
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.policy_said(kind, draft),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => route_said(draft),
+            Kind::ReferenceGrant => nothing_said(draft, Vec::new()),
+            Kind::BackendTlsPolicy => nothing_said(draft, vec![route::unapplied_policy()]),
         }
     }
 
@@ -369,6 +373,21 @@ fn read<K: DeserializeOwned, T>(
     let translated = translate(&object).map_err(|error| vec![error])?;
     let errors = translated.findings.into_iter().map(|finding| (finding.error, finding.effect)).collect();
     Ok(Said { meaning: meaning(translated.value), errors })
+}
+
+fn route_said(draft: &Draft<'_>) -> Result<Said, Vec<FieldError>> {
+    let translated = route::read(draft.value).and_then(|object| route::route(&object));
+    let Translated { value, findings } = translated.map_err(|error| vec![error])?;
+    let errors = findings.into_iter().map(|finding| (finding.error, finding.effect)).collect();
+    Ok(Said { meaning: Meaning::Route(Arc::new(value)), errors })
+}
+
+/// An object that is known to be there, and no more.
+fn nothing_said(draft: &Draft<'_>, errors: Vec<(FieldError, Effect)>) -> Result<Said, Vec<FieldError>> {
+    if draft.name.name.is_empty() {
+        return Err(vec![FieldError { field: "metadata.name".to_owned(), reason: "is missing".to_owned() }]);
+    }
+    Ok(Said { meaning: Meaning::Nothing, errors })
 }
 
 fn key(kind: Kind, name: &ObjectName) -> Option<ObjectKey> {

@@ -17,6 +17,7 @@ use mesh_common::model::Text;
 use super::documents::{self, Claim, Complaint, Document, MAX_OBJECTS, ObjectName, Place, Problem, Reader};
 use super::enroller::Change;
 use super::object::{Kind, Meaning, ObjectKey};
+use super::translate::route::RouteReferences;
 use super::translate::{DEFAULT_NAMESPACE, Effect};
 
 pub use self::whole::Refusal;
@@ -233,6 +234,14 @@ impl Store {
             *counts.entry(key.kind).or_default() += 1;
         }
         counts
+    }
+
+    /// Every route that is known.
+    pub fn routes(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<RouteReferences>)> {
+        self.in_force.iter().filter_map(|(key, meaning)| match meaning {
+            Meaning::Route(route) => Some((key, route)),
+            _ => None,
+        })
     }
 
     /// What changed since this was asked last.

@@ -13,6 +13,7 @@ pub mod node;
 pub mod peer_authentication;
 pub mod pod;
 pub mod protocol;
+pub mod route;
 pub mod service;
 
 mod enrolment;

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error, ResourceExt as _};
 
+use super::gateway_api::GatewayApi;
 use crate::controller::CONTROLLER;
 use crate::controller::authority_secret::SECRET;
 use crate::telemetry::chain::Chain;
@@ -67,6 +68,7 @@ pub(super) struct Facts {
     pub(super) authority: Known<bool>,
     /// Versions of each API group.
     pub(super) groups: Known<BTreeMap<String, Vec<String>>>,
+    pub(super) gateway_api: Known<GatewayApi>,
 }
 
 /// What a node says of itself.
@@ -81,7 +83,7 @@ pub(super) struct Machine {
 impl Facts {
     /// Asks everything.
     pub(super) async fn gather(client: &Client, root_namespace: &str, version: Info) -> Self {
-        let (denied, escalates, nodes, namespace, daemon_sets, bound, authority, groups) = tokio::join!(
+        let (denied, escalates, nodes, namespace, daemon_sets, bound, authority, groups, gateway_api) = tokio::join!(
             denied(client, root_namespace),
             may(client, root_namespace, ESCALATES, "escalate"),
             nodes(client),
@@ -90,6 +92,7 @@ impl Facts {
             bound(client),
             authority(client, root_namespace),
             groups(client),
+            GatewayApi::gather(client, root_namespace),
         );
         Self {
             root_namespace: root_namespace.to_owned(),
@@ -102,6 +105,7 @@ impl Facts {
             bound: known(bound),
             authority: known(authority),
             groups: known(groups),
+            gateway_api: known(gateway_api),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! PURE. What facts mean for an installation.
 
 use super::facts::{Facts, Known, Machine};
+use super::gateway_api::GatewayApi;
 use crate::admin::counted;
 use crate::admin::documents::{Check, CheckVerdict};
 use crate::control::resources::{GROUP, VERSION};
@@ -14,7 +15,6 @@ const TESTED_KERNEL: (u32, u32) = (6, 1);
 const ARCHITECTURE: &str = "amd64";
 /// The level that a namespace holds its pods to.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
-const GATEWAY_API: &str = "gateway.networking.k8s.io";
 /// Names that are given; of more, the number.
 const NAMED: usize = 5;
 
@@ -35,7 +35,11 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
         of("other controllers", &facts.bound, |bound| controllers(&facts.root_namespace, bound)),
         of("certificate authority", &facts.authority, |is_there| authority(&facts.root_namespace, *is_there)),
         of("kinds", &facts.groups, |groups| kinds(groups.get(GROUP).map(Vec::as_slice))),
-        of("Gateway API", &facts.groups, |groups| gateway(groups.get(GATEWAY_API).map(Vec::as_slice))),
+        of("Gateway API", &facts.gateway_api, |found| {
+            // Who is not installed yet may see nothing yet.
+            let is_installed = facts.bound.as_ref().is_ok_and(|bound| bound.contains(&facts.root_namespace));
+            gateway(found, is_installed)
+        }),
     ]
 }
 
@@ -284,12 +288,24 @@ fn kinds(versions: Option<&[String]>) -> Check {
     }
 }
 
-fn gateway(versions: Option<&[String]>) -> Check {
-    let detail = match versions {
-        Some(versions) => format!("there: {}", few(versions)),
-        None => "not there; only routes would need it".to_owned(),
-    };
-    passed("Gateway API", detail)
+fn gateway(found: &GatewayApi, is_installed: bool) -> Check {
+    const NAME: &str = "Gateway API";
+    if found.kinds.is_empty() {
+        return passed(NAME, "not there; only routes would need it");
+    }
+    if is_installed && !found.hidden.is_empty() {
+        return check(
+            NAME,
+            CheckVerdict::Warned,
+            format!("the controller may not watch {}", found.hidden.join(", ")),
+            "kubectl apply -k manifests/base gives it the right to; everything else goes on without",
+        );
+    }
+    let kinds = found.kinds.join(", ");
+    passed(
+        NAME,
+        format!("there: {kinds}; routes are looked at, and this version applies none of their rules"),
+    )
 }
 
 #[cfg(test)]
@@ -365,6 +381,17 @@ mod tests {
                 "kubectl label --overwrite namespace mesh pod-security.kubernetes.io/enforce=privileged";
             assert_eq!(found.advice.as_deref(), Some(wanted), "{found:?}");
         }
+    }
+
+    #[test]
+    fn kinds_that_the_controller_may_not_see_are_named() {
+        let found =
+            GatewayApi { kinds: vec!["HTTPRoute v1".to_owned()], hidden: vec!["HTTPRoute".to_owned()] };
+        assert_eq!(gateway(&found, false).verdict, CheckVerdict::Passed);
+        let warned = gateway(&found, true);
+        assert_eq!(warned.verdict, CheckVerdict::Warned);
+        assert!(warned.detail.contains("HTTPRoute") && warned.advice.is_some(), "{warned:?}");
+        assert_eq!(gateway(&GatewayApi::default(), true).verdict, CheckVerdict::Passed);
     }
 
     #[test]

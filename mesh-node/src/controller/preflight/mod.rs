@@ -4,6 +4,7 @@
 //! to do where it is not as it should be. Only reads and asks. `facts` finds out; `judge` says what it means.
 
 mod facts;
+mod gateway_api;
 mod judge;
 
 use std::path::Path;

@@ -185,3 +185,52 @@ async fn a_poisoned_object_hurts_no_other_and_a_poisoned_policy_denies() {
     assert_eq!(policy.name, NamespacedName::new("shop", "deny"));
     assert!(policy.fault.is_some(), "it denies what it might have denied");
 }
+
+const DEFINITION: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/httproutes.gateway.networking.k8s.io";
+const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/httproutes";
+const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/web";
+
+fn definition(uid: &str) -> Value {
+    json!({
+        "metadata": {"name": "httproutes.gateway.networking.k8s.io", "uid": uid, "resourceVersion": uid},
+        "spec": {"versions": [{"name": "v1", "served": true}]},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    })
+}
+
+fn knows_route(known: &Known) -> bool {
+    known.routes().keys().any(|key| &*key.name.name == "web")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_watched_while_the_api_server_has_its_definition() {
+    let stand = Stand::synced().await;
+    let parents = json!([{"group": "", "kind": "Service", "name": "web"}]);
+    let metadata = json!({"name": "web", "namespace": "shop", "resourceVersion": "1"});
+    stand.api.put(ROUTE, json!({"metadata": metadata, "spec": {"parentRefs": parents}}));
+    stand.after(WHILE).await;
+    assert_eq!(stand.api.requests(ROUTES), 0, "nobody asks for a kind that is not there");
+
+    stand.api.put(DEFINITION, definition("1"));
+    stand.api.is_in(Trouble::Expired);
+    stand.until(knows_route).await;
+    for trouble in [Trouble::EmptyLists, Trouble::Errors, Trouble::Silence, Trouble::TruncatedLists] {
+        stand.api.is_in(trouble);
+        stand.after(WHILE).await;
+        assert!(knows_route(&stand.known), "{trouble:?}");
+    }
+
+    stand.api.delete(DEFINITION);
+    stand.api.is_in(Trouble::Expired);
+    stand.until(|known| !knows_route(known)).await;
+    stand.api.is_in(Trouble::None);
+    let before = stand.api.requests(ROUTES);
+    stand.after(WHILE).await;
+    assert_eq!(stand.api.requests(ROUTES), before, "nobody asks for a kind that is gone");
+    assert!(stand.is_whole() && stand.removed() == 0);
+
+    stand.api.put(DEFINITION, definition("2"));
+    stand.api.is_in(Trouble::Expired);
+    stand.until(knows_route).await;
+}
