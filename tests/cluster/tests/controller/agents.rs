@@ -308,6 +308,11 @@ impl Stand {
         Sleeper::start(controllers_own(&self.server, None)?).await
     }
 
+    /// How whoever may do everything reaches the API server.
+    pub fn kubeconfig(&self) -> &Path {
+        self.server.kubeconfig()
+    }
+
     /// A kubeconfig of a service account.
     pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> Result<tempfile::NamedTempFile> {
         kubeconfig_of(&self.server, namespace, account, None)

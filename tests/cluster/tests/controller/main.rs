@@ -6,6 +6,7 @@ mod caller;
 mod certificates;
 mod flood;
 mod follower;
+mod gateway;
 mod objects;
 mod person;
 mod road;

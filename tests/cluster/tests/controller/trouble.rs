@@ -9,13 +9,15 @@ use tokio::time::Instant;
 
 use super::agents::{BROKEN_POLICY, Stand, WEB, request};
 use super::between::Trouble;
+use super::gateway::{define, says, simple_route};
 use super::sleeper::NAME;
 use super::status::status;
 
 /// Long enough for each watch to be tried again a few times.
 const WHILE: Duration = Duration::from_secs(6);
-/// Requests of one second, at most, that are no storm: two for each kind that is watched, the Lease, and what was in doubt.
-const STORM: usize = 60;
+/// Requests of one second, at most, that are no storm: four for each of eight kinds and six definitions that are watched, the
+/// Lease, and what was in doubt.
+const STORM: usize = 84;
 
 const POLICY: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
@@ -103,10 +105,12 @@ async fn a_controller_that_is_cut_off_serves_on_and_another_leads() -> Result<()
     Ok(())
 }
 
-/// The version of the broken policy, and who leads.
-fn written(stand: &Stand) -> Result<(String, Option<String>)> {
-    let words = ["get", "nmap", "broken", "-n", "shop", "-o", "jsonpath={.metadata.resourceVersion}"];
-    Ok((stand.kubectl(&words)?, stand.leader()))
+/// The versions of the broken policy and of a route, and who leads.
+fn written(stand: &Stand) -> Result<([String; 2], Option<String>)> {
+    let version = |kind: &str, name: &str| {
+        stand.kubectl(&["get", kind, name, "-n", "shop", "-o", "jsonpath={.metadata.resourceVersion}"])
+    };
+    Ok(([version("nmap", "broken")?, version("httproute", "away")?], stand.leader()))
 }
 
 /// Longer than two rounds of everybody who writes, and than two looks at the Lease.
@@ -121,11 +125,15 @@ async fn of_two_that_lead_one_yields_and_who_slept_writes_no_more() -> Result<()
     let agent = stand.follower_of(sleeper.address(), "agent-a", "a").await?;
     agent.until("all is in force", is_whole).await?;
 
+    define(&stand, "httproutes").await?;
     // The one who leads finds out at its next look; the other finds at once that it does.
     stand.make_leader(NAME)?;
     stand.apply(BROKEN_POLICY)?;
+    stand.apply(&simple_route("HTTPRoute", "away"))?;
     let broken = status(&stand, "nmap", "broken").await?;
     ensure!(broken["conditions"][0]["status"] == "False", "{broken}");
+    let away = "web: Accepted=False NoMatchingParent, ResolvedRefs=False BackendNotFound";
+    says(&stand, "httproute", "away", &[away]).await?;
     agent.holds("all is in force", Instant::now() + ROUNDS, is_whole).await?;
     let before = written(&stand)?;
     ensure!(before.1.as_deref() == Some(NAME), "{before:?}");
