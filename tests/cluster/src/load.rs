@@ -1,7 +1,8 @@
 //! Requests from a pod, one after another, until it is told to stop: how many had no good answer, and for how long.
 
 use std::fmt;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -18,6 +19,9 @@ pub struct Load {
     pod: String,
     name: String,
     child: Child,
+    output: BufReader<ChildStdout>,
+    /// What it said of its first request.
+    first: String,
 }
 
 /// What came of them.
@@ -34,17 +38,23 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Begins to ask `url` from a pod that has curl and a shell; `name` is the load's own in that pod.
+    /// Begins to ask `url` from a pod that has curl and a shell; `name` is the load's own in that pod. Returns once the first
+    /// request is made, so that what is done next is done under load.
     ///
     /// # Errors
-    /// kubectl cannot be started.
+    /// kubectl cannot be started, or has no way into the pod.
     pub fn start(cluster: &Cluster, pod: &str, name: &str, url: &str) -> Result<Self> {
         let mut kubectl = cluster.control_plane().kubectl_command();
         kubectl.args(["exec", pod, "--", "sh", "-c", LOOP, "load", name, url]);
         kubectl.arg(mesh_test_harness::PLAINTEXT_MARKER);
         let child = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let child = child.context("start kubectl")?;
-        Ok(Self { pod: pod.to_owned(), name: name.to_owned(), child })
+        let mut child = child.context("start kubectl")?;
+        let mut output = BufReader::new(child.stdout.take().context("standard output is piped")?);
+        let mut first = String::new();
+        output.read_line(&mut first).context("read what a load says")?;
+        let load = Self { pod: pod.to_owned(), name: name.to_owned(), child, output, first };
+        ensure!(!load.first.is_empty(), "no request was made by {name} in {pod}");
+        Ok(load)
     }
 
     /// Stops, and says what came of it.
@@ -53,12 +63,9 @@ impl Load {
     /// The pod cannot be told, or no request was made.
     pub fn stop(mut self, cluster: &Cluster) -> Result<Outcome> {
         cluster.kubectl(&["exec", &self.pod, "--", "touch", &format!("/tmp/stop-{}", self.name)])?;
-        let mut said = String::new();
-        let mut stdout = self.child.stdout.take().context("standard output is piped")?;
-        std::io::Read::read_to_string(&mut stdout, &mut said).context("read what a load says")?;
-        let outcome = Outcome::read(&said);
-        ensure!(outcome.requests > 0, "no request was made by {}: {said}", self.name);
-        Ok(outcome)
+        let mut said = std::mem::take(&mut self.first);
+        self.output.read_to_string(&mut said).context("read what a load says")?;
+        Ok(Outcome::read(&said))
     }
 }
 
