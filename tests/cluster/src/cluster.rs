@@ -45,6 +45,7 @@ impl Cluster {
             bail!("a cluster of {nodes} nodes: one to {MOST_NODES} can be made");
         }
         let programs = Programs::get()?;
+        crate::programs::runtime()?;
         crate::programs::coredns()?;
         let say = Steps { begun: Instant::now(), say };
         let run = Run::start()?;

@@ -36,6 +36,8 @@ pub struct Recipe {
     pub packages: &'static [&'static str],
     /// The file that the program becomes; a folder, as in `.`, if there are several packages.
     pub program: &'static str,
+    /// Whether parts of it are C, which a compiler and the headers of its libraries are needed for.
+    pub has_c: bool,
     /// The source, from the module's folder.
     pub source: &'static str,
     /// What the linker is told besides dropping the tables for debuggers, for a version.
@@ -160,7 +162,7 @@ impl Recipe {
         let found = folders.map(|folder| folder.join("go")).find(|file| file.is_file());
         let mut go = Command::new(found.unwrap_or_else(|| "go".into()));
         go.current_dir(self.module)
-            .env("CGO_ENABLED", "0")
+            .env("CGO_ENABLED", if self.has_c { "1" } else { "0" })
             // An older Go brings the one that go.mod asks for from the module proxy.
             .env("GOTOOLCHAIN", "auto")
             .env("GOFLAGS", "-buildvcs=false")
@@ -226,11 +228,11 @@ impl std::fmt::Display for Progress {
 
 #[cfg(test)]
 mod tests {
-    use crate::programs::{CONFORMANCE, COREDNS, ECHO, HELM, KUBERNETES};
+    use crate::programs::{CONFORMANCE, CONTAINERD, COREDNS, ECHO, HELM, KUBERNETES, RUNC};
 
     #[test]
     fn the_version_is_what_the_module_requires() {
-        for recipe in KUBERNETES.into_iter().chain([COREDNS, ECHO, CONFORMANCE, HELM]) {
+        for recipe in KUBERNETES.into_iter().chain([CONTAINERD, RUNC, COREDNS, ECHO, CONFORMANCE, HELM]) {
             let sources = recipe.sources().unwrap();
             let version = recipe.version(&sources).unwrap();
             assert!(version.split('.').count() >= 3, "{version}");

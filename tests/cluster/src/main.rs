@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build Kubernetes, its name server, the Gateway API's conformance suite and Helm, if they are not built yet
+    /// Build Kubernetes, containerd, runc, the name server, the Gateway API's conformance suite and Helm, if they are not built yet
     Build,
     /// Build what is missing, start the cluster, wait until it is ready and print how to reach it
     Up {
@@ -101,7 +101,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let kubectl = Programs::get()?.part("kubectl");
             let others =
                 [programs::coredns()?, programs::echo()?, programs::conformance()?, programs::helm()?];
-            for built in [kubectl].into_iter().chain(others) {
+            for built in [kubectl].into_iter().chain(programs::runtime()?).chain(others) {
                 println!("{}", built.display());
             }
         }

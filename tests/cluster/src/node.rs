@@ -23,7 +23,7 @@ use crate::hierarchies::{self, Hierarchy};
 use crate::network::Network;
 use crate::node_files;
 use crate::part::Part;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 
 /// How long a process may take to appear.
 const START: Duration = Duration::from_secs(30);
@@ -43,6 +43,8 @@ pub struct Inside {
     pub folder: PathBuf,
     /// The folder of Kubernetes' programs.
     pub programs: PathBuf,
+    /// The folders of containerd and runc.
+    pub runtime: [PathBuf; 2],
     /// Who its kubelet is.
     pub kubelet: PathBuf,
     /// Who its kube-proxy is.
@@ -102,7 +104,7 @@ impl Node {
     /// # Errors
     /// Its namespaces, cgroups or files cannot be made.
     pub fn start(common: Common<'_>, number: u8) -> Result<Self> {
-        let Common { run, network, certificates, programs, images, nodes } = common;
+        let Common { run, network, certificates, programs: kubernetes, images, nodes } = common;
         let name = name(number);
         let address = network.node(number);
         let api_server = network.api_server();
@@ -117,7 +119,8 @@ impl Node {
             name,
             address,
             folder,
-            programs: programs.folder().to_owned(),
+            programs: kubernetes.folder().to_owned(),
+            runtime: programs::runtime()?,
             kubelet,
             proxy,
             api_server,
@@ -261,13 +264,14 @@ fn name(number: u8) -> String {
 /// Gives an image to the containerd of the node whose first process is `process`.
 ///
 /// # Errors
-/// It is no image, or containerd does not take it.
+/// Its client cannot be built, it is no image, or containerd does not take it.
 pub fn load(process: u32, archive: &Path) -> Result<()> {
     // A socket is reached through the root of any process that sees it.
     let socket = format!("/proc/{process}/root{CONTAINERD}");
-    let mut ctr = Command::new("ctr");
+    let [containerd, _] = programs::runtime()?;
+    let mut ctr = Command::new(containerd.join("ctr"));
     ctr.args(["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack"]).arg(archive);
-    let output = ctr.output().context("start ctr (package containerd)")?;
+    let output = ctr.output().context("start ctr")?;
     if !output.status.success() {
         bail!("import {}: {}", archive.display(), String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -40,20 +40,17 @@ pub fn write(folder: &Path, name: &str, number: u8, certificates: &Certificates)
 
 fn containerd() -> String {
     format!(
-        r#"version = 2
+        r#"version = 3
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.runtime"]
   # Where CAP_SYS_RESOURCE is missing nothing may lower its score, and runc dies when it tries.
   restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{PLUGINS}"
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["{PLUGINS}"]
     conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
 "#
     )
 }

@@ -25,6 +25,8 @@ use crate::node_files::PLUGINS;
 
 /// How long a program may take to answer, on a machine that does other work too.
 const START: Duration = Duration::from_secs(120);
+/// Where `/proc` has nothing hidden.
+const WHOLE_PROC: &str = "/run/proc";
 const KUBELET: &str = "kubelet";
 /// How often one that ended is started again, as an init does: it ends while containerd, after a reboot, still reads what
 /// there was before.
@@ -72,7 +74,11 @@ pub fn run(inside: &Inside) -> Result<()> {
     rustix::system::sethostname(inside.name.as_bytes()).context("set the name of the host")?;
     mount_all(inside).context("make the mounts of a node")?;
     let mut programs = HashMap::new();
-    let containerd = Command::new("containerd");
+    let mut containerd = Command::new(inside.runtime[0].join("containerd"));
+    // Where it finds its shim, and that one runc.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = inside.runtime.iter().cloned().chain(std::env::split_paths(&path));
+    containerd.env("PATH", std::env::join_paths(folders).context("join folders of programs")?);
     start(
         inside,
         "containerd",
@@ -246,6 +252,10 @@ fn mount_own_folder(inside: &Inside, folder: &str) -> Result<()> {
 }
 
 fn hide_settings() -> Result<()> {
+    // Who has a user namespace of its own may mount a /proc only where one is seen whole (fs/namespace.c,
+    // `mnt_already_visible`).
+    fs::create_dir_all(WHOLE_PROC).with_context(|| format!("make {WHOLE_PROC}"))?;
+    mount_new("proc", WHOLE_PROC, "")?;
     let folder = Path::new("/run/settings");
     for (name, value) in SETTINGS {
         let seen = folder.join(name);

@@ -29,10 +29,43 @@ const fn kubernetes(requirements: &'static str) -> Recipe {
         verb: &["build"],
         packages: &["./kubeall"],
         program: KUBEALL,
+        has_c: false,
         source: "kubeall/main.go",
         linker_flags: tell_version,
     }
 }
+
+/// What runs containers on nodes, and speaks to it. Debian's has no user namespaces for pods (`hostUsers: false`).
+pub const CONTAINERD: Recipe = Recipe {
+    title: "containerd",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/containerd"),
+    requirements: "go",
+    versioned: "github.com/containerd/containerd/v2",
+    verb: &["build", "-tags=no_btrfs,no_devmapper,no_zfs"],
+    packages: &[
+        "github.com/containerd/containerd/v2/cmd/containerd",
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        "github.com/containerd/containerd/v2/cmd/ctr",
+    ],
+    program: ".",
+    has_c: false,
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
+
+/// What starts them. Debian's is too old for that too.
+pub const RUNC: Recipe = Recipe {
+    title: "runc",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/runc"),
+    requirements: "go",
+    versioned: "github.com/opencontainers/runc",
+    verb: &["build", "-tags=seccomp"],
+    packages: &["github.com/opencontainers/runc"],
+    program: "runc",
+    has_c: true,
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+};
 
 /// The name server of clusters, with the plugins that a test cluster needs.
 pub const COREDNS: Recipe = Recipe {
@@ -43,6 +76,7 @@ pub const COREDNS: Recipe = Recipe {
     verb: &["build"],
     packages: &["."],
     program: "coredns",
+    has_c: false,
     source: "main.go",
     linker_flags: |_| String::new(),
 };
@@ -56,6 +90,7 @@ pub const ECHO: Recipe = Recipe {
     verb: &["build"],
     packages: &["istio.io/istio/pkg/test/echo/cmd/client", "istio.io/istio/pkg/test/echo/cmd/server"],
     program: ".",
+    has_c: false,
     source: "go.mod",
     linker_flags: |_| String::new(),
 };
@@ -69,6 +104,7 @@ pub const CONFORMANCE: Recipe = Recipe {
     verb: &["test", "-c"],
     packages: &["."],
     program: "conformance.test",
+    has_c: false,
     source: "conformance_test.go",
     linker_flags: |_| String::new(),
 };
@@ -82,6 +118,7 @@ pub const HELM: Recipe = Recipe {
     verb: &["build"],
     packages: &["helm.sh/helm/v4/cmd/helm"],
     program: "helm",
+    has_c: false,
     source: "go.mod",
     linker_flags: |_| String::new(),
 };
@@ -139,6 +176,15 @@ fn chosen(minor: Option<&str>) -> Result<Recipe> {
         known.push(version);
     }
     bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(" and "))
+}
+
+/// Finds containerd with its shim and client, and runc, and builds them if they are not there: two minutes on two idle
+/// cores the first time. Returns the folders.
+///
+/// # Errors
+/// Go or a C compiler is missing or fails, or the cache cannot be written.
+pub fn runtime() -> Result<[PathBuf; 2]> {
+    Ok([CONTAINERD.get(|_| Ok(()))?, RUNC.get(|_| Ok(()))?])
 }
 
 /// Finds the name server, and builds it if it is not there: two minutes on two idle cores the first time.

@@ -17,7 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 const FIRST: &str = include_str!("first.yaml");
-/// Those in the file above.
+/// Made of the file above: pods with the users of their node, and each with users of its own.
+const NAMES: [&str; 2] = ["first", "first-own-users"];
+/// All of them.
 const CALLED: &str = "app=first";
 const ASKS_ON: &str = include_str!("asks-on.yaml");
 const HOLDS: &str = "--selector=app.kubernetes.io/name=nodemesh-hold";
@@ -25,7 +27,8 @@ const HOLDS: &str = "--selector=app.kubernetes.io/name=nodemesh-hold";
 const FILES: [&str; 2] = ["/etc/cni/net.d/00-00-nodemesh.conflist", "/opt/cni/bin/nodemesh-hold"];
 /// What a container runtime waits for while a pod is held.
 const HELD: &str = "nodemesh-hold";
-/// How many pods begin each time, if the variable of this name does not say: 100 are what a measurement wants.
+/// How many pods begin each time, an even number, if the variable of this name does not say: 100 are what a measurement
+/// wants.
 const MANY: &str = "MESH_TEST_STARTS";
 const FEW: usize = 20;
 /// Where the pods are; what they ask is on the other, where is listened.
@@ -49,11 +52,14 @@ fn prepare(mesh: &Mesh) -> Result<()> {
     mesh.populate(Path::new(PODS))?;
     let address = mesh.kubectl(&["get", "service", "web-b", "-o", "jsonpath={.spec.clusterIP}"])?;
     let filled = |objects: &str| objects.replace("ADDRESS", &address).replace("MARKER", PLAINTEXT_MARKER);
-    let file = mesh.cluster().control_plane().kubeconfig().with_file_name("first.yaml");
-    fs::write(&file, filled(FIRST)).context("write the objects of pods")?;
     let static_pod = node(mesh, HERE)?.folder().join(STATIC_PODS).join("asks-on.yaml");
     fs::write(static_pod, filled(ASKS_ON)).context("give a node a static pod")?;
-    mesh.kubectl(&["apply", "-f", &file.display().to_string()])?;
+    for (name, host_users) in NAMES.into_iter().zip(["true", "false"]) {
+        let objects = filled(FIRST).replace("NAME", name).replace("HOST_USERS", host_users);
+        let file = mesh.cluster().control_plane().kubeconfig().with_file_name(name);
+        fs::write(&file, objects).context("write the objects of pods")?;
+        mesh.kubectl(&["apply", "-f", &file.display().to_string()])?;
+    }
     mesh.answers("web-a", &format!("http://{address}/"), "200")
 }
 
@@ -95,14 +101,15 @@ fn take_out_the_hold(mesh: &Mesh) -> Result<()> {
 /// By another one, as an update does, and by itself, as when it is killed.
 fn while_the_agent_is_replaced(mesh: &Mesh, pods: usize) -> Result<()> {
     let wire = listen(mesh)?;
-    mesh.kubectl(&["scale", "deployment/first", &format!("--replicas={pods}")])?;
+    let replicas = format!("--replicas={}", pods / NAMES.len());
+    mesh.kubectl(&[&["scale", "deployment", &replicas], &NAMES[..]].concat())?;
     some_are_ready(mesh, pods / 4)?;
     let [agent] = remains::agents(node(mesh, HERE)?)?[..] else { anyhow::bail!("{HERE} has not one agent") };
     kill(agent)?;
     some_are_ready(mesh, pods / 2)?;
     let on_node = format!("--field-selector=spec.nodeName={HERE}");
     mesh.kubectl(&[SYSTEM, "delete", "pod", AGENTS, &on_node, "--wait=false"])?;
-    mesh.kubectl(&["rollout", "status", "deployment/first", WAIT])?;
+    some_are_ready(mesh, pods)?;
     figure(&format!("while an agent is killed and replaced {}", spread(mesh, pods)?));
     never_in_the_clear(&wire.finish()?)
 }
@@ -132,7 +139,9 @@ fn never_in_the_clear(heard: &Carried) -> Result<()> {
 }
 
 fn some_are_ready(mesh: &Mesh, pods: usize) -> Result<()> {
-    eventually("some pods are ready", PATIENCE, || (ready(mesh, CALLED, 0).ok()? >= pods).then_some(()))
+    eventually(&format!("{pods} pods are ready"), PATIENCE, || {
+        (ready(mesh, CALLED, 0).ok()? >= pods).then_some(())
+    })
 }
 
 fn all_have_begun_again(mesh: &Mesh, selector: &str, pods: usize) -> Result<()> {

@@ -108,6 +108,8 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
         ("web-a", "http://echo:81/"),
         ("restarts", "http://web-b/"),
         ("web-a", "http://static/"),
+        ("web-b", "http://own-users/"),
+        ("own-users", "http://web-b/"),
         ("static-node-b", "http://web-a/"),
         ("web-a", "http://192.0.2.80/"),
         ("web-a", "http://web-b-alias/"),
@@ -124,7 +126,10 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
     }
     let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
     ensure!(mesh.kubectl(&["get", "pod", "restarts", "-o", restarts])? == "1", "it was begun once");
-    for pod in ["restarts", "static-node-b"] {
+    let users = mesh.kubectl(&["exec", "own-users", "--", "cat", "/proc/self/uid_map"])?;
+    let first = users.split_whitespace().nth(1);
+    ensure!(first.is_some_and(|first| first != "0"), "its users are its node's: {users}");
+    for pod in ["restarts", "static-node-b", "own-users"] {
         eventually(&format!("{pod} is known by its identity"), PATIENCE, || {
             mesh.records()
                 .lines()

@@ -13,7 +13,7 @@ use crate::process;
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Services that our packages bring under their own names, and that nobody asked to run.
-const SERVICES: &[&str] = &["containerd", "nginx", "prometheus", "redis-server"];
+const SERVICES: &[&str] = &["nginx", "prometheus", "redis-server"];
 
 /// Installs packages; refreshes the package lists first.
 pub fn install(packages: &[&str]) -> Result<()> {

@@ -131,9 +131,14 @@ pub const NEEDS: &[Need] = &[
 
 /// What clusters need besides.
 pub const CLUSTER: &[Need] = &[
-    Need { name: "Go", reason: "builds Kubernetes", present: Present::Go, source: Source::Go },
-    debian("containerd", "runs pods", Present::Program("containerd"), &["containerd"]),
-    debian("runc", "starts their containers", Present::Program("runc"), &["runc"]),
+    Need { name: "Go", reason: "builds Kubernetes and containerd", present: Present::Go, source: Source::Go },
+    debian(
+        "libseccomp",
+        "is linked into runc, which starts containers",
+        Present::File("/usr/include/seccomp.h"),
+        &["libseccomp-dev"],
+    ),
+    debian("pkg-config", "tells Go where that is", Present::Program("pkg-config"), &["pkg-config"]),
     debian(
         "network plugins",
         "join pods to the network",
