@@ -69,6 +69,8 @@ pub struct ControllerAccess {
     pub token_file: PathBuf,
     /// Folder of the state on disk.
     pub state_dir: PathBuf,
+    /// Whether the agent asks, instead of being told everything.
+    pub on_demand: bool,
     /// DaemonSet that the agent is a pod of, in the root namespace.
     pub daemon_set: Option<Text>,
 }
@@ -318,6 +320,7 @@ fn source(
             roots_file: access.controller_roots,
             token_file: access.controller_token,
             state_dir: access.state_dir,
+            on_demand: access.on_demand,
             daemon_set: access.daemon_set.map(Into::into),
         }),
         None => SourceConfig::Folders(FoldersConfig {

@@ -59,7 +59,7 @@ impl Denial {
 
 impl DenialReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RuleDenies,
         Self::NoRuleAllows,
         Self::PolicyFault,
@@ -67,6 +67,7 @@ impl DenialReason {
         Self::UnknownDestination(UnknownTarget::NoSuchServicePort),
         Self::UnknownDestination(UnknownTarget::Contested),
         Self::UnknownDestination(UnknownTarget::NotYetKnown),
+        Self::UnknownDestination(UnknownTarget::NotAsked),
         Self::UnknownDestination(UnknownTarget::LocalGone),
         Self::UnknownDestination(UnknownTarget::NotLocalAddress),
     ];
@@ -81,6 +82,7 @@ impl DenialReason {
             Self::UnknownDestination(UnknownTarget::NoSuchServicePort) => "no_such_service_port",
             Self::UnknownDestination(UnknownTarget::Contested) => "contested_address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => "address_not_yet_known",
+            Self::UnknownDestination(UnknownTarget::NotAsked) => "address_not_asked",
             Self::UnknownDestination(UnknownTarget::LocalGone) => "local_workload_gone",
             Self::UnknownDestination(UnknownTarget::NotLocalAddress) => "not_local_address",
         }
@@ -98,6 +100,9 @@ impl fmt::Display for DenialReason {
             Self::UnknownDestination(UnknownTarget::Contested) => "several claim the address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => {
                 "the address is inside the mesh, and nothing is known of it yet"
+            }
+            Self::UnknownDestination(UnknownTarget::NotAsked) => {
+                "the controller did not say in time what the address is, or could not be asked"
             }
             Self::UnknownDestination(UnknownTarget::LocalGone) => "the local workload is gone",
             Self::UnknownDestination(UnknownTarget::NotLocalAddress) => {

@@ -50,6 +50,8 @@ pub enum UnknownTarget {
     Contested,
     /// The address is in a range of pods or Services, and nothing is known of it yet.
     NotYetKnown,
+    /// Nothing was asked about the address: to be asked, and then resolved again.
+    NotAsked,
     /// The local pod is not known any more.
     LocalGone,
     /// Inbound: the address is not one of the local pod's.
@@ -90,6 +92,15 @@ impl Destination {
         }
     }
 
+    /// Whether it is to be asked what it is.
+    pub fn is_to_be_asked(&self) -> bool {
+        self.target == Target::Unknown(UnknownTarget::NotAsked)
+    }
+
+    fn outside(address: SocketAddr) -> Self {
+        Self { address, target: Target::External, service: None, protocol: Protocol::Undeclared }
+    }
+
     fn nowhere(address: SocketAddr, reason: UnknownTarget) -> Self {
         Self { address, target: Target::Unknown(reason), service: None, protocol: Protocol::Undeclared }
     }
@@ -106,7 +117,20 @@ pub fn destination(snapshot: &Snapshot, facts: &ConnectionFacts) -> Destination 
     }
 }
 
+/// What a destination is about which was asked and nothing was heard in time: outside, where that can be said.
+pub fn unanswered(snapshot: &Snapshot, destination: Destination) -> Destination {
+    match destination.target {
+        Target::Unknown(UnknownTarget::NotAsked) if snapshot.is_outside(destination.address) => {
+            Destination::outside(destination.address)
+        }
+        _ => destination,
+    }
+}
+
 fn outbound(snapshot: &Snapshot, address: SocketAddr) -> Destination {
+    if !snapshot.unasked(address).is_empty() {
+        return Destination::nowhere(address, UnknownTarget::NotAsked);
+    }
     match snapshot.service_at(address) {
         KnownService::Port(port) => return of_service(address, port),
         KnownService::NoSuchPort => return Destination::nowhere(address, UnknownTarget::NoSuchServicePort),
@@ -119,9 +143,7 @@ fn outbound(snapshot: &Snapshot, address: SocketAddr) -> Destination {
         Known::Nobody if snapshot.is_inside(address.ip()) => {
             Destination::nowhere(address, UnknownTarget::NotYetKnown)
         }
-        Known::Nobody => {
-            Destination { address, target: Target::External, service: None, protocol: Protocol::Undeclared }
-        }
+        Known::Nobody => Destination::outside(address),
     }
 }
 

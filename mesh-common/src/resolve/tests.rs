@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::model::samples::{at, inbound, outbound, pod, service};
-use crate::model::{Node, ServicePort, TargetPort};
+use crate::model::{Node, Question, ServicePort, TargetPort};
 use crate::snapshot::{Delta, Tables};
 
 /// Pods `web` on node a and `api` on node b, a Service of `api`, and node b with its addresses.
@@ -142,4 +142,45 @@ fn a_local_pod_that_is_gone_goes_nowhere() {
     let mut tables = tables();
     tables.apply(Delta::RemoveWorkload(pod("api", "b", "10.0.1.1").uid));
     assert_eq!(arrive(&mut tables, 8080, None).target, Target::Unknown(UnknownTarget::LocalGone));
+}
+
+#[test]
+fn what_was_not_asked_is_to_be_asked_whatever_is_known_of_it() {
+    let mut tables = tables();
+    tables.know_what_was_asked();
+    for address in ["10.96.0.10:80", "10.0.1.1:8080", "10.0.1.9:443", "1.1.1.1:443", "192.168.0.2:30080"] {
+        assert!(dial(&mut tables, address).is_to_be_asked(), "{address}");
+    }
+    tables.learn(Question::Address(at("10.96.0.10:0").ip()));
+    assert!(matches!(dial(&mut tables, "10.96.0.10:80").target, Target::Service(_)));
+    tables.learn(Question::Address(at("192.168.0.2:0").ip()));
+    assert!(dial(&mut tables, "192.168.0.2:30080").is_to_be_asked(), "of a node the port counts too");
+    tables.learn(Question::NodePort(30080));
+    assert!(matches!(dial(&mut tables, "192.168.0.2:30080").target, Target::Service(_)));
+    tables.learn(Question::Address(at("1.1.1.1:0").ip()));
+    assert_eq!(dial(&mut tables, "1.1.1.1:443").target, Target::External);
+    tables.forget(Question::Address(at("10.96.0.10:0").ip()));
+    assert!(dial(&mut tables, "10.96.0.10:80").is_to_be_asked());
+    tables.know_everything();
+    assert!(matches!(dial(&mut tables, "10.96.0.10:80").target, Target::Service(_)));
+}
+
+#[test]
+fn without_an_answer_only_what_is_in_no_range_and_nobodys_is_outside() {
+    let mut tables = tables();
+    tables.know_what_was_asked();
+    let mut unanswered = |address: &str| {
+        let destination = dial(&mut tables, address);
+        super::unanswered(&tables.snapshot(), destination).target
+    };
+    assert_eq!(unanswered("1.1.1.1:443"), Target::External);
+    for address in ["10.96.0.10:80", "10.0.1.1:8080", "10.0.1.9:443"] {
+        assert_eq!(unanswered(address), Target::Unknown(UnknownTarget::NotAsked), "{address}");
+    }
+    let mut nowhere = Tables::default();
+    nowhere.apply(Delta::UpsertWorkload(Arc::new(pod("web", "a", "10.0.0.1"))));
+    nowhere.know_what_was_asked();
+    let destination = dial(&mut nowhere, "1.1.1.1:443");
+    let unanswered = super::unanswered(&nowhere.snapshot(), destination);
+    assert!(unanswered.is_to_be_asked(), "where no range is known, nothing is outside");
 }

@@ -5,6 +5,7 @@
 //! from Services and pods, where a Service has no EndpointSlice: only the tables see both, in whatever order they
 //! come. An address that two claim is nobody's, until one of them is gone.
 
+mod asked;
 mod claims;
 mod delta;
 mod network;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use asked::Questions;
 pub use delta::Delta;
 pub use policy_set::{Effect, EffectRules, PolicySet, RuleId};
 pub use record::{Membership, ServicePortRecord, ServiceRecord};
@@ -37,8 +39,8 @@ use self::network::Networks;
 use self::record::WorkloadRecord;
 use self::table::Table;
 use crate::model::{
-    AuthorizationPolicy, MeshSettings, NamespacedName, Node, PeerAuthentication, Service, Text, Workload,
-    WorkloadUid,
+    AuthorizationPolicy, MeshSettings, NamespacedName, Node, PeerAuthentication, Question, Service, Text,
+    Workload, WorkloadUid,
 };
 
 /// The policy sets that speak about one workload and port: of the mesh, its namespace, its labels, its Services.
@@ -69,6 +71,8 @@ pub struct Snapshot {
     namespace_peer_authentications: Table<Text, Arc<PeerAuthentication>>,
     /// Addresses that more than one pod claims.
     contested: usize,
+    /// What is known whole; `None` if that is everything.
+    asked: Option<Table<Question, ()>>,
 }
 
 /// What an address is known as.
@@ -254,6 +258,7 @@ impl Snapshot {
             && self.mesh_peer_authentication == other.mesh_peer_authentication
             && self.namespace_peer_authentications == other.namespace_peer_authentications
             && self.contested == other.contested
+            && self.asked == other.asked
     }
 }
 

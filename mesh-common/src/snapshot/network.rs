@@ -43,6 +43,11 @@ impl<V> Networks<V> {
         lengths.iter().filter_map(move |&length| self.values.get(&IpNet::new(address, length).ok()?.trunc()))
     }
 
+    /// Whether there is no range.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     /// Whether any range holds an address.
     pub(super) fn hold(&self, address: IpAddr) -> bool {
         self.of(address).next().is_some()

@@ -20,7 +20,7 @@ pub struct Tables {
     pub(super) endpoints: Endpoints,
     pub(super) policies: Policies,
     pub(super) stale: Stale,
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 /// What must be computed again before the next snapshot.

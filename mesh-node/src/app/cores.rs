@@ -6,6 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use mesh_common::model::WorkloadUid;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tracing::error;
 
@@ -134,6 +135,16 @@ impl Cores {
             if core.thread.join().is_err() {
                 error!("a core's thread panicked");
             }
+        }
+    }
+}
+
+/// Has each core look at the connections that it holds, as soon as more is known: what else follows a change may take
+/// its time.
+pub(super) async fn look_at_held(cores: Vec<Handle<Proxy>>, mut changed: watch::Receiver<Option<u64>>) {
+    while changed.changed().await.is_ok() {
+        for core in &cores {
+            core.send(Engine::look_at_held);
         }
     }
 }

@@ -45,7 +45,7 @@ use crate::admin::{AdminSocket, SocketError, serve_metrics, serve_readiness, ser
 use crate::args::UnknownPods;
 use crate::capture::{self, CaptureMetrics, ControllerLogs};
 use crate::config::{Config, HttpConfig, TunnelConfig};
-use crate::config_client::ClientError;
+use crate::config_client::{Asker, ClientError};
 use crate::control::ControlError;
 use crate::control::publication::Publication;
 use crate::controller::CONTROLLER;
@@ -130,6 +130,9 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
     let cores = cores(config, &registry, &shared)?;
     let standing = Arc::new(Standing::new(CaptureMetrics::new(&registry)?));
     let changed = publication.generation();
+    if shared.asker.is_some() {
+        tokio::task::spawn_local(cores::look_at_held(cores.handles(), publication.generation()));
+    }
     let (asked, questions) = mpsc::channel(QUESTIONS);
     let state =
         AgentState::new(config, &report, &shared, registry, filter, publication, &cores, &standing, asked);
@@ -167,7 +170,7 @@ struct Parts {
 impl Parts {
     fn build(config: &Config, registry: &Registry) -> Result<Self, AppError> {
         let identity_metrics = IdentityMetrics::new(registry)?;
-        let Sources { publication, authority, following } =
+        let Sources { publication, authority, following, asker } =
             Sources::new(config, registry, &identity_metrics)?;
         let report = KernelReport::probe();
         info!(%report, "kernel");
@@ -178,7 +181,7 @@ impl Parts {
             Identities::new(authority, PeerSettings::default(), system_clock(), identity_metrics)?;
         let identities = Arc::new(identities);
         let (access_log, writer) = access_log(config, registry)?;
-        let shared = shared(config, registry, (&publication, &kernel, &identities), access_log)?;
+        let shared = shared(config, registry, (&publication, &kernel, &identities), (access_log, asker))?;
         Ok(Self { kernel, report, identities, shared, publication, following, writer })
     }
 }
@@ -188,7 +191,7 @@ fn shared(
     config: &Config,
     registry: &Registry,
     (publication, kernel, identities): (&Publication, &Kernel, &Arc<Identities>),
-    access_log: AccessLog,
+    (access_log, asker): (AccessLog, Option<Asker>),
 ) -> Result<Arc<Shared>, AppError> {
     Ok(Arc::new(Shared {
         snapshots: publication.snapshots(),
@@ -199,6 +202,7 @@ fn shared(
         original_dsts: kernel.original_dsts(),
         callers: kernel.callers(),
         metrics: ProxyMetrics::new(registry)?,
+        asker,
     }))
 }
 

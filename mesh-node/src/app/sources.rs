@@ -7,8 +7,8 @@ use mesh_common::model::MeshSettings;
 
 use super::AppError;
 use crate::config::{Config, ControllerAccess, FoldersConfig, SourceConfig};
-use crate::config_client::metrics::Metrics;
-use crate::config_client::{ClientSettings, ConfigClient};
+use crate::config_client::metrics::{AskMetrics, Metrics};
+use crate::config_client::{Asker, ClientSettings, ConfigClient};
 use crate::control::publication::Publication;
 use crate::control::{Control, ControlSettings};
 use crate::identity::{
@@ -21,6 +21,8 @@ pub(super) struct Sources {
     pub(super) publication: Arc<Publication>,
     pub(super) authority: Arc<dyn CertificateAuthority>,
     pub(super) following: Following,
+    /// Asks the controller, where it does not tell everything.
+    pub(super) asker: Option<Asker>,
 }
 
 /// Begins to follow; returns only if that is not possible any more.
@@ -51,6 +53,7 @@ impl Sources {
             publication: control.publication(),
             authority: Arc::new(authority),
             following: Box::new(|_| Box::pin(async { control.run().await.into() })),
+            asker: None,
         })
     }
 
@@ -60,14 +63,17 @@ impl Sources {
         registry: &Registry,
         identity_metrics: &IdentityMetrics,
     ) -> Result<Self, AppError> {
-        let ControllerAccess { address, roots_file, token_file, state_dir, daemon_set: _ } = access.clone();
+        let ControllerAccess { address, roots_file, token_file, state_dir, on_demand, daemon_set: _ } =
+            access.clone();
+        let on_demand = on_demand.then(|| AskMetrics::new(registry)).transpose()?;
         let (node, mesh) = (Arc::clone(&config.node.name), mesh(config));
-        let settings = ClientSettings { address, roots_file, token_file, state_dir, node, mesh };
+        let settings = ClientSettings { address, roots_file, token_file, state_dir, node, mesh, on_demand };
         let metrics = (Metrics::new(registry)?, identity_metrics.clone());
         let client = ConfigClient::new(settings, &system_clock(), metrics)?;
         Ok(Self {
             publication: client.publication(),
             authority: Arc::new(client.authority()),
+            asker: client.asker(),
             following: Box::new(|identities| Box::pin(follow(client, identities))),
         })
     }

@@ -97,6 +97,10 @@ pub(crate) struct ControllerAccessArgs {
     /// Folder in which what the controller said last is kept for the next start
     #[arg(long, env = "NODEMESH_STATE_DIR", value_name = "DIR", default_value = "/var/lib/nodemesh")]
     pub(crate) state_dir: PathBuf,
+    /// Ask the controller about Services and pods when a pod of this node dials their addresses, and keep those, instead of
+    /// being told the whole cluster: less memory in large clusters. First connections wait for the answer, 5 s at most
+    #[arg(long, env = "NODEMESH_ON_DEMAND", requires = "controller")]
+    pub(crate) on_demand: bool,
     /// DaemonSet in --root-namespace that this agent is a pod of. An agent that is told to stop asks the API server for it: if
     /// it is gone, the agent removes what it has in the kernel and in --state-dir, and enrolled pods are outside the mesh
     /// [default: everything stays, and enrolled pods open no connection until an agent runs]

@@ -67,6 +67,7 @@ fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     kernel::register_metrics(registry, Vec::new)?;
     control::metrics::Metrics::new(registry)?;
     config_client::metrics::Metrics::new(registry)?;
+    config_client::metrics::AskMetrics::new(registry)?;
     controller::register_metrics(registry)?;
     CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;

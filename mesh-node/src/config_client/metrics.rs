@@ -4,7 +4,54 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounter, IntGauge};
 
+use super::asks::Batch;
 use crate::telemetry::registry::Registry;
+
+/// Metrics of an agent that asks.
+#[derive(Clone, Debug)]
+pub struct AskMetrics {
+    asked: IntCounter,
+    taken_back: IntCounter,
+    dropped: IntCounter,
+    questions: IntGauge,
+}
+
+impl AskMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// If they are registered already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            asked: registry.counter(
+                "nodemesh_xds_questions_asked_total",
+                "Addresses and node ports that the controller was asked about, where --on-demand is given.",
+            )?,
+            taken_back: registry.counter(
+                "nodemesh_xds_questions_taken_back_total",
+                "Of these, those that nobody used for long or that left no room for others.",
+            )?,
+            dropped: registry.counter(
+                "nodemesh_xds_questions_dropped_total",
+                "Addresses and node ports that were not asked about, because too many waited to be, of the pod or at all.",
+            )?,
+            questions: registry.gauge(
+                "nodemesh_xds_questions",
+                "Addresses and node ports that the controller tells the agent about because it asked.",
+            )?,
+        })
+    }
+
+    pub(super) fn said(&self, batch: &Batch, questions: usize) {
+        self.asked.inc_by(batch.asked.len() as u64);
+        self.taken_back.inc_by(batch.taken_back.len() as u64);
+        self.questions.set(i64::try_from(questions).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn dropped(&self) {
+        self.dropped.inc();
+    }
+}
 
 /// Metrics of the stream from the controller.
 #[derive(Clone, Debug)]

@@ -3,6 +3,9 @@
 //! In: rounds of resources. Out: the same publications as a folder gives, and an authority. What was last told stays in
 //! force while no controller can be reached, and is kept on disk for the next start. Never: part of a round in force.
 
+mod asker;
+mod asking;
+mod asks;
 mod authority;
 mod connection;
 pub mod metrics;
@@ -28,11 +31,13 @@ use tokio::time::{Instant, sleep_until};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
+pub use self::asker::{Asker, InUse};
 pub use self::authority::ControllerAuthority;
 pub use self::state_dir::STATE_FILES;
 
+use self::asking::Asking;
 use self::connection::{Dialler, channel};
-use self::metrics::Metrics;
+use self::metrics::{AskMetrics, Metrics};
 use self::roots::Roots;
 use self::saver::{Saver, Turn};
 use self::state_dir::StateDir;
@@ -67,6 +72,8 @@ pub struct ClientSettings {
     pub node: Text,
     /// Hold until the controller has others.
     pub mesh: MeshSettings,
+    /// Asks for what its pods dial, instead of being told everything.
+    pub on_demand: Option<AskMetrics>,
 }
 
 /// Why there is no stream at all, whoever serves it.
@@ -94,6 +101,7 @@ pub struct ConfigClient {
     publication: Arc<Publication>,
     trust_changed: Arc<Notify>,
     metrics: Metrics,
+    asking: Option<Asking>,
     /// What keeps the client from its work now.
     trouble: Trouble,
 }
@@ -121,7 +129,8 @@ impl ConfigClient {
             SpiffeId::new(trust_domain, root_namespace, CONTROLLER).map_err(ClientError::Identity)?;
         let roots = Arc::new(Roots::new(trust_domain.clone(), settings.roots_file.clone()));
         let state_dir = StateDir::new(&settings.state_dir, Arc::clone(&settings.node));
-        let mut world = World::new(Arc::clone(&settings.node), settings.mesh.clone());
+        let mut asking = settings.on_demand.clone().map(Asking::new);
+        let mut world = World::new(Arc::clone(&settings.node), settings.mesh.clone(), asking.is_some());
         let publication = Arc::new(Publication::default());
         let saved = restored(&state_dir);
         if let Some(resources) = saved {
@@ -130,6 +139,9 @@ impl ConfigClient {
             trust.map(|trust| roots.receive(trust)).transpose().ok();
             info!(pods = snapshot.workloads().count(), "state of before restored");
             publication.publish(snapshot);
+        }
+        if let Some(asking) = &mut asking {
+            asking.restore(world.questions());
         }
         let bundle = roots.of_controller().map_err(ClientError::Roots)?;
         let trust = Arc::new(ControllerTrust::new(bundle, controller, clock, identity_metrics));
@@ -147,6 +159,7 @@ impl ConfigClient {
             publication,
             trust_changed: Arc::default(),
             metrics,
+            asking,
             trouble: Trouble::default(),
         })
     }
@@ -159,6 +172,11 @@ impl ConfigClient {
     /// Told when the roots changed.
     pub fn trust_changed(&self) -> Arc<Notify> {
         Arc::clone(&self.trust_changed)
+    }
+
+    /// How cores ask, if they do.
+    pub fn asker(&self) -> Option<Asker> {
+        self.asking.as_ref().map(Asking::asker)
     }
 
     /// The controller as an authority.
@@ -193,6 +211,9 @@ impl ConfigClient {
         let reason = Chain(ended).to_string();
         let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         self.metrics.is_stale();
+        if let Some(asking) = &mut self.asking {
+            asking.is_cut_off();
+        }
         let controller = &self.settings.address;
         if failures == 1 {
             info!(%controller, reason, retry_ms, "stream from the controller ended");
@@ -214,13 +235,18 @@ impl ConfigClient {
             tokio::select! {
                 () = sleep_until(until) => return Ok(()),
                 turn = self.saver.turn() => self.save(turn).await?,
+                // What is wanted meanwhile waits.
+                _ = asking::batch(&mut self.asking, false) => {}
             }
         }
     }
 
     /// Puts a round into force.
     async fn commit(&mut self) -> Result<(), JoinError> {
-        let InForce { snapshot, trust, .. } = self.aside(commit).await?;
+        let InForce { snapshot, trust, settled, .. } = self.aside(commit).await?;
+        if let Some(asking) = &mut self.asking {
+            asking.settle(&settled);
+        }
         if let Some(trust) = trust {
             let received = self.roots.receive(trust);
             self.trouble.roots = received.err().map(|error| Chain(&error).to_string());

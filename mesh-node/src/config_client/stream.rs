@@ -15,8 +15,9 @@ use tonic::{Request, Status, Streaming};
 use tracing::info;
 
 use super::ConfigClient;
+use super::asking::{self, Asking};
 use super::connection::bearer;
-use super::world::{Taken, Unasked, World};
+use super::world::{Taken, Unasked};
 use crate::xds::MAX_MESSAGE;
 
 /// Connecting and authentication together.
@@ -27,7 +28,7 @@ const SILENT: &str = "the controller let the agent in, and has not told all: man
 /// Requests that wait to be written: the first of each type, and an answer to each response under way.
 const QUEUE: usize = 32;
 /// How long a request may wait to be written.
-const WRITTEN: Duration = Duration::from_secs(30);
+pub(super) const WRITTEN: Duration = Duration::from_secs(30);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub(super) enum Ended {
 }
 
 /// How a stream ended, or that the client cannot go on.
-enum Failure {
+pub(super) enum Failure {
     Stream(Ended),
     Client(JoinError),
 }
@@ -108,12 +109,14 @@ impl ConfigClient {
         let late = Instant::now() + TOLD;
         loop {
             let is_silent = !*was_current && self.trouble.stream.as_deref() != Some(SILENT);
+            let is_current = *was_current;
             tokio::select! {
                 response = responses.message() => match response? {
                     Some(response) => *was_current |= self.take(response, &answers).await?,
                     None => return Ok(Ended::Closed),
                 },
                 turn = self.saver.turn() => self.save(turn).await?,
+                batch = asking::batch(&mut self.asking, is_current) => self.ask(batch, &answers).await?,
                 () = sleep_until(late), if is_silent => {
                     self.trouble.stream = Some(SILENT.to_owned());
                     self.report();
@@ -123,12 +126,13 @@ impl ConfigClient {
     }
 
     async fn begin(
-        &self,
+        &mut self,
     ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Failure> {
         let path = &self.settings.token_file;
         let token = bearer(path).map_err(|source| Ended::Token { path: path.clone(), source })?;
         let (answers, requests) = mpsc::channel(QUEUE);
-        for request in self.aside(World::begin).await? {
+        let questions = self.asking.as_mut().map(Asking::begin).unwrap_or_default();
+        for request in self.aside(move |world| world.begin(&questions)).await? {
             // There is room for one of each type.
             answers.try_send(request).map_err(|_| Ended::Unread)?;
         }

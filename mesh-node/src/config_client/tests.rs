@@ -6,20 +6,23 @@ use envoy_types::pb::google::protobuf::Any;
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
 use mesh_common::model::{
-    Endpoint, EndpointSlice, EndpointState, MeshSettings, NamespacedName, Node, Service, SlicePort,
+    Endpoint, EndpointSlice, EndpointState, MeshSettings, NamespacedName, Node, Question, Service, SlicePort,
     TrustDomain, Workload, WorkloadUid,
 };
 use mesh_common::snapshot::Delta;
 
+use super::asks::Batch;
 use super::world::{Kept, World};
 use crate::xds::refusal::refusals;
-use crate::xds::{Key, MESH, Outgoing, Resource, ResourceType, Trust, encode, encode_trust};
+use crate::xds::{
+    EVERYTHING, Key, MESH, Outgoing, Resource, ResourceType, Trust, encode, encode_answer, encode_trust,
+};
 
 const BAD: &[u8] = &[0xff; 5];
 
 fn world() -> World {
-    let mut world = World::new("a".into(), MeshSettings::default());
-    assert_eq!(world.begin().len(), ResourceType::OF_EVERYBODY.len());
+    let mut world = World::new("a".into(), MeshSettings::default(), false);
+    assert_eq!(world.begin(&[]).len(), ResourceType::OF_EVERYBODY.len());
     world
 }
 
@@ -134,7 +137,7 @@ fn who_begins_again_says_what_it_understood() {
     complete(&mut world, &[ResourceType::AuthorizationPolicy, ResourceType::Node]);
     assert_eq!(policies(&mut world), ["shop/bad".to_owned(), "shop/good".to_owned()].into());
     assert_eq!(world.refused().len(), 2);
-    let requests = world.begin();
+    let requests = world.begin(&[]);
     let said = &requests[ResourceType::AuthorizationPolicy.index()].initial_resource_versions;
     assert_eq!(said.get("shop/good"), Some(&good.version.to_string()));
     assert_eq!(said.len(), 1);
@@ -147,7 +150,7 @@ fn a_round_that_broke_off_is_in_force_with_the_next_one() {
     let mut world = world();
     complete(&mut world, &[]);
     world.take(response(ResourceType::Node, "2+", &[resource(&node("a"))], &[])).unwrap();
-    let requests = world.begin();
+    let requests = world.begin(&[]);
     assert_eq!(requests[ResourceType::Node.index()].initial_resource_versions.len(), 1);
     assert!(complete(&mut world, &[]));
     assert_eq!(world.commit().snapshot.nodes().count(), 1);
@@ -204,13 +207,13 @@ fn what_was_saved_is_in_force_at_once_and_known_to_the_next_stream() {
     world.take(response(ResourceType::AuthorizationPolicy, "1", &[resource(&policy("p"))], &[])).unwrap();
     world.commit();
     let saved = world.saved().unwrap();
-    let mut again = World::new("a".into(), MeshSettings::default());
+    let mut again = World::new("a".into(), MeshSettings::default(), false);
     let in_force = again.restore(saved.into_iter().map(Kept::resource).collect());
     assert_eq!(
         (in_force.snapshot.nodes().count(), in_force.snapshot.authorization_policies().count()),
         (1, 1)
     );
-    assert_eq!(again.begin()[ResourceType::Node.index()].initial_resource_versions.len(), 1);
+    assert_eq!(again.begin(&[])[ResourceType::Node.index()].initial_resource_versions.len(), 1);
 }
 
 fn service(name: &str) -> Resource {
@@ -285,4 +288,88 @@ fn a_resource_of_another_type_is_refused() {
     sent.resources[1].resource.as_mut().unwrap().type_url = ResourceType::Service.type_url();
     let taken = world().take(sent).unwrap();
     assert_eq!(refusals(taken.answer.error_detail.unwrap()).0.len(), 2);
+}
+
+const WEB: Question = Question::Address(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1)));
+
+/// An agent that asks, on a stream that has begun.
+fn asking(questions: &[Question]) -> World {
+    let mut world = World::new("a".into(), MeshSettings::default(), true);
+    world.begin(questions);
+    world
+}
+
+fn knows_web(world: &mut World) -> bool {
+    let Question::Address(address) = WEB else { unreachable!("it is an address") };
+    let snapshot = world.commit().snapshot;
+    assert!(snapshot.is_partial());
+    !snapshot.is_unasked(address)
+}
+
+fn answer(world: &mut World, version: &str, removed: &[&str]) {
+    let answers: &[_] = if removed.is_empty() { &[encode_answer(WEB)] } else { &[] };
+    world.take(response(ResourceType::Address, version, answers, removed)).unwrap();
+}
+
+#[test]
+fn who_asks_wants_nothing_as_a_matter_of_course() {
+    let mut world = World::new("a".into(), MeshSettings::default(), true);
+    let requests = world.begin(&[WEB]);
+    for (kind, request) in ResourceType::ALL.into_iter().zip(&requests) {
+        let names = [&request.resource_names_subscribe, &request.resource_names_unsubscribe];
+        let is_nothing = names.iter().all(|names| names.iter().any(|name| name == EVERYTHING));
+        assert_eq!(is_nothing, kind.is_on_demand() || kind == ResourceType::Address, "{kind}");
+    }
+    assert_eq!(requests[ResourceType::Address.index()].resource_names_subscribe, ["10.96.0.1", EVERYTHING]);
+    assert!(!complete(&mut world, &[]), "the answers are missing");
+    let last = world.take(response(ResourceType::Address, "1", &[], &[])).unwrap();
+    assert!(last.is_whole);
+}
+
+#[test]
+fn what_is_answered_is_known_until_it_is_taken_back() {
+    let mut world = asking(&[]);
+    complete(&mut world, &[]);
+    assert!(!knows_web(&mut world));
+    world.ask(&Batch { asked: vec![WEB], ..Batch::default() });
+    answer(&mut world, "2", &[]);
+    assert_eq!(world.questions(), [WEB]);
+    assert!(knows_web(&mut world));
+    let (request, snapshot) = world.ask(&Batch { taken_back: vec![WEB], ..Batch::default() });
+    assert_eq!(request.resource_names_unsubscribe, ["10.96.0.1"]);
+    assert!(snapshot.is_unasked([10, 96, 0, 1].into()), "it is not known from the moment on");
+    answer(&mut world, "3", &[]);
+    assert!(!knows_web(&mut world), "the answer to the question of before counted");
+    answer(&mut world, "4", &["10.96.0.1"]);
+    assert_eq!(world.commit().settled, [WEB]);
+    world.ask(&Batch { asked: vec![WEB], ..Batch::default() });
+    answer(&mut world, "5", &[]);
+    assert!(knows_web(&mut world));
+}
+
+#[test]
+fn what_was_asked_is_all_that_is_known_of_a_state_on_disk() {
+    let mut world = asking(&[WEB]);
+    complete(&mut world, &[]);
+    world.take(response(ResourceType::Service, "1", &[service("web")], &[])).unwrap();
+    answer(&mut world, "1", &[]);
+    world.commit();
+    let saved: Vec<_> = world.saved().unwrap().into_iter().map(Kept::resource).collect();
+    for asks in [true, false] {
+        let mut again = World::new("a".into(), MeshSettings::default(), asks);
+        let restored = again.restore(saved.clone()).snapshot;
+        assert!(restored.is_partial() && !restored.is_unasked([10, 96, 0, 1].into()));
+        assert!(restored.is_unasked([10, 96, 0, 2].into()), "nothing is known of it");
+        assert_eq!(again.questions(), [WEB]);
+        again.begin(&[]);
+        complete(&mut again, &[]);
+        assert_eq!(again.commit().snapshot.is_partial(), asks, "a stream that told everything");
+        assert_eq!(again.questions().is_empty(), !asks);
+    }
+}
+
+#[test]
+fn who_does_not_ask_takes_no_answer() {
+    let sent = response(ResourceType::Address, "1", &[encode_answer(WEB)], &[]);
+    assert!(world().take(sent).is_err());
 }

@@ -3,7 +3,7 @@
 //! In: the responses of one stream after another, and what was saved. Out: the answer to each, and, whenever a round is
 //! whole, the snapshot that it makes. Pure: no clock, no I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,13 +11,14 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
-use mesh_common::model::{MeshSettings, Text};
+use mesh_common::model::{MeshSettings, Question, Text};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 
+use super::asks::Batch;
 use crate::xds::refusal::{Refusal, error_detail};
 use crate::xds::{
-    FieldError, Key, Outgoing, Reading, Resource, ResourceType, Shared, Trust, Update, Version, encode, read,
-    removal,
+    EVERYTHING, FieldError, Key, Outgoing, Reading, Resource, ResourceType, Shared, Trust, Update, Version,
+    encode, read, removal,
 };
 
 /// All that this agent knows.
@@ -37,6 +38,12 @@ pub(super) struct World {
     missing: Vec<ResourceType>,
     refused: BTreeMap<Key, Refused>,
     shared: Shared,
+    /// Whether the agent asks, instead of being told everything.
+    asks: bool,
+    /// Questions that were taken back on this stream: an answer under way is of before.
+    taken_back: BTreeSet<Text>,
+    /// Questions of which the controller has said that it knows, since the last round that was whole.
+    settled: Vec<Question>,
 }
 
 /// A resource for the disk.
@@ -72,6 +79,8 @@ pub(super) struct InForce {
     pub(super) trust: Option<Arc<Trust>>,
     /// How many resources came for it.
     pub(super) came: usize,
+    /// Questions that were answered, or are known to be taken back.
+    pub(super) settled: Vec<Question>,
 }
 
 /// A response that means nothing here: the stream is given up.
@@ -83,7 +92,7 @@ pub(super) struct Unasked(String);
 
 impl World {
     /// Knows only what the agent was told by its flags.
-    pub(super) fn new(node: Text, settings: MeshSettings) -> Self {
+    pub(super) fn new(node: Text, settings: MeshSettings, asks: bool) -> Self {
         let mut tables = Tables::default();
         let root_namespace = Arc::clone(&settings.root_namespace);
         tables.apply(Delta::Settings(Arc::new(settings)));
@@ -97,6 +106,9 @@ impl World {
             missing: Vec::new(),
             refused: BTreeMap::new(),
             shared: Shared::default(),
+            asks,
+            taken_back: BTreeSet::new(),
+            settled: Vec::new(),
         }
     }
 
@@ -106,33 +118,88 @@ impl World {
         // Settings first: they say what a policy that is not understood is about.
         resources.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (key, value) in resources {
-            self.put(key, value);
+            if key == everything() {
+                self.tables.know_what_was_asked();
+            } else {
+                self.put(key, value);
+            }
         }
-        self.commit()
+        self.apply()
     }
 
-    /// The first requests of a stream: every type, with what is known of it.
-    pub(super) fn begin(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        self.missing = ResourceType::OF_EVERYBODY.to_vec();
-        let request = |kind: ResourceType| DeltaDiscoveryRequest {
-            node: Some(Node { id: self.node.to_string(), ..Node::default() }),
-            type_url: kind.type_url(),
-            initial_resource_versions: self.versions(kind),
+    /// The first requests of a stream: every type, with what is known of it, and all that is asked.
+    pub(super) fn begin(&mut self, questions: &[Question]) -> Vec<DeltaDiscoveryRequest> {
+        let kinds = if self.asks { &ResourceType::ALL[..] } else { &ResourceType::OF_EVERYBODY };
+        self.missing = kinds.to_vec();
+        self.taken_back.clear();
+        let request = |kind: &ResourceType| {
+            let mut request = DeltaDiscoveryRequest {
+                node: Some(Node { id: self.node.to_string(), ..Node::default() }),
+                type_url: kind.type_url(),
+                ..DeltaDiscoveryRequest::default()
+            };
+            if *kind == ResourceType::Address {
+                request.resource_names_subscribe = names(questions);
+            } else {
+                request.initial_resource_versions = self.versions(*kind);
+            }
+            if self.asks && (kind.is_on_demand() || *kind == ResourceType::Address) {
+                // Nothing as a matter of course.
+                request.resource_names_subscribe.push(EVERYTHING.to_owned());
+                request.resource_names_unsubscribe.push(EVERYTHING.to_owned());
+            }
+            request
+        };
+        kinds.iter().map(request).collect()
+    }
+
+    /// The request of a batch. What it takes back is not known any more from here on.
+    pub(super) fn ask(&mut self, batch: &Batch) -> (DeltaDiscoveryRequest, Arc<Snapshot>) {
+        for question in &batch.taken_back {
+            let key = Key { kind: ResourceType::Address, name: question.to_string().into() };
+            self.tables.forget(*question);
+            self.versions.remove(&key);
+            self.values.remove(&key);
+            self.pending.remove(&key);
+            self.taken_back.insert(key.name);
+        }
+        let request = DeltaDiscoveryRequest {
+            type_url: ResourceType::Address.type_url(),
+            resource_names_subscribe: names(&batch.asked),
+            resource_names_unsubscribe: names(&batch.taken_back),
             ..DeltaDiscoveryRequest::default()
         };
-        ResourceType::OF_EVERYBODY.into_iter().map(request).collect()
+        (request, Arc::new(self.tables.snapshot()))
+    }
+
+    /// What was asked and answered.
+    pub(super) fn questions(&self) -> Vec<Question> {
+        let first = Key { kind: ResourceType::Address, name: "".into() };
+        let answered = self.versions.range(first..).take_while(|(key, _)| key.kind == ResourceType::Address);
+        answered.filter_map(|(key, _)| key.name.parse().ok()).collect()
     }
 
     /// Takes a response in; nothing of it is in force before [`Self::commit`].
     pub(super) fn take(&mut self, response: DeltaDiscoveryResponse) -> Result<Taken, Unasked> {
         let DeltaDiscoveryResponse { type_url, resources, removed_resources, nonce, .. } = response;
-        let Some(kind) = ResourceType::of_url(&type_url) else { return Err(Unasked(type_url)) };
+        let kind = ResourceType::of_url(&type_url);
+        let Some(kind) = kind.filter(|kind| self.asks || *kind != ResourceType::Address) else {
+            return Err(Unasked(type_url));
+        };
         let mut refusals = Vec::new();
         for name in removed_resources {
+            if kind == ResourceType::Address {
+                self.taken_back.remove(&*name);
+                self.settled.extend(name.parse::<Question>());
+                continue;
+            }
             self.remove(Key { kind, name: name.into() });
         }
         for resource in resources {
             // A slice has named its pods by then.
+            if kind == ResourceType::Address && self.taken_back.contains(&*resource.name) {
+                continue;
+            }
             let name = self.shared.text(&resource.name);
             let key = Key { kind, name };
             match value(resource, &type_url) {
@@ -156,17 +223,30 @@ impl World {
 
     /// Puts into force what came.
     pub(super) fn commit(&mut self) -> InForce {
+        if self.asks {
+            self.tables.know_what_was_asked();
+        } else if self.tables.is_partial() {
+            self.tables.know_everything();
+            self.versions.retain(|key, _| key.kind != ResourceType::Address);
+        }
+        self.apply()
+    }
+
+    fn apply(&mut self) -> InForce {
         let (mut trust, came) = (None, self.pending.len());
         for (key, update) in std::mem::take(&mut self.pending) {
             match update {
                 Some(Update::Delta(delta)) => drop(self.tables.apply(delta)),
                 Some(Update::Trust(new)) => trust = Some(new),
-                // To who asks alone.
-                Some(Update::Answered(_)) => {}
+                Some(Update::Answered(question)) => {
+                    self.tables.learn(question);
+                    self.settled.push(question);
+                }
                 None => drop(removal(&key).map(|delta| self.tables.apply(delta))),
             }
         }
-        InForce { snapshot: Arc::new(self.tables.snapshot()), trust, came }
+        let settled = std::mem::take(&mut self.settled);
+        InForce { snapshot: Arc::new(self.tables.snapshot()), trust, came, settled }
     }
 
     /// What is not understood.
@@ -180,7 +260,10 @@ impl World {
             Some(value) => Some(Kept::Came(key.clone(), value.clone())),
             None => self.known(key).map(Kept::Known),
         };
-        self.pending.is_empty().then(|| self.versions.keys().filter_map(kept).collect())
+        let is_partial = self.tables.is_partial().then(|| Kept::Came(everything(), Bytes::new()));
+        self.pending
+            .is_empty()
+            .then(|| is_partial.into_iter().chain(self.versions.keys().filter_map(kept)).collect())
     }
 
     /// A resource as the tables have it, of the types whose bytes are not kept.
@@ -256,6 +339,15 @@ impl Kept {
             },
         }
     }
+}
+
+/// In the state on disk: that all else is only what was asked.
+fn everything() -> Key {
+    Key { kind: ResourceType::Address, name: EVERYTHING.into() }
+}
+
+fn names(questions: &[Question]) -> Vec<String> {
+    questions.iter().map(ToString::to_string).collect()
 }
 
 fn value(resource: WireResource, type_url: &str) -> Result<Bytes, FieldError> {

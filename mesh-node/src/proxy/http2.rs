@@ -138,6 +138,8 @@ impl Proxy {
         service: Option<&str>,
     ) -> Option<Rc<Http2Connection>> {
         let snapshot = self.snapshot();
+        self.ask_who_calls(pod, &snapshot, facts.client_ip(), true);
+        let place = place.using(self.in_use(&facts));
         let facts = ConnectionFacts { claimed_dst: claimed(&snapshot, &facts, service), ..facts };
         let destination = resolve::destination(&snapshot, &facts).with_detected(Protocol::Http2);
         let denial = policy::authorize_connection(&snapshot, &facts, &destination).err();

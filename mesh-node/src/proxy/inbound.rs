@@ -75,6 +75,10 @@ impl Core {
             .workload_at(accepted.peer.ip())
             .is_some_and(|caller| caller.enrolment == Enrolment::Enabled);
         if is_mesh || !self.may_begin_at_once(&snapshot, pod, accepted)? {
+            self.ask_who_calls(pod, &snapshot, accepted.peer.ip(), false);
+            return Ok(Inbound::Peek);
+        }
+        if self.may_be_of_the_mesh(pod, &snapshot, accepted.peer.ip()) {
             return Ok(Inbound::Peek);
         }
         let (record, course) = self.plaintext(pod, accepted, Protocol::Undeclared)?;
@@ -132,6 +136,7 @@ impl Core {
         spoken: Protocol,
         carrier: Carrier,
     ) -> Result<(Record, Course), Refusal> {
+        self.ask_who_calls(pod, snapshot, facts.client_ip(), facts.peer.verified().is_some());
         let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
         let caller = caller_pod(snapshot, &facts);
         let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller })?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use mesh_common::model::Text;
 
 use crate::config::LimitConfig;
+use crate::config_client::InUse;
 
 /// The places of the node and, by name, of each namespace. Made once.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Places {
     namespaces: Mutex<HashMap<Text, Weak<Budget>>>,
     per_namespace: u32,
     per_pod: u32,
+    /// Of those that are held.
+    held: Arc<Budget>,
 }
 
 /// The places that connections of one pod draw on.
@@ -27,12 +30,28 @@ pub struct PodPlaces {
     node: Arc<Budget>,
     namespace: Arc<Budget>,
     pod: Budget,
+    held_of_node: Arc<Budget>,
+    held: Budget,
 }
 
 /// A connection's place; dropping it gives it back.
 #[derive(Debug)]
 #[must_use]
-pub struct Place(Arc<PodPlaces>);
+pub struct Place {
+    places: Arc<PodPlaces>,
+    /// What it depends on, where the agent asks for that.
+    in_use: Option<InUse>,
+}
+
+/// The place of a connection that is held because nothing can be decided yet; dropping it gives it back.
+#[derive(Debug)]
+#[must_use]
+pub struct HeldPlace(Arc<PodPlaces>);
+
+/// Most connections that are held at a time, of a pod: what one of its cores accepts in a moment.
+const HELD_PER_POD: u32 = 64;
+/// And of the node: they wait for seconds where no controller answers.
+const HELD: u32 = 1024;
 
 /// Which limit a connection met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +78,7 @@ impl Places {
             namespaces: Mutex::default(),
             per_namespace: config.connections_per_namespace,
             per_pod: config.connections_per_pod,
+            held: Arc::new(Budget::new(HELD)),
         }
     }
 
@@ -71,7 +91,13 @@ impl Places {
             namespaces.insert(namespace.clone(), Arc::downgrade(&budget));
             budget
         });
-        Arc::new(PodPlaces { node: self.node.clone(), namespace: shared, pod: Budget::new(self.per_pod) })
+        Arc::new(PodPlaces {
+            node: self.node.clone(),
+            namespace: shared,
+            pod: Budget::new(self.per_pod),
+            held_of_node: Arc::clone(&self.held),
+            held: Budget::new(HELD_PER_POD),
+        })
     }
 
     /// Connections of the node now.
@@ -97,15 +123,42 @@ impl PodPlaces {
                 return Err(*limit);
             }
         }
-        Ok(Place(self.clone()))
+        Ok(Place { places: self.clone(), in_use: None })
+    }
+
+    /// Takes a place for a connection that is held; `None` if too many are.
+    pub fn hold(self: &Arc<Self>) -> Option<HeldPlace> {
+        if !self.held.take() {
+            return None;
+        }
+        if !self.held_of_node.take() {
+            self.held.give_back();
+            return None;
+        }
+        Some(HeldPlace(self.clone()))
+    }
+}
+
+impl Place {
+    /// Its connection needs what is known by this use.
+    pub fn using(mut self, in_use: Option<InUse>) -> Self {
+        self.in_use = in_use;
+        self
+    }
+}
+
+impl Drop for HeldPlace {
+    fn drop(&mut self) {
+        self.0.held.give_back();
+        self.0.held_of_node.give_back();
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.node.give_back();
-        self.0.namespace.give_back();
-        self.0.pod.give_back();
+        self.places.node.give_back();
+        self.places.namespace.give_back();
+        self.places.pod.give_back();
     }
 }
 
@@ -173,6 +226,17 @@ mod tests {
         assert_eq!(places.used(), 1);
         drop(held);
         assert_eq!(places.used(), 0);
+    }
+
+    #[test]
+    fn one_pod_holds_so_many_and_no_other_holds_fewer() {
+        let places = places(9, 9, 9);
+        let (one, other) = (places.pod(&"shop".into()), places.pod(&"shop".into()));
+        let held: Vec<_> = std::iter::from_fn(|| one.hold()).collect();
+        assert_eq!(held.len() as u32, HELD_PER_POD);
+        assert!(other.hold().is_some());
+        drop(held);
+        assert!(one.hold().is_some());
     }
 
     #[test]

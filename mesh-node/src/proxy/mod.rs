@@ -4,6 +4,7 @@
 //! counts. One [`Proxy`] per core; what the cores share is in [`Shared`]. Everything here is a plain function on the
 //! core's thread: it looks up, decides and returns. Does no I/O of its own but two look-ups of the kernel's maps.
 
+mod asking;
 mod http;
 mod http2;
 mod http2_exchange;
@@ -46,6 +47,7 @@ pub use self::pod::PodHandle;
 pub use self::record::Record;
 pub use self::shared::{ProxyMetrics, Shared};
 
+use self::asking::Held;
 use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
@@ -59,7 +61,8 @@ use crate::transport::connect::{self, Dial};
 use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
-    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
+    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Outbound, Refusal, TunnelKey,
+    TunnelPlan,
 };
 use crate::transport::{self, CloseReason, Outcome, TunnelLoss};
 
@@ -129,7 +132,8 @@ impl Core {
 
     /// A place for a connection, which is reported as refused if there is none.
     fn place(&self, pod: &PodHandle, subject: Subject<'_>) -> Result<Place, Refusal> {
-        self.or_reject(pod.places().take().map_err(Rejection::Limited), subject)
+        let place = self.or_reject(pod.places().take().map_err(Rejection::Limited), subject)?;
+        Ok(place.using(self.in_use(subject.facts)))
     }
 
     fn original_dst(&self, pod: &PodHandle, accepted: &Accepted<'_>) -> Option<SocketAddr> {
@@ -190,13 +194,23 @@ impl Conductor for Proxy {
     type Pod = PodHandle;
     type Record = Record;
     type Exchange = Exchange;
+    type Held = Held;
 
     fn accept_outbound(
         &mut self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
-    ) -> Result<(Record, Course), Refusal> {
+    ) -> Result<Outbound<Record, Held>, Refusal> {
         self.outbound(pod, accepted)
+    }
+
+    fn begin_outbound(
+        &mut self,
+        pod: &PodHandle,
+        held: Held,
+        is_over: bool,
+    ) -> Result<Outbound<Record, Held>, Refusal> {
+        self.outbound_again(pod, held, is_over)
     }
 
     fn accept_inbound(

@@ -9,6 +9,7 @@ use mesh_common::route::{self, Choice, Plan};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
+use super::asking::Held;
 use super::inbound::asks_about_requests;
 use super::load::Unit;
 use super::pod::PodHandle;
@@ -17,7 +18,7 @@ use super::response::Rejection;
 use super::{Between, Core};
 use crate::transport::connect::Dial;
 use crate::transport::http1::HttpCourse;
-use crate::transport::tunnel::{Accepted, Course, Refusal, TunnelKey};
+use crate::transport::tunnel::{Accepted, Course, Outbound, Refusal, TunnelKey};
 use crate::transport::{CloseReason, Planned};
 
 impl Core {
@@ -26,10 +27,20 @@ impl Core {
         &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
-    ) -> Result<(Record, Course), Refusal> {
+    ) -> Result<Outbound<Record, Held>, Refusal> {
         let snapshot = self.snapshot();
         let facts = self.local_facts(&snapshot, pod, accepted)?;
-        let destination = resolve::destination(&snapshot, &facts);
+        self.leave(pod, &snapshot, facts, None)
+    }
+
+    /// Decides a connection of an application, now that it is known what for.
+    pub(super) fn outbound_to(
+        &self,
+        pod: &PodHandle,
+        snapshot: &Snapshot,
+        facts: ConnectionFacts,
+        destination: Destination,
+    ) -> Result<(Record, Course), Refusal> {
         let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller: None })?;
         let http = HttpCourse {
             dialled: facts.original_dst,
@@ -38,18 +49,18 @@ impl Core {
             expects_http2: destination.protocol.is_http2(),
         };
         if destination.protocol.is_http() && !matches!(destination.target, Target::Unknown(_)) {
-            return Ok(self.requests_of(place, &snapshot, facts, destination, http));
+            return Ok(self.requests_of(place, snapshot, facts, destination, http));
         }
         let subject = Subject { facts: &facts, destination: &destination, caller: None };
-        let decided = self.decide(&snapshot, &facts, &destination, &[]);
+        let decided = self.decide(snapshot, &facts, &destination, &[]);
         let (plan, decided) = self.or_reject(decided, subject)?;
-        if matches!(&plan, Plan::Local(local) if asks_about_requests(&snapshot, &facts, local)) {
-            return Ok(self.requests_of(place, &snapshot, facts, destination, http));
+        if matches!(&plan, Plan::Local(local) if asks_about_requests(snapshot, &facts, local)) {
+            return Ok(self.requests_of(place, snapshot, facts, destination, http));
         }
         let side = Side::open(self, subject, &decided, &plan);
         let busy = self.load.add(plan.address(), Unit::Connection);
         let mut record = Record::new(place, Some(busy), side);
-        match self.course(&snapshot, pod, &mut record, plan) {
+        match self.course(snapshot, pod, &mut record, plan) {
             Ok(course) => Ok((record, course)),
             Err(refusal) => {
                 record.refused_by_called(refusal);

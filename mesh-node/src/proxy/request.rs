@@ -199,7 +199,11 @@ impl HttpConnection {
             return;
         }
         self.generation = snapshot.generation();
-        self.destination = resolve::destination(snapshot, &self.facts).with_detected(self.spoken);
+        let destination = resolve::destination(snapshot, &self.facts);
+        // Of what is asked no more, what was known stays.
+        if !destination.is_to_be_asked() {
+            self.destination = destination.with_detected(self.spoken);
+        }
         if self.facts.direction == Direction::Inbound {
             self.caller = caller_pod(snapshot, &self.facts).cloned();
         }

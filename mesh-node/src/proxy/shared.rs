@@ -7,6 +7,7 @@ use mesh_common::snapshot::Snapshot;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
 use super::limits::Places;
+use crate::config_client::Asker;
 use crate::identity::Identities;
 use crate::kernel::{CallerWriter, OriginalDstReader};
 use crate::telemetry::access_log::{AccessLog, Audited};
@@ -33,6 +34,8 @@ pub struct Shared {
     pub callers: CallerWriter,
     /// The conductor's own metrics.
     pub metrics: ProxyMetrics,
+    /// Asks what addresses are, where the agent is not told everything.
+    pub asker: Option<Asker>,
 }
 
 /// What the conductor counts.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::begin::Near;
-use super::conductor::{Accepted, Conductor, FirstBytes, Inbound, Refusal};
+use super::conductor::{Accepted, Conductor, FirstBytes, Inbound, Outbound, Refusal};
 use super::core::{Job, NEVER};
 use super::engine::Engine;
 use super::reactor::Token;
@@ -113,10 +113,11 @@ impl<C: Conductor> Engine<C> {
     fn accepted_outbound(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_outbound(&pod, &accepted) {
-            Ok((record, course)) => {
+            Ok(Outbound::Begin(record, course)) => {
                 let near = self.near(socket, self.core.now);
                 self.begin(pod, record, near, course);
             }
+            Ok(Outbound::Hold(held)) => self.hold(pod, socket, (peer, local), held),
             Err(refusal) => self.turn_away(&socket, refusal),
         }
     }
@@ -128,17 +129,20 @@ impl<C: Conductor> Engine<C> {
                 let near = self.near(socket, self.core.now);
                 self.begin(pod, record, near, course);
             }
-            Ok(Inbound::Peek) => {
-                let Some(place) = self.core.handshakes.take(Source::Address(peer.ip())) else {
-                    self.conductor.not_begun(&pod, Direction::Inbound, &accepted, CloseReason::Overloaded);
-                    return connect::reset_on_close(&socket);
-                };
-                let deadline = self.core.now.after(self.core.settings.detect_timeout);
-                let accepted = self.core.now;
-                self.detect(Detecting { socket, pod, peer, local, deadline, accepted, place }, false);
-            }
+            Ok(Inbound::Peek) => self.peek_at(pod, socket, peer, local),
             Err(refusal) => self.turn_away(&socket, refusal),
         }
+    }
+
+    fn peek_at(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        let Some(place) = self.core.handshakes.take(Source::Address(peer.ip())) else {
+            let accepted = Accepted { socket: socket.as_fd(), peer, local };
+            self.conductor.not_begun(&pod, Direction::Inbound, &accepted, CloseReason::Overloaded);
+            return connect::reset_on_close(&socket);
+        };
+        let deadline = self.core.now.after(self.core.settings.detect_timeout);
+        let accepted = self.core.now;
+        self.detect(Detecting { socket, pod, peer, local, deadline, accepted, place }, false);
     }
 
     fn not_begun(&mut self, detecting: &Detecting<C::Pod>, reason: CloseReason) {
@@ -147,11 +151,11 @@ impl<C: Conductor> Engine<C> {
         self.conductor.not_begun(pod, Direction::Inbound, &accepted, reason);
     }
 
-    fn near(&self, socket: OwnedFd, started: Tick) -> Near {
+    pub(super) fn near(&self, socket: OwnedFd, started: Tick) -> Near {
         Near { socket: Plain::new(socket), said: Vec::new(), started, retried: false }
     }
 
-    fn turn_away(&mut self, socket: &OwnedFd, refusal: Refusal) {
+    pub(super) fn turn_away(&mut self, socket: &OwnedFd, refusal: Refusal) {
         let Refusal(_) = refusal;
         self.core.counters.refused_by_conductor.add(1);
         connect::reset_on_close(socket);
@@ -163,6 +167,27 @@ impl<C: Conductor> Engine<C> {
             // Registered anew if it still waits: a new edge is wanted for what arrives from now on.
             self.core.reactor.remove(&detecting.socket);
             self.detect(detecting, hung_up);
+        }
+    }
+
+    /// More is known than when it came: its first bytes may not matter any more.
+    pub(super) fn detecting_again(&mut self, key: Key) {
+        let Some(Detecting { socket, pod, peer, local, .. }) = self.detecting.get(key) else { return };
+        let accepted = Accepted { socket: socket.as_fd(), peer: *peer, local: *local };
+        let decided = self.conductor.accept_inbound(pod, &accepted);
+        if let Ok(Inbound::Peek) = decided {
+            return;
+        }
+        let Some(Detecting { socket, pod, accepted, place, .. }) = self.detecting.remove(key) else { return };
+        drop(place);
+        self.core.reactor.remove(&socket);
+        match decided {
+            Ok(Inbound::Plaintext(record, course)) => {
+                let near = self.near(socket, accepted);
+                self.begin(pod, record, near, course);
+            }
+            Ok(Inbound::Peek) => {}
+            Err(refusal) => self.turn_away(&socket, refusal),
         }
     }
 

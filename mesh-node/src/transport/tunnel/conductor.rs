@@ -103,6 +103,15 @@ pub enum Inbound<R> {
     Plaintext(R, Course),
 }
 
+/// How a connection of an application begins.
+#[derive(Debug)]
+pub enum Outbound<R, H> {
+    /// Along a course.
+    Begin(R, Course),
+    /// Nothing can be decided yet.
+    Hold(H),
+}
+
 /// What the first bytes of an inbound connection that is not a tunnel are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes<'a> {
@@ -125,6 +134,8 @@ pub trait Conductor: Sized + 'static {
     type Record: 'static;
     /// What the conductor keeps with each request, from its decision to [`exchange_ended`](Self::exchange_ended).
     type Exchange: 'static;
+    /// What the conductor keeps with a connection of which nothing can be decided yet.
+    type Held: 'static;
 
     /// Decides a connection of an application of `pod`.
     ///
@@ -134,9 +145,23 @@ pub trait Conductor: Sized + 'static {
         &mut self,
         pod: &Self::Pod,
         accepted: &Accepted<'_>,
-    ) -> Result<(Self::Record, Course), Refusal>;
+    ) -> Result<Outbound<Self::Record, Self::Held>, Refusal>;
 
-    /// Decides how a connection to `pod` begins.
+    /// Decides a held connection of an application of `pod`, if it can be now. `is_over`: it is not held any longer.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset.
+    fn begin_outbound(
+        &mut self,
+        pod: &Self::Pod,
+        held: Self::Held,
+        is_over: bool,
+    ) -> Result<Outbound<Self::Record, Self::Held>, Refusal> {
+        let _ = (pod, held, is_over);
+        Err(Refusal(ResetReason::Internal))
+    }
+
+    /// Decides how a connection to `pod` begins. Asked again of those that are looked at when the tables have changed.
     ///
     /// # Errors
     /// [`Refusal`]: it is reset.

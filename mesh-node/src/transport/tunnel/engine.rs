@@ -17,6 +17,7 @@ use super::conductor::{Conductor, TunnelKey};
 use super::connection::{Connection, ConnectionId, Kind};
 use super::core::{Core, Job};
 use super::counters::Counters;
+use super::held::HeldConnection;
 use super::link::{Link, Phase};
 use super::mailbox::{Handle, Mailbox};
 use super::reactor::{Ready, Token};
@@ -45,6 +46,7 @@ pub struct Engine<C: Conductor> {
     pub(super) listeners: Slots<NewListener<C::Pod>>,
     pub(super) listener_names: HashMap<ListenerId, Key>,
     pub(super) detecting: Slots<Detecting<C::Pod>>,
+    pub(super) held: Slots<HeldConnection<C>>,
     pub(in crate::transport) tunnels: Slots<Link<C::Pod>>,
     pub(in crate::transport) connections: Slots<Connection<C>>,
     pub(in crate::transport) applications: Applications,
@@ -90,6 +92,7 @@ impl<C: Conductor> Engine<C> {
             listeners: Slots::new(),
             listener_names: HashMap::new(),
             detecting: Slots::new(),
+            held: Slots::new(),
             tunnels: Slots::new(),
             connections: Slots::new(),
             applications: Applications::default(),
@@ -199,6 +202,7 @@ impl<C: Conductor> Engine<C> {
         while let Some(timed) = self.core.timers.due(self.core.now) {
             match timed {
                 Timed::Detecting(key) => self.detecting_deadline(key),
+                Timed::Held(key) => self.held_deadline(key),
                 Timed::Tunnel(key) => self.tunnel_deadline(key),
                 Timed::Connection(key) => self.connection_deadline(key),
                 Timed::Applications => self.expire_applications(),
@@ -207,9 +211,10 @@ impl<C: Conductor> Engine<C> {
         self.do_queued_work();
         self.flush();
         if self.core.timers.is_crowded() {
-            let Self { detecting, tunnels, connections, core, .. } = self;
+            let Self { detecting, held, tunnels, connections, core, .. } = self;
             core.timers.forget(|timed| match timed {
                 Timed::Detecting(key) => detecting.get(key).is_some(),
+                Timed::Held(key) => held.get(key).is_some(),
                 Timed::Tunnel(key) => tunnels.get(key).is_some(),
                 Timed::Connection(key) => connections.get(key).is_some(),
                 Timed::Applications => true,
@@ -248,7 +253,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Seals and writes everything that this turn produced.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         // Losing a tunnel may begin streams on another: its output belongs to this turn too.
         while let Some(tunnel) = self.core.dirty.pop() {
             self.flush_tunnel(tunnel);
@@ -353,6 +358,7 @@ impl<C: Conductor> Engine<C> {
         for key in self.connections.keys() {
             self.end(key, CloseReason::Draining);
         }
+        self.let_go_of_held();
         self.flush();
         for key in self.tunnels.keys() {
             match self.tunnels.get(key).map(|link| link.phase) {

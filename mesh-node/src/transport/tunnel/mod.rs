@@ -35,6 +35,7 @@ mod connection;
 mod core;
 mod counters;
 mod engine;
+mod held;
 mod joined;
 mod link;
 mod mailbox;
@@ -51,7 +52,8 @@ mod tunnels;
 
 pub use accept::{ListenerId, NewListener};
 pub use conductor::{
-    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Refusal, TunnelKey, TunnelPlan,
+    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Outbound, Refusal, TunnelKey,
+    TunnelPlan,
 };
 pub use connection::ConnectionId;
 pub use counters::{Counter, Counters, register_metrics};

@@ -28,6 +28,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// `--detect-timeout`: first bytes of an inbound connection.
     pub detect_timeout: Duration,
+    /// A connection of which nothing can be decided yet.
+    pub hold_timeout: Duration,
     /// `--tcp-idle-timeout`: a connection on which nothing moves.
     pub idle_timeout: Duration,
     /// A tunnel with streams that is silent for this long is asked with PING.
@@ -49,6 +51,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_secs(5),
+            hold_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
             silence: Duration::from_secs(10),
             answer: Duration::from_secs(5),

@@ -27,6 +27,7 @@ impl Tick {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::transport) enum Timed {
     Detecting(Key),
+    Held(Key),
     Tunnel(Key),
     Connection(Key),
     /// Of the pooled connections to applications, the one that waited longest.

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// For all of them to have heard of one change.
 const CHANGE: Duration = Duration::from_secs(60);
 
+/// Services that the pods of one node call.
+const CALLED: usize = 50;
+
 /// How large the cluster is.
 #[derive(Args, Clone, Debug)]
 pub struct ControlArgs {
@@ -103,6 +106,7 @@ impl Bench {
         self.fill(agents, &controller, &mut connected).await?;
         self.changes(&format!("{agents} agents"), agents, args.changes, &mut connected, Some(100.0)).await?;
         self.whole_agent(agents, &controller).await?;
+        self.asking_agent(agents, &controller).await?;
         let peak = peak_megabytes(controller.id())?;
         self.figures.add("controller: memory at its peak", "MB", peak, Some(1500.0));
         Ok(())
@@ -199,11 +203,24 @@ impl Bench {
 
     /// A real agent of a node of its own.
     async fn whole_agent(&mut self, node: usize, controller: &Controller) -> Result<()> {
-        let mut agent = self.stand.agent(node, controller).await?;
+        let mut agent = self.stand.agent(node, controller, None).await?;
         agent.is_current().await?;
         let id = agent.id();
         self.figures.add("agent: memory", "MB", resident_megabytes(id)?, Some(150.0));
         self.figures.add("agent: memory at its peak", "MB", peak_megabytes(id)?, None);
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// The same agent, if it asks and its pods have called some Services.
+    async fn asking_agent(&mut self, node: usize, controller: &Controller) -> Result<()> {
+        let called = CALLED.min(self.size.services);
+        let dialled = (0..called).map(|number| objects::cluster_ip(number * self.size.services / called));
+        let mut agent = self.stand.agent(node, controller, Some(dialled.collect())).await?;
+        agent.is_current().await?;
+        let name = format!("agent that asks, {called} Services called: memory");
+        self.figures.add(name, "MB", resident_megabytes(agent.id())?, None);
         Ok(())
     }
 }

@@ -86,6 +86,11 @@ pub fn changing_endpoints(size: Size, is_ready: bool) -> Value {
     json!([endpoint(0, &namespace(0), size, is_ready)])
 }
 
+/// The address of a Service.
+pub fn cluster_ip(service: usize) -> Ipv4Addr {
+    address(11, service)
+}
+
 /// The uid of the agent's pod of a node.
 pub fn agent_uid(number: usize) -> String {
     uid(0xa, number)
@@ -158,7 +163,7 @@ fn running(address: Ipv4Addr) -> Value {
 }
 
 fn service_object(namespace: &str, name: &str, number: usize) -> Stored {
-    let cluster_ip = address(11, number);
+    let cluster_ip = cluster_ip(number);
     let metadata = metadata(Some(namespace), name, &uid(4, number));
     let port = json!({"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"});
     let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use mesh_common::model::{SpiffeId, TrustDomain};
 use mesh_node::controller::{CONTROLLER, client};
 use mesh_node::identity::{ControllerTrust, IdentityMetrics, TrustBundle, roots_of_pem, system_clock};
 use mesh_node::telemetry::registry::Registry;
+use mesh_node::xds::saved::save;
+use mesh_node::xds::{EVERYTHING, Key, ResourceType};
 use mesh_test_cluster::api_server::ApiServer;
 use mesh_test_cluster::network::free_ports;
 use mesh_test_cluster::part::Part;
@@ -136,19 +138,27 @@ impl Stand {
         Ok(Controller { part, address, metrics, readiness })
     }
 
-    /// Starts the agent of a node, which has no cgroup of any pod.
+    /// Starts the agent of a node, which has no cgroup of any pod. One that asks goes on with the addresses that its pods
+    /// dialled before it was started.
     ///
     /// # Errors
     /// It cannot be started.
-    pub async fn agent(&self, node: usize, controller: &Controller) -> Result<Agent> {
+    pub async fn agent(
+        &self,
+        node: usize,
+        controller: &Controller,
+        dialled: Option<Vec<Ipv4Addr>>,
+    ) -> Result<Agent> {
+        let called = if dialled.is_some() { "asking" } else { "agent" };
         let file = |name: &str, text: String| -> Result<PathBuf> {
             let path = self.run.folder().join(name);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
             Ok(path)
         };
         let (roots, token) = (file("roots.pem", self.roots()?)?, file("token", self.token(node).await?)?);
-        let (pods, state) = (self.run.cgroup().join("pods"), self.run.folder().join("state"));
-        fs::create_dir(&pods).context("make the cgroup of the pods")?;
+        let (pods, state) =
+            (self.run.cgroup().join("pods"), self.run.folder().join(format!("state-{called}")));
+        fs::create_dir_all(&pods).context("make the cgroup of the pods")?;
         let [metrics, readiness] = addresses()?;
         let mut command = Command::new(binary::mesh_node()?);
         command.args(["agent", "--node-name", &objects::node(node), "--workers", "1"]);
@@ -158,8 +168,8 @@ impl Stand {
             ("--controller-token", token),
             ("--state-dir", state.clone()),
             ("--cgroup-root", pods),
-            ("--agent-cgroup", self.run.cgroup().join("agent")),
-            ("--pin-dir", self.run.bpffs().join("agent")),
+            ("--agent-cgroup", self.run.cgroup().join(called)),
+            ("--pin-dir", self.run.bpffs().join(called)),
             ("--admin-socket", self.run.folder().join("admin.sock")),
         ];
         for (flag, folder) in folders {
@@ -168,7 +178,11 @@ impl Stand {
         for (flag, address) in [("--metrics-address", metrics), ("--readiness-address", readiness)] {
             command.arg(flag).arg(address.to_string());
         }
-        Ok(Agent { part: Part::start(&self.run, "agent", command)?, metrics, state })
+        if let Some(dialled) = dialled {
+            command.arg("--on-demand");
+            remember(&state, &objects::node(node), &dialled).context("write what was dialled")?;
+        }
+        Ok(Agent { part: Part::start(&self.run, called, command)?, metrics, state })
     }
 
     /// A token of the agent's pod of a node, as its kubelet would have it projected.
@@ -267,6 +281,15 @@ impl Agent {
     pub fn id(&self) -> u32 {
         self.part.id()
     }
+}
+
+/// Writes the state of an agent that asked about addresses.
+fn remember(folder: &Path, node: &str, dialled: &[Ipv4Addr]) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let names = dialled.iter().map(ToString::to_string).chain([EVERYTHING.to_owned()]);
+    let key = |name: String| Key { kind: ResourceType::Address, name: name.into() };
+    let mut file = fs::File::create(folder.join("state"))?;
+    Ok(save(node, names.map(|name| (key(name), bytes::Bytes::new())), &mut file)?)
 }
 
 fn addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {

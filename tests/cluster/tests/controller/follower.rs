@@ -46,6 +46,7 @@ impl Follower {
             state_dir: path("state"),
             node: node.into(),
             mesh: MeshSettings::default(),
+            on_demand: None,
         };
         let registry = Registry::new();
         let metrics = (Metrics::new(&registry)?, IdentityMetrics::new(&registry)?);

@@ -19,7 +19,7 @@ use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCou
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
-    LostTunnel, NewListener, Refusal, Settings, TunnelKey, TunnelPlan,
+    LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -104,18 +104,19 @@ impl Conductor for Judge {
     type Pod = &'static str;
     type Record = ();
     type Exchange = String;
+    type Held = ();
 
-    fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<((), Course), Refusal> {
+    fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Outbound<(), ()>, Refusal> {
         if self.opaque
             && let To::Tunnel(_) = self.to
         {
             let Course::Tunnel { key, open, planned } = self.course(self.to).course else { unreachable!() };
-            return Ok((
+            return Ok(Outbound::Begin(
                 (),
                 Course::Tunnel { key, open: Open { kind: StreamKind::Opaque, ..open }, planned },
             ));
         }
-        Ok(((), self.http(false)))
+        Ok(Outbound::Begin((), self.http(false)))
     }
 
     fn accept_inbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Inbound<()>, Refusal> {

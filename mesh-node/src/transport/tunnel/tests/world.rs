@@ -23,7 +23,7 @@ use crate::transport::handshakes::{Handshakes, Limits, Place};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
-    LostTunnel, NewListener, Refusal, Settings, TunnelKey, TunnelPlan,
+    LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -95,9 +95,10 @@ impl Conductor for Script {
     type Pod = &'static str;
     type Record = u32;
     type Exchange = ();
+    type Held = ();
 
-    fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<(u32, Course), Refusal> {
-        Ok((1, self.outbound.course(self)))
+    fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Outbound<u32, ()>, Refusal> {
+        Ok(Outbound::Begin(1, self.outbound.course(self)))
     }
 
     fn accept_inbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Inbound<u32>, Refusal> {
