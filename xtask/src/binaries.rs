@@ -49,7 +49,7 @@ pub struct Binaries {
     tests: Vec<Binary>,
     /// Programs by name.
     programs: Vec<(String, PathBuf)>,
-    /// Programs of an earlier commit, by the variable that names each.
+    /// Programs and files of an earlier commit, by the variable that names each.
     previous: Vec<(&'static str, PathBuf)>,
 }
 

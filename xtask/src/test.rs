@@ -50,8 +50,8 @@ pub enum Suite {
     /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. The first
     /// time it builds Kubernetes, twelve minutes
     Cluster,
-    /// Agents, controllers and command lines of this commit and of the one before it, together; needs root and a clone
-    /// that has that commit. By name alone: it builds that commit, three minutes
+    /// Agents, controllers and command lines of this commit and of the one before it, together, and a cluster that is
+    /// upgraded; needs root, Go and a clone that has that commit. By name alone: it builds that commit, three minutes
     Skew,
 }
 
@@ -65,7 +65,8 @@ pub fn run(suites: &[Suite]) -> Result<ExitCode> {
     let all: Vec<Suite> =
         Suite::value_variants().iter().copied().filter(|suite| !suite.is_by_name_alone()).collect();
     let suites = if suites.is_empty() { &all[..] } else { suites };
-    let needs_go = suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance));
+    let needs_go =
+        suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance | Suite::Skew));
     setup::run(setup::May::Install, if needs_go { setup::For::All } else { setup::For::NoCluster })?;
     let mut run = Run::default();
     for suite in suites {
@@ -233,7 +234,7 @@ impl Run {
     /// Builds the commit before this one, too, if this clone has it.
     fn skew(&mut self) -> Result<()> {
         let previous = Previous::find()?;
-        self.build()?;
+        process::run(process::command(self.build()?.program("mesh-cluster")?).arg("build"))?;
         self.binaries.as_mut().expect("they were built just now").add_previous(previous.build()?);
         self.tests(&["mesh-test-skew"], plan::USUAL)
     }
