@@ -1,4 +1,4 @@
-//! What is dialled, or who calls, is not known here: a connection is held until it is.
+//! What is dialled is not known here: a connection is held until it is. Who calls is asked, too, and nothing is held.
 //!
 //! In: a snapshot that says what was not asked. Out: a question to the controller, and a [`Held`] connection that is
 //! decided again on each later snapshot, for a bounded time and bounded in number. Never: a decision without an answer that
@@ -28,10 +28,10 @@ pub struct Held {
 /// Whether it pays to wait.
 enum Wait {
     For(HeldPlace),
-    /// No answer is to be had.
+    /// No controller is there to answer.
     NotAnswered,
-    /// Too many wait already.
-    Crowded,
+    /// There is none for this one: too many wait already, or it came too late.
+    Refused,
 }
 
 impl Core {
@@ -65,7 +65,7 @@ impl Core {
                 Wait::For(place) => return Ok(Outbound::Hold(Held { place, facts })),
                 Wait::NotAnswered => destination = resolve::unanswered(snapshot, destination),
                 // Refused, whatever it is.
-                Wait::Crowded => {}
+                Wait::Refused => {}
             }
         }
         let (record, course) = self.outbound_to(pod, snapshot, facts, destination)?;
@@ -119,17 +119,20 @@ impl Core {
         address: SocketAddr,
         held: Option<(HeldPlace, bool)>,
     ) -> Wait {
-        match held {
-            Some((_, true)) => return Wait::NotAnswered,
-            Some((place, false)) => return Wait::For(place),
-            None => {}
+        let is_over = held.is_some();
+        if let Some((place, false)) = held {
+            return Wait::For(place);
         }
         let Some(asker) = &self.shared.asker else { return Wait::NotAnswered };
-        if !asker.is_answered() && snapshot.is_outside(address) {
+        if !asker.is_answered() && (is_over || snapshot.is_outside(address)) {
             return Wait::NotAnswered;
         }
-        let Some(place) = pod.places().hold() else { return Wait::Crowded };
+        if is_over {
+            // Of a controller that answers others it cannot be said what it would have said.
+            return Wait::Refused;
+        }
+        let Some(place) = pod.places().hold() else { return Wait::Refused };
         let is_asked = asker.ask(pod.uid(), &snapshot.unasked(address));
-        if is_asked { Wait::For(place) } else { Wait::Crowded }
+        if is_asked { Wait::For(place) } else { Wait::Refused }
     }
 }

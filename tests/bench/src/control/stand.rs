@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
@@ -70,6 +70,8 @@ pub struct Agent {
     part: Part,
     metrics: SocketAddr,
     state: PathBuf,
+    /// When the state was written that it was started with.
+    written: Option<SystemTime>,
 }
 
 impl Stand {
@@ -182,7 +184,9 @@ impl Stand {
             command.arg("--on-demand");
             remember(&state, &objects::node(node), &dialled).context("write what was dialled")?;
         }
-        Ok(Agent { part: Part::start(&self.run, called, command)?, metrics, state })
+        let state = state.join("state");
+        let written = written(&state);
+        Ok(Agent { part: Part::start(&self.run, called, command)?, metrics, state, written })
     }
 
     /// A token of the agent's pod of a node, as its kubelet would have it projected.
@@ -274,8 +278,8 @@ impl Agent {
             ensure!(start.elapsed() < PATIENCE, "the agent is not current: stale since {stale:?}");
             tokio::time::sleep(ASK).await;
         }
-        let state = self.state.join("state");
-        eventually_true("the agent has written its state", PATIENCE, || state.exists()).map(drop)
+        let is_new = || written(&self.state) > self.written;
+        eventually_true("the agent has written its state", PATIENCE, is_new).map(drop)
     }
 
     pub fn id(&self) -> u32 {
@@ -290,6 +294,11 @@ fn remember(folder: &Path, node: &str, dialled: &[Ipv4Addr]) -> Result<()> {
     let key = |name: String| Key { kind: ResourceType::Address, name: name.into() };
     let mut file = fs::File::create(folder.join("state"))?;
     Ok(save(node, names.map(|name| (key(name), bytes::Bytes::new())), &mut file)?)
+}
+
+/// When a file was written, if it is there.
+fn written(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|found| found.modified()).ok()
 }
 
 fn addresses<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
