@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mesh_common::model::Text;
+use rustix::time::{ClockId, clock_gettime};
 
 use events::{Event, Watch};
 use files::{Listing, Stamp};
@@ -23,8 +24,11 @@ use pending::Pending;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// The same, where the kernel tells nothing (no inotify left).
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How much longer than it takes a sweep is put off, so that a huge folder costs at most a hundredth of a core.
+/// How much longer than a core works for it a sweep is put off, so that a huge folder costs at most a hundredth of a core.
 const SWEEP_REST: u32 = 100;
+/// How much longer than it takes, so that a folder that is slow to answer holds up little else. Less: on a machine that does
+/// other work a sweep takes long and costs nothing.
+const SLOW_REST: u32 = 10;
 /// Sweeps that must miss a file before it is given up without an event.
 const MISSES: u32 = 2;
 /// The same, where more than [`MASS`] of the files are missed: about half a minute.
@@ -258,12 +262,14 @@ impl FolderWatch {
 
     /// Looks the whole folder over; `false` if it cannot.
     fn sweep(&mut self, now: Instant) -> bool {
+        let before = worked();
         if files::identity(&self.folder) != self.identity || self.watch.is_none() {
             self.rewatch();
         }
         let listing = files::list(&self.folder);
         let interval = if self.watch.is_some() { SWEEP_INTERVAL } else { POLL_INTERVAL };
-        self.next_sweep = Instant::now() + interval.max(now.elapsed() * SWEEP_REST);
+        let worked = worked().saturating_sub(before);
+        self.next_sweep = Instant::now() + rest(interval, worked, now.elapsed());
         match listing {
             Ok(listing) => {
                 self.compare(listing, now);
@@ -342,6 +348,16 @@ impl FolderWatch {
     }
 }
 
+/// How long a core has worked for this thread.
+fn worked() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
+/// PURE. How long to wait after a sweep for which a core worked so long, and which took so long.
+fn rest(interval: Duration, worked: Duration, took: Duration) -> Duration {
+    interval.max(worked * SWEEP_REST).max(took * SLOW_REST)
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
@@ -393,6 +409,15 @@ mod tests {
     fn a_file_that_one_sweep_misses_is_not_given_up() {
         assert_eq!(swept(20, 19, MISSES - 1), (0, None));
         assert_eq!(swept(20, 19, MISSES), (1, None));
+    }
+
+    #[test]
+    fn a_sweep_is_put_off_for_its_own_work_and_little_for_that_of_others() {
+        let milliseconds = Duration::from_millis;
+        let rest = |worked, took| rest(SWEEP_INTERVAL, milliseconds(worked), milliseconds(took));
+        assert_eq!(rest(1, 200), SWEEP_INTERVAL, "others had the core");
+        assert_eq!(rest(50, 60), milliseconds(5000), "a huge folder");
+        assert_eq!(rest(1, 1000), milliseconds(10_000), "a slow one");
     }
 
     #[test]
