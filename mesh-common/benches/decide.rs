@@ -295,7 +295,14 @@ fn requests(criterion: &mut Criterion) {
         (b"x-request-id", b"0123456789abcdef"),
         (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ];
-    let request = RequestFacts { method: b"GET", host: headers[0].1, path: &target.path, headers: &headers };
+    let request = RequestFacts {
+        method: b"GET",
+        host: headers[0].1,
+        path: &target.path,
+        query: None,
+        headers: &headers,
+        end_user: None,
+    };
     for policies in ALL {
         let objects = policies.policies();
         for policy in &objects {

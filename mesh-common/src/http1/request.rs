@@ -9,7 +9,7 @@ use super::framing::FramingFields;
 use super::{
     Authority, BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Target, Upgrade, Version,
 };
-use crate::model::facts::RequestFacts;
+use crate::model::facts::{HeadEdits, RequestFacts};
 use crate::model::path::NormalPath;
 
 /// A request as it was understood. What is not in here is not sent on.
@@ -84,7 +84,33 @@ impl<'a> RequestHead<'a> {
         headers.extend(self.fields.iter().map(|field| (field.name, field.value)));
         headers.extend(self.upgrade.iter().map(|protocol| (&b"upgrade"[..], *protocol)));
         headers.extend(self.content_length.map(|length| (&b"content-length"[..], length)));
-        judge(&RequestFacts { method: self.method, host, path: &self.path, headers: &headers })
+        let (method, path, query) = (self.method, &self.path, self.query);
+        judge(&RequestFacts { method, host, path, query, headers: &headers, end_user: None })
+    }
+}
+
+impl<'a> RequestHead<'a> {
+    /// The same with other fields and another query. A Host is never one of them.
+    pub(super) fn edited<'e>(&self, edits: &'e HeadEdits) -> RequestHead<'e>
+    where
+        'a: 'e,
+    {
+        let kept = self.fields.iter().filter(|field| !edits.removes(field.name)).copied();
+        let added = edits.added.iter().map(|(name, value)| Field { name: name.as_bytes(), value });
+        RequestHead {
+            length: self.length,
+            version: self.version,
+            method: self.method,
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+            query: edits.query(self.query),
+            fields: kept.chain(added).collect(),
+            framing: self.framing,
+            content_length: self.content_length,
+            keep_alive: self.keep_alive,
+            expects_continue: self.expects_continue,
+            upgrade: self.upgrade.iter().copied().collect(),
+        }
     }
 }
 

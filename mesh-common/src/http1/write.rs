@@ -89,6 +89,9 @@ pub struct LocalAnswer<'t> {
     pub reason: &'t str,
 }
 
+/// What the caller of a refused token is told (RFC 6750 section 3).
+pub const CHALLENGE: &str = "Bearer realm=\"nodemesh\", error=\"invalid_token\"";
+
 impl LocalAnswer<'_> {
     /// Bytes of its body, for whom it answers: none for HEAD.
     pub fn body_bytes(&self, is_head: bool) -> u64 {
@@ -103,6 +106,9 @@ pub fn write_local_answer(answer: LocalAnswer<'_>, to: ResponseFor, out: &mut Ve
     write_field(b"content-type", b"text/plain", out);
     if !answer.reason.is_empty() {
         write_field(b"x-nodemesh-reason", answer.reason.as_bytes(), out);
+    }
+    if answer.status == 401 {
+        write_field(b"www-authenticate", CHALLENGE.as_bytes(), out);
     }
     write_persistence(to.version, to.keep_alive, out);
     out.extend_from_slice(b"\r\n");
@@ -184,6 +190,7 @@ fn write_decimal(mut value: u64, digits: &mut [u8; 20]) -> usize {
 fn phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         408 => "Request Timeout",
         413 => "Content Too Large",

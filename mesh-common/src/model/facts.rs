@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::identity::SpiffeId;
+use super::name::Text;
 use super::path::NormalPath;
+use super::request_authentication::EndUser;
 use super::workload::Workload;
 
 /// Which side of a connection this daemon stands on.
@@ -51,14 +53,49 @@ pub struct RequestFacts<'a> {
     pub host: &'a [u8],
     /// The path as it will be forwarded, without the query.
     pub path: &'a NormalPath<'a>,
+    /// The query as it will be forwarded.
+    pub query: Option<&'a [u8]>,
     /// Header fields in their order; names are compared without regard to case.
     pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// Whom a token of the request proved to speak of.
+    pub end_user: Option<&'a EndUser>,
+}
+
+/// What is changed of a request's head before it is decided and sent on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeadEdits {
+    /// Names of the fields that are left out, in lower case, every field of the name.
+    pub removed: Vec<Text>,
+    /// Fields that are added.
+    pub added: Vec<(Text, Box<[u8]>)>,
+    /// The query instead of the one that came; the inner `None` for none.
+    pub query: Option<Option<Box<[u8]>>>,
+}
+
+impl HeadEdits {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty() && self.query.is_none()
+    }
+
+    /// Whether a field of the request is left out. `_` is as `-`: there are applications that do not tell them apart.
+    pub fn removes(&self, name: &[u8]) -> bool {
+        let letter = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let is_same = |removed: &Text| name.iter().map(letter).eq(removed.as_bytes().iter().map(letter));
+        self.removed.iter().any(is_same)
+    }
+
+    /// The query that goes on.
+    pub fn query<'a>(&'a self, sent: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        self.query.as_ref().map_or(sent, Option::as_deref)
+    }
 }
 
 /// A request's facts together with their bytes: for requests that may have to be decided again.
 #[derive(Clone, Debug)]
 pub struct RequestCopy {
     path: NormalPath<'static>,
+    end_user: Option<EndUser>,
     /// Method, host, then name and value of each field, one after the other.
     text: Box<[u8]>,
     /// Where each of them ends in `text`.
@@ -76,7 +113,8 @@ impl RequestCopy {
             text.extend_from_slice(part);
             ends.push(text.len());
         }
-        Self { path: request.path.to_static(), text: text.into(), ends: ends.into() }
+        let end_user = request.end_user.cloned();
+        Self { path: request.path.to_static(), end_user, text: text.into(), ends: ends.into() }
     }
 
     /// Shows the facts to `judge`.
@@ -93,7 +131,9 @@ impl RequestCopy {
         while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
             headers.push((name, value));
         }
-        judge(&RequestFacts { method, host, path: &self.path, headers: &headers })
+        // Policy does not look at the query.
+        let (path, end_user) = (&self.path, self.end_user.as_ref());
+        judge(&RequestFacts { method, host, path, query: None, headers: &headers, end_user })
     }
 }
 
@@ -123,7 +163,8 @@ mod tests {
     fn a_copy_shows_what_it_was_made_of() {
         let target = RequestTarget::parse(b"/a/b;v=1").unwrap();
         let headers: [(&[u8], &[u8]); 3] = [(b"host", b"api"), (b"x-empty", b""), (b"x-last", b"\xff")];
-        let facts = RequestFacts { method: b"GET", host: b"api", path: &target.path, headers: &headers };
+        let (path, headers) = (&target.path, &headers);
+        let facts = RequestFacts { method: b"GET", host: b"api", path, query: None, headers, end_user: None };
         let copy = RequestCopy::of(&facts);
         copy.show(|shown| {
             assert_eq!((shown.method, shown.host, shown.path), (facts.method, facts.host, facts.path));

@@ -13,13 +13,14 @@ pub mod path;
 pub mod policy;
 pub mod protocol;
 pub mod question;
+pub mod request_authentication;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod service;
 pub mod workload;
 
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
-pub use facts::{ConnectionFacts, Direction, PeerIdentity, RequestCopy, RequestFacts};
+pub use facts::{ConnectionFacts, Direction, HeadEdits, PeerIdentity, RequestCopy, RequestFacts};
 pub use identity::{SpiffeId, TrustDomain};
 pub use mesh::MeshSettings;
 pub use name::{NamespacedName, Text};
@@ -28,5 +29,6 @@ pub use path::{NormalPath, PathError, RequestTarget};
 pub use policy::{AuthorizationPolicy, PeerAuthentication};
 pub use protocol::Protocol;
 pub use question::{NoQuestion, Question};
+pub use request_authentication::{EndUser, RequestAuthentication};
 pub use service::{Service, ServicePort, TargetPort};
 pub use workload::{Enrolment, PodDetails, Workload, WorkloadUid};

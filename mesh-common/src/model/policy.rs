@@ -102,6 +102,8 @@ pub struct Source {
     pub service_accounts: Match<Pattern>,
     /// `ipBlocks`, `notIpBlocks`.
     pub ip_blocks: Match<IpNet>,
+    /// `requestPrincipals`, `notRequestPrincipals`: `ISSUER/SUBJECT` of the end user's token.
+    pub request_principals: Match<Pattern>,
 }
 
 /// `to[].operation`: every field that is not empty must match.
@@ -139,6 +141,19 @@ pub enum Condition {
     DestinationIp(Match<IpNet>),
     /// `destination.port`.
     DestinationPort(Match<u16>),
+    /// `request.auth.principal`.
+    RequestPrincipal(Match<Pattern>),
+    /// `request.auth.audiences`; each by itself.
+    RequestAudiences(Match<Pattern>),
+    /// `request.auth.presenter`.
+    RequestPresenter(Match<Pattern>),
+    /// `request.auth.claims[NAME][NAME]`. Each value of a list is matched by itself.
+    RequestClaim {
+        /// The names that lead to the claim.
+        path: Vec<Text>,
+        /// What its values are compared with.
+        values: Match<Pattern>,
+    },
 }
 
 /// A field and its negation, as in `paths` and `notPaths`.
@@ -237,14 +252,23 @@ impl<T> Match<T> {
 impl Rule {
     /// Whether it asks for anything that only a request has.
     pub fn speaks_of_requests(&self) -> bool {
-        self.to.iter().any(Operation::speaks_of_requests)
+        self.from.iter().any(Source::speaks_of_requests)
+            || self.to.iter().any(Operation::speaks_of_requests)
             || self.when.iter().any(Condition::speaks_of_requests)
     }
 
     /// Whether it asks for something that only a request has in each of its alternatives.
     pub fn always_needs_a_request(&self) -> bool {
+        let every_source = !self.from.is_empty() && self.from.iter().all(Source::speaks_of_requests);
         let every_operation = !self.to.is_empty() && self.to.iter().all(Operation::speaks_of_requests);
-        every_operation || self.when.iter().any(Condition::speaks_of_requests)
+        every_source || every_operation || self.when.iter().any(Condition::speaks_of_requests)
+    }
+}
+
+impl Source {
+    /// Whether it asks for anything that only a request has.
+    pub fn speaks_of_requests(&self) -> bool {
+        !self.request_principals.is_empty()
     }
 }
 
@@ -258,6 +282,18 @@ impl Operation {
 impl Condition {
     /// Whether it is about something that only a request has.
     pub fn speaks_of_requests(&self) -> bool {
-        matches!(self, Self::RequestHeader { .. })
+        match self {
+            Self::RequestHeader { .. }
+            | Self::RequestPrincipal(_)
+            | Self::RequestAudiences(_)
+            | Self::RequestPresenter(_)
+            | Self::RequestClaim { .. } => true,
+            Self::SourceIp(_)
+            | Self::SourceNamespace(_)
+            | Self::SourcePrincipal(_)
+            | Self::SourceServiceAccount(_)
+            | Self::DestinationIp(_)
+            | Self::DestinationPort(_) => false,
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::model::NamespacedName;
 use crate::resolve::UnknownTarget;
+use crate::token::TokenFault;
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,8 @@ pub enum PolicyKind {
     AuthorizationPolicy,
     /// A PeerAuthentication.
     PeerAuthentication,
+    /// A RequestAuthentication.
+    RequestAuthentication,
 }
 
 /// Why something was refused.
@@ -47,6 +50,8 @@ pub enum DenialReason {
     PolicyFault,
     /// Mutual TLS is required, and the caller offered none.
     PlaintextUnderStrict,
+    /// A token of the request does not hold.
+    InvalidToken(TokenFault),
     /// Nothing is known that could be let through.
     UnknownDestination(UnknownTarget),
 }
@@ -58,7 +63,7 @@ impl Denial {
 }
 
 impl DenialReason {
-    /// Every reason.
+    /// Every reason, besides those of [`TokenFault::ALL`].
     pub const ALL: [Self; 10] = [
         Self::RuleDenies,
         Self::NoRuleAllows,
@@ -79,6 +84,7 @@ impl DenialReason {
             Self::NoRuleAllows => "no_rule_allows",
             Self::PolicyFault => "policy_fault",
             Self::PlaintextUnderStrict => "plaintext_under_strict",
+            Self::InvalidToken(fault) => fault.code(),
             Self::UnknownDestination(UnknownTarget::NoSuchServicePort) => "no_such_service_port",
             Self::UnknownDestination(UnknownTarget::Contested) => "contested_address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => "address_not_yet_known",
@@ -96,6 +102,7 @@ impl fmt::Display for DenialReason {
             Self::NoRuleAllows => "no rule allows it",
             Self::PolicyFault => "a policy could not be understood, and denies what it might have denied",
             Self::PlaintextUnderStrict => "mutual TLS is required and was not offered",
+            Self::InvalidToken(fault) => fault.as_str(),
             Self::UnknownDestination(UnknownTarget::NoSuchServicePort) => "the Service has no such port",
             Self::UnknownDestination(UnknownTarget::Contested) => "several claim the address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => {
@@ -118,6 +125,7 @@ impl PolicyKind {
         match self {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 }

@@ -73,14 +73,15 @@ fn ports() -> impl Strategy<Value = Match<u16>> {
 }
 
 fn source() -> impl Strategy<Value = Source> {
-    (texts(&PRINCIPALS), texts(&NAMESPACES), texts(&ACCOUNTS), blocks()).prop_map(
-        |(principals, namespaces, service_accounts, ip_blocks)| Source {
+    // Nobody has a token here: what asks for one matches nothing, and its negation everything.
+    (texts(&PRINCIPALS), texts(&NAMESPACES), texts(&ACCOUNTS), blocks(), texts(&["issuer/user", "issuer/*"]))
+        .prop_map(|(principals, namespaces, service_accounts, ip_blocks, request_principals)| Source {
+            request_principals,
             principals,
             namespaces,
             service_accounts,
             ip_blocks,
-        },
-    )
+        })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -180,7 +181,9 @@ impl Caller {
             method: self.method.as_bytes(),
             host: self.host.as_bytes(),
             path: &path,
+            query: None,
             headers: &headers,
+            end_user: None,
         };
         let mut destination = at("10.0.0.9:0");
         destination.set_port(self.port);

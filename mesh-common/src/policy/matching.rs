@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use super::end_user::{audiences_match, claim_matches, presenter_matches, principal_matches};
 use super::header::field_matches;
 use super::host::{host_matches, host_of};
 use crate::model::policy::{Condition, Match, Operation, Pattern, Rule, Source};
@@ -96,25 +97,30 @@ impl Subject<'_> {
         if matches!(self.layer7, Layer7::Opaque) && breadth == Breadth::Narrow && rule.speaks_of_requests() {
             return Answer::No;
         }
-        let source = rule.from.is_empty() || rule.from.iter().any(|source| self.comes_from(source));
-        if !source {
+        let sources = rule.from.iter().map(|source| self.comes_from(source));
+        let source = if rule.from.is_empty() { Answer::Yes } else { sources.max().unwrap_or(Answer::No) };
+        if source == Answer::No {
             return Answer::No;
         }
         let operations = rule.to.iter().map(|operation| self.does(operation, breadth));
         let operation = if rule.to.is_empty() { Answer::Yes } else { operations.max().unwrap_or(Answer::No) };
         let conditions = rule.when.iter().map(|condition| self.fulfils(condition, breadth));
-        operation.min(conditions.min().unwrap_or(Answer::Yes))
+        source.min(operation).min(conditions.min().unwrap_or(Answer::Yes))
     }
 
-    fn comes_from(&self, source: &Source) -> bool {
+    fn comes_from(&self, source: &Source) -> Answer {
         let identity = self.identity;
-        text_matches(&source.principals, identity.map(|identity| &**identity.principal()))
+        let is_caller = text_matches(&source.principals, identity.map(|identity| &**identity.principal()))
             && text_matches(&source.namespaces, identity.map(|identity| &**identity.namespace()))
             && text_matches(
                 &source.service_accounts,
                 identity.map(|identity| &**identity.qualified_account()),
             )
-            && address_matches(&source.ip_blocks, self.source)
+            && address_matches(&source.ip_blocks, self.source);
+        if !is_caller || !source.speaks_of_requests() {
+            return is_caller.into();
+        }
+        self.request(|request| principal_matches(&source.request_principals, request.end_user))
     }
 
     fn does(&self, operation: &Operation, breadth: Breadth) -> Answer {
@@ -139,6 +145,18 @@ impl Subject<'_> {
         match condition {
             Condition::RequestHeader { name, values } => {
                 return self.request(|request| field_matches(name, values, request.headers, breadth));
+            }
+            Condition::RequestPrincipal(values) => {
+                return self.request(|request| principal_matches(values, request.end_user));
+            }
+            Condition::RequestAudiences(values) => {
+                return self.request(|request| audiences_match(values, request.end_user));
+            }
+            Condition::RequestPresenter(values) => {
+                return self.request(|request| presenter_matches(values, request.end_user));
+            }
+            Condition::RequestClaim { path, values } => {
+                return self.request(|request| claim_matches(path, values, request.end_user));
             }
             Condition::SourceIp(blocks) => address_matches(blocks, self.source),
             Condition::SourceNamespace(values) => {

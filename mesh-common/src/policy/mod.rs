@@ -5,7 +5,9 @@
 //! reads a clock. Policies hold at the destination, on what the caller proved to be; outbound connections are
 //! refused only where it cannot be said what they are for.
 
+mod authenticate;
 mod denial;
+mod end_user;
 mod evaluate;
 mod header;
 mod host;
@@ -17,6 +19,7 @@ mod laws;
 #[cfg(test)]
 mod tests;
 
+pub use authenticate::{Authenticated, authenticate};
 pub use denial::{Denial, DenialReason, PolicyKind, PolicyName};
 pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
 
@@ -190,6 +193,11 @@ fn authorize<'a>(
     let identity = facts.peer.verified();
     let subject = Subject { identity, source: facts.client_ip(), destination: destination.address, layer7 };
     let allowed = evaluate::evaluate(&sets, &subject)?;
+    // A token that does not hold is refused, whatever rules say: each request is looked at.
+    let asks_for_tokens = matches!(layer7, Layer7::Pending)
+        && snapshot
+            .request_authentications(&local.uid, destination.address)
+            .is_some_and(|all| !all.is_empty());
     Ok(Permit {
         facts,
         destination,
@@ -198,7 +206,11 @@ fn authorize<'a>(
             None if allowed.depends_on_request => Basis::EachRequest,
             None => Basis::NoPolicy,
         },
-        requests: if allowed.depends_on_request { Requests::NeedDecision } else { Requests::AreCovered },
+        requests: if allowed.depends_on_request || asks_for_tokens {
+            Requests::NeedDecision
+        } else {
+            Requests::AreCovered
+        },
         findings: allowed.findings,
     })
 }

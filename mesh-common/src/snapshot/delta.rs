@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    AuthorizationPolicy, EndpointSlice, MeshSettings, NamespacedName, Node, PeerAuthentication, Service,
-    Text, Workload, WorkloadUid,
+    AuthorizationPolicy, EndpointSlice, MeshSettings, NamespacedName, Node, PeerAuthentication,
+    RequestAuthentication, Service, Text, Workload, WorkloadUid,
 };
 
 /// One change of one object. An upsert replaces what had the same name (the same uid, for a workload); removing
@@ -33,6 +33,10 @@ pub enum Delta {
     UpsertPeerAuthentication(Arc<PeerAuthentication>),
     /// A PeerAuthentication is gone.
     RemovePeerAuthentication(NamespacedName),
+    /// A RequestAuthentication is new or changed.
+    UpsertRequestAuthentication(Arc<RequestAuthentication>),
+    /// A RequestAuthentication is gone.
+    RemoveRequestAuthentication(NamespacedName),
     /// A node is new or changed.
     UpsertNode(Arc<Node>),
     /// A node is gone.

@@ -11,6 +11,7 @@ mod delta;
 mod network;
 mod policy_set;
 mod record;
+mod request_authentications;
 mod rule_index;
 mod scopes;
 mod services;
@@ -37,10 +38,11 @@ pub use tables::{Applied, Tables};
 use self::claims::Claims;
 use self::network::Networks;
 use self::record::WorkloadRecord;
+use self::request_authentications::ByScope;
 use self::table::Table;
 use crate::model::{
-    AuthorizationPolicy, MeshSettings, NamespacedName, Node, PeerAuthentication, Question, Service, Text,
-    Workload, WorkloadUid,
+    AuthorizationPolicy, MeshSettings, NamespacedName, Node, PeerAuthentication, Question,
+    RequestAuthentication, Service, Text, Workload, WorkloadUid,
 };
 
 /// The policy sets that speak about one workload and port: of the mesh, its namespace, its labels, its Services.
@@ -64,6 +66,8 @@ pub struct Snapshot {
     inside: Arc<Networks<()>>,
     authorization_policies: Table<NamespacedName, Arc<AuthorizationPolicy>>,
     peer_authentications: Table<NamespacedName, Arc<PeerAuthentication>>,
+    request_authentications: Table<NamespacedName, Arc<RequestAuthentication>>,
+    request_authentications_by_scope: Arc<ByScope>,
     mesh_policies: Option<Arc<PolicySet>>,
     namespace_policies: Table<Text, Arc<PolicySet>>,
     service_policies: Table<NamespacedName, Arc<PolicySet>>,
@@ -227,6 +231,27 @@ impl Snapshot {
         })
     }
 
+    /// The RequestAuthentications that speak about requests to a pod at this address and port, however dialled, by their
+    /// names. `None` if the pod is not known.
+    pub fn request_authentications(
+        &self,
+        uid: &WorkloadUid,
+        address: SocketAddr,
+    ) -> Option<SmallVec<[&Arc<RequestAuthentication>; 4]>> {
+        if self.request_authentications_by_scope.is_empty() {
+            return Some(SmallVec::new());
+        }
+        let workload = self.workload(uid)?;
+        let members = self.memberships(address).iter().filter(|membership| membership.is_about(workload));
+        let services = members.map(|membership| &membership.service.name);
+        Some(self.request_authentications_by_scope.about(workload, services))
+    }
+
+    /// All RequestAuthentications, in no order, also those that are about nobody.
+    pub fn all_request_authentications(&self) -> impl Iterator<Item = &Arc<RequestAuthentication>> {
+        self.request_authentications.iter().map(|(_, policy)| policy)
+    }
+
     /// All AuthorizationPolicies, in no order, also those that are about nobody.
     pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
         self.authorization_policies.iter().map(|(_, policy)| policy)
@@ -252,6 +277,8 @@ impl Snapshot {
             && self.inside == other.inside
             && self.authorization_policies == other.authorization_policies
             && self.peer_authentications == other.peer_authentications
+            && self.request_authentications == other.request_authentications
+            && self.request_authentications_by_scope == other.request_authentications_by_scope
             && self.mesh_policies == other.mesh_policies
             && self.namespace_policies == other.namespace_policies
             && self.service_policies == other.service_policies

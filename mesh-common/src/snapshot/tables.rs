@@ -32,6 +32,7 @@ pub(super) struct Stale {
     pub(super) namespace_policies: HashSet<Text>,
     pub(super) service_policies: HashSet<NamespacedName>,
     pub(super) inside: bool,
+    pub(super) request_authentications: bool,
 }
 
 /// Whether a delta made a difference.
@@ -58,6 +59,8 @@ impl Tables {
             Delta::RemoveAuthorizationPolicy(name) => self.remove_authorization_policy(&name),
             Delta::UpsertPeerAuthentication(policy) => self.put_peer_authentication(policy),
             Delta::RemovePeerAuthentication(name) => self.remove_peer_authentication(&name),
+            Delta::UpsertRequestAuthentication(policy) => self.put_request_authentication(policy),
+            Delta::RemoveRequestAuthentication(name) => self.remove_request_authentication(&name),
             Delta::UpsertNode(node) => self.put_node(node),
             Delta::RemoveNode(name) => self.remove_node(&name),
         };
@@ -70,6 +73,7 @@ impl Tables {
         self.refresh_services();
         self.refresh_policies();
         self.refresh_inside();
+        self.refresh_request_authentications();
         if std::mem::take(&mut self.changed) {
             self.state.generation += 1;
         }

@@ -151,6 +151,17 @@ fn upsert_node() -> impl Strategy<Value = Delta> {
         })
 }
 
+fn upsert_request_authentication() -> impl Strategy<Value = Delta> {
+    (select(&NAMES[..]), scope()).prop_map(|(policy, scope)| {
+        Delta::UpsertRequestAuthentication(Arc::new(RequestAuthentication {
+            name: name(policy),
+            scope,
+            rules: vec![],
+            fault: None,
+        }))
+    })
+}
+
 fn removal() -> impl Strategy<Value = Delta> {
     prop_oneof![
         select(&PODS[..]).prop_map(|uid| Delta::RemoveWorkload(WorkloadUid(uid.into()))),
@@ -158,6 +169,7 @@ fn removal() -> impl Strategy<Value = Delta> {
         select(&NAMES[..]).prop_map(|slice| Delta::RemoveEndpointSlice(name(slice))),
         select(&NAMES[..]).prop_map(|policy| Delta::RemoveAuthorizationPolicy(name(policy))),
         select(&NAMES[..]).prop_map(|policy| Delta::RemovePeerAuthentication(name(policy))),
+        select(&NAMES[..]).prop_map(|policy| Delta::RemoveRequestAuthentication(name(policy))),
         select(&NODES[..]).prop_map(|node| Delta::RemoveNode(node.into())),
     ]
 }
@@ -169,6 +181,7 @@ fn delta() -> impl Strategy<Value = Delta> {
         2 => upsert_slice(),
         2 => upsert_policy(),
         1 => upsert_peer_authentication(),
+        1 => upsert_request_authentication(),
         1 => upsert_node(),
         3 => removal(),
     ]
@@ -188,6 +201,8 @@ fn object(delta: &Delta) -> String {
         Delta::RemoveAuthorizationPolicy(name) => format!("policy {name}"),
         Delta::UpsertPeerAuthentication(policy) => format!("peer {}", policy.name),
         Delta::RemovePeerAuthentication(name) => format!("peer {name}"),
+        Delta::UpsertRequestAuthentication(policy) => format!("request {}", policy.name),
+        Delta::RemoveRequestAuthentication(name) => format!("request {name}"),
         Delta::UpsertNode(node) => format!("node {}", node.name),
         Delta::RemoveNode(name) => format!("node {name}"),
     }

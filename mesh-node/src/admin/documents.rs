@@ -212,7 +212,7 @@ pub struct Endpoint {
 /// `GET /v1/dump/policies`
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Policy {
-    /// `AuthorizationPolicy` or `PeerAuthentication`.
+    /// `AuthorizationPolicy`, `PeerAuthentication` or `RequestAuthentication`.
     pub kind: String,
     /// Namespace.
     pub namespace: String,
@@ -222,7 +222,7 @@ pub struct Policy {
     pub scope: String,
     /// Pods that it is about.
     pub pods: usize,
-    /// `ALLOW`, `DENY`, `AUDIT`, `STRICT`, `PERMISSIVE` or `UNSET`.
+    /// `ALLOW`, `DENY`, `AUDIT`, `STRICT`, `PERMISSIVE` or `UNSET`; `AUTHENTICATE` of a RequestAuthentication.
     pub action: String,
     /// `Enforce` or `Audit`.
     pub mode: String,

@@ -4,18 +4,23 @@ use std::collections::BTreeSet;
 
 use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
-    Rule, Scope, Source,
+    PolicyFault, Rule, Scope, Source,
+};
+use mesh_common::model::request_authentication::{
+    ClaimHeader, JwtRule, RequestAuthentication, TokenLocation,
 };
 use mesh_common::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 
 use super::documents::Policy;
 
-/// All policies of both kinds, by kind, namespace and name.
+/// All policies of every kind, by kind, namespace and name.
 pub fn policies(snapshot: &Snapshot) -> Vec<Policy> {
     let authorization = snapshot.authorization_policies().map(|policy| authorization(snapshot, policy));
     let peer = snapshot.all_peer_authentications().map(|policy| peer_authentication(snapshot, policy));
-    let mut policies: Vec<Policy> = authorization.chain(peer).collect();
+    let request =
+        snapshot.all_request_authentications().map(|policy| request_authentication(snapshot, policy));
+    let mut policies: Vec<Policy> = authorization.chain(peer).chain(request).collect();
     policies.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
     policies
 }
@@ -39,11 +44,51 @@ fn authorization(snapshot: &Snapshot, policy: &AuthorizationPolicy) -> Policy {
         }
         .to_owned(),
         rules: policy.rules.iter().map(rule).collect(),
-        fault: policy.fault.as_ref().map(|fault| match &*fault.field {
-            "" => fault.reason.clone(),
-            field => format!("{field}: {}", fault.reason),
-        }),
+        fault: policy.fault.as_deref().map(fault),
     }
+}
+
+fn fault(fault: &PolicyFault) -> String {
+    match &*fault.field {
+        "" => fault.reason.clone(),
+        field => format!("{field}: {}", fault.reason),
+    }
+}
+
+fn request_authentication(snapshot: &Snapshot, policy: &RequestAuthentication) -> Policy {
+    Policy {
+        kind: "RequestAuthentication".to_owned(),
+        namespace: policy.name.namespace.to_string(),
+        name: policy.name.name.to_string(),
+        scope: scope(&policy.scope),
+        pods: pods(snapshot, &policy.scope),
+        action: "AUTHENTICATE".to_owned(),
+        mode: "Enforce".to_owned(),
+        rules: policy.rules.iter().map(jwt_rule).collect(),
+        fault: policy.fault.as_deref().map(fault),
+    }
+}
+
+/// Without the keys themselves: how many there are.
+fn jwt_rule(rule: &JwtRule) -> Value {
+    let mut fields = Map::new();
+    fields.insert("issuer".to_owned(), (*rule.issuer).into());
+    fields.insert("keys".to_owned(), rule.keys.as_ref().map_or(0, |keys| keys.len()).into());
+    fields.insert("forwardOriginalToken".to_owned(), rule.forward_original.into());
+    put(&mut fields, "audiences", rule.audiences.iter().map(|text| (**text).into()).collect());
+    let at = |location: &TokenLocation| match location {
+        TokenLocation::Header { name, prefix } => format!("header {name}: {prefix}"),
+        TokenLocation::Parameter(name) => format!("parameter {name}"),
+        TokenLocation::Cookie(name) => format!("cookie {name}"),
+    };
+    put(&mut fields, "locations", rule.locations.iter().map(|location| at(location).into()).collect());
+    if let Some(header) = &rule.payload_header {
+        fields.insert("outputPayloadToHeader".to_owned(), (**header).into());
+    }
+    let written =
+        |written: &ClaimHeader| json!({ "header": *written.header, "claim": written.claim.join(".") });
+    put(&mut fields, "outputClaimToHeaders", rule.claim_headers.iter().map(written).collect());
+    fields.into()
 }
 
 fn peer_authentication(snapshot: &Snapshot, policy: &PeerAuthentication) -> Policy {
@@ -118,6 +163,8 @@ fn source(source: &Source) -> Value {
     put_match(&mut fields, ["namespaces", "notNamespaces"], &source.namespaces, pattern);
     put_match(&mut fields, ["serviceAccounts", "notServiceAccounts"], &source.service_accounts, pattern);
     put_match(&mut fields, ["ipBlocks", "notIpBlocks"], &source.ip_blocks, ToString::to_string);
+    let names = ["requestPrincipals", "notRequestPrincipals"];
+    put_match(&mut fields, names, &source.request_principals, pattern);
     fields.into()
 }
 
@@ -140,11 +187,19 @@ fn condition(condition: &Condition) -> Value {
         Condition::SourceServiceAccount(_) => "source.serviceAccount".to_owned(),
         Condition::DestinationIp(_) => "destination.ip".to_owned(),
         Condition::DestinationPort(_) => "destination.port".to_owned(),
+        Condition::RequestPrincipal(_) => "request.auth.principal".to_owned(),
+        Condition::RequestAudiences(_) => "request.auth.audiences".to_owned(),
+        Condition::RequestPresenter(_) => "request.auth.presenter".to_owned(),
+        Condition::RequestClaim { path, .. } => format!("request.auth.claims[{}]", path.join("][")),
     };
     fields.insert("key".to_owned(), key.into());
     let names = ["values", "notValues"];
     match condition {
         Condition::RequestHeader { values, .. }
+        | Condition::RequestClaim { values, .. }
+        | Condition::RequestPrincipal(values)
+        | Condition::RequestAudiences(values)
+        | Condition::RequestPresenter(values)
         | Condition::SourceNamespace(values)
         | Condition::SourcePrincipal(values)
         | Condition::SourceServiceAccount(values) => put_match(&mut fields, names, values, pattern),

@@ -11,14 +11,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tracing::info;
 
 use super::ConfigClient;
 use super::asking::{self, Asking};
 use super::connection::bearer;
-use super::world::{Taken, Unasked};
-use crate::xds::MAX_MESSAGE;
+use super::world::{Taken, Unasked, World};
+use crate::xds::{MAX_MESSAGE, ResourceType};
 
 /// Connecting and authentication together.
 const BEGIN: Duration = Duration::from_secs(30);
@@ -63,6 +63,15 @@ impl From<Ended> for Failure {
     }
 }
 
+impl Ended {
+    /// Whether a controller of an earlier version refused to be asked about a type that it does not know.
+    fn is_of_newest_type(&self) -> bool {
+        let Self::Status(status) = self else { return false };
+        let newest = ResourceType::RequestAuthentication.type_url();
+        status.code() == Code::InvalidArgument && status.message().contains(&newest)
+    }
+}
+
 impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
         Self::Client(error)
@@ -97,7 +106,12 @@ impl ConfigClient {
     pub(super) async fn stream(&mut self) -> Result<(Ended, bool), JoinError> {
         let mut was_current = false;
         match self.follow(&mut was_current).await {
-            Ok(ended) | Err(Failure::Stream(ended)) => Ok((ended, was_current)),
+            Ok(ended) | Err(Failure::Stream(ended)) => {
+                if ended.is_of_newest_type() {
+                    self.aside(World::leave_out_newest).await?;
+                }
+                Ok((ended, was_current))
+            }
             Err(Failure::Client(error)) => Err(error),
         }
     }

@@ -146,6 +146,19 @@ fn who_begins_again_says_what_it_understood() {
 }
 
 #[test]
+fn an_earlier_controller_is_asked_once_without_what_it_does_not_know() {
+    let mut world = world();
+    let newest = ResourceType::RequestAuthentication;
+    let asks =
+        |world: &mut World| world.begin(&[]).iter().any(|request| request.type_url == newest.type_url());
+    assert!(asks(&mut world));
+    world.leave_out_newest();
+    assert!(!asks(&mut world));
+    assert!(complete(&mut world, &[newest]), "the round is whole without it");
+    assert!(asks(&mut world), "the controller may be another one by now");
+}
+
+#[test]
 fn a_round_that_broke_off_is_in_force_with_the_next_one() {
     let mut world = world();
     complete(&mut world, &[]);

@@ -36,6 +36,8 @@ pub(super) struct World {
     pending: BTreeMap<Key, Option<Update>>,
     /// Types of which this stream has said nothing yet.
     missing: Vec<ResourceType>,
+    /// The controller did not know every type when it was asked last.
+    leaves_out_newest: bool,
     refused: BTreeMap<Key, Refused>,
     shared: Shared,
     /// Whether the agent asks, instead of being told everything.
@@ -104,6 +106,7 @@ impl World {
             values: BTreeMap::new(),
             pending: BTreeMap::new(),
             missing: Vec::new(),
+            leaves_out_newest: false,
             refused: BTreeMap::new(),
             shared: Shared::default(),
             asks,
@@ -127,10 +130,19 @@ impl World {
         self.apply()
     }
 
+    /// The controller refused a stream for the type that earlier versions do not know. The next stream asks without it;
+    /// the one after that asks again, since the controller may be another one by then.
+    pub(super) fn leave_out_newest(&mut self) {
+        self.leaves_out_newest = true;
+    }
+
     /// The first requests of a stream: every type, with what is known of it, and all that is asked.
     pub(super) fn begin(&mut self, questions: &[Question]) -> Vec<DeltaDiscoveryRequest> {
         let kinds = if self.asks { &ResourceType::ALL[..] } else { &ResourceType::OF_EVERYBODY };
-        self.missing = kinds.to_vec();
+        let leaves_out_newest = std::mem::take(&mut self.leaves_out_newest);
+        let goes = |kind: &ResourceType| !(leaves_out_newest && *kind == ResourceType::RequestAuthentication);
+        let kinds: Vec<ResourceType> = kinds.iter().copied().filter(goes).collect();
+        self.missing.clone_from(&kinds);
         self.taken_back.clear();
         let request = |kind: &ResourceType| {
             let mut request = DeltaDiscoveryRequest {

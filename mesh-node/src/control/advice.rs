@@ -178,15 +178,18 @@ fn in_empty_namespaces(snapshot: &Snapshot) -> Vec<Advice> {
     alone.collect()
 }
 
-/// A policy of either kind, and whom it is about.
+/// A policy of any kind, and whom it is about.
 type Scoped<'a> = (Kind, &'a NamespacedName, &'a Scope);
 
-/// Policies of both kinds that are understood.
+/// Policies of every kind that are understood.
 fn scopes(snapshot: &Snapshot) -> impl Iterator<Item = Scoped<'_>> {
     let authorization = snapshot.authorization_policies().filter(|policy| policy.fault.is_none());
     let authorization = authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
     let peer = snapshot.all_peer_authentications();
-    authorization.chain(peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope)))
+    let request = snapshot.all_request_authentications().filter(|policy| policy.fault.is_none());
+    let request = request.map(|policy| (Kind::RequestAuthentication, &policy.name, &policy.scope));
+    let peer = peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
+    authorization.chain(peer).chain(request)
 }
 
 /// Policies whose labels no pod has.

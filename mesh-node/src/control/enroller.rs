@@ -57,6 +57,9 @@ impl Enroller {
             (_, Some(Meaning::PeerAuthentication(policy))) => {
                 deltas.push(Delta::UpsertPeerAuthentication(policy));
             }
+            (_, Some(Meaning::RequestAuthentication(policy))) => {
+                deltas.push(Delta::UpsertRequestAuthentication(policy));
+            }
             (Some(before), None | Some(Meaning::Nothing | Meaning::Route(_))) => {
                 self.forget(key, &before, deltas)
             }
@@ -78,6 +81,7 @@ impl Enroller {
             Meaning::EndpointSlice(_) => Delta::RemoveEndpointSlice(key.name),
             Meaning::AuthorizationPolicy(_) => Delta::RemoveAuthorizationPolicy(key.name),
             Meaning::PeerAuthentication(_) => Delta::RemovePeerAuthentication(key.name),
+            Meaning::RequestAuthentication(_) => Delta::RemoveRequestAuthentication(key.name),
         });
     }
 

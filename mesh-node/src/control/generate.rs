@@ -3,7 +3,7 @@
 use kube::CustomResourceExt as _;
 use serde_json::Value;
 
-use super::resources::{AuthorizationPolicy, PeerAuthentication};
+use super::resources::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 
 /// Why the definitions could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,8 @@ pub fn custom_resource_definitions() -> Result<String, GenerateError> {
 /// # Errors
 /// If one cannot be written.
 pub fn definitions() -> Result<Vec<Value>, GenerateError> {
-    let definitions = [AuthorizationPolicy::crd(), PeerAuthentication::crd()].map(|definition| {
+    let definitions = [AuthorizationPolicy::crd(), PeerAuthentication::crd(), RequestAuthentication::crd()];
+    let definitions = definitions.map(|definition| {
         let mut definition = serde_json::to_value(definition).map_err(GenerateError::Json)?;
         null_is_left_out(&mut definition);
         Ok(definition)

@@ -21,6 +21,7 @@ pub mod resources;
 mod rivals;
 pub mod served;
 pub mod store;
+mod token_resources;
 pub mod translate;
 mod unserved;
 pub mod watch_dir;

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use mesh_common::model::{
-    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service,
+    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, RequestAuthentication,
+    Service,
 };
 
 use super::translate::namespace::NamespaceEnrolment;
@@ -40,6 +41,8 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `policy.nodemesh.dev/v1alpha1` PeerAuthentication.
     PeerAuthentication,
+    /// `policy.nodemesh.dev/v1alpha1` RequestAuthentication.
+    RequestAuthentication,
     /// `gateway.networking.k8s.io` HTTPRoute.
     HttpRoute,
     /// `gateway.networking.k8s.io` GRPCRoute.
@@ -56,7 +59,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
@@ -65,6 +68,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::HttpRoute,
         Self::GrpcRoute,
         Self::TcpRoute,
@@ -84,6 +88,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
             Self::TcpRoute => "TCPRoute",
@@ -102,7 +107,9 @@ impl Kind {
     pub fn api_versions(self) -> &'static [&'static str] {
         match self {
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
-            Self::AuthorizationPolicy | Self::PeerAuthentication => &["policy.nodemesh.dev/v1alpha1"],
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
+                &["policy.nodemesh.dev/v1alpha1"]
+            }
             Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => &["v1"],
             Self::HttpRoute
             | Self::GrpcRoute
@@ -134,6 +141,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::PeerAuthentication => "peerauthentications",
+            Self::RequestAuthentication => "requestauthentications",
             Self::HttpRoute => "httproutes",
             Self::GrpcRoute => "grpcroutes",
             Self::TcpRoute => "tcproutes",
@@ -150,7 +158,7 @@ impl Kind {
 
     /// Whether it says who may do what: never skipped, whatever is wrong with it.
     pub fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication)
     }
 }
 
@@ -186,6 +194,8 @@ pub enum Meaning {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A PeerAuthentication.
     PeerAuthentication(Arc<PeerAuthentication>),
+    /// A RequestAuthentication.
+    RequestAuthentication(Arc<RequestAuthentication>),
     /// A route, of which no rule is applied.
     Route(Arc<RouteReferences>),
     /// The object is there, and means nothing: a ServiceAccount, an ExternalName Service.

@@ -16,6 +16,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+pub use super::token_resources::{
+    ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
+};
+
 /// The API group of Nodemesh's own kinds.
 pub const GROUP: &str = "policy.nodemesh.dev";
 /// The version of [`GROUP`] that is read.
@@ -33,7 +37,8 @@ const METHOD: &str = r"^(\*|\*?[A-Za-z0-9!#$%&'+.^_`|~-]+|[A-Za-z0-9!#$%&'+.^_`|
 const PATH: &str = r"^(\*[^*{}?#\\\s]*|/[^*{}?#\\\s]*\*?)$";
 const CONDITION_KEY: &str = concat!(
     r"^(source\.(ip|namespace|principal|serviceAccount)|destination\.(ip|port)",
-    r"|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\])$"
+    r"|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\]",
+    r"|request\.auth\.(principal|audiences|presenter)|request\.auth\.claims(\[[^\[\]]+\])+)$"
 );
 const PORT: &str =
     r"^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$";
@@ -291,6 +296,14 @@ pub struct RuleSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = IP_BLOCK)))]
     pub not_ip_blocks: Option<Vec<String>>,
+    /// End users of the request's token, `ISSUER/SUBJECT`. Needs a RequestAuthentication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = TEXT)))]
+    pub request_principals: Option<Vec<String>>,
+    /// None of these end users. A request without a token has none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), inner(length(min = 1, max = 1024), regex(pattern = TEXT)))]
+    pub not_request_principals: Option<Vec<String>>,
 }
 
 /// One entry of `to`.
@@ -349,7 +362,8 @@ pub struct RuleOperation {
 #[x_kube(validation = ("has(self.values) || has(self.notValues)", "has neither values nor notValues"))]
 pub struct RuleCondition {
     /// The attribute: `request.headers[NAME]`, `source.ip`, `source.namespace`, `source.principal`,
-    /// `source.serviceAccount`, `destination.ip` or `destination.port`.
+    /// `source.serviceAccount`, `destination.ip` or `destination.port`; of the request's token
+    /// `request.auth.principal`, `request.auth.audiences`, `request.auth.presenter` or `request.auth.claims[NAME][NAME]`.
     #[schemars(regex(pattern = CONDITION_KEY))]
     pub key: String,
     /// One of these values must match.

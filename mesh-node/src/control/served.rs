@@ -17,7 +17,7 @@ use super::resources;
 use super::translate::pod::Origin;
 use super::translate::{
     Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, route, service,
+    peer_authentication, pod, request_authentication, route, service,
 };
 
 /// Most faults of one object that are kept: it may have as many as it has entries.
@@ -93,6 +93,11 @@ fn meaning(kind: Kind, object: &Value, settings: &MeshSettings) -> Read {
             let translated = peer_authentication::peer_authentication(&read, settings);
             finish(translated, |value| Meaning::PeerAuthentication(Arc::new(value)))
         }
+        Kind::RequestAuthentication => {
+            let read = strict::read::<resources::RequestAuthentication>(object)?;
+            let translated = request_authentication::request_authentication(&read, settings);
+            finish(translated, |value| Meaning::RequestAuthentication(Arc::new(value)))
+        }
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
             let read = route::read(object).map_err(|error| vec![error])?;
             finish(route::route(&read), |value| Meaning::Route(Arc::new(value)))
@@ -121,16 +126,20 @@ fn denying(
     settings: &MeshSettings,
 ) -> Option<Meaning> {
     let name = key.name.clone();
+    let unknown = FieldError { field: String::new(), reason: "cannot be read".to_owned() };
+    let error = errors.first().unwrap_or(&unknown);
     match key.kind {
         Kind::AuthorizationPolicy => {
-            let unknown = FieldError { field: String::new(), reason: "cannot be read".to_owned() };
-            let error = errors.first().unwrap_or(&unknown);
             let policy = authorization_policy::unreadable(object, name, error, settings);
             Some(Meaning::AuthorizationPolicy(Arc::new(policy)))
         }
         Kind::PeerAuthentication => {
             let policy = peer_authentication::unreadable(object, name, settings);
             Some(Meaning::PeerAuthentication(Arc::new(policy)))
+        }
+        Kind::RequestAuthentication => {
+            let policy = request_authentication::unreadable(object, name, error, settings);
+            Some(Meaning::RequestAuthentication(Arc::new(policy)))
         }
         _ => None,
     }

@@ -25,10 +25,12 @@ impl<'a> Selection<'a> {
             authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
         let peer = snapshot.all_peer_authentications();
         let peer = peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
+        let request = snapshot.all_request_authentications();
+        let request = request.map(|policy| (Kind::RequestAuthentication, &policy.name, &policy.scope));
         let key = |(kind, name, scope): (Kind, &NamespacedName, &'a Scope)| {
             (ObjectKey { kind, name: name.clone() }, scope)
         };
-        let scopes: HashMap<ObjectKey, &Scope> = authorization.chain(peer).map(key).collect();
+        let scopes: HashMap<ObjectKey, &Scope> = authorization.chain(peer).chain(request).map(key).collect();
         let first = |scope: &&'a Scope| match scope {
             Scope::Selector { labels, .. } => labels.first_key_value(),
             Scope::Mesh | Scope::Namespace(_) | Scope::Services(_) => None,

@@ -42,10 +42,11 @@ struct Kept {
     under_way: Option<UnderWay>,
 }
 
-/// A request's way: where it goes, and who reports it besides the side that asked.
+/// A request's way: where it goes, who reports it besides the side that asked, and with what it is decided again.
 struct Carried {
     course: RequestCourse,
-    called: Option<(RequestSide, ConnectionFacts)>,
+    called: Option<RequestSide>,
+    under_way: Option<UnderWay>,
 }
 
 impl Core {
@@ -72,12 +73,32 @@ impl Core {
         let snapshot = self.snapshot();
         let http = record.http().expect("only connections of requests have any");
         http.refresh(&snapshot);
+        let http: &HttpConnection = http;
+        let authenticated = self.authenticate(&snapshot, http.subject(), request);
+        let authenticated =
+            authenticated.map_err(|rejection| self.answer(http.subject(), request, &rejection))?;
+        let Some(authenticated) = authenticated else {
+            return self.decide_authenticated(&snapshot, pod, http, request);
+        };
+        let (exchange, course) = authenticated
+            .show(request, |request| self.decide_authenticated(&snapshot, pod, http, request))?;
+        Ok((exchange, RequestCourse { edits: authenticated.into_edits(), ..course }))
+    }
+
+    /// Decides a request of which it is known whom its token speaks of, where tokens are looked at.
+    fn decide_authenticated(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        http: &HttpConnection,
+        request: &RequestFacts<'_>,
+    ) -> Result<(Exchange, RequestCourse), LocalAnswer<'static>> {
         let subject = http.subject();
-        let decided = self.plan_request(&snapshot, subject, request, &[]);
+        let decided = self.plan_request(snapshot, subject, request, &[]);
         let (plan, decided) = decided.map_err(|rejection| self.answer(subject, request, &rejection))?;
         let side = self.begin_request(subject, &decided, &plan, request);
         let busy = self.load.add(plan.address(), Unit::Request);
-        let Carried { course, called } = match self.carry(&snapshot, pod, subject, &plan, request) {
+        let Carried { course, called, under_way } = match self.carry(snapshot, pod, http, &plan, request) {
             Ok(carried) => carried,
             Err((answer, rejection)) => {
                 side.ended(&reported_rejection(&rejection, request));
@@ -85,11 +106,7 @@ impl Core {
             }
         };
         let mut sides = RequestSides::from_buf([side]);
-        let called = called.map(|(side, facts)| {
-            sides.push(side);
-            facts
-        });
-        let under_way = UnderWay::keep(http, called, request);
+        sides.extend(called);
         Ok((Exchange(Box::new(Kept { busy, sides, under_way })), course))
     }
 
@@ -156,22 +173,32 @@ impl Core {
         &self,
         snapshot: &Snapshot,
         pod: &PodHandle,
-        subject: Subject<'_>,
+        http: &HttpConnection,
         plan: &Plan,
         request: &RequestFacts<'_>,
     ) -> Result<Carried, (LocalAnswer<'static>, Rejection)> {
+        let subject = http.subject();
         let Plan::Local(local) = plan else {
-            return Ok(Carried { course: self.course_of(pod, subject.facts, plan), called: None });
+            let course = self.course_of(pod, subject.facts, plan);
+            let under_way = UnderWay::keep(http, None, request);
+            return Ok(Carried { course, called: None, under_way });
         };
         let facts = arrived_here(subject.facts, local);
         let destination = resolve::destination(snapshot, &facts).with_detected(Protocol::Http1);
         let caller = Some(&subject.facts.local);
         let called = Subject { facts: &facts, destination: &destination, caller };
-        let decided = self.plan_request(snapshot, called, request, &[]);
-        let (plan, decided) =
-            decided.map_err(|rejection| (self.answer(called, request, &rejection), rejection))?;
-        let side = self.begin_request(called, &decided, &plan, request);
-        Ok(Carried { course: self.course_of(pod, &facts, &plan), called: Some((side, facts)) })
+        let refuse = |rejection: Rejection| (self.answer(called, request, &rejection), rejection);
+        let authenticated = self.authenticate(snapshot, called, request).map_err(refuse)?;
+        let arrive = |request: &RequestFacts<'_>| {
+            let (plan, decided) = self.plan_request(snapshot, called, request, &[]).map_err(refuse)?;
+            let side = self.begin_request(called, &decided, &plan, request);
+            let under_way = UnderWay::keep(http, Some(facts.clone()), request);
+            Ok(Carried { course: self.course_of(pod, &facts, &plan), called: Some(side), under_way })
+        };
+        let Some(authenticated) = authenticated else { return arrive(request) };
+        let Carried { course, called, under_way } = authenticated.show(request, arrive)?;
+        let course = RequestCourse { edits: authenticated.into_edits(), ..course };
+        Ok(Carried { course, called, under_way })
     }
 
     fn course_of(&self, pod: &PodHandle, facts: &ConnectionFacts, plan: &Plan) -> RequestCourse {
@@ -190,11 +217,12 @@ impl Core {
                     dialled: facts.original_dst,
                     source_port: facts.client.port(),
                 };
-                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None }
+                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None, edits: None }
             }
             Plan::Direct(direct) => RequestCourse {
                 course: Course::Direct { dial: super::dial_from(pod, direct.address), planned },
                 share: Some(scope(facts, direct.address)),
+                edits: None,
             },
             Plan::Application(_) | Plan::Local(_) => {
                 let address = plan.address();
@@ -205,6 +233,7 @@ impl Core {
                 RequestCourse {
                     course: Course::Direct { dial: super::dial_own(called, address), planned },
                     share: is_http.then(|| scope(facts, address)),
+                    edits: None,
                 }
             }
         }

@@ -289,6 +289,7 @@ impl crate::transport::http2::Conductor for Http2Connection {
             place: None,
             sides: RequestSides::new(),
             answered: None,
+            edits: None,
         }
     }
 
@@ -302,27 +303,22 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let mut record = self.record.borrow_mut();
         let http = record.http().expect("it has requests");
         http.refresh(&snapshot);
-        let subject = http.subject();
+        let http: &HttpConnection = http;
         let core = &*self.proxy;
-        let (plan, decided) = match core.plan_request(&snapshot, subject, request, tried) {
-            Ok(planned) => planned,
+        let authenticated = match core.authenticate(&snapshot, http.subject(), request) {
+            Ok(authenticated) => authenticated,
             Err(rejection) if exchange.sides.is_empty() => {
-                return Err(exchange.reject(core, subject, &rejection, request));
+                return Err(exchange.reject(core, http.subject(), &rejection, request));
             }
-            // It was permitted once and is reported already.
             Err(rejection) => return Err(exchange.answer(&rejection)),
         };
-        if let Err(rejection) = exchange.take_place(core, &plan) {
-            return Err(exchange.reject(core, subject, &rejection, request));
-        }
-        exchange.busy = Some(core.load.add(plan.address(), Unit::Request));
-        match exchange.sides.first_mut() {
-            Some(side) => core.redirect_request(side, subject, &plan),
-            None => exchange.sides.push(core.begin_request(subject, &decided, &plan, request)),
-        }
-        if !matches!(plan, Plan::Local(_)) {
-            self.keep(exchange, UnderWay::keep(http, None, request));
-        }
+        let Some(authenticated) = authenticated else {
+            return self.decide_authenticated(&snapshot, http, exchange, (request, tried));
+        };
+        let plan = authenticated.show(request, |request| {
+            self.decide_authenticated(&snapshot, http, exchange, (request, tried))
+        })?;
+        exchange.edits = authenticated.into_edits();
         Ok(plan)
     }
 
@@ -339,16 +335,17 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let destination = resolve::destination(&snapshot, &facts).with_detected(http.spoken);
         let called = Subject { facts: &facts, destination: &destination, caller: Some(&http.facts.local) };
         let core = &*self.proxy;
-        let (plan, decided) = match core.plan_request(&snapshot, called, request, &[]) {
-            Ok(planned) => planned,
+        let authenticated = match core.authenticate(&snapshot, called, request) {
+            Ok(authenticated) => authenticated,
             Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
         };
-        if let Err(rejection) = exchange.take_place(core, &plan) {
-            return Err(exchange.reject(core, called, &rejection, request));
-        }
-        exchange.sides.truncate(1);
-        exchange.sides.push(core.begin_request(called, &decided, &plan, request));
-        self.keep(exchange, UnderWay::keep(http, Some(facts), request));
+        let Some(authenticated) = authenticated else {
+            return self.arrive_authenticated(&snapshot, http, exchange, (called, request));
+        };
+        let plan = authenticated.show(request, |request| {
+            self.arrive_authenticated(&snapshot, http, exchange, (called, request))
+        })?;
+        exchange.edits = authenticated.into_edits();
         Ok(plan)
     }
 
@@ -376,6 +373,60 @@ impl crate::transport::http2::Conductor for Http2Connection {
 }
 
 impl Http2Connection {
+    /// Decides a request of which it is known whom its token speaks of, where tokens are looked at.
+    fn decide_authenticated(
+        &self,
+        snapshot: &Snapshot,
+        http: &HttpConnection,
+        exchange: &mut Http2Exchange,
+        (request, tried): (&RequestFacts<'_>, &[SocketAddr]),
+    ) -> Result<Plan, OwnAnswer> {
+        let subject = http.subject();
+        let core = &*self.proxy;
+        let (plan, decided) = match core.plan_request(snapshot, subject, request, tried) {
+            Ok(planned) => planned,
+            Err(rejection) if exchange.sides.is_empty() => {
+                return Err(exchange.reject(core, subject, &rejection, request));
+            }
+            // It was permitted once and is reported already.
+            Err(rejection) => return Err(exchange.answer(&rejection)),
+        };
+        if let Err(rejection) = exchange.take_place(core, &plan) {
+            return Err(exchange.reject(core, subject, &rejection, request));
+        }
+        exchange.busy = Some(core.load.add(plan.address(), Unit::Request));
+        match exchange.sides.first_mut() {
+            Some(side) => core.redirect_request(side, subject, &plan),
+            None => exchange.sides.push(core.begin_request(subject, &decided, &plan, request)),
+        }
+        if !matches!(plan, Plan::Local(_)) {
+            self.keep(exchange, UnderWay::keep(http, None, request));
+        }
+        Ok(plan)
+    }
+
+    /// The inbound stages for such a request to a pod of this agent.
+    fn arrive_authenticated(
+        &self,
+        snapshot: &Snapshot,
+        http: &HttpConnection,
+        exchange: &mut Http2Exchange,
+        (called, request): (Subject<'_>, &RequestFacts<'_>),
+    ) -> Result<Plan, OwnAnswer> {
+        let core = &*self.proxy;
+        let (plan, decided) = match core.plan_request(snapshot, called, request, &[]) {
+            Ok(planned) => planned,
+            Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
+        };
+        if let Err(rejection) = exchange.take_place(core, &plan) {
+            return Err(exchange.reject(core, called, &rejection, request));
+        }
+        exchange.sides.truncate(1);
+        exchange.sides.push(core.begin_request(called, &decided, &plan, request));
+        self.keep(exchange, UnderWay::keep(http, Some(called.facts.clone()), request));
+        Ok(plan)
+    }
+
     /// Counts a response of which too little was taken.
     pub(super) fn count_untaken(&self) {
         self.proxy.shared.metrics.refused(CloseReason::NotTaken.reason());

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::StatusCode;
-use mesh_common::model::{Protocol, RequestFacts};
+use mesh_common::model::{HeadEdits, Protocol, RequestFacts};
 use mesh_common::policy::Denial;
 use mesh_common::route::Plan;
 
@@ -42,6 +42,8 @@ pub(super) struct Http2Exchange {
     pub(super) sides: RequestSides,
     /// Why it was answered by us.
     pub(super) answered: Option<(ResponseFlags, &'static str)>,
+    /// What is changed of its head before it is sent.
+    pub(super) edits: Option<HeadEdits>,
 }
 
 impl Open {
@@ -86,7 +88,10 @@ impl Http2Exchange {
     pub(super) fn answer(&mut self, rejection: &Rejection) -> OwnAnswer {
         self.answered = Some((rejection.flags(), rejection.reason()));
         match rejection.verdict() {
-            Verdict::Denied => OwnAnswer::denied(rejection.reason()),
+            Verdict::Denied => match rejection.token_fault() {
+                Some(fault) => OwnAnswer::unauthenticated(fault.as_str(), fault.code()),
+                None => OwnAnswer::denied(rejection.reason()),
+            },
             Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
                 OwnAnswer::unavailable(rejection.reason())
             }
@@ -95,6 +100,10 @@ impl Http2Exchange {
 }
 
 impl Exchange for Http2Exchange {
+    fn edits(&mut self) -> Option<HeadEdits> {
+        self.edits.take()
+    }
+
     fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
     }

@@ -37,6 +37,7 @@ use mesh_common::http1::{self, LocalAnswer};
 use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::policy;
 use mesh_common::snapshot::Snapshot;
+use mesh_common::token::TokenCache;
 use mesh_common::tunnel::{Open, ResetReason, StreamToken};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -82,6 +83,8 @@ pub struct Core {
     /// Captured pods, to dial their applications.
     pods: RefCell<HashMap<WorkloadUid, PodHandle>>,
     http2: Http2Connections,
+    /// Tokens of end users that were found good.
+    tokens: RefCell<TokenCache>,
 }
 
 impl Deref for Proxy {
@@ -105,6 +108,7 @@ impl Proxy {
             traffic: shared.traffic.core(core),
             load: LoadTable::default(),
             pods: RefCell::default(),
+            tokens: RefCell::default(),
             http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))

@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_common::http1;
 use mesh_common::model::{ConnectionFacts, Direction, Protocol, RequestFacts};
-use mesh_common::policy;
+use mesh_common::policy::{self, Authenticated};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -49,6 +49,21 @@ pub(super) struct Reported {
 }
 
 impl Core {
+    /// Whom the tokens of a request speak of; `None` where nobody asks for any.
+    pub(super) fn authenticate(
+        &self,
+        snapshot: &Snapshot,
+        subject: Subject<'_>,
+        request: &RequestFacts<'_>,
+    ) -> Result<Option<Authenticated>, Rejection> {
+        let Subject { facts, destination, .. } = subject;
+        // A clock before the epoch: tokens that begin at some time do not hold.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut tokens = self.tokens.borrow_mut();
+        policy::authenticate(snapshot, facts, destination, request, now, &mut tokens)
+            .map_err(Rejection::Denied)
+    }
+
     /// Authorises a request and says where it goes.
     pub(super) fn plan_request(
         &self,
@@ -130,7 +145,8 @@ impl Core {
         let subject = http.subject();
         let mut log = begin(&self.shared.access_log, subject, None);
         let http1::AskedFor { method, path } = asked;
-        let request = Request { method, path, host: Box::default(), status: 0, grpc_status: None };
+        let request =
+            Request { method, path, host: Box::default(), end_user: None, status: 0, grpc_status: None };
         log.record.request = Some(Box::new(request));
         RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) }
     }
@@ -247,6 +263,7 @@ fn described(request: &RequestFacts<'_>) -> Request {
         method: text(request.method),
         path: request.path.as_str().into(),
         host: text(request.host),
+        end_user: request.end_user.and_then(|user| user.claims.principal().cloned()),
         status: 0,
         grpc_status: None,
     }

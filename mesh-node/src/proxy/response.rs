@@ -3,6 +3,7 @@
 use mesh_common::policy::{Denial, DenialReason};
 use mesh_common::resolve::UnknownTarget;
 use mesh_common::route::Unroutable;
+use mesh_common::token::TokenFault;
 use mesh_common::tunnel::ResetReason;
 
 use super::limits::LimitReached;
@@ -70,10 +71,21 @@ impl Rejection {
         }
     }
 
+    /// What is wrong with the request's token.
+    pub(super) fn token_fault(&self) -> Option<TokenFault> {
+        match self {
+            Self::Denied(Denial { reason: DenialReason::InvalidToken(fault), .. }) => Some(*fault),
+            _ => None,
+        }
+    }
+
     /// Status and body of the answer to a request. Envoy's and Istio's words, which people search for.
     pub(super) fn answer(&self) -> (u16, &'static str) {
         match self.verdict() {
-            Verdict::Denied => (403, "RBAC: access denied"),
+            Verdict::Denied => match self.token_fault() {
+                Some(fault) => (401, fault.as_str()),
+                None => (403, "RBAC: access denied"),
+            },
             Verdict::Allowed | Verdict::Audited | Verdict::Undecided => match self {
                 Self::Limited(_) => (503, "upstream connect error: overflow"),
                 _ => (503, "no healthy upstream"),

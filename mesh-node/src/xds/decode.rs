@@ -37,7 +37,9 @@ pub enum Reading {
 /// resources say is kept once, in `shared`.
 pub fn read(key: &Key, value: &[u8], root_namespace: &str, shared: &mut Shared) -> Reading {
     let read = match key.kind {
-        ResourceType::AuthorizationPolicy | ResourceType::PeerAuthentication => {
+        ResourceType::AuthorizationPolicy
+        | ResourceType::PeerAuthentication
+        | ResourceType::RequestAuthentication => {
             return decode_policy::read(key, value, root_namespace);
         }
         ResourceType::Mesh => mesh(value).map(|settings| Delta::Settings(settings.into())),
@@ -79,6 +81,7 @@ pub fn removal(key: &Key) -> Option<Delta> {
         ResourceType::Node => Some(Delta::RemoveNode(Arc::clone(&key.name))),
         ResourceType::AuthorizationPolicy => Some(Delta::RemoveAuthorizationPolicy(name())),
         ResourceType::PeerAuthentication => Some(Delta::RemovePeerAuthentication(name())),
+        ResourceType::RequestAuthentication => Some(Delta::RemoveRequestAuthentication(name())),
         ResourceType::Service => Some(Delta::RemoveService(name())),
         ResourceType::EndpointSlice => Some(Delta::RemoveEndpointSlice(name())),
         ResourceType::Workload => Some(Delta::RemoveWorkload(WorkloadUid(Arc::clone(&key.name)))),

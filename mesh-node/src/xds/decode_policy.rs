@@ -19,10 +19,14 @@ use super::resource::{FieldError, Key, ResourceType, Update};
 pub(super) fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
     let name = lenient_name(&key.name);
     let mut reader = Reader { root_namespace, fault: None };
-    let delta = if key.kind == ResourceType::PeerAuthentication {
-        Delta::UpsertPeerAuthentication(Arc::new(reader.peer_authentication(name, value)))
-    } else {
-        Delta::UpsertAuthorizationPolicy(Arc::new(reader.authorization_policy(name, value)))
+    let delta = match key.kind {
+        ResourceType::PeerAuthentication => {
+            Delta::UpsertPeerAuthentication(Arc::new(reader.peer_authentication(name, value)))
+        }
+        ResourceType::RequestAuthentication => {
+            Delta::UpsertRequestAuthentication(Arc::new(reader.request_authentication(name, value)))
+        }
+        _ => Delta::UpsertAuthorizationPolicy(Arc::new(reader.authorization_policy(name, value))),
     };
     match reader.fault {
         None => Reading::Understood(Update::Delta(delta)),
@@ -30,10 +34,10 @@ pub(super) fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     root_namespace: &'a str,
     /// The first thing that is not understood.
-    fault: Option<FieldError>,
+    pub(super) fault: Option<FieldError>,
 }
 
 impl Reader<'_> {
@@ -55,13 +59,17 @@ impl Reader<'_> {
         };
         let rules = each("rules", &policy.rules, rule);
         let rules = rules.unwrap_or_else(|error| self.instead(error, Vec::new()));
-        let own = self.fault.as_ref().map(|FieldError { field, reason }| PolicyFault {
-            field: field.clone(),
-            reason: format!("{reason}; see that agent and controller have the same version"),
-        });
+        let own = self.own_fault();
         let rules = if own.is_some() { Vec::new() } else { rules };
         let sent = policy.fault.map(|messages::PolicyFault { field, reason }| PolicyFault { field, reason });
         AuthorizationPolicy { name, scope, action, mode, rules, fault: own.or(sent).map(Arc::new) }
+    }
+
+    pub(super) fn own_fault(&self) -> Option<PolicyFault> {
+        self.fault.as_ref().map(|FieldError { field, reason }| PolicyFault {
+            field: field.clone(),
+            reason: format!("{reason}; see that agent and controller have the same version"),
+        })
     }
 
     fn peer_authentication(&mut self, name: NamespacedName, value: &[u8]) -> PeerAuthentication {
@@ -96,7 +104,7 @@ impl Reader<'_> {
 
     /// Reads a message that has no field besides those that are known: what is read must be as long, written again, as
     /// what came.
-    fn message<M: Message + Default>(&mut self, value: &[u8]) -> Option<M> {
+    pub(super) fn message<M: Message + Default>(&mut self, value: &[u8]) -> Option<M> {
         match message::<M>(value) {
             Ok(message) => {
                 if message.encoded_len() != value.len() {
@@ -108,7 +116,7 @@ impl Reader<'_> {
         }
     }
 
-    fn scope(&mut self, name: &NamespacedName, sent: Option<messages::Scope>) -> Scope {
+    pub(super) fn scope(&mut self, name: &NamespacedName, sent: Option<messages::Scope>) -> Scope {
         use messages::ScopeKind as Kind;
         match sent.and_then(|scope| scope.kind) {
             Some(Kind::Mesh(_)) => Scope::Mesh,
@@ -136,7 +144,7 @@ impl Reader<'_> {
         }
     }
 
-    fn instead<T>(&mut self, error: FieldError, value: T) -> T {
+    pub(super) fn instead<T>(&mut self, error: FieldError, value: T) -> T {
         self.fault.get_or_insert(error);
         value
     }
@@ -165,6 +173,7 @@ fn source(source: &messages::Source) -> Result<Source, FieldError> {
         namespaces: strings("namespaces", source.namespaces.as_ref())?,
         service_accounts: strings("service_accounts", source.service_accounts.as_ref())?,
         ip_blocks: cidrs("ip_blocks", source.ip_blocks.as_ref())?,
+        request_principals: strings("request_principals", source.request_principals.as_ref())?,
     })
 }
 
@@ -198,6 +207,20 @@ fn condition(condition: &messages::Condition) -> Result<Condition, FieldError> {
         Test::DestinationPort(numbers) => {
             Ok(Condition::DestinationPort(ports("destination_port", Some(numbers))?))
         }
+        Test::RequestPrincipal(values) => {
+            Ok(Condition::RequestPrincipal(strings("request_principal", Some(values))?))
+        }
+        Test::RequestAudiences(values) => {
+            Ok(Condition::RequestAudiences(strings("request_audiences", Some(values))?))
+        }
+        Test::RequestPresenter(values) => {
+            Ok(Condition::RequestPresenter(strings("request_presenter", Some(values))?))
+        }
+        Test::RequestClaim(claim) if claim.path.is_empty() => Err(unspecified("path")),
+        Test::RequestClaim(claim) => Ok(Condition::RequestClaim {
+            path: claim.path.iter().map(|name| Text::from(&**name)).collect(),
+            values: strings("values", claim.values.as_ref())?,
+        }),
     }
 }
 

@@ -17,6 +17,7 @@ use mesh_common::snapshot::Delta;
 use prost::Message;
 
 use super::encode_policy::{authorization_policy, peer_authentication};
+use super::encode_request_authentication::request_authentication;
 use super::resource::{Key, Outgoing, Resource, ResourceType, Trust};
 use super::{MESH, messages};
 
@@ -41,6 +42,10 @@ pub fn encode(delta: &Delta) -> Outgoing {
             upsert(Type::PeerAuthentication, named(&policy.name), &peer_authentication(policy))
         }
         Delta::RemovePeerAuthentication(name) => remove(Type::PeerAuthentication, named(name)),
+        Delta::UpsertRequestAuthentication(policy) => {
+            upsert(Type::RequestAuthentication, named(&policy.name), &request_authentication(policy))
+        }
+        Delta::RemoveRequestAuthentication(name) => remove(Type::RequestAuthentication, named(name)),
         Delta::UpsertNode(found) => upsert(Type::Node, Arc::clone(&found.name), &node(found)),
         Delta::RemoveNode(name) => remove(Type::Node, Arc::clone(name)),
     }

@@ -49,7 +49,7 @@ fn mutual_tls(mode: Option<MutualTls>) -> messages::MutualTls {
     }
 }
 
-fn scope(scope: &Scope) -> messages::Scope {
+pub(super) fn scope(scope: &Scope) -> messages::Scope {
     use messages::ScopeKind as Kind;
     let kind = match scope {
         Scope::Mesh => Kind::Mesh(messages::Empty {}),
@@ -83,6 +83,7 @@ fn source(source: &Source) -> messages::Source {
         namespaces: asked(&source.namespaces, strings),
         service_accounts: asked(&source.service_accounts, strings),
         ip_blocks: asked(&source.ip_blocks, cidrs),
+        request_principals: asked(&source.request_principals, strings),
     }
 }
 
@@ -108,6 +109,13 @@ fn condition(condition: &Condition) -> messages::Condition {
         Condition::SourceServiceAccount(values) => Test::SourceServiceAccount(strings(values)),
         Condition::DestinationIp(ranges) => Test::DestinationIp(cidrs(ranges)),
         Condition::DestinationPort(ports) => Test::DestinationPort(port_match(ports)),
+        Condition::RequestPrincipal(values) => Test::RequestPrincipal(strings(values)),
+        Condition::RequestAudiences(values) => Test::RequestAudiences(strings(values)),
+        Condition::RequestPresenter(values) => Test::RequestPresenter(strings(values)),
+        Condition::RequestClaim { path, values } => Test::RequestClaim(messages::ClaimCondition {
+            path: path.iter().map(ToString::to_string).collect(),
+            values: asked(values, strings),
+        }),
     };
     messages::Condition { test: Some(test) }
 }

@@ -7,8 +7,10 @@
 pub mod certificates;
 mod decode;
 mod decode_policy;
+mod decode_request_authentication;
 mod encode;
 mod encode_policy;
+mod encode_request_authentication;
 pub mod messages;
 pub mod refusal;
 mod resource;

@@ -23,6 +23,8 @@ pub enum ResourceType {
     AuthorizationPolicy,
     /// A PeerAuthentication, by `namespace/name`.
     PeerAuthentication,
+    /// A RequestAuthentication, by `namespace/name`.
+    RequestAuthentication,
     /// A Service, by `namespace/name`.
     Service,
     /// An EndpointSlice, by `namespace/name`.
@@ -35,12 +37,13 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in the order in which one round sends them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Mesh,
         Self::TrustBundle,
         Self::Node,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::Service,
         Self::EndpointSlice,
         Self::Workload,
@@ -48,12 +51,13 @@ impl ResourceType {
     ];
 
     /// Those that every agent asks for.
-    pub const OF_EVERYBODY: [Self; 8] = [
+    pub const OF_EVERYBODY: [Self; 9] = [
         Self::Mesh,
         Self::TrustBundle,
         Self::Node,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::Service,
         Self::EndpointSlice,
         Self::Workload,
@@ -67,6 +71,7 @@ impl ResourceType {
             Self::Node => "Node",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Workload => "Workload",
@@ -97,7 +102,7 @@ impl ResourceType {
 
     /// Whether it says who may do what: never skipped, whatever is wrong with it.
     pub const fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication)
     }
 }
 

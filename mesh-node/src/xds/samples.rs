@@ -11,6 +11,9 @@ use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
     PolicyFault, Rule, Scope, Source,
 };
+use mesh_common::model::request_authentication::{
+    ClaimHeader, JwtRule, RequestAuthentication, TokenLocation,
+};
 use mesh_common::model::service::{
     InternalTrafficPolicy, Service, ServicePort, TargetPort, TrafficDistribution,
 };
@@ -19,6 +22,7 @@ use mesh_common::model::{
     Enrolment, MeshSettings, NamespacedName, Node, Protocol, SpiffeId, Text, TrustDomain,
 };
 use mesh_common::snapshot::Delta;
+use mesh_common::token::KeySet;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -222,8 +226,9 @@ fn port() -> impl Strategy<Value = u16> {
 
 fn source() -> impl Strategy<Value = Source> {
     let strings = || matching(pattern);
-    (strings(), strings(), strings(), matching(range)).prop_map(
-        |(principals, namespaces, service_accounts, ip_blocks)| Source {
+    (strings(), strings(), strings(), matching(range), strings()).prop_map(
+        |(principals, namespaces, service_accounts, ip_blocks, request_principals)| Source {
+            request_principals,
             principals,
             namespaces,
             service_accounts,
@@ -252,6 +257,10 @@ fn condition() -> impl Strategy<Value = Condition> {
         strings().prop_map(Condition::SourceServiceAccount),
         matching(range).prop_map(Condition::DestinationIp),
         matching(port).prop_map(Condition::DestinationPort),
+        strings().prop_map(Condition::RequestPrincipal),
+        strings().prop_map(Condition::RequestAudiences),
+        strings().prop_map(Condition::RequestPresenter),
+        (vec(text(), 1..4), strings()).prop_map(|(path, values)| Condition::RequestClaim { path, values }),
     ]
 }
 
@@ -280,6 +289,42 @@ pub(super) fn peer_authentication() -> impl Strategy<Value = PeerAuthentication>
     )
 }
 
+fn location() -> impl Strategy<Value = TokenLocation> {
+    prop_oneof![
+        (text(), text()).prop_map(|(name, prefix)| TokenLocation::Header { name, prefix }),
+        text().prop_map(TokenLocation::Parameter),
+        text().prop_map(TokenLocation::Cookie),
+    ]
+}
+
+fn jwt_rule() -> impl Strategy<Value = JwtRule> {
+    let keys = prop::sample::select(vec![None, Some(r#"{"keys":[]}"#), Some(r#"{"keys":[{"kty":"x"}]}"#)]);
+    let claim = (name(), vec(text(), 1..4)).prop_map(|(header, claim)| ClaimHeader { header, claim });
+    let output = (option::of(name()), few(claim), few(text()));
+    (name(), few(text()), keys, vec(location(), 1..3), any::<bool>(), output).prop_map(
+        |(issuer, audiences, keys, locations, forward_original, (payload_header, claim_headers, spaced))| {
+            JwtRule {
+                issuer,
+                audiences,
+                keys: keys.map(|text| KeySet::parse(text).unwrap().into()),
+                locations,
+                forward_original,
+                payload_header,
+                claim_headers,
+                space_delimited: spaced.into(),
+            }
+        },
+    )
+}
+
+pub(super) fn request_authentication() -> impl Strategy<Value = RequestAuthentication> {
+    let fault = option::of(("\\PC{0,12}", "\\PC{0,12}"));
+    (named(), scope(true), few(jwt_rule()), fault).prop_map(|(name, scope, rules, fault)| {
+        let fault = fault.map(|(field, reason)| PolicyFault { field, reason }.into());
+        RequestAuthentication { name, scope, rules, fault }
+    })
+}
+
 pub(super) fn delta() -> impl Strategy<Value = Delta> {
     prop_oneof![
         settings().prop_map(|settings| Delta::Settings(settings.into())),
@@ -293,6 +338,8 @@ pub(super) fn delta() -> impl Strategy<Value = Delta> {
         named().prop_map(Delta::RemoveAuthorizationPolicy),
         peer_authentication().prop_map(|policy| Delta::UpsertPeerAuthentication(policy.into())),
         named().prop_map(Delta::RemovePeerAuthentication),
+        request_authentication().prop_map(|policy| Delta::UpsertRequestAuthentication(policy.into())),
+        named().prop_map(Delta::RemoveRequestAuthentication),
         node().prop_map(|node| Delta::UpsertNode(node.into())),
         name().prop_map(Delta::RemoveNode),
     ]

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use mesh_test_harness::binary::Build;
 use mesh_test_harness::capture::Capture;
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::process::Place;
@@ -135,8 +134,8 @@ impl Cluster {
     ///
     /// # Errors
     /// It cannot be built, or a containerd does not take it.
-    pub fn load_mesh(&self, build: Build) -> Result<()> {
-        self.load(&images::mesh(&self.run.folder().join("images"), build)?)
+    pub fn load_mesh(&self) -> Result<()> {
+        self.load(&images::mesh(&self.run.folder().join("images"))?)
     }
 
     /// Gives every node the image of the conformance suite's pods.

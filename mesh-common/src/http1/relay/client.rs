@@ -164,6 +164,7 @@ impl<P> Relay<P> {
         self.expects_http2 = false;
         match (court.judge)(&head) {
             Verdict::Forward(plan) => self.begin(&head, plan, court),
+            Verdict::ForwardEdited(plan, edits) => self.begin(&head.edited(&edits), plan, court),
             Verdict::Answer(answer) => self.answer_instead(&head, answer),
         }
         Ok((head.length, true))

@@ -26,6 +26,7 @@ use super::{
     AskedFor, Authority, BodyBytes, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal,
     RequestHead,
 };
+use crate::model::HeadEdits;
 
 /// A side that has this much to send is given no more.
 pub const HIGH_WATER: usize = 64 << 10;
@@ -167,6 +168,8 @@ pub enum Waiting {
 pub enum Verdict<P> {
     /// It may go on.
     Forward(P),
+    /// It may go on with another head.
+    ForwardEdited(P, HeadEdits),
     /// It is answered here; who decided so has counted it.
     Answer(LocalAnswer<'static>),
 }

@@ -66,7 +66,14 @@ fn request(
     let destination = resolve::destination(&snapshot, &facts);
     let path = RequestTarget::parse(target.as_bytes()).unwrap().path;
     let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    let request = RequestFacts { method: b"GET", host: b"api:80", path: &path, headers: &headers };
+    let request = RequestFacts {
+        method: b"GET",
+        host: b"api:80",
+        path: &path,
+        query: None,
+        headers: &headers,
+        end_user: None,
+    };
     let permit = authorize_request(&snapshot, &facts, &destination, &request);
     permit.map(drop).map_err(|denial| denial.reason)
 }

@@ -227,7 +227,7 @@ mod tests {
         check_kind("", "policy.nodemsh.dev", authorization);
         check_kind("TrafficPolicy", "policy.nodemesh.dev/v1", authorization);
         check_kind("NetworkPolicy", "networking.k8s.io", None);
-        check_kind("RequestAuthentication", "security.istio.io", None);
+        check_kind("RequestAuthentication", "security.istio.io", Some(Kind::RequestAuthentication));
         check_kind("Pod", "policy.nodemesh.dev", None);
         check_kind("Deployment", "apps", None);
         check_kind("", "", None);

@@ -137,7 +137,7 @@ fn a_policy_of_another_group_or_kind_denies_and_says_what_to_write() {
         (
             own,
             "TrafficPolicy",
-            "kind: TrafficPolicy is not known: write kind: AuthorizationPolicy or kind: PeerAuthentication",
+            "kind: TrafficPolicy is not known: write kind: AuthorizationPolicy or kind: PeerAuthentication or kind: RequestAuthentication",
         ),
     ] {
         let text = format!("apiVersion: {version}\nkind: {kind}\n{PLACE}spec: {{action: DENY, {RULES}}}\n");

@@ -19,7 +19,7 @@ use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
     DEFAULT_NAMESPACE, Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, resembles, route, service,
+    peer_authentication, pod, request_authentication, resembles, route, service,
 };
 
 /// Most complaints that are kept of one document. The first ones tell what is wrong.
@@ -208,7 +208,9 @@ impl Reader {
                     value.map_or(Meaning::Nothing, |value| Meaning::EndpointSlice(Arc::new(value)))
                 })
             }
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.policy_said(kind, draft),
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
+                self.policy_said(kind, draft)
+            }
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => route_said(draft),
             Kind::ReferenceGrant => nothing_said(draft, Vec::new()),
             Kind::BackendTlsPolicy => nothing_said(draft, vec![route::unapplied_policy()]),
@@ -225,6 +227,14 @@ impl Reader {
                 |value| Meaning::PeerAuthentication(Arc::new(value)),
             );
         }
+        if kind == Kind::RequestAuthentication {
+            return read::<resources::RequestAuthentication, _>(
+                draft,
+                kind,
+                |object| request_authentication::request_authentication(object, settings),
+                |value| Meaning::RequestAuthentication(Arc::new(value)),
+            );
+        }
         read::<resources::AuthorizationPolicy, _>(
             draft,
             kind,
@@ -239,6 +249,10 @@ impl Reader {
         if key.kind == Kind::PeerAuthentication {
             let policy = peer_authentication::unreadable(value, name, &self.settings);
             return Meaning::PeerAuthentication(Arc::new(policy));
+        }
+        if key.kind == Kind::RequestAuthentication {
+            let policy = request_authentication::unreadable(value, name, error, &self.settings);
+            return Meaning::RequestAuthentication(Arc::new(policy));
         }
         let policy = authorization_policy::unreadable(value, name, error, &self.settings);
         Meaning::AuthorizationPolicy(Arc::new(policy))
@@ -348,13 +362,15 @@ fn read<K: DeserializeOwned, T>(
 ) -> Result<Said, Vec<FieldError>> {
     let error = |field: &str, reason: String| vec![FieldError { field: field.to_owned(), reason }];
     if draft.name.kind != kind.name() {
-        let [authorization, peer] = [Kind::AuthorizationPolicy, Kind::PeerAuthentication].map(Kind::name);
+        let policies = Kind::ALL.into_iter().filter(|kind| kind.is_policy());
+        let kinds: Vec<String> = policies.map(|kind| format!("kind: {}", kind.name())).collect();
+        let kinds = kinds.join(" or ");
         let reason = match &*draft.name.kind {
-            "" => format!("is missing: write kind: {authorization} or kind: {peer}"),
+            "" => format!("is missing: write {kinds}"),
             other if resembles(other, kind.name()) => {
                 format!("{other} is not known: write kind: {}", kind.name())
             }
-            other => format!("{other} is not known: write kind: {authorization} or kind: {peer}"),
+            other => format!("{other} is not known: write {kinds}"),
         };
         return Err(error("kind", reason));
     }

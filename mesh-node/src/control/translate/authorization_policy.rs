@@ -13,6 +13,7 @@ use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::condition_key::RequestKey;
 use super::{
     Effect, Field, FieldError, Finding, METADATA, SPEC, Translated, namespaced_name, pattern, policy_scope,
     port_text, resembles,
@@ -266,6 +267,12 @@ impl Reader {
                 ("notIpBlocks", &source.not_ip_blocks),
                 pattern::ip_block,
             ),
+            request_principals: self.matches(
+                field,
+                ("requestPrincipals", &source.request_principals),
+                ("notRequestPrincipals", &source.not_request_principals),
+                pattern::pattern,
+            ),
         }
     }
 
@@ -327,11 +334,8 @@ impl Reader {
             "destination.port" => {
                 Condition::DestinationPort(self.matches(field, lists.0, lists.1, port_text))
             }
-            key => match header_name(key) {
-                Some(name) => {
-                    let values = self.matches(field, lists.0, lists.1, pattern::pattern);
-                    Condition::RequestHeader { name, values }
-                }
+            key => match RequestKey::of(key) {
+                Some(key) => key.condition(self.matches(field, lists.0, lists.1, pattern::pattern)),
                 None => {
                     self.deny(FieldError::new(&field.name("key"), format!("{key:?} is not supported")));
                     return None;
@@ -430,13 +434,6 @@ impl Reader {
             self.warn(&field.name("notPaths"), reason);
         }
     }
-}
-
-/// The name in `request.headers[NAME]`, in lower case.
-fn header_name(key: &str) -> Option<Text> {
-    let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
-    let good = !name.is_empty() && name.bytes().all(pattern::is_token_byte);
-    good.then(|| name.to_ascii_lowercase().into())
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ pub mod node;
 pub mod peer_authentication;
 pub mod pod;
 pub mod protocol;
+pub mod request_authentication;
 pub mod route;
 pub mod service;
 
+mod condition_key;
 mod enrolment;
 mod own_keys;
 mod pattern;

@@ -68,6 +68,12 @@ fn authorization_policies_become_policies() {
 }
 
 #[test]
+fn request_authentications_become_rules() {
+    let translate = |object: &_| request_authentication::request_authentication(object, &settings());
+    check("request_authentication", translate);
+}
+
+#[test]
 fn peer_authentications_become_modes() {
     check("peer_authentication", |object| peer_authentication::peer_authentication(object, &settings()));
 }

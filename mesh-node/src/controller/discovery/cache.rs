@@ -210,6 +210,7 @@ impl Cache {
             }
             Delta::UpsertAuthorizationPolicy(policy) => self.put_policy(&policy.scope, resource),
             Delta::UpsertPeerAuthentication(policy) => self.put_policy(&policy.scope, resource),
+            Delta::UpsertRequestAuthentication(policy) => self.put_policy(&policy.scope, resource),
             _ => self.put(resource, None, None),
         }
     }

@@ -86,6 +86,7 @@ fn write_request(line: &mut Line<'_>, request: &Request) {
     line.known(field!("http.method"), &request.method);
     line.known(field!("http.host"), &request.host);
     line.known(field!("http.path"), &request.path);
+    line.text(field!("http.principal"), request.end_user.as_deref());
     if request.status != 0 {
         line.number(field!("http.status"), request.status);
     }

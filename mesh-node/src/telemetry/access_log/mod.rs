@@ -146,6 +146,8 @@ pub struct Request {
     pub path: Box<str>,
     /// The host that it names.
     pub host: Box<str>,
+    /// Whom its token speaks of, as `ISSUER/SUBJECT`; `None` without a token that was looked at.
+    pub end_user: Option<Text>,
     /// The response's status code; 0 if there was none.
     pub status: u16,
     /// gRPC's status, where the response has one.

@@ -79,6 +79,7 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
                 method: "GET".into(),
                 path: path.into(),
                 host: "api".into(),
+                end_user: None,
                 status: 403,
                 grpc_status: None,
             };
@@ -99,6 +100,7 @@ fn a_request_is_written_with_its_parties_and_its_statuses() {
             method: "GET".into(),
             path: "/x".into(),
             host: "api".into(),
+            end_user: None,
             status: 200,
             grpc_status: Some(5),
         }));
@@ -119,6 +121,7 @@ fn a_request_without_an_answer_has_no_status() {
                 method: "GET".into(),
                 path: "/x".into(),
                 host: "api".into(),
+                end_user: None,
                 status: 0,
                 grpc_status: None,
             }));

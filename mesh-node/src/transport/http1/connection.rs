@@ -293,8 +293,13 @@ impl<X> Http<X> {
         let mut judge = |head: &RequestHead<'_>| {
             let decided = head.facts(dialled, |facts| conductor.request(pod, record, facts));
             match decided {
-                Ok((exchange, course)) => {
-                    Verdict::Forward(Box::new(Planned { exchange, course, started: now }))
+                Ok((exchange, mut course)) => {
+                    let edits = course.edits.take();
+                    let planned = Box::new(Planned { exchange, course, started: now });
+                    match edits {
+                        Some(edits) => Verdict::ForwardEdited(planned, edits),
+                        None => Verdict::Forward(planned),
+                    }
                 }
                 Err(answer) => Verdict::Answer(answer),
             }

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use mesh_common::http1::BodyBytes;
 use mesh_common::http1::relay::Ending;
-use mesh_common::model::{SpiffeId, WorkloadUid};
+use mesh_common::model::{HeadEdits, SpiffeId, WorkloadUid};
 
 use super::outcome::CloseReason;
 use super::tunnel::Course;
@@ -68,6 +68,8 @@ pub struct RequestCourse {
     pub course: Course,
     /// Whose connections to the application may serve it; `None` takes a new one and closes it afterwards.
     pub share: Option<PoolScope>,
+    /// What is changed of its head.
+    pub edits: Option<HeadEdits>,
 }
 
 /// Who shares pooled connections to an application: one caller, which is what the application sees.

@@ -1,9 +1,9 @@
 //! Answers of our own: an HTTP status, or for gRPC its status in a response that is trailers only.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use mesh_common::http1::Refusal;
+use mesh_common::http1::{CHALLENGE, Refusal};
 
 use super::connect::ConnectFailure;
 
@@ -14,6 +14,7 @@ const UNAVAILABLE: u16 = 14;
 const PERMISSION_DENIED: u16 = 7;
 const RESOURCE_EXHAUSTED: u16 = 8;
 const UNIMPLEMENTED: u16 = 12;
+const UNAUTHENTICATED: u16 = 16;
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -41,6 +42,11 @@ impl OwnAnswer {
             text: "RBAC: access denied",
             reason,
         }
+    }
+
+    /// Its token does not hold. `text` says what is wrong with it, `reason` is the code of that.
+    pub fn unauthenticated(text: &'static str, reason: &'static str) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, grpc_status: UNAUTHENTICATED, text, reason }
     }
 
     /// There is nowhere to go. `reason` is the code of why.
@@ -83,6 +89,9 @@ impl OwnAnswer {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(self.reason));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
         if is_grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use mesh_common::http1::{AskedFor, Refusal};
-use mesh_common::model::{RequestFacts, SpiffeId, Workload};
+use mesh_common::model::{HeadEdits, RequestFacts, SpiffeId, Workload};
 use mesh_common::route::{Local, Plan};
 use tokio::sync::Notify;
 
@@ -85,6 +85,11 @@ pub trait Conductor: 'static {
 
 /// The record of one request. Dropped when everything is over; [`ended`](Self::ended) is called once, before.
 pub trait Exchange: 'static {
+    /// What is to be changed of the request's head, by what was decided last.
+    fn edits(&mut self) -> Option<HeadEdits> {
+        None
+    }
+
     /// The response's head is on its way to the caller.
     fn answered(&mut self, status: StatusCode);
 

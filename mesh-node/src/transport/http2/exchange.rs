@@ -24,14 +24,14 @@ use tokio::time::Instant;
 use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record};
-use super::conductor::{Conductor, Ending, RefusedUnseen};
+use super::conductor::{Conductor, Ending, Exchange as _, RefusedUnseen};
 use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
 use super::cut::{Cut, Half};
 use super::pace::Wanted;
 use super::peers::Peers;
 use super::pool::{Caller, Connecting, Key, Pool, RefusedBy};
 use super::pool_http1::IdlePool;
-use super::request::{facts, for_http1, normalise};
+use super::request::{edit, facts, for_http1, normalise};
 use super::resends::Resends;
 use super::settings::Settings;
 use super::sources::Sources;
@@ -166,6 +166,12 @@ async fn answer<C: Conductor>(
     let mut tried = Tried::new();
     let mut plan = decide(conductor, &request.0, record, &tried)?;
     loop {
+        let edits = record.exchange().edits();
+        // To be decided again a request is needed as it came.
+        let came = edits.as_ref().map(|_| request.0.clone());
+        if let Some(edits) = &edits {
+            edit(&mut request.0, edits);
+        }
         let Unsent { request: unsent, failure } =
             match send(shared, conductor, (&plan, is_grpc), request, record).await {
                 Ok(response) => return Ok(response),
@@ -175,6 +181,7 @@ async fn answer<C: Conductor>(
         let other = match unsent {
             Some(unsent) if failure.is_before_request() && tried.len() < MOST_ENDPOINTS => {
                 request = unsent;
+                request.0 = came.unwrap_or(request.0);
                 decide(conductor, &request.0, record, &tried)
             }
             _ => return Err(conductor.unreachable(record.exchange(), &failure)),

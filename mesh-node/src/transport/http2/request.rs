@@ -10,8 +10,8 @@ use http::request::Parts;
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use mesh_common::http1::{Authority, Refusal, StripList};
-use mesh_common::model::RequestFacts;
 use mesh_common::model::path::{NormalPath, RequestTarget};
+use mesh_common::model::{HeadEdits, RequestFacts};
 use smallvec::SmallVec;
 
 /// Brings a request into its one form.
@@ -49,7 +49,32 @@ pub(super) fn facts<T>(parts: &Parts, judge: impl FnOnce(&RequestFacts<'_>) -> T
     let mut headers: SmallVec<[(&[u8], &[u8]); 32]> = SmallVec::new();
     headers.push((b"host", host));
     headers.extend(parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
-    judge(&RequestFacts { method: parts.method.as_str().as_bytes(), host, path: &path, headers: &headers })
+    let (method, query) = (parts.method.as_str().as_bytes(), parts.uri.query().map(str::as_bytes));
+    judge(&RequestFacts { method, host, path: &path, query, headers: &headers, end_user: None })
+}
+
+/// Changes what a decision asks for of a request in its one form.
+pub(super) fn edit(parts: &mut Parts, edits: &HeadEdits) {
+    let removed: SmallVec<[HeaderName; 4]> =
+        parts.headers.keys().filter(|name| edits.removes(name.as_str().as_bytes())).cloned().collect();
+    for name in removed {
+        parts.headers.remove(name);
+    }
+    for (name, value) in &edits.added {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::from_bytes(value)) {
+            parts.headers.append(name, value);
+        }
+    }
+    let Some(query) = &edits.query else { return };
+    let mut target = parts.uri.path().as_bytes().to_vec();
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    let target = PathAndQuery::try_from(target).expect("less than before stands in its query");
+    uri.path_and_query = Some(target);
+    parts.uri = Uri::from_parts(uri).expect("it was whole before");
 }
 
 /// The same request for an application that speaks HTTP/1.1. hyper frames the body by its length or in chunks.

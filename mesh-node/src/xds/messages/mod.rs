@@ -5,14 +5,18 @@
 
 mod mesh;
 mod policy;
+mod request_authentication;
 mod service;
 mod workload;
 
 pub use mesh::{Cidr, Mesh, Node, TrustBundle};
 pub use policy::{
-    Action, AuthorizationPolicy, CidrMatch, Condition, Empty, HeaderCondition, Mode, MutualTls, Operation,
-    Pattern, PatternKind, PeerAuthentication, PolicyFault, PortMatch, Rule, Scope, ScopeKind, Selector,
-    ServiceName, Services, Source, StringMatch, Test,
+    Action, AuthorizationPolicy, CidrMatch, ClaimCondition, Condition, Empty, HeaderCondition, Mode,
+    MutualTls, Operation, Pattern, PatternKind, PeerAuthentication, PolicyFault, PortMatch, Rule, Scope,
+    ScopeKind, Selector, ServiceName, Services, Source, StringMatch, Test,
+};
+pub use request_authentication::{
+    ClaimHeader, JwtRule, LocationKind, RequestAuthentication, TokenHeader, TokenLocation,
 };
 pub use service::{
     Endpoint, EndpointSlice, EndpointState, InternalTrafficPolicy, Protocol, Service, ServicePort, SlicePort,

@@ -149,6 +149,9 @@ pub struct Source {
     /// `ipBlocks`, `notIpBlocks`.
     #[prost(message, optional, tag = "4")]
     pub ip_blocks: Option<CidrMatch>,
+    /// `requestPrincipals`, `notRequestPrincipals`.
+    #[prost(message, optional, tag = "5")]
+    pub request_principals: Option<StringMatch>,
 }
 
 /// `to[].operation`; an absent field matches everything.
@@ -172,7 +175,7 @@ pub struct Operation {
 #[derive(Clone, PartialEq, Message)]
 pub struct Condition {
     /// Exactly one.
-    #[prost(oneof = "Test", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Test", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub test: Option<Test>,
 }
 
@@ -200,6 +203,29 @@ pub enum Test {
     /// `destination.port`.
     #[prost(message, tag = "7")]
     DestinationPort(PortMatch),
+    /// `request.auth.principal`.
+    #[prost(message, tag = "8")]
+    RequestPrincipal(StringMatch),
+    /// `request.auth.audiences`.
+    #[prost(message, tag = "9")]
+    RequestAudiences(StringMatch),
+    /// `request.auth.presenter`.
+    #[prost(message, tag = "10")]
+    RequestPresenter(StringMatch),
+    /// `request.auth.claims[...]`.
+    #[prost(message, tag = "11")]
+    RequestClaim(ClaimCondition),
+}
+
+/// A claim and what its values are compared with.
+#[derive(Clone, PartialEq, Message)]
+pub struct ClaimCondition {
+    /// The names that lead to it; at least one.
+    #[prost(string, repeated, tag = "1")]
+    pub path: Vec<String>,
+    /// What its values are compared with.
+    #[prost(message, optional, tag = "2")]
+    pub values: Option<StringMatch>,
 }
 
 /// A header field and what its values are compared with.

@@ -58,11 +58,15 @@ fn the_definitions_are_structural_and_served() -> Result<()> {
         "-o",
         "jsonpath={range .items[*]}{.metadata.name} {.status.conditions[*].type}{\"\\n\"}{end}",
     ])?;
-    for name in ["authorizationpolicies.policy.nodemesh.dev", "peerauthentications.policy.nodemesh.dev"] {
+    for name in [
+        "authorizationpolicies.policy.nodemesh.dev",
+        "peerauthentications.policy.nodemesh.dev",
+        "requestauthentications.policy.nodemesh.dev",
+    ] {
         let line = conditions.lines().find(|line| line.starts_with(name)).context("it is there")?;
         assert!(line.contains("Established") && !line.contains("NonStructuralSchema"), "{line}");
     }
-    for short in ["nmap", "nmpa", "nodemesh"] {
+    for short in ["nmap", "nmpa", "nmra", "nodemesh"] {
         SERVER.kubectl(&["get", short, "--all-namespaces"])?;
     }
     let explained = SERVER.kubectl(&["explain", "nmap.spec.rules.to.operation.paths"])?;

@@ -79,7 +79,7 @@ impl Judge {
                 };
                 let called = WorkloadUid("pod-b".into());
                 let key = TunnelKey { source, destination, called, identity: self.expected.clone() };
-                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None }
+                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None, edits: None }
             }
             To::Application(application) => {
                 let share = PoolScope {
@@ -89,7 +89,7 @@ impl Judge {
                     application,
                 };
                 let dial = Dial { destination: application, source: None, netns: None };
-                RequestCourse { course: Course::Direct { dial, planned }, share: Some(share) }
+                RequestCourse { course: Course::Direct { dial, planned }, share: Some(share), edits: None }
             }
         }
     }
