@@ -382,6 +382,17 @@ fn what_was_asked_is_all_that_is_known_of_a_state_on_disk() {
 }
 
 #[test]
+fn of_a_state_of_who_asked_nothing_nothing_is_known_whole() {
+    let mut world = asking(&[]);
+    complete(&mut world, &[]);
+    world.take(response(ResourceType::Address, "1", &[], &[])).unwrap();
+    world.commit();
+    let saved = world.saved().unwrap().into_iter().map(Kept::resource).collect();
+    let mut again = World::new("a".into(), MeshSettings::default(), false);
+    assert!(again.restore(saved).snapshot.is_partial());
+}
+
+#[test]
 fn who_does_not_ask_takes_no_answer() {
     let sent = response(ResourceType::Address, "1", &[encode_answer(WEB)], &[]);
     assert!(world().take(sent).is_err());
