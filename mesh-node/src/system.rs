@@ -1,13 +1,17 @@
-//! What the system is asked for once, at start, and may refuse: addresses, threads, files, word of a stop.
+//! What the system is asked for and may refuse: at start addresses, threads, files, word of a stop; later a connection.
 //!
 //! Never: a socket of the data path.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Short for who waits to be accepted, long for a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A thread, a runtime or a signal handler that is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,12 @@ pub async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListen
         bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
     }
     bound.map_err(|source| ListenError { flag, address, source })
+}
+
+/// Waits after a connection could not be accepted, so that who accepts does not spin: descriptors or memory come back by
+/// themselves, and the kernel tells nobody when.
+pub async fn pause_accepting() {
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Gives memory that is free back to the system. For after something large that is not soon done again; the allocator by

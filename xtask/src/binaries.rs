@@ -1,6 +1,7 @@
 //! Test binaries and programs: built once, for the whole workspace, so that no suite builds dependencies anew
 //! because it selects other packages and with them other features.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,9 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("MESH_CLUSTER_BIN", "mesh-cluster"),
 ];
 
+/// Says how many tests of a binary run at a time.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// One test binary.
 pub struct Binary {
     package: String,
@@ -29,6 +33,11 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// What it is called in its package.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     /// The file.
     pub fn executable(&self) -> &Path {
         &self.executable
@@ -40,23 +49,20 @@ pub struct Binaries {
     tests: Vec<Binary>,
     /// Programs by name.
     programs: Vec<(String, PathBuf)>,
-    /// Programs of an earlier commit, by the variable that names each.
+    /// Programs and files of an earlier commit, by the variable that names each.
     previous: Vec<(&'static str, PathBuf)>,
 }
 
 impl Binaries {
-    /// Builds all tests and programs.
+    /// Builds all tests and programs, by one call: what only tests want of a dependency (a clock that can be stopped, of
+    /// tokio) is one more feature of it, and by two calls everything above it would be built twice.
     pub fn build() -> Result<Self> {
-        let mut built = Self::programs()?;
-        built.read(&["test", "--workspace", "--no-run"])?;
-        Ok(built)
+        Self::read(&["build", "--workspace", "--bins", "--tests"])
     }
 
     /// Builds the programs alone.
     pub fn programs() -> Result<Self> {
-        let mut built = Self { tests: Vec::new(), programs: Vec::new(), previous: Vec::new() };
-        built.read(&["build", "--workspace", "--bins"])?;
-        Ok(built)
+        Self::read(&["build", "--workspace", "--bins"])
     }
 
     /// Has tests find programs of an earlier commit.
@@ -64,7 +70,8 @@ impl Binaries {
         self.previous = programs;
     }
 
-    fn read(&mut self, words: &[&str]) -> Result<()> {
+    fn read(words: &[&str]) -> Result<Self> {
+        let mut built = Self { tests: Vec::new(), programs: Vec::new(), previous: Vec::new() };
         let mut cargo = process::cargo(words);
         cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]);
         for line in process::output(&mut cargo)?.lines() {
@@ -74,15 +81,15 @@ impl Binaries {
             };
             let target = message["target"]["name"].as_str().unwrap_or_default().to_owned();
             if message["profile"]["test"] != true {
-                self.programs.push((target, executable));
+                built.programs.push((target, executable));
                 continue;
             }
             let manifest = PathBuf::from(message["manifest_path"].as_str().unwrap_or_default());
             let folder = manifest.parent().context("a manifest stands in a folder")?.to_path_buf();
             let package = package(message["package_id"].as_str().unwrap_or_default(), &folder);
-            self.tests.push(Binary { package, target, executable, folder });
+            built.tests.push(Binary { package, target, executable, folder });
         }
-        Ok(())
+        Ok(built)
     }
 
     /// Returns the test binaries of some packages, in the order of the packages.
@@ -104,19 +111,23 @@ impl Binaries {
         }
     }
 
-    /// Runs a test binary and shows every line; fails if a test does.
-    pub fn run(&self, test: &Binary, line: impl FnMut(&str)) -> Result<()> {
-        println!("\n-- {} {}", test.package, test.target);
+    /// Runs a test binary, so many of its tests at a time, and hands on every line, after its name; fails if a test does.
+    pub fn run(&self, test: &Binary, threads: usize, line: impl Fn(&str)) -> Result<()> {
+        line("");
+        line(&format!("-- {} {}", test.package, test.target));
         let mut command = process::command("timeout");
         command.args(["--kill-after=10", DEADLINE]).arg(&test.executable).current_dir(&test.folder);
         command.envs(self.previous.iter().map(|(variable, program)| (variable, program)));
-        for (variable, program) in PROGRAMS {
+        let programs =
+            PROGRAMS.map(|(variable, name)| self.program(name).map(|path| (variable, path.into())));
+        let settings = programs.into_iter().collect::<Result<Vec<(_, OsString)>>>()?;
+        for (variable, value) in settings.into_iter().chain([(THREADS, threads.to_string().into())]) {
             // A caller's own choice wins, as a release build.
             if std::env::var_os(variable).is_none() {
-                command.env(variable, self.program(program)?);
+                command.env(variable, value);
             }
         }
-        if !process::watch(&mut command, line)? {
+        if !process::watch(command, line)? {
             bail!("tests of {} {} failed", test.package, test.target);
         }
         Ok(())

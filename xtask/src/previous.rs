@@ -19,6 +19,8 @@ const PROGRAMS: [(&str, &str, &str); 2] = [
     ("mesh-node", "mesh-node", "MESH_PREVIOUS_NODE_BIN"),
     ("mesh-test-e2e", "mesh-test-controller", "MESH_PREVIOUS_CONTROLLER_BIN"),
 ];
+/// Names its manifests.
+const MANIFESTS: &str = "MESH_PREVIOUS_MANIFESTS";
 /// Packages of the workspace that those are made of. Cargo takes them for the same as this commit's: by a setting of their
 /// own they get files of their own in the folder that both commits share.
 const OWN: [&str; 5] = ["mesh-common", "mesh-ebpf", "mesh-node", "mesh-test-harness", "mesh-test-e2e"];
@@ -40,7 +42,7 @@ impl Previous {
         Ok(Self { commit })
     }
 
-    /// Builds its programs; returns where they are, by variable.
+    /// Builds its programs; returns where they and its manifests are, by variable.
     ///
     /// # Errors
     /// It cannot be built.
@@ -58,7 +60,10 @@ impl Previous {
         }
         cargo.current_dir(&source).env("CARGO_TARGET_DIR", own).env("CARGO_BUILD_BUILD_DIR", &shared);
         let built = process::output(&mut cargo).with_context(|| format!("build {}", self.commit))?;
-        PROGRAMS.iter().map(|(_, program, variable)| Ok((*variable, executable(&built, program)?))).collect()
+        let manifests = (MANIFESTS, source.join("manifests"));
+        let programs =
+            PROGRAMS.iter().map(|(_, program, variable)| Ok((*variable, executable(&built, program)?)));
+        programs.chain([Ok(manifests)]).collect()
     }
 }
 

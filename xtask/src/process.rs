@@ -1,7 +1,7 @@
 //! Runs other programs: in the workspace's root, with their output shown as it comes.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -44,16 +44,18 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("read what {line} wrote"))
 }
 
-/// Runs a command, shows every line of its standard output and hands it on; returns whether it succeeded.
-pub fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
-    let words = shown(command);
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {words}"))?;
-    let pipe = child.stdout.take().expect("standard output is piped: set above");
-    for text in BufReader::new(pipe).split(b'\n') {
+/// Runs a command and hands on every line that it writes, to standard output or to standard error; returns whether it
+/// succeeded.
+pub fn watch(mut command: Command, mut line: impl FnMut(&str)) -> Result<bool> {
+    let words = shown(&command);
+    let (reader, writer) = io::pipe().context("make a pipe")?;
+    command.stdout(writer.try_clone().context("copy the end of a pipe")?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("start {words}"))?;
+    // It has the end that is written to: as long as somebody has it, there is more to read.
+    drop(command);
+    for text in BufReader::new(reader).split(b'\n') {
         let text = text.with_context(|| format!("read what {words} writes"))?;
-        let text = String::from_utf8_lossy(&text);
-        println!("{text}");
-        line(&text);
+        line(&String::from_utf8_lossy(&text));
     }
     Ok(child.wait().with_context(|| format!("wait for {words}"))?.success())
 }

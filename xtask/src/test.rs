@@ -1,15 +1,19 @@
 //! The suites that CI runs: what each runs, its time, and what passed and failed.
 
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::binaries::Binaries;
+use crate::binaries::{Binaries, Binary};
+use crate::plan::How;
 use crate::previous::Previous;
+use crate::side_by_side::{self, Said};
 use crate::tally::Tally;
-use crate::{deny, docs, lint, process, setup, vm};
+use crate::{deny, docs, lint, plan, process, setup, vm};
 
 /// One suite; the order is that of a full run, cheap ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,11 +47,11 @@ pub enum Suite {
     E2e,
     /// Suites that others wrote, through the mesh: h2spec, gRPC's interoperability tests; needs root and Go
     Conformance,
-    /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. By name
-    /// alone: it takes as long as all the other suites, twenty minutes the first time and twelve after that
+    /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. The first
+    /// time it builds Kubernetes, twelve minutes
     Cluster,
-    /// Agents, controllers and command lines of this commit and of the one before it, together; needs root and a clone
-    /// that has that commit. By name alone: it builds that commit, three minutes
+    /// Agents, controllers and command lines of this commit and of the one before it, together, and a cluster that is
+    /// upgraded; needs root, Go and a clone that has that commit. By name alone: it builds that commit, three minutes
     Skew,
 }
 
@@ -61,7 +65,8 @@ pub fn run(suites: &[Suite]) -> Result<ExitCode> {
     let all: Vec<Suite> =
         Suite::value_variants().iter().copied().filter(|suite| !suite.is_by_name_alone()).collect();
     let suites = if suites.is_empty() { &all[..] } else { suites };
-    let needs_go = suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance));
+    let needs_go =
+        suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance | Suite::Skew));
     setup::run(setup::May::Install, if needs_go { setup::For::All } else { setup::For::NoCluster })?;
     let mut run = Run::default();
     for suite in suites {
@@ -90,7 +95,7 @@ impl Suite {
 
     /// Whether it runs only when it is asked for.
     fn is_by_name_alone(self) -> bool {
-        matches!(self, Self::Cluster | Self::Skew)
+        self == Self::Skew
     }
 
     fn run(self, run: &mut Run) -> Result<()> {
@@ -108,7 +113,7 @@ impl Suite {
                 "--deny=warnings",
             ])),
             Self::Build => run.build().map(|_| ()),
-            Self::Unit => run.tests(UNIT),
+            Self::Unit => run.tests(UNIT, plan::USUAL),
             Self::Doc => process::run(
                 process::cargo(&["doc", "--quiet", "--workspace", "--no-deps"])
                     .env("RUSTDOCFLAGS", "--deny=warnings"),
@@ -120,10 +125,10 @@ impl Suite {
                 "--manifest-path",
                 "tests/fuzz/Cargo.toml",
             ])),
-            Self::Ebpf => run.tests(&["mesh-test-ebpf"]),
+            Self::Ebpf => run.tests(&["mesh-test-ebpf"], plan::USUAL),
             Self::EbpfOldest => run.oldest_kernel(),
-            Self::E2e => run.tests(&["mesh-test-e2e"]),
-            Self::Conformance => run.tests(&["mesh-test-conformance"]),
+            Self::E2e => run.tests(&["mesh-test-e2e"], plan::END_TO_END),
+            Self::Conformance => run.tests(&["mesh-test-conformance"], plan::USUAL),
             Self::Cluster => run.cluster(),
             Self::Skew => run.skew(),
         }
@@ -132,6 +137,12 @@ impl Suite {
 
 /// Packages whose tests need nothing.
 const UNIT: &[&str] = &["mesh-common", "mesh-node", "xtask", "mesh-test-harness", "mesh-test-bench"];
+
+/// Prints a line of a test binary, and counts what it says.
+fn show(tally: &mut Tally, line: &str) {
+    println!("{line}");
+    tally.read(line);
+}
 
 /// What the suites share.
 #[derive(Default)]
@@ -183,19 +194,26 @@ impl Run {
     }
 
     /// Runs the tests of some packages and counts what their binaries say; all of them, also after one failed.
-    fn tests(&mut self, packages: &[&str]) -> Result<()> {
+    fn tests(&mut self, packages: &[&str], how: How) -> Result<()> {
         self.build()?;
         let Self { tally, binaries } = self;
         let binaries = binaries.as_ref().expect("they were built just now");
         let before = tally.tests();
         let mut failed = Vec::new();
-        for test in binaries.of(packages) {
-            let counted = tally.tests();
-            let result = binaries.run(test, |line| tally.read(line));
-            if let Err(error) = result {
-                failed.push(format!("{error:#}"));
-                tally.count_crash(counted, &failed[failed.len() - 1]);
-            }
+        let threads = how.threads(available_parallelism().map_or(1, NonZero::get));
+        for round in how.rounds(binaries.of(packages).collect(), |test| test.target()) {
+            let work = |test: &&Binary, say: &dyn Fn(&str)| binaries.run(test, threads, say);
+            let mut counted = tally.tests();
+            side_by_side::run(&round.jobs, round.at_once, work, |said| match said {
+                Said::Line(line) => show(tally, &line),
+                Said::End(result) => {
+                    if let Err(error) = result {
+                        failed.push(format!("{error:#}"));
+                        tally.count_crash(counted, &failed[failed.len() - 1]);
+                    }
+                    counted = tally.tests();
+                }
+            });
         }
         if !failed.is_empty() {
             bail!("{}", failed.join("; "));
@@ -210,15 +228,15 @@ impl Run {
     fn cluster(&mut self) -> Result<()> {
         let program = self.build()?.program("mesh-cluster")?;
         process::run(process::command(program).arg("build"))?;
-        self.tests(&["mesh-test-cluster"])
+        self.tests(&["mesh-test-cluster"], plan::CLUSTER)
     }
 
     /// Builds the commit before this one, too, if this clone has it.
     fn skew(&mut self) -> Result<()> {
         let previous = Previous::find()?;
-        self.build()?;
+        process::run(process::command(self.build()?.program("mesh-cluster")?).arg("build"))?;
         self.binaries.as_mut().expect("they were built just now").add_previous(previous.build()?);
-        self.tests(&["mesh-test-skew"])
+        self.tests(&["mesh-test-skew"], plan::USUAL)
     }
 
     /// Runs kernel tests on the oldest kernel that is promised, and counts what their binaries say.
@@ -226,7 +244,7 @@ impl Run {
         self.build()?;
         let Self { tally, binaries } = self;
         let before = tally.tests();
-        vm::run(binaries.as_ref().expect("they were built just now"), |line| tally.read(line))?;
+        vm::run(binaries.as_ref().expect("they were built just now"), |line| show(tally, line))?;
         if tally.tests() == before {
             bail!("no test ran");
         }

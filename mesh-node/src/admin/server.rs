@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::Agent;
 use super::routes::{self, Answer};
+use crate::system::pause_accepting;
 
 /// Connections of one address at a time; the next one waits in the backlog.
 const MAX_CONNECTIONS: usize = 32;
@@ -27,9 +28,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a whole connection, with all its requests: a scrape interval or two.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Pause after accept failed for want of descriptors or memory, so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `/metrics`; ends when it is dropped.
 pub async fn serve_metrics<A: Agent>(listener: TcpListener, agent: Arc<A>) {
@@ -68,8 +66,7 @@ pub async fn serve<S, F>(
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "admin connection not accepted");
-                // Descriptors or memory come back by themselves, and the kernel tells nobody when.
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                pause_accepting().await;
                 continue;
             }
         };

@@ -30,6 +30,7 @@ use super::certificates::{Admission, Certificates};
 use super::discovery::{Discovery, DiscoveryService};
 use super::tokens::Tokens;
 use crate::identity::Identities;
+use crate::system::pause_accepting;
 use crate::telemetry::seldom::Seldom;
 use crate::xds::certificates::CertificateServer;
 
@@ -48,8 +49,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(20);
 /// Who asks for too much has its answer after this: its connections bound how often it can ask.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// Pause after accept failed for want of descriptors or memory, so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is served, and as whom.
 #[derive(Clone)]
@@ -71,8 +70,7 @@ pub(super) async fn serve(listener: TcpListener, services: Services) {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "a connection of an agent is not accepted");
-                // Descriptors or memory come back by themselves, and the kernel tells nobody when.
-                sleep(ACCEPT_PAUSE).await;
+                pause_accepting().await;
                 continue;
             }
         };

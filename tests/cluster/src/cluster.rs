@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use mesh_test_harness::binary::Build;
 use mesh_test_harness::capture::Capture;
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::process::Place;
@@ -134,8 +135,8 @@ impl Cluster {
     ///
     /// # Errors
     /// It cannot be built, or a containerd does not take it.
-    pub fn load_mesh(&self) -> Result<()> {
-        self.load(&images::mesh(&self.run.folder().join("images"))?)
+    pub fn load_mesh(&self, build: Build) -> Result<()> {
+        self.load(&images::mesh(&self.run.folder().join("images"), build)?)
     }
 
     /// Gives every node the image of the conformance suite's pods.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use mesh_test_harness::binary;
+use mesh_test_harness::binary::Build;
 
 use crate::oci::Image;
 use crate::programs;
@@ -20,6 +20,9 @@ pub const COREDNS: &str = "localhost/coredns:local";
 
 /// The mesh: the program under test, under the name that the manifests have.
 pub const MESH: &str = concat!("nodemesh.dev/mesh-node:", env!("CARGO_PKG_VERSION"));
+
+/// The same of an earlier commit, beside it.
+pub const PREVIOUS_MESH: &str = "nodemesh.dev/mesh-node:previous";
 
 /// The conformance suite's pods, as the suite calls them.
 pub const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
@@ -79,10 +82,13 @@ pub fn make(folder: &Path) -> Result<Vec<PathBuf>> {
 /// takes longer than all tests. Returns its archive.
 ///
 /// # Errors
-/// The program cannot be built or copied.
-pub fn mesh(folder: &Path) -> Result<PathBuf> {
-    Made { name: MESH, stem: "mesh-node", entrypoint: &["/usr/bin/mesh-node"], command: &[], fill: mesh_node }
-        .make(folder)
+/// The program cannot be built or copied, or nothing names that of the earlier commit.
+pub fn mesh(folder: &Path, build: Build) -> Result<PathBuf> {
+    let (name, stem, fill): (_, _, fn(&Path) -> Result<()>) = match build {
+        Build::Own => (MESH, "mesh-node", |root| mesh_node(root, Build::Own)),
+        Build::Previous => (PREVIOUS_MESH, "previous", |root| mesh_node(root, Build::Previous)),
+    };
+    Made { name, stem, entrypoint: &["/usr/bin/mesh-node"], command: &[], fill }.make(folder)
 }
 
 impl Made {
@@ -171,8 +177,8 @@ fn echo_programs(root: &Path) -> Result<()> {
     Ok(fs::write(root.join("cert.key"), certificate.signing_key.serialize_pem())?)
 }
 
-fn mesh_node(root: &Path) -> Result<()> {
-    let built = binary::mesh_node()?;
+fn mesh_node(root: &Path, build: Build) -> Result<()> {
+    let built = build.mesh_node()?;
     let program = root.join("usr/bin/mesh-node");
     copy(built, &program)?;
     symlink("mesh-node", root.join("usr/bin/kubectl-mesh"))?;

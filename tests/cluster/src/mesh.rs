@@ -1,13 +1,16 @@
 //! The mesh on a cluster, as a person has it: installed and taken away with kubectl, asked through pods.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::binary::{self, Build};
 use mesh_test_harness::eventually::eventually;
 
 use crate::cluster::Cluster;
+use crate::images::{MESH, PREVIOUS_MESH};
 
 /// How long pods and policies may take, on a machine that does other work too.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,10 +38,39 @@ impl Mesh {
     /// The cluster does not start, or the mesh is not ready in time; the text says what the mesh said.
     pub fn install(nodes: u8) -> Result<Self> {
         let cluster = Cluster::start(nodes, |step| eprintln!("{step}"))?;
-        cluster.load_mesh()?;
+        cluster.load_mesh(Build::Own)?;
         let mesh = Self { cluster };
         mesh.apply().with_context(|| mesh.told())?;
         Ok(mesh)
+    }
+
+    /// The same as an earlier commit has it, with what is needed to upgrade it.
+    ///
+    /// # Errors
+    /// As [`Mesh::install`], or nothing says where that commit's programs and files are.
+    pub fn install_previous(nodes: u8) -> Result<Self> {
+        let cluster = Cluster::start(nodes, |step| eprintln!("{step}"))?;
+        for build in [Build::Previous, Build::Own] {
+            cluster.load_mesh(build)?;
+        }
+        let mesh = Self { cluster };
+        mesh.apply_previous().with_context(|| mesh.told())?;
+        Ok(mesh)
+    }
+
+    /// Installs what an earlier commit describes, with its image, in the place of what there is.
+    ///
+    /// # Errors
+    /// It is not ready in time.
+    pub fn apply_previous(&self) -> Result<()> {
+        let manifests = binary::previous_manifests()?;
+        for part in ["foundation", "base"] {
+            let objects = self.kubectl(&["kustomize", &manifests.join(part).display().to_string()])?;
+            let file = self.cluster.control_plane().kubeconfig().with_file_name(part);
+            fs::write(&file, objects.replace(MESH, PREVIOUS_MESH)).context("write an earlier mesh")?;
+            self.kubectl(&["apply", "-f", &file.display().to_string()])?;
+        }
+        self.is_ready()
     }
 
     /// Installs it, and waits until controllers and agents are ready.
@@ -49,6 +81,10 @@ impl Mesh {
         for part in ["foundation", "base"] {
             self.kubectl(&["apply", "-k", &format!("{MANIFESTS}/{part}")])?;
         }
+        self.is_ready()
+    }
+
+    fn is_ready(&self) -> Result<()> {
         self.rolled_out("deployment/nodemesh-controller")?;
         self.rolled_out("daemonset/nodemesh-agent")
     }

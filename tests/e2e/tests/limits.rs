@@ -302,8 +302,10 @@ fn leave_spare_descriptors(agent: u32) -> Result<usize> {
     for entry in std::fs::read_dir(format!("/proc/{agent}/fd"))? {
         let entry = entry?;
         let number: u64 = entry.file_name().to_string_lossy().parse()?;
+        // One that was closed since it was listed is free.
+        let Ok(leads_to) = std::fs::read_link(entry.path()) else { continue };
         taken.push(number);
-        if std::fs::read_link(entry.path())?.as_os_str() == "/dev/null" {
+        if leads_to.as_os_str() == "/dev/null" {
             spare = spare.max(number);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! In: the name of a package and a program. Out: a path. `MESH_NODE_BIN`, `MESH_TEST_POD_BIN`,
 //! `MESH_TEST_CONTROLLER_BIN` and `MESH_CLUSTER_BIN` override it. What an earlier commit built is named by
-//! `MESH_PREVIOUS_NODE_BIN` and `MESH_PREVIOUS_CONTROLLER_BIN`, and by nothing else.
+//! `MESH_PREVIOUS_NODE_BIN` and `MESH_PREVIOUS_CONTROLLER_BIN`, its manifests by `MESH_PREVIOUS_MANIFESTS`, and by nothing
+//! else.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+
+const PREVIOUS_MANIFESTS: &str = "MESH_PREVIOUS_MANIFESTS";
+const BUILDS_PREVIOUS: &str = "cargo xtask test skew builds the commit before this one and sets it";
 
 /// Which build of a program: the mesh has two at a time while it is upgraded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,9 +98,16 @@ fn found(
 }
 
 fn previous(variable: &str) -> Result<PathBuf> {
-    named(variable)?.with_context(|| {
-        format!("{variable} is not set; cargo xtask test skew builds the commit before this one and sets it")
-    })
+    named(variable)?.with_context(|| format!("{variable} is not set; {BUILDS_PREVIOUS}"))
+}
+
+/// The folder of an earlier commit's manifests.
+///
+/// # Errors
+/// Nothing names it.
+pub fn previous_manifests() -> Result<PathBuf> {
+    let named = env::var_os(PREVIOUS_MANIFESTS).map(PathBuf::from);
+    named.with_context(|| format!("{PREVIOUS_MANIFESTS} is not set; {BUILDS_PREVIOUS}"))
 }
 
 /// The file that a variable names, if it is set.

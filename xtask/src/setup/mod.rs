@@ -65,8 +65,8 @@ pub fn run(may: May, purpose: For) -> Result<()> {
     Ok(())
 }
 
-/// Runs setup for all there is. What clusters alone need and what is not to be had is said, and is no error: nothing but
-/// clusters misses it.
+/// Runs setup for all there is. What clusters alone need and what is not to be had is said, and is no error: a demo, a bench
+/// and every suite but `conformance` and `cluster` do without.
 ///
 /// # Errors
 /// As [`run`], but for clusters.
@@ -74,7 +74,8 @@ pub fn run_all(may: May) -> Result<()> {
     run(may, For::NoCluster)?;
     if let Err(error) = run(may, For::All) {
         println!(
-            "setup: {error:#}, for clusters alone (cargo xtask cluster, cargo xtask test cluster); all else is here"
+            "setup: {error:#}, for clusters and other projects' suites alone (cargo xtask cluster, and cargo xtask test \
+             unless suites are named that do without); all else is here"
         );
     }
     Ok(())

@@ -68,7 +68,7 @@ pub fn boot(kernel: &Kernel, archive: &Path, mut line: impl FnMut(&str)) -> Resu
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(archive);
     command.stdin(std::process::Stdio::null());
     let mut passed = false;
-    let ended = process::watch(&mut command, |text| {
+    let ended = process::watch(command, |text| {
         passed |= text.trim_end() == PASSED;
         line(text.trim_end());
     })?;
