@@ -210,6 +210,7 @@ fn outbound() -> ConnectionFacts {
         client: SocketAddr::new(local.addresses[0], 40_000),
         original_dst: SocketAddr::new(cluster_ip(0), 80),
         peer: PeerIdentity::Verified(local.identity.clone()),
+        certificate: None,
         local,
         claimed_dst: None,
     }
@@ -223,6 +224,7 @@ fn inbound() -> ConnectionFacts {
         original_dst: SocketAddr::new(local.addresses[0], 8080),
         local,
         peer: PeerIdentity::Verified(caller.identity),
+        certificate: None,
         claimed_dst: Some(SocketAddr::new(cluster_ip(0), 80)),
     }
 }

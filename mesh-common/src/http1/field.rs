@@ -30,12 +30,15 @@ pub struct StripList<'r> {
     pub names: &'r [&'r str],
 }
 
+/// Says who the caller is, by the certificate that it showed; written as Envoy writes it.
+pub const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
+
 /// What only a mesh may say of a caller: removed from everybody.
-pub const IDENTITY_FIELDS: &[&str] = &["x-forwarded-client-cert", "l5d-client-id", "x-nodemesh-*"];
+pub const IDENTITY_FIELDS: &[&str] = &[CLIENT_CERTIFICATE, "l5d-client-id", "x-nodemesh-*"];
 
 /// Besides [`IDENTITY_FIELDS`], what an unknown caller may not say either.
 pub const FORWARDING_FIELDS: &[&str] = &[
-    "x-forwarded-client-cert",
+    CLIENT_CERTIFICATE,
     "l5d-client-id",
     "x-nodemesh-*",
     "x-envoy-*",

@@ -32,7 +32,8 @@ pub use authority::{Authority, MAX_HOST, spelled_literal};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
 pub use field::{
-    FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade, is_trailer_allowed,
+    CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade,
+    is_trailer_allowed,
 };
 pub use framing::{BodyFraming, Version};
 pub use refusal::Refusal;

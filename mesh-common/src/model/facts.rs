@@ -27,6 +27,10 @@ pub enum PeerIdentity {
     None,
 }
 
+/// SHA-256 of the certificate, DER, that a peer showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateHash(pub [u8; 32]);
+
 /// What is known of one connection when it is decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionFacts {
@@ -40,6 +44,8 @@ pub struct ConnectionFacts {
     pub local: Arc<Workload>,
     /// Who calls. Outbound: the local pod's own identity.
     pub peer: PeerIdentity,
+    /// Inbound: the certificate that proved it. None in process, where nothing is shown.
+    pub certificate: Option<Arc<CertificateHash>>,
     /// Inbound, from OPEN: the Service address that the application dialled. A hint until the tables confirm it.
     pub claimed_dst: Option<SocketAddr>,
 }

@@ -20,7 +20,9 @@ pub mod service;
 pub mod workload;
 
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
-pub use facts::{ConnectionFacts, Direction, HeadEdits, PeerIdentity, RequestCopy, RequestFacts};
+pub use facts::{
+    CertificateHash, ConnectionFacts, Direction, HeadEdits, PeerIdentity, RequestCopy, RequestFacts,
+};
 pub use identity::{SpiffeId, TrustDomain};
 pub use mesh::MeshSettings;
 pub use name::{NamespacedName, Text};

@@ -109,6 +109,7 @@ pub(crate) fn outbound(local: &Arc<Workload>, dialled: &str) -> ConnectionFacts 
         original_dst: at(dialled),
         local: Arc::clone(local),
         peer: PeerIdentity::Verified(local.identity.clone()),
+        certificate: None,
         claimed_dst: None,
     }
 }
@@ -121,6 +122,7 @@ pub(crate) fn inbound(local: &Arc<Workload>, port: u16, caller: &Workload) -> Co
         original_dst: SocketAddr::new(local.addresses[0], port),
         local: Arc::clone(local),
         peer: PeerIdentity::Verified(caller.identity.clone()),
+        certificate: None,
         claimed_dst: None,
     }
 }

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::model::SpiffeId;
+use aws_lc_rs::digest::{SHA256, digest};
+use mesh_common::model::{CertificateHash, SpiffeId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -44,6 +45,8 @@ pub struct Peer {
     pub identity: SpiffeId,
     /// The certificate's last valid second, UTC since the epoch.
     pub not_after: u64,
+    /// The certificate itself, for applications that pin it.
+    pub certificate: Arc<CertificateHash>,
 }
 
 /// Verifies servers against the one identity that is expected of them.
@@ -128,7 +131,7 @@ pub(super) fn verify(
     if identity.trust_domain() != bundle.trust_domain() {
         return Err(Reason::OtherTrustDomain);
     }
-    Ok(Peer { identity, not_after: seconds_of(&certificate).1 })
+    Ok(Peer { identity, not_after: seconds_of(&certificate).1, certificate: hash_of(leaf) })
 }
 
 /// Reads who the holder of a chain is that a handshake has verified already.
@@ -138,7 +141,17 @@ pub(super) fn verify(
 pub(super) fn peer_of(chain: &[CertificateDer<'_>]) -> Result<Peer, Reason> {
     let leaf = chain.first().ok_or(Reason::NoCertificate)?;
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| Reason::BadEncoding)?;
-    Ok(Peer { identity: identity_of(&certificate)?, not_after: seconds_of(&certificate).1 })
+    Ok(Peer {
+        identity: identity_of(&certificate)?,
+        not_after: seconds_of(&certificate).1,
+        certificate: hash_of(leaf),
+    })
+}
+
+fn hash_of(certificate: &CertificateDer<'_>) -> Arc<CertificateHash> {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    Arc::new(CertificateHash(hash))
 }
 
 /// Bounds the work before any of it is done.

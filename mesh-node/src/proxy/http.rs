@@ -16,6 +16,7 @@ use mesh_common::snapshot::Snapshot;
 use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
+use super::client_certificate::client_certificate;
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
 use super::outbound::{around, has_others};
@@ -217,12 +218,18 @@ impl Core {
                     dialled: facts.original_dst,
                     source_port: facts.client.port(),
                 };
-                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None, edits: None }
+                RequestCourse {
+                    course: Course::Tunnel { key, open, planned },
+                    share: None,
+                    edits: None,
+                    client_certificate: None,
+                }
             }
             Plan::Direct(direct) => RequestCourse {
                 course: Course::Direct { dial: super::dial_from(pod, direct.address), planned },
                 share: Some(scope(facts, direct.address)),
                 edits: None,
+                client_certificate: None,
             },
             Plan::Application(_) | Plan::Local(_) => {
                 let address = plan.address();
@@ -234,6 +241,7 @@ impl Core {
                     course: Course::Direct { dial: super::dial_own(called, address), planned },
                     share: is_http.then(|| scope(facts, address)),
                     edits: None,
+                    client_certificate: client_certificate(facts, &facts.local.identity),
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! [`transport::http2`](crate::transport::http2) is to do with each request. The connections of a core are kept
 //! here, so that they can be listed, decided again and told to go, as the engine does with its own.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
     ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
@@ -24,6 +25,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::client_certificate::client_certificate;
 use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
 use super::inbound::{caller_pod, is_worth_reading};
 use super::limits::Place;
@@ -61,6 +63,8 @@ pub(super) struct Http2Connection {
     identity: Option<SpiffeId>,
     record: RefCell<Record>,
     pub(super) exchanges: RefCell<Slab<Open>>,
+    /// Inbound: what the application is told of the caller's certificate.
+    said_of_caller: OnceCell<Option<HeaderValue>>,
     leave: Notify,
     began: Instant,
 }
@@ -118,6 +122,7 @@ impl Proxy {
                     original_dst: local,
                     local: called,
                     peer: PeerIdentity::Verified(caller.identity),
+                    certificate: Some(caller.certificate),
                     claimed_dst: None,
                 };
                 proxy.http2_arrived(&pod, place, facts, service)
@@ -212,6 +217,7 @@ impl Http2Connection {
             identity: facts.peer.verified().cloned(),
             record: RefCell::new(record),
             exchanges: RefCell::default(),
+            said_of_caller: OnceCell::new(),
             leave: Notify::new(),
             began: Instant::now(),
         });
@@ -347,6 +353,19 @@ impl crate::transport::http2::Conductor for Http2Connection {
         })?;
         exchange.edits = authenticated.into_edits();
         Ok(plan)
+    }
+
+    fn client_certificate(&self, plan: &Plan) -> Option<HeaderValue> {
+        let Plan::Application(application) = plan else { return None };
+        let said = |called| {
+            let said = client_certificate(self.record.borrow().facts(), called)?;
+            Some(HeaderValue::from_str(&said).expect("a SPIFFE id is visible ASCII"))
+        };
+        // Its own pod's connections call one pod; those of its callers call many.
+        match self.record.borrow().facts().direction {
+            Direction::Inbound => self.said_of_caller.get_or_init(|| said(&self.local.identity)).clone(),
+            Direction::Outbound => said(&application.workload.identity),
+        }
     }
 
     fn dial(&self, plan: &Plan) -> io::Result<OwnedFd> {

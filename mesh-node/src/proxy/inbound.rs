@@ -49,6 +49,7 @@ impl Core {
             original_dst: caller.local,
             local: self.called(&snapshot, pod, Between::inbound(client, caller.local))?,
             peer: PeerIdentity::Verified(caller.identity.clone()),
+            certificate: Some(Arc::clone(&caller.certificate)),
             claimed_dst: Some(open.dialled),
         };
         let carrier = match open.kind {
@@ -193,6 +194,7 @@ impl Core {
             original_dst: accepted.local,
             local: self.called(snapshot, pod, Between::accepted(Direction::Inbound, accepted))?,
             peer: PeerIdentity::None,
+            certificate: None,
             claimed_dst: None,
         })
     }

@@ -5,6 +5,7 @@
 //! core's thread: it looks up, decides and returns. Does no I/O of its own but two look-ups of the kernel's maps.
 
 mod asking;
+mod client_certificate;
 mod http;
 mod http2;
 mod http2_exchange;
@@ -55,15 +56,15 @@ use self::load::LoadTable;
 use self::record::Subject;
 use self::response::Rejection;
 use crate::capture::dial_application;
-use crate::identity::{Alpn, HandshakeFailure, server_name};
+use crate::identity::{Alpn, HandshakeFailure, Peer, server_name};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
 use crate::transport::connect::{self, Dial};
 use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
-    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Outbound, Refusal, TunnelKey,
-    TunnelPlan,
+    Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
+    TunnelKey, TunnelPlan,
 };
 use crate::transport::{self, CloseReason, Outcome, TunnelLoss};
 
@@ -293,16 +294,14 @@ impl Conductor for Proxy {
             .map_err(|error| self.without_certificate(&error))
     }
 
-    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
-        self.shared.identities.peer(Some(certificates)).map(|peer| peer.identity).map_err(|reason| {
-            self.shared.metrics.refused(reason.as_str());
-            Refusal(ResetReason::Denied)
-        })
-    }
-
-    fn identified_until(&mut self, certificates: &[CertificateDer<'_>]) -> Option<Instant> {
-        let peer = self.shared.identities.peer(Some(certificates)).ok()?;
-        Some(Instant::now() + left_until(peer.not_after)?)
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<Identified, Refusal> {
+        let Peer { identity, not_after, certificate } =
+            self.shared.identities.peer(Some(certificates)).map_err(|reason| {
+                self.shared.metrics.refused(reason.as_str());
+                Refusal(ResetReason::Denied)
+            })?;
+        let until = left_until(not_after).map(|left| Instant::now() + left);
+        Ok(Identified { identity, certificate, until })
     }
 
     fn open_stream(

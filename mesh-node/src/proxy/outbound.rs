@@ -112,6 +112,7 @@ impl Core {
             original_dst,
             local: local.clone(),
             peer: PeerIdentity::Verified(local.identity.clone()),
+            certificate: None,
             claimed_dst: None,
         })
     }

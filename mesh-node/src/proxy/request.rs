@@ -248,6 +248,7 @@ pub(super) fn arrived_here(outbound: &ConnectionFacts, local: &Local) -> Connect
         original_dst: local.endpoint,
         local: Arc::clone(&local.workload),
         peer: outbound.peer.clone(),
+        certificate: None,
         claimed_dst: Some(outbound.original_dst),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh_common::model::{SpiffeId, TrustDomain, WorkloadUid};
+use mesh_common::model::{CertificateHash, SpiffeId, TrustDomain, WorkloadUid};
 use mesh_common::snapshot::Tables;
 use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use serde_json::Value;
@@ -97,7 +97,8 @@ fn a_connection_and_a_stream_to_a_pod_that_has_gone_are_refused_and_recorded() {
         assert_eq!(reason, ResetReason::Unreachable);
 
         let identity = SpiffeId::new(&TrustDomain::parse("cluster.local").unwrap(), "shop", "web").unwrap();
-        let caller = Caller { identity, peer: at(CALLER), local: at(CALLED) };
+        let certificate = Arc::new(CertificateHash([0; 32]));
+        let caller = Caller { identity, certificate, peer: at(CALLER), local: at(CALLED) };
         let open = Open {
             token: StreamToken([1; 16]),
             kind: StreamKind::Opaque,

@@ -34,6 +34,14 @@ pub struct Credentials {
     key: Vec<u8>,
 }
 
+impl Credentials {
+    /// SHA-256 of the certificate, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let hash = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, &self.chain[0]);
+        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// What is unusual about a certificate.
 #[derive(Clone, Debug)]
 pub struct Unusual {

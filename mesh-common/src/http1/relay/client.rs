@@ -1,15 +1,15 @@
 //! What the client's bytes, its end and its deadlines do.
 
 use super::{
-    Active, ClientKind, Close, Command, Commands, Court, Ending, MAX_DISCARD, Phase, Relay, Release, Summary,
-    Upstream, Verdict, Waiting, feed,
+    Active, ClientKind, Close, Command, Commands, Court, Ending, Forwarded, MAX_DISCARD, Phase, Relay,
+    Release, Summary, Upstream, Verdict, Waiting, feed,
 };
 use crate::http1::{
     AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules,
     Refusal, RequestHead, ResponseFor, Version, write_local_answer,
 };
 
-impl<P> Relay<P> {
+impl<P: Forwarded> Relay<P> {
     /// Takes bytes of the client.
     pub fn client_bytes(&mut self, fresh: &[u8], court: &mut Court<'_, P>) -> Commands<P> {
         let mut commands = Commands::new();
@@ -175,7 +175,8 @@ impl<P> Relay<P> {
         let keep_client = !self.last && self.kind == ClientKind::Connection;
         // A stream's response is for a daemon, which knows that there is one.
         let keep_client = keep_client || self.kind == ClientKind::Exchange;
-        let exchange = Exchange::start(head, court.dialled, &[], keep_client, self.to_upstream.buffer());
+        let up = self.to_upstream.buffer();
+        let exchange = Exchange::start(head, court.dialled, &plan.added(), keep_client, up);
         self.phase = Phase::Exchange(Active {
             exchange,
             plan,

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 pub use outgoing::{MAX_REPLAY, Outgoing, forget_sent};
 
 use super::{
-    AskedFor, Authority, BodyBytes, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules, Refusal,
+    AskedFor, Authority, BodyBytes, BodyReader, Exchange, Field, HeadScan, LocalAnswer, ReadRules, Refusal,
     RequestHead,
 };
 use crate::model::HeadEdits;
@@ -174,6 +174,22 @@ pub enum Verdict<P> {
     Answer(LocalAnswer<'static>),
 }
 
+/// What is decided about a request that goes on.
+pub trait Forwarded {
+    /// What this side says with it besides what its sender said, as who the sender is.
+    fn added(&self) -> Added<'_>;
+}
+
+/// Fields that are added to a request.
+pub type Added<'a> = SmallVec<[Field<'a>; 1]>;
+
+/// Nothing is kept of the decision, and nothing said.
+impl Forwarded for () {
+    fn added(&self) -> Added<'_> {
+        Added::new()
+    }
+}
+
 /// Who decides about requests. The dialled authority stands in for a Host that HTTP/1.0 may leave out.
 pub struct Court<'c, P> {
     /// How messages are read.
@@ -248,7 +264,7 @@ enum Upstream {
     Ended,
 }
 
-impl<P> Relay<P> {
+impl<P: Forwarded> Relay<P> {
     /// Says that HTTP/2 is what is spoken where the client called. If what it says first is no line of HTTP/1 either,
     /// it is a bad preface and gets no answer of HTTP/1 (RFC 9113 section 3.4): the connection ends.
     pub fn expect_http2(&mut self) {

@@ -1,15 +1,15 @@
 //! What the upstream's coming, its bytes and its end do.
 
 use super::{
-    Active, ClientKind, Close, Command, Commands, Court, Ending, Failure, Phase, Relay, Release, Summary,
-    Upstream, feed,
+    Active, ClientKind, Close, Command, Commands, Court, Ending, Failure, Forwarded, Phase, Relay, Release,
+    Summary, Upstream, feed,
 };
 use crate::http1::{HeadScan, LocalAnswer, ReadRules, Refusal};
 
 const GONE: LocalAnswer<'static> =
     LocalAnswer { status: 503, text: "upstream connection ended before an answer", reason: "upstream_gone" };
 
-impl<P> Relay<P> {
+impl<P: Forwarded> Relay<P> {
     /// The upstream is there; what is [to be sent](Relay::to_upstream) can be sent. `reused` says whether it
     /// served another exchange before.
     pub fn acquired(&mut self, reused: bool) {

@@ -6,6 +6,14 @@ use crate::http1::*;
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 pub(super) const OK_SENT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
+impl Forwarded for String {
+    fn added(&self) -> Added<'_> {
+        // What a path says of a caller is the test's way to have it said.
+        let said = self.strip_prefix("/called-by/").into_iter();
+        said.map(|who| Field { name: b"x-forwarded-client-cert", value: who.as_bytes() }).collect()
+    }
+}
+
 /// A relay whose plans are the paths of requests; `/denied` is answered 403.
 pub(super) struct Bench {
     pub(super) relay: Relay<String>,

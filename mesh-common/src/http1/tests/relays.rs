@@ -19,6 +19,16 @@ fn exchanges_follow_each_other_on_kept_connections() {
 }
 
 #[test]
+fn what_is_said_of_the_caller_goes_with_each_request() {
+    let mut bench = Bench::connection();
+    bench.client(&[get("/called-by/web"), get("/2")].concat()).acquire(false).upstream(OK).acquire(true);
+    let said = "GET /called-by/web HTTP/1.1\r\n";
+    assert!(bench.up.starts_with(said), "{}", bench.up);
+    assert_eq!(bench.up.matches("x-forwarded-client-cert: web\r\n").count(), 1, "{}", bench.up);
+    assert!(bench.up.find("client-cert") < bench.up.find("GET /2"), "{}", bench.up);
+}
+
+#[test]
 fn pipelined_requests_wait_for_their_turn() {
     let mut bench = Bench::connection();
     bench.client(&[get("/1"), get("/denied"), get("/2")].concat()).took(&[ACQUIRE, Command::FinishUpstream]);

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use mesh_common::http1::relay::{ClientKind, Close, Commands, Court, Relay, Verdict, Waiting};
+use mesh_common::http1::relay::{
+    Added, ClientKind, Close, Commands, Court, Forwarded, Relay, Verdict, Waiting,
+};
 use mesh_common::http1::{
-    Authority, FORWARDING_FIELDS, IDENTITY_FIELDS, Limits, ReadRules, RequestHead, StripList,
+    Authority, CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, IDENTITY_FIELDS, Limits, ReadRules, RequestHead,
+    StripList,
 };
 use mesh_common::tunnel::{StreamId, StreamToken};
 
@@ -63,6 +66,13 @@ pub(in crate::transport) struct Planned<X> {
     pub(super) exchange: X,
     pub(super) course: RequestCourse,
     pub(super) started: Tick,
+}
+
+impl<X> Forwarded for Plan<X> {
+    fn added(&self) -> Added<'_> {
+        let said = self.course.client_certificate.iter();
+        said.map(|said| Field { name: CLIENT_CERTIFICATE.as_bytes(), value: said.as_bytes() }).collect()
+    }
 }
 
 /// Where requests come from.

@@ -34,6 +34,7 @@ mod turn;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::http1::BodyBytes;
@@ -70,6 +71,8 @@ pub struct RequestCourse {
     pub share: Option<PoolScope>,
     /// What is changed of its head.
     pub edits: Option<HeadEdits>,
+    /// To the application: what it is told of the certificate that its caller showed (`x-forwarded-client-cert`).
+    pub client_certificate: Option<Arc<str>>,
 }
 
 /// Who shares pooled connections to an application: one caller, which is what the application sees.

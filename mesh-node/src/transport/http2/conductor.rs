@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use mesh_common::http1::{AskedFor, Refusal};
 use mesh_common::model::{HeadEdits, RequestFacts, SpiffeId, Workload};
 use mesh_common::route::{Local, Plan};
@@ -68,6 +68,10 @@ pub trait Conductor: 'static {
         local: &Local,
         request: &RequestFacts<'_>,
     ) -> Result<Plan, OwnAnswer>;
+
+    /// What an application is told of the certificate that its caller showed (`x-forwarded-client-cert`). Nothing goes to
+    /// other daemons and out of the mesh.
+    fn client_certificate(&self, plan: &Plan) -> Option<HeaderValue>;
 
     /// Begins a connection to the plan's address, from the namespace where it must begin: a socket that does not
     /// block and is writable once the connect has ended.

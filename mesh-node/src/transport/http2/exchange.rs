@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use mesh_common::http1::{AskedFor, StripList};
+use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, StripList};
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -165,6 +165,9 @@ async fn answer<C: Conductor>(
     let mut request = request;
     let mut tried = Tried::new();
     let mut plan = decide(conductor, &request.0, record, &tried)?;
+    if let Some(said) = conductor.client_certificate(&plan) {
+        request.0.headers.insert(CLIENT_CERTIFICATE, said);
+    }
     loop {
         let edits = record.exchange().edits();
         // To be decided again a request is needed as it came.

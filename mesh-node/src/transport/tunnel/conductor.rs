@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{CertificateHash, Direction, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -38,10 +38,24 @@ pub struct Accepted<'a> {
 pub struct Caller {
     /// Who.
     pub identity: SpiffeId,
+    /// What proved it.
+    pub certificate: Arc<CertificateHash>,
     /// The tunnel's TCP peer: the source pod's address.
     pub peer: SocketAddr,
     /// The address and port that the tunnel came to: the pod's own.
     pub local: SocketAddr,
+}
+
+/// Who the peer of a tunnel is.
+#[derive(Clone, Debug)]
+pub struct Identified {
+    /// Who.
+    pub identity: SpiffeId,
+    /// What proved it.
+    pub certificate: Arc<CertificateHash>,
+    /// Until when its certificates say so. From then on the tunnel takes no new stream, whatever the peer does: an honest
+    /// client has made another one by then. `None`: for as long as the tunnel lives.
+    pub until: Option<Instant>,
 }
 
 /// What a tunnel is for: streams share one only if all of this is the same.
@@ -230,14 +244,7 @@ pub trait Conductor: Sized + 'static {
     ///
     /// # Errors
     /// [`Refusal`]: the tunnel ends.
-    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal>;
-
-    /// Until when the peer's certificates say who it is. From then on the tunnel takes no new stream, whatever the
-    /// peer does: an honest client has made another one by then. `None`: for as long as the tunnel lives.
-    fn identified_until(&mut self, certificates: &[CertificateDer<'_>]) -> Option<Instant> {
-        let _ = certificates;
-        None
-    }
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<Identified, Refusal>;
 
     /// Decides a stream to `pod`. Nothing that OPEN says is checked yet.
     ///

@@ -316,8 +316,8 @@ impl<C: Conductor> Engine<C> {
         }
         for key in self.tunnels.keys() {
             let Some(link) = self.tunnels.get(key) else { continue };
-            let Some(identity) = &link.identity else { continue };
-            if !self.conductor.tunnel_still_wanted(&link.pod, identity) {
+            let Some(identified) = &link.identified else { continue };
+            if !self.conductor.tunnel_still_wanted(&link.pod, &identified.identity) {
                 self.lose(key, TunnelLoss::Retired, None);
             }
         }
@@ -328,7 +328,7 @@ impl<C: Conductor> Engine<C> {
     /// when the trust bundle has changed.
     pub fn recheck_peers(&mut self) {
         for key in self.tunnels.keys() {
-            let Some(link) = self.tunnels.get(key).filter(|link| link.identity.is_some()) else { continue };
+            let Some(link) = self.tunnels.get(key).filter(|link| link.identified.is_some()) else { continue };
             let certificates = link.tls.peer_certificates().unwrap_or_default();
             if !self.conductor.peer_still_trusted(certificates) {
                 self.lose(key, TunnelLoss::NotTrusted, None);

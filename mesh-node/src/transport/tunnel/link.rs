@@ -8,13 +8,12 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use mesh_common::http1::relay::forget_sent;
-use mesh_common::model::SpiffeId;
 use mesh_common::tunnel::outbox::LIGHT;
 use mesh_common::tunnel::{Credit, Frame, Open, Outbox, ResetReason, Session, StreamId};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use super::conductor::TunnelKey;
+use super::conductor::{Identified, TunnelKey};
 use super::core::{Core, NEVER};
 use super::settings::{BACKLOG, UNREAD};
 use super::slots::Key;
@@ -49,7 +48,7 @@ pub(in crate::transport) struct Link<P> {
     /// Among the handshakes; given back with [`Phase::Up`].
     pub(super) place: Option<Place>,
     /// Proved by the certificate; there from [`Phase::Up`] on.
-    pub(super) identity: Option<SpiffeId>,
+    pub(super) identified: Option<Identified>,
     /// The beginning of a record whose end has not arrived.
     pub(super) leftover: Vec<u8>,
     /// Sealed and not yet taken by the socket.
@@ -103,7 +102,7 @@ impl<P> Link<P> {
             peer,
             local,
             place: Some(place),
-            identity: None,
+            identified: None,
             leftover: Vec::new(),
             outgoing: Vec::new(),
             written: 0,

@@ -52,8 +52,8 @@ mod tunnels;
 
 pub use accept::{ListenerId, NewListener};
 pub use conductor::{
-    Accepted, Caller, Conductor, Course, FirstBytes, Inbound, LostTunnel, Outbound, Refusal, TunnelKey,
-    TunnelPlan,
+    Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
+    TunnelKey, TunnelPlan,
 };
 pub use connection::ConnectionId;
 pub use counters::{Counter, Counters, register_metrics};

@@ -8,7 +8,7 @@ use mesh_common::tunnel::{
     Event, Frame, GoAwayReason, Open, ResetReason, StreamId, StreamToken, Violation, frames,
 };
 
-use super::conductor::{Caller, Conductor, Refusal};
+use super::conductor::{Caller, Conductor, Identified, Refusal};
 use super::connection::{Kind, StreamEvent, StreamKey};
 use super::core::Core;
 use super::engine::Engine;
@@ -136,9 +136,9 @@ impl<C: Conductor> Engine<C> {
     /// The peer opened a stream: the conductor decides.
     fn stream_opened(&mut self, tunnel: Key, id: StreamId, open: &Open) {
         let Some(link) = self.tunnels.get(tunnel) else { return };
-        let Some(identity) = link.identity.clone() else { return };
+        let Some(Identified { identity, certificate, .. }) = link.identified.clone() else { return };
         let pod = link.pod.clone();
-        let caller = Caller { identity, peer: link.peer, local: link.local };
+        let caller = Caller { identity, certificate, peer: link.peer, local: link.local };
         let begun = match self.conductor.open_stream(&pod, &caller, open) {
             Ok((record, course)) => {
                 self.core.counters.streams_accepted.add(1);

@@ -243,14 +243,14 @@ impl<C: Conductor> Engine<C> {
             return Err(TunnelLoss::Handshake);
         }
         let certificates = link.tls.peer_certificates().unwrap_or_default();
-        let identity = self.conductor.identify(certificates).map_err(|_| TunnelLoss::Handshake)?;
-        if let Some(until) = self.conductor.identified_until(certificates) {
+        let identified = self.conductor.identify(certificates).map_err(|_| TunnelLoss::Handshake)?;
+        if let Some(until) = identified.until {
             link.retire_at = link.retire_at.min(self.core.tick_of(until));
         }
-        if link.key.as_ref().is_some_and(|key| key.identity != identity) {
+        if link.key.as_ref().is_some_and(|key| key.identity != identified.identity) {
             return Err(TunnelLoss::Handshake);
         }
-        link.identity = Some(identity);
+        link.identified = Some(identified);
         link.phase = Phase::Up;
         link.idle_since = self.core.now;
         link.heard = self.core.now;

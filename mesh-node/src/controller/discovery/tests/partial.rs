@@ -224,6 +224,7 @@ fn decides_alike(cache: &Cache, peer: &Peer) -> Result<(), TestCaseError> {
                 original_dst: dialled,
                 local: Arc::clone(local),
                 peer: PeerIdentity::None,
+                certificate: None,
                 claimed_dst: None,
             };
             decide(&full, &partial, &facts)?;

@@ -18,8 +18,8 @@ use crate::transport::handshakes::{Handshakes, Place};
 use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
-    Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
-    LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
+    Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
+    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -79,7 +79,12 @@ impl Judge {
                 };
                 let called = WorkloadUid("pod-b".into());
                 let key = TunnelKey { source, destination, called, identity: self.expected.clone() };
-                RequestCourse { course: Course::Tunnel { key, open, planned }, share: None, edits: None }
+                RequestCourse {
+                    course: Course::Tunnel { key, open, planned },
+                    share: None,
+                    edits: None,
+                    client_certificate: None,
+                }
             }
             To::Application(application) => {
                 let share = PoolScope {
@@ -89,7 +94,12 @@ impl Judge {
                     application,
                 };
                 let dial = Dial { destination: application, source: None, netns: None };
-                RequestCourse { course: Course::Direct { dial, planned }, share: Some(share), edits: None }
+                RequestCourse {
+                    course: Course::Direct { dial, planned },
+                    share: Some(share),
+                    edits: None,
+                    client_certificate: None,
+                }
             }
         }
     }
@@ -152,9 +162,9 @@ impl Conductor for Judge {
         self.identities.server(&self.own, Alpn::Mux1).map_err(|_| TunnelLoss::NoCertificate)
     }
 
-    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<Identified, Refusal> {
         let peer = self.identities.peer(Some(certificates)).map_err(|_| Refusal(ResetReason::Denied))?;
-        Ok(peer.identity)
+        Ok(Identified { identity: peer.identity, certificate: peer.certificate, until: None })
     }
 
     fn open_stream(&mut self, _: &Self::Pod, _: &Caller, open: &Open) -> Result<((), Course), Refusal> {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use mesh_common::http1::{AskedFor, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::*;
 use mesh_common::policy;
@@ -128,6 +128,10 @@ impl Conductor for Deciding {
             ..self.facts.clone()
         };
         self.plan(&facts, request, &[])
+    }
+
+    fn client_certificate(&self, _: &Plan) -> Option<HeaderValue> {
+        None
     }
 
     fn dial(&self, plan: &Plan) -> io::Result<OwnedFd> {

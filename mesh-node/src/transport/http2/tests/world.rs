@@ -234,6 +234,7 @@ impl World {
                             original_dst,
                             local: pod("api", "api", "b", "127.0.0.2"),
                             peer: PeerIdentity::Verified(peer.identity),
+                            certificate: None,
                             claimed_dst: None,
                         };
                         Some(Rc::new(Deciding { facts, leave, world: world.clone() }))
@@ -260,6 +261,7 @@ impl World {
             client,
             original_dst: SERVICE.parse().unwrap(),
             peer: PeerIdentity::Verified(local.identity.clone()),
+            certificate: None,
             local,
             claimed_dst: None,
         };

@@ -22,8 +22,8 @@ use crate::transport::connect::Dial;
 use crate::transport::handshakes::{Handshakes, Limits, Place};
 use crate::transport::http1::{ExchangeOutcome, RequestCourse};
 use crate::transport::tunnel::{
-    Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Inbound, ListenerId,
-    LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
+    Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
+    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -141,13 +141,13 @@ impl Conductor for Script {
         self.identities.server(&self.own, Alpn::Mux1).map_err(|_| TunnelLoss::NoCertificate)
     }
 
-    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
+    fn identify(&mut self, certificates: &[CertificateDer<'_>]) -> Result<Identified, Refusal> {
         let peer = self.identities.peer(Some(certificates)).map_err(|_| Refusal(ResetReason::Denied))?;
-        Ok(peer.identity)
-    }
-
-    fn identified_until(&mut self, _: &[CertificateDer<'_>]) -> Option<Instant> {
-        self.believed.map(|believed| Instant::now() + believed)
+        Ok(Identified {
+            identity: peer.identity,
+            certificate: peer.certificate,
+            until: self.believed.map(|believed| Instant::now() + believed),
+        })
     }
 
     fn open_stream(&mut self, _: &Self::Pod, caller: &Caller, _: &Open) -> Result<(u32, Course), Refusal> {
