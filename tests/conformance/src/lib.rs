@@ -19,6 +19,7 @@ const H2SPEC: Recipe = Recipe {
     program: "h2spec",
     source: "go.mod",
     linker_flags: |_| String::new(),
+    has_c: false,
 };
 
 /// The client and the server with which the implementations of gRPC are tested against each other.
@@ -32,6 +33,7 @@ const GRPC: Recipe = Recipe {
     program: ".",
     source: "go.mod",
     linker_flags: |_| String::new(),
+    has_c: false,
 };
 
 /// Where the suite for HTTP/2 is; builds it if it is not there.
