@@ -20,7 +20,7 @@ Content-Type: text/plain\r\nContent-Length: 3\r\nLast-Modified: Sat, 21 Nov 2026
 ETag: \"6740\"\r\nAccept-Ranges: bytes\r\n\r\n";
 
 fn heads(criterion: &mut Criterion) {
-    let rules = ReadRules { strip: StripList { names: IDENTITY_FIELDS }, ..ReadRules::default() };
+    let rules = ReadRules { strip: StripList::of(IDENTITY_FIELDS), ..ReadRules::default() };
     let dialled = Authority::parse(b"10.0.0.1:8080").expect("an address is an authority");
     let mut out = Vec::with_capacity(4096);
     let mut group = criterion.benchmark_group("http1");

@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use super::Refusal;
+use crate::model::Text;
 
 /// A field that goes on: its name as the sender spelled it, its value without white space around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub type Upgrade<'a> = SmallVec<[&'a [u8]; 2]>;
 pub struct StripList<'r> {
     /// Names in lower case, or a prefix with `*` at its end.
     pub names: &'r [&'r str],
+    /// Whole names in lower case: fields that rules about the request write.
+    pub also: &'r [Text],
 }
 
 /// Says who the caller is, by the certificate that it showed; written as Envoy writes it.
@@ -48,13 +51,19 @@ pub const FORWARDING_FIELDS: &[&str] = &[
     "baggage",
 ];
 
-impl StripList<'_> {
+impl<'r> StripList<'r> {
+    /// Some names, and no others.
+    pub const fn of(names: &'r [&'r str]) -> Self {
+        Self { names, also: &[] }
+    }
+
     /// Whether a field of this name is left out.
     pub fn covers(&self, name: &[u8]) -> bool {
-        self.names.iter().any(|entry| match entry.strip_suffix('*') {
-            Some(prefix) => name.len() >= prefix.len() && alike(&name[..prefix.len()], prefix.as_bytes()),
-            None => alike(name, entry.as_bytes()),
-        })
+        self.also.iter().any(|entry| alike(name, entry.as_bytes()))
+            || self.names.iter().any(|entry| match entry.strip_suffix('*') {
+                Some(prefix) => name.len() >= prefix.len() && alike(&name[..prefix.len()], prefix.as_bytes()),
+                None => alike(name, entry.as_bytes()),
+            })
     }
 }
 
@@ -215,7 +224,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_an_identity_field_is_covered() {
-        let list = StripList { names: IDENTITY_FIELDS };
+        let list = StripList::of(IDENTITY_FIELDS);
         for name in [
             "x-forwarded-client-cert",
             "X-Forwarded-Client-Cert",
@@ -229,7 +238,7 @@ mod tests {
         }
         assert!(!list.covers(b"x-forwarded-for"));
         assert!(!list.covers(b"x-forwarded-client-cert2"));
-        assert!(StripList { names: FORWARDING_FIELDS }.covers(b"X-Forwarded-For"));
+        assert!(StripList::of(FORWARDING_FIELDS).covers(b"X-Forwarded-For"));
     }
 
     #[test]

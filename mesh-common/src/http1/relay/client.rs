@@ -6,8 +6,9 @@ use super::{
 };
 use crate::http1::{
     AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules,
-    Refusal, RequestHead, ResponseFor, Version, write_local_answer,
+    Refusal, RequestHead, ResponseFor, StripList, Version, write_local_answer,
 };
+use crate::model::Text;
 
 impl<P: Forwarded> Relay<P> {
     /// Takes bytes of the client.
@@ -163,14 +164,16 @@ impl<P: Forwarded> Relay<P> {
         };
         self.expects_http2 = false;
         match (court.judge)(&head) {
-            Verdict::Forward(plan) => self.begin(&head, plan, court),
-            Verdict::ForwardEdited(plan, edits) => self.begin(&head.edited(&edits), plan, court),
+            Verdict::Forward(plan) => self.begin(&head, (plan, Vec::new()), court),
+            Verdict::ForwardEdited(plan, edits) => {
+                self.begin(&head.edited(&edits), (plan, edits.removed.clone()), court);
+            }
             Verdict::Answer(answer) => self.answer_instead(&head, answer),
         }
         Ok((head.length, true))
     }
 
-    fn begin(&mut self, head: &RequestHead<'_>, plan: P, court: &Court<'_, P>) {
+    fn begin(&mut self, head: &RequestHead<'_>, (plan, removed): (P, Vec<Text>), court: &Court<'_, P>) {
         self.to_upstream.start_keeping();
         let keep_client = !self.last && self.kind == ClientKind::Connection;
         // A stream's response is for a daemon, which knows that there is one.
@@ -180,6 +183,7 @@ impl<P: Forwarded> Relay<P> {
         self.phase = Phase::Exchange(Active {
             exchange,
             plan,
+            removed,
             upstream: Upstream::Wanted,
             idempotent: is_idempotent(head.method),
             retried: false,
@@ -217,7 +221,8 @@ impl<P: Forwarded> Relay<P> {
             return Ok((0, true));
         };
         let before = active.exchange.bytes().request;
-        let taken = active.exchange.take_request(rest, rules, self.to_upstream.buffer())?;
+        let rules = ReadRules { strip: StripList { also: &active.removed, ..rules.strip }, ..*rules };
+        let taken = active.exchange.take_request(rest, &rules, self.to_upstream.buffer())?;
         self.client_body += active.exchange.bytes().request - before;
         if active.exchange.is_request_done() && !active.exchange.may_become_opaque() {
             active.finish_upstream(commands);

@@ -26,7 +26,7 @@ use super::{
     AskedFor, Authority, BodyBytes, BodyReader, Exchange, Field, HeadScan, LocalAnswer, ReadRules, Refusal,
     RequestHead,
 };
-use crate::model::HeadEdits;
+use crate::model::{HeadEdits, Text};
 
 /// A side that has this much to send is given no more.
 pub const HIGH_WATER: usize = 64 << 10;
@@ -244,6 +244,8 @@ enum Phase<P> {
 struct Active<P> {
     exchange: Exchange,
     plan: P,
+    /// Fields that this request may not have in its trailers either.
+    removed: Vec<Text>,
     upstream: Upstream,
     /// Whether the method may be sent twice (RFC 9110 section 9.2.2).
     idempotent: bool,

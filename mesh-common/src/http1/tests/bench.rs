@@ -2,6 +2,7 @@
 
 use crate::http1::relay::*;
 use crate::http1::*;
+use crate::model::HeadEdits;
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 pub(super) const OK_SENT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -42,6 +43,11 @@ impl Bench {
         let mut judge = |head: &RequestHead<'_>| match head.path.as_str() {
             "/denied" => {
                 Verdict::Answer(LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" })
+            }
+            "/edited" => {
+                let removed = vec!["x-user".into()];
+                let added = vec![("x-user".into(), (*b"web").into())];
+                Verdict::ForwardEdited("/edited".into(), HeadEdits { removed, added, query: None })
             }
             path => Verdict::Forward(path.to_owned()),
         };

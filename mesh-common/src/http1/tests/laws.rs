@@ -47,7 +47,7 @@ struct Session {
 
 impl Session {
     fn advance(&mut self) -> Result<(), Refusal> {
-        let rules = ReadRules { strip: StripList { names: IDENTITY_FIELDS }, ..ReadRules::default() };
+        let rules = ReadRules { strip: StripList::of(IDENTITY_FIELDS), ..ReadRules::default() };
         loop {
             let held = std::mem::take(&mut self.held);
             let (consumed, more) = match &mut self.body {

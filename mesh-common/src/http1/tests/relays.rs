@@ -29,6 +29,18 @@ fn what_is_said_of_the_caller_goes_with_each_request() {
 }
 
 #[test]
+fn what_rules_write_is_not_taken_from_trailers() {
+    let mut bench = Bench::connection();
+    let trailers = "X_User: admin\r\nx-user: admin\r\nx-checksum: 1\r\n";
+    bench.client(&format!(
+        "POST /edited HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{trailers}\r\n"
+    ));
+    bench.acquire(false);
+    assert!(bench.up.ends_with("0\r\nx-checksum: 1\r\n\r\n"), "{}", bench.up);
+    assert!(bench.up.contains("x-user: web\r\n"), "{}", bench.up);
+}
+
+#[test]
 fn pipelined_requests_wait_for_their_turn() {
     let mut bench = Bench::connection();
     bench.client(&[get("/1"), get("/denied"), get("/2")].concat()).took(&[ACQUIRE, Command::FinishUpstream]);

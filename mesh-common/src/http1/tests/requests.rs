@@ -248,7 +248,7 @@ fn hop_by_hop_fields_end_here() {
 #[test]
 fn stripped_fields_are_neither_seen_nor_sent() {
     let input = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded-Client-CERT: me\r\nConnection: x-forwarded-client-cert\r\nx-forwarded-client-cert: By=1\r\nX-Role: user\r\nX-Role: admin\r\n\r\n";
-    let rules = ReadRules { strip: StripList { names: IDENTITY_FIELDS }, ..ReadRules::default() };
+    let rules = ReadRules { strip: StripList::of(IDENTITY_FIELDS), ..ReadRules::default() };
     let head = RequestHead::read(input.as_bytes(), &mut HeadScan::default(), &rules).unwrap().unwrap();
     let dialled = Authority::parse(b"b").unwrap();
     let seen = head.facts(&dialled, |facts| {

@@ -157,7 +157,7 @@ impl<X> Http<X> {
             upstream: Upstream::None,
             relay,
             dialled: Authority::of(course.dialled),
-            strip: StripList { names },
+            strip: StripList::of(names),
             waiting: Waiting::Request,
             since: now,
             pace: Pace::begins(now, 0),

@@ -104,7 +104,7 @@ pub(super) async fn serve<C: Conductor>(
         return Ok(answer);
     }
     let cut = Cut::default();
-    let strip = StripList { names: conductor.strip() };
+    let strip = StripList::of(conductor.strip());
     let wanted = Wanted::of(&shared.settings);
     let caller = (open.activity(), shared.bodies.clone());
     let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
@@ -174,6 +174,7 @@ async fn answer<C: Conductor>(
         let came = edits.as_ref().map(|_| request.0.clone());
         if let Some(edits) = &edits {
             edit(&mut request.0, edits);
+            request.1.upload().remove(&edits.removed);
         }
         let Unsent { request: unsent, failure } =
             match send(shared, conductor, (&plan, is_grpc), request, record).await {

@@ -174,7 +174,7 @@ fn rebuilt(
 
 /// Removes what the sender may not say, and refuses framing fields in disguise.
 fn strip_fields(headers: &mut HeaderMap, strip: &[&str]) -> Result<(), Refusal> {
-    let list = StripList { names: strip };
+    let list = StripList::of(strip);
     let mut covered: SmallVec<[HeaderName; 4]> = SmallVec::new();
     for name in headers.keys() {
         let bytes = name.as_str().as_bytes();

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::http1::StripList;
+use mesh_common::model::Text;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::Activity;
@@ -56,6 +57,8 @@ pub(super) struct Upload {
     is_slow: Cell<bool>,
     /// Fields that the sender may not set, in trailers either.
     strip: StripList<'static>,
+    /// Besides them, what rules about the request write.
+    removed: RefCell<Vec<Text>>,
     cut: Cut,
 }
 
@@ -87,8 +90,14 @@ impl Upload {
             is_held: Cell::new(false),
             bytes: Cell::new(0),
             strip,
+            removed: RefCell::default(),
             cut,
         })
+    }
+
+    /// Says which fields the request may not have in its trailers either.
+    pub(super) fn remove(&self, names: &[Text]) {
+        *self.removed.borrow_mut() = names.to_vec();
     }
 
     /// The body for one more try; `None` if too much of it was read. An earlier one gives nothing any more.
@@ -172,7 +181,7 @@ impl Upload {
             self.is_complete.set(true);
             return Poll::Ready(None);
         };
-        let frame = sift(frame, self.strip);
+        let frame = sift(frame, StripList { also: &self.removed.borrow(), ..self.strip });
         match frame.data_ref() {
             Some(data) => {
                 self.bytes.set(self.bytes.get() + data.len() as u64);
