@@ -13,6 +13,7 @@
 //! node           a node from outside; node_files: what its programs are told; node_inside: its first process
 //! cluster        the full form: control plane and nodes
 //! mesh           the mesh on it, as a person has it; load: requests through it; remains: what it has on nodes
+//! first_answers  how long pods wait for the first answer that they ask for
 //! conformance    the Gateway API's official suite
 //! standing       one that stands until it is told to go: up, status, load, down
 //! ```
@@ -24,6 +25,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod conformance;
 pub mod control_plane;
+pub mod first_answers;
 pub mod go;
 pub mod hierarchies;
 pub mod images;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_test_cluster::first_answers::FirstAnswers;
 use mesh_test_cluster::mesh::{AGENTS, MANIFESTS, Mesh, PATIENCE, SYSTEM, WAIT};
 use mesh_test_cluster::node::Node;
 use mesh_test_cluster::node_files::STATIC_PODS;
@@ -110,7 +111,7 @@ fn while_the_agent_is_replaced(mesh: &Mesh, pods: usize) -> Result<()> {
     let on_node = format!("--field-selector=spec.nodeName={HERE}");
     mesh.kubectl(&[SYSTEM, "delete", "pod", AGENTS, &on_node, "--wait=false"])?;
     some_are_ready(mesh, pods)?;
-    figure(&format!("while an agent is killed and replaced {}", spread(mesh, pods)?));
+    figure(&format!("first answers while an agent is killed and replaced: {}", first_answers(mesh, pods)?));
     never_in_the_clear(&wire.finish()?)
 }
 
@@ -123,7 +124,7 @@ fn after_a_reboot_with_the_hold(mesh: &mut Mesh, pods: usize) -> Result<()> {
         (is_held && !remains::has_pins(node).ok()?).then_some(())
     })?;
     all_have_begun_again(mesh, CALLED, pods)?;
-    figure(&format!("after a reboot with the hold {}", spread(mesh, pods)?));
+    figure(&format!("first answers after a reboot with the hold: {}", first_answers(mesh, pods)?));
     never_in_the_clear(&wire.finish()?)
 }
 
@@ -163,19 +164,10 @@ fn ready(mesh: &Mesh, selector: &str, restarts: usize) -> Result<usize> {
     Ok(said.lines().filter(is_ready).count())
 }
 
-/// How long pods wait for their answer.
-fn spread(mesh: &Mesh, pods: usize) -> Result<String> {
+fn first_answers(mesh: &Mesh, pods: usize) -> Result<FirstAnswers> {
     let limit = format!("--max-log-requests={pods}");
     let said = mesh.kubectl(&["logs", "--selector", CALLED, "--container=asks", "--tail=-1", &limit])?;
-    let times = |line: &str| -> Option<f64> {
-        let (began, answered) = line.split_once(' ')?;
-        Some(answered.parse::<f64>().ok()? - began.parse::<f64>().ok()?)
-    };
-    let mut waits: Vec<f64> = said.lines().filter_map(times).collect();
-    ensure!(waits.len() == pods, "{} of {pods} pods said how long they waited:\n{said}", waits.len());
-    waits.sort_by(f64::total_cmp);
-    let [half, most] = [pods / 2, pods - 1].map(|at| (waits[at] * 1000.0).round());
-    Ok(format!("{pods} pods have their first answer after {half} ms at the median, {most} ms at most"))
+    FirstAnswers::read(&said, pods)
 }
 
 /// What the mesh says, and the node itself.
