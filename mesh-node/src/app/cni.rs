@@ -135,6 +135,7 @@ fn add(call: Call<'_>, input: &str, stands: impl Fn(&std::path::Path) -> bool) -
                 ),
             });
         }
+        // Between two looks of a bounded wait: nobody tells of a pinned program.
         thread::sleep(LOOK_EVERY);
     }
     Ok(result)
