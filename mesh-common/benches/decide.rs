@@ -304,6 +304,7 @@ fn requests(criterion: &mut Criterion) {
         query: None,
         headers: &headers,
         end_user: None,
+        allowed_by: None,
     };
     for policies in ALL {
         let objects = policies.policies();

@@ -85,7 +85,15 @@ impl<'a> RequestHead<'a> {
         headers.extend(self.upgrade.iter().map(|protocol| (&b"upgrade"[..], *protocol)));
         headers.extend(self.content_length.map(|length| (&b"content-length"[..], length)));
         let (method, path, query) = (self.method, &self.path, self.query);
-        judge(&RequestFacts { method, host, path, query, headers: &headers, end_user: None })
+        judge(&RequestFacts {
+            method,
+            host,
+            path,
+            query,
+            headers: &headers,
+            end_user: None,
+            allowed_by: None,
+        })
     }
 }
 

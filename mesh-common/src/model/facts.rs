@@ -65,6 +65,8 @@ pub struct RequestFacts<'a> {
     pub headers: &'a [(&'a [u8], &'a [u8])],
     /// Whom a token of the request proved to speak of.
     pub end_user: Option<&'a EndUser>,
+    /// The authorization server that let it pass, by its name in the mesh's configuration.
+    pub allowed_by: Option<&'a Text>,
 }
 
 /// What is changed of a request's head before it is decided and sent on.
@@ -102,6 +104,7 @@ impl HeadEdits {
 pub struct RequestCopy {
     path: NormalPath<'static>,
     end_user: Option<EndUser>,
+    allowed_by: Option<Text>,
     /// Method, host, then name and value of each field, one after the other.
     text: Box<[u8]>,
     /// Where each of them ends in `text`.
@@ -120,7 +123,8 @@ impl RequestCopy {
             ends.push(text.len());
         }
         let end_user = request.end_user.cloned();
-        Self { path: request.path.to_static(), end_user, text: text.into(), ends: ends.into() }
+        let (path, allowed_by) = (request.path.to_static(), request.allowed_by.cloned());
+        Self { path, end_user, allowed_by, text: text.into(), ends: ends.into() }
     }
 
     /// Shows the facts to `judge`.
@@ -138,8 +142,9 @@ impl RequestCopy {
             headers.push((name, value));
         }
         // Policy does not look at the query.
-        let (path, end_user) = (&self.path, self.end_user.as_ref());
-        judge(&RequestFacts { method, host, path, query: None, headers: &headers, end_user })
+        let (path, end_user, allowed_by) = (&self.path, self.end_user.as_ref(), self.allowed_by.as_ref());
+        let headers = &headers;
+        judge(&RequestFacts { method, host, path, query: None, headers, end_user, allowed_by })
     }
 }
 
@@ -170,11 +175,14 @@ mod tests {
         let target = RequestTarget::parse(b"/a/b;v=1").unwrap();
         let headers: [(&[u8], &[u8]); 3] = [(b"host", b"api"), (b"x-empty", b""), (b"x-last", b"\xff")];
         let (path, headers) = (&target.path, &headers);
-        let facts = RequestFacts { method: b"GET", host: b"api", path, query: None, headers, end_user: None };
+        let (name, end_user) = (Text::from("opa"), None);
+        let allowed_by = Some(&name);
+        let facts =
+            RequestFacts { method: b"GET", host: b"api", path, query: None, headers, end_user, allowed_by };
         let copy = RequestCopy::of(&facts);
         copy.show(|shown| {
             assert_eq!((shown.method, shown.host, shown.path), (facts.method, facts.host, facts.path));
-            assert_eq!(shown.headers, facts.headers);
+            assert_eq!((shown.headers, shown.allowed_by), (facts.headers, allowed_by));
         });
     }
 }

@@ -4,6 +4,7 @@
 //! reference. Nothing here is serialized; wire and dump types are separate and convert.
 
 pub mod endpoint;
+pub mod external;
 pub mod facts;
 pub mod identity;
 pub mod mesh;
@@ -20,6 +21,7 @@ pub mod service;
 pub mod workload;
 
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
+pub use external::{AuthorizerProtocol, Custom, ExternalAuthorizer, HttpCheck, IncludedBody};
 pub use facts::{
     CertificateHash, ConnectionFacts, Direction, HeadEdits, PeerIdentity, RequestCopy, RequestFacts,
 };

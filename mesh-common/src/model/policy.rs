@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::external::Custom;
 use super::name::{NamespacedName, Text};
 use super::workload::Workload;
 
@@ -30,7 +31,7 @@ pub enum Scope {
 }
 
 /// `spec.action`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Action {
     /// Whoever matches may; whoever matches no ALLOW that is about the workload may not.
     #[default]
@@ -39,6 +40,8 @@ pub enum Action {
     Deny,
     /// Reported, never refused.
     Audit,
+    /// An authorization server is asked about whoever matches, before any other policy.
+    Custom(Arc<Custom>),
 }
 
 /// `spec.mode`.
@@ -65,7 +68,7 @@ pub struct AuthorizationPolicy {
     /// Any rule that matches makes the policy match. None at all never matches (`allow-nothing`).
     pub rules: Vec<Rule>,
     /// What of it could not be understood. A policy with a fault denies what it might have denied: an ALLOW
-    /// permits nothing, a DENY refuses everything, on every workload that it is about. Where `action` is not
+    /// permits nothing, a DENY or CUSTOM refuses everything, on every workload that it is about. Where `action` is not
     /// understood it is [`Action::Deny`], where `mode` is not it is [`Mode::Enforce`], where the selector or the
     /// targets are not the scope is the whole namespace (the mesh, for the root namespace).
     pub fault: Option<Arc<PolicyFault>>,

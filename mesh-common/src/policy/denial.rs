@@ -52,8 +52,92 @@ pub enum DenialReason {
     PlaintextUnderStrict,
     /// A token of the request does not hold.
     InvalidToken(TokenFault),
+    /// A CUSTOM policy matches, and no authorization server let it pass.
+    External(ExternalDenial),
     /// Nothing is known that could be let through.
     UnknownDestination(UnknownTarget),
+}
+
+/// Why external authorization let something not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExternalDenial {
+    /// The server said no.
+    Refused,
+    /// Nobody has asked so far.
+    NotAsked,
+    /// It is no request, and only those are asked about.
+    NotHttp,
+    /// The mesh's configuration has no server of the name.
+    UnknownProvider,
+    /// Policies about the workload name different servers.
+    SeveralProviders,
+    /// The server could not be reached.
+    Unreachable,
+    /// The server did not answer in time.
+    TimedOut,
+    /// What the server said is not understood.
+    BadAnswer,
+    /// Too many other requests wait for the server.
+    Overloaded,
+    /// The request's body is longer than what the server is shown.
+    BodyTooLarge,
+}
+
+impl ExternalDenial {
+    /// Every one.
+    pub const ALL: [Self; 10] = [
+        Self::Refused,
+        Self::NotAsked,
+        Self::NotHttp,
+        Self::UnknownProvider,
+        Self::SeveralProviders,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::BadAnswer,
+        Self::Overloaded,
+        Self::BodyTooLarge,
+    ];
+
+    /// The stable code for logs, metrics and responses; Envoy's two words begin them.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Refused => "ext_authz_denied",
+            Self::NotAsked => "ext_authz_not_asked",
+            Self::NotHttp => "ext_authz_needs_http",
+            Self::UnknownProvider => "ext_authz_unknown_provider",
+            Self::SeveralProviders => "ext_authz_several_providers",
+            Self::Unreachable => "ext_authz_error_unreachable",
+            Self::TimedOut => "ext_authz_error_timeout",
+            Self::BadAnswer => "ext_authz_error_bad_answer",
+            Self::Overloaded => "ext_authz_error_overloaded",
+            Self::BodyTooLarge => "ext_authz_body_too_large",
+        }
+    }
+
+    /// The same for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "the authorization server refused it",
+            Self::NotAsked => "an authorization server was to be asked, and was not",
+            Self::NotHttp => {
+                "an authorization server is to be asked, and only requests of HTTP can be asked about"
+            }
+            Self::UnknownProvider => "the mesh's configuration has no authorization server of that name",
+            Self::SeveralProviders => {
+                "CUSTOM policies about the workload name different authorization servers"
+            }
+            Self::Unreachable => "the authorization server could not be reached",
+            Self::TimedOut => "the authorization server did not answer in time",
+            Self::BadAnswer => "what the authorization server said is not understood",
+            Self::Overloaded => "too many other requests wait for the authorization server",
+            Self::BodyTooLarge => "its body is longer than what the authorization server is shown",
+        }
+    }
+
+    /// Whether the server said nothing that counts: what `failOpen` and `statusOnError` are about.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Unreachable | Self::TimedOut | Self::BadAnswer | Self::Overloaded)
+    }
 }
 
 impl Denial {
@@ -63,7 +147,7 @@ impl Denial {
 }
 
 impl DenialReason {
-    /// Every reason, besides those of [`TokenFault::ALL`].
+    /// Every reason, besides those of [`TokenFault::ALL`] and [`ExternalDenial::ALL`].
     pub const ALL: [Self; 10] = [
         Self::RuleDenies,
         Self::NoRuleAllows,
@@ -85,6 +169,7 @@ impl DenialReason {
             Self::PolicyFault => "policy_fault",
             Self::PlaintextUnderStrict => "plaintext_under_strict",
             Self::InvalidToken(fault) => fault.code(),
+            Self::External(denial) => denial.code(),
             Self::UnknownDestination(UnknownTarget::NoSuchServicePort) => "no_such_service_port",
             Self::UnknownDestination(UnknownTarget::Contested) => "contested_address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => "address_not_yet_known",
@@ -103,6 +188,7 @@ impl fmt::Display for DenialReason {
             Self::PolicyFault => "a policy could not be understood, and denies what it might have denied",
             Self::PlaintextUnderStrict => "mutual TLS is required and was not offered",
             Self::InvalidToken(fault) => fault.as_str(),
+            Self::External(denial) => denial.as_str(),
             Self::UnknownDestination(UnknownTarget::NoSuchServicePort) => "the Service has no such port",
             Self::UnknownDestination(UnknownTarget::Contested) => "several claim the address",
             Self::UnknownDestination(UnknownTarget::NotYetKnown) => {

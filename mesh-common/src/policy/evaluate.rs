@@ -1,10 +1,11 @@
-//! The order of AuthorizationPolicies: DENY, then ALLOW; an ALLOW makes the rest denied.
+//! The order of AuthorizationPolicies: CUSTOM, DENY, then ALLOW; an ALLOW makes the rest denied.
 
 use smallvec::SmallVec;
 
-use super::denial::{Denial, DenialReason, PolicyKind, PolicyName};
+use super::denial::{Denial, DenialReason, ExternalDenial, PolicyKind, PolicyName};
 use super::matching::{Answer, Breadth, Layer7, Subject};
-use crate::model::AuthorizationPolicy;
+use crate::model::policy::Action;
+use crate::model::{AuthorizationPolicy, Text};
 use crate::snapshot::{Effect, EffectRules, PolicySet, Query, RuleId};
 
 /// A rule of a policy.
@@ -73,6 +74,7 @@ pub(super) fn evaluate<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>) -> Res
 
 impl<'a> Question<'_, 'a> {
     fn answer(&self) -> Result<Allowed<'a>, Denial> {
+        let custom_depends_on_request = self.asked()?;
         let deny = self.opinion(Effect::Deny, Breadth::Broad);
         if let Some((policy, rule, reason)) = refusal(&deny) {
             return Err(denial(policy, rule, reason));
@@ -89,10 +91,42 @@ impl<'a> Question<'_, 'a> {
         }
         Ok(Allowed {
             by: allow.matched,
-            depends_on_request: deny.depends_on_request
+            depends_on_request: custom_depends_on_request
+                || deny.depends_on_request
                 || allow.matched.is_none() && allow.depends_on_request,
             findings: self.findings(&allow),
         })
+    }
+
+    /// Whether it depends on requests that external authorization lets pass what CUSTOM policies match.
+    fn asked(&self) -> Result<bool, Denial> {
+        let custom = self.opinion(Effect::Custom, Breadth::Broad);
+        if let Some(policy) = custom.fault {
+            return Err(denial(policy, None, DenialReason::PolicyFault));
+        }
+        let Some(RuleMatch { policy, rule }) = custom.matched else { return Ok(custom.depends_on_request) };
+        let provider = self.provider();
+        let reason = match self.subject.layer7 {
+            Layer7::Pending => return Ok(true),
+            Layer7::Request(request) if provider.is_some() && request.allowed_by == provider => {
+                return Ok(false);
+            }
+            _ if provider.is_none() => ExternalDenial::SeveralProviders,
+            Layer7::Request(_) => ExternalDenial::NotAsked,
+            Layer7::Opaque => ExternalDenial::NotHttp,
+        };
+        Err(denial(policy, Some(rule), DenialReason::External(reason)))
+    }
+
+    /// The one authorization server that the CUSTOM policies name; `None` if they name several.
+    fn provider(&self) -> Option<&'a Text> {
+        let policies = self.sets.iter().flat_map(|set| set.policies());
+        let mut names = policies.filter_map(|policy| match &policy.action {
+            Action::Custom(custom) => Some(&custom.provider),
+            Action::Allow | Action::Deny | Action::Audit => None,
+        });
+        let first = names.next()?;
+        names.all(|name| name == first).then_some(first)
     }
 
     fn opinion(&self, of: Effect, breadth: Breadth) -> Opinion<'a> {

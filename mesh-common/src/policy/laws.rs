@@ -1,5 +1,6 @@
 //! Laws that hold for all policies and callers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -9,12 +10,14 @@ use proptest::sample::{select, subsequence};
 
 use super::evaluate::{Allowed, evaluate};
 use super::matching::{Answer, Breadth, Layer7, Subject};
-use super::{AuditFinding, AuditVerdict, Denial, DenialReason, RuleMatch};
+use super::{AuditFinding, AuditVerdict, Denial, DenialReason, ExternalDenial, RuleMatch};
 use crate::model::policy::{
     Action, Condition, Match, Mode, Operation, Pattern, PolicyFault, Rule, Scope, Source,
 };
 use crate::model::samples::{at, ip, pattern};
-use crate::model::{AuthorizationPolicy, NamespacedName, RequestFacts, RequestTarget, SpiffeId};
+use crate::model::{
+    AuthorizationPolicy, Custom, NamespacedName, RequestFacts, RequestTarget, SpiffeId, Text,
+};
 use crate::snapshot::{Delta, Effect, PolicySet, Snapshot, Tables};
 
 const PRINCIPALS: [&str; 6] = ["*", "td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/b/sa/x", "td/ns/a/*", "*/sa/x"];
@@ -109,8 +112,15 @@ pub(super) fn rule() -> impl Strategy<Value = Rule> {
     })
 }
 
+fn custom(provider: &str) -> Action {
+    Action::Custom(Arc::new(Custom { provider: provider.into(), authorizer: None }))
+}
+
 fn policy() -> impl Strategy<Value = AuthorizationPolicy> {
-    let action = select(&[Action::Allow, Action::Deny, Action::Audit][..]);
+    let action = prop_oneof![
+        6 => select(&[Action::Allow, Action::Deny, Action::Audit][..]),
+        1 => select(&["opa", "opa", "other"][..]).prop_map(custom),
+    ];
     let mode = prop_oneof![4 => Just(Mode::Enforce), 1 => Just(Mode::Audit)];
     let fault = prop_oneof![9 => Just(false), 1 => Just(true)];
     let scope = select(&["mesh", "namespace"][..]);
@@ -147,6 +157,7 @@ struct Caller {
     host: &'static str,
     method: &'static str,
     roles: Vec<&'static str>,
+    allowed_by: Option<Text>,
 }
 
 fn caller() -> impl Strategy<Value = Caller> {
@@ -160,8 +171,9 @@ fn caller() -> impl Strategy<Value = Caller> {
         layer7,
         request,
         vec(select(&FIELDS[..]), 0..3),
+        option::of(select(&["opa", "other"][..]).prop_map(Text::from)),
     )
-        .prop_map(|(identity, source, port, layer7, (target, host, method), roles)| Caller {
+        .prop_map(|(identity, source, port, layer7, (target, host, method), roles, allowed_by)| Caller {
             identity: identity.map(|principal| format!("spiffe://{principal}").parse().unwrap()),
             source,
             port,
@@ -170,6 +182,7 @@ fn caller() -> impl Strategy<Value = Caller> {
             host,
             method,
             roles,
+            allowed_by,
         })
 }
 
@@ -184,6 +197,7 @@ impl Caller {
             query: None,
             headers: &headers,
             end_user: None,
+            allowed_by: self.allowed_by.as_ref(),
         };
         let mut destination = at("10.0.0.9:0");
         destination.set_port(self.port);
@@ -244,6 +258,13 @@ fn evaluate_one_by_one<'a>(
         (None, Some(policy)) => Some((policy, None, DenialReason::PolicyFault)),
         (None, None) => None,
     };
+    let names: BTreeSet<&Text> = of(Effect::Custom).filter_map(provider_of).collect();
+    let custom_depends = asked_one_by_one(
+        (fault(Effect::Custom), first(Effect::Custom, Breadth::Broad)),
+        depends(Effect::Custom, Breadth::Broad),
+        &names,
+        subject.layer7,
+    )?;
     if let Some((policy, rule, reason)) = refused(Effect::Deny) {
         return Err((reason, policy.name.to_string(), rule));
     }
@@ -289,9 +310,39 @@ fn evaluate_one_by_one<'a>(
     findings.sort_by_key(|finding| (&finding.policy.name, finding.rule));
     Ok(Allowed {
         by: by.map(|(policy, rule)| RuleMatch { policy, rule }),
-        depends_on_request: depends(Effect::Deny, Breadth::Broad) || by.is_none() && allow_depends,
+        depends_on_request: custom_depends
+            || depends(Effect::Deny, Breadth::Broad)
+            || by.is_none() && allow_depends,
         findings: findings.into(),
     })
+}
+
+/// Whether it depends on requests that what CUSTOM policies match passes.
+fn asked_one_by_one(
+    (fault, matched): (Option<&AuthorizationPolicy>, Option<(&AuthorizationPolicy, usize)>),
+    depends: bool,
+    names: &BTreeSet<&Text>,
+    layer7: Layer7<'_>,
+) -> Result<bool, (DenialReason, String, Option<usize>)> {
+    if let Some(policy) = fault {
+        return Err((DenialReason::PolicyFault, policy.name.to_string(), None));
+    }
+    let Some((policy, rule)) = matched else { return Ok(depends) };
+    let refuse = |reason| Err((DenialReason::External(reason), policy.name.to_string(), Some(rule)));
+    match layer7 {
+        Layer7::Pending => Ok(true),
+        _ if names.len() > 1 => refuse(ExternalDenial::SeveralProviders),
+        Layer7::Opaque => refuse(ExternalDenial::NotHttp),
+        Layer7::Request(request) if request.allowed_by == names.first().copied() => Ok(false),
+        Layer7::Request(_) => refuse(ExternalDenial::NotAsked),
+    }
+}
+
+fn provider_of(policy: &AuthorizationPolicy) -> Option<&Text> {
+    match &policy.action {
+        Action::Custom(custom) => Some(&custom.provider),
+        _ => None,
+    }
 }
 
 fn named(denial: Denial) -> (DenialReason, String, Option<usize>) {
@@ -328,6 +379,32 @@ proptest! {
     }
 
     #[test]
+    fn custom_speaks_before_deny_and_allow(policies in policies(), caller in caller(), rule in rule()) {
+        let custom = AuthorizationPolicy {
+            name: NamespacedName::new("shop", "custom"),
+            scope: Scope::Mesh,
+            action: custom("opa"),
+            mode: Mode::Enforce,
+            rules: vec![rule.clone()],
+            fault: None,
+        };
+        let matches = caller.ask(|subject| subject.matches(&rule, Breadth::Broad)) == Answer::Yes;
+        let is_first = |policies: &[AuthorizationPolicy]| !policies.iter().any(|policy| provider_of(policy).is_some());
+        let with_custom = [policies.clone(), vec![custom]].concat();
+        if matches && is_first(&policies) && caller.layer7 != "pending" {
+            let passes = caller.layer7 == "request" && caller.allowed_by.as_deref() == Some("opa");
+            let reason = match caller.layer7 {
+                "opaque" => ExternalDenial::NotHttp,
+                _ => ExternalDenial::NotAsked,
+            };
+            // Whatever DENY and ALLOW would say, CUSTOM has spoken before; what it lets pass is up to them.
+            let expected = if passes { decide(&policies, &caller) } else { Err(DenialReason::External(reason)) };
+            prop_assert_eq!(decide(&with_custom, &caller), expected);
+        }
+        prop_assert!(decide(&policies, &caller).is_ok() || decide(&with_custom, &caller).is_err());
+    }
+
+    #[test]
     fn the_order_of_policies_and_rules_does_not_matter(policies in policies(), caller in caller(), seed in any::<u64>()) {
         let mut shuffled = policies.clone();
         for (index, policy) in shuffled.iter_mut().enumerate() {
@@ -348,6 +425,9 @@ proptest! {
     #[test]
     fn audit_changes_nothing(policies in policies(), caller in caller(), mut audit in policy()) {
         audit.mode = Mode::Audit;
+        if provider_of(&audit).is_some() {
+            audit.action = Action::Deny;
+        }
         let with_audit = [policies.clone(), vec![audit]].concat();
         prop_assert_eq!(decide(&policies, &caller), decide(&with_audit, &caller));
     }

@@ -20,12 +20,14 @@ mod laws;
 mod tests;
 
 pub use authenticate::{Authenticated, authenticate};
-pub use denial::{Denial, DenialReason, PolicyKind, PolicyName};
+pub use denial::{Denial, DenialReason, ExternalDenial, PolicyKind, PolicyName};
 pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
 
+use std::sync::Arc;
+
 use self::matching::{Layer7, Subject};
-use crate::model::policy::MutualTls;
-use crate::model::{ConnectionFacts, Direction, Protocol, RequestFacts, Workload};
+use crate::model::policy::{Action, MutualTls};
+use crate::model::{ConnectionFacts, Direction, ExternalAuthorizer, Protocol, RequestFacts, Workload};
 use crate::resolve::{self, Destination, Target};
 use crate::snapshot::Snapshot;
 
@@ -142,6 +144,24 @@ pub fn authorize_request<'a>(
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Request(request),
     };
     authorize(snapshot, facts, destination, layer7)
+}
+
+/// Whom to ask about a request that was denied for want of asking ([`ExternalDenial::NotAsked`]). What it lets pass is to
+/// be decided again, with its name in [`RequestFacts::allowed_by`]; DENY and ALLOW still speak then.
+///
+/// # Errors
+/// The denial that stands: it is another one, or the mesh's configuration has no such server.
+pub fn authorizer(snapshot: &Snapshot, denial: Denial) -> Result<&Arc<ExternalAuthorizer>, Denial> {
+    let (DenialReason::External(ExternalDenial::NotAsked), Some(policy)) = (denial.reason, &denial.policy)
+    else {
+        return Err(denial);
+    };
+    let authorizer = match snapshot.authorization_policy(&policy.name).map(|policy| &policy.action) {
+        Some(Action::Custom(custom)) => custom.authorizer.as_ref(),
+        _ => None,
+    };
+    let reason = DenialReason::External(ExternalDenial::UnknownProvider);
+    authorizer.ok_or(Denial { reason, ..denial })
 }
 
 /// Decides again about an established connection, on a newer snapshot.

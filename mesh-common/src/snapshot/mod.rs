@@ -252,6 +252,11 @@ impl Snapshot {
         self.request_authentications.iter().map(|(_, policy)| policy)
     }
 
+    /// An AuthorizationPolicy.
+    pub fn authorization_policy(&self, name: &NamespacedName) -> Option<&Arc<AuthorizationPolicy>> {
+        self.authorization_policies.get(name)
+    }
+
     /// All AuthorizationPolicies, in no order, also those that are about nobody.
     pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
         self.authorization_policies.iter().map(|(_, policy)| policy)

@@ -17,6 +17,8 @@ pub struct PolicySet {
 /// What a policy does, by its action and mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Refuses whoever matches, unless an authorization server let it pass.
+    Custom,
     /// Refuses whoever matches.
     Deny,
     /// Permits whoever matches, and makes the rest refused.
@@ -55,11 +57,14 @@ pub struct RuleId {
 
 impl Effect {
     /// Every effect.
-    pub const ALL: [Self; 5] = [Self::Deny, Self::Allow, Self::Audit, Self::WouldDeny, Self::WouldAllow];
+    pub const ALL: [Self; 6] =
+        [Self::Custom, Self::Deny, Self::Allow, Self::Audit, Self::WouldDeny, Self::WouldAllow];
 
     /// The effect of a policy.
     pub fn of(policy: &AuthorizationPolicy) -> Self {
-        match (policy.action, policy.mode) {
+        match (&policy.action, policy.mode) {
+            // One that is only to be reported is not understood: see `control::translate`.
+            (Action::Custom(_), _) => Self::Custom,
             (Action::Deny, Mode::Enforce) => Self::Deny,
             (Action::Allow, Mode::Enforce) => Self::Allow,
             (Action::Audit, _) => Self::Audit,

@@ -32,10 +32,11 @@ fn authorization(snapshot: &Snapshot, policy: &AuthorizationPolicy) -> Policy {
         name: policy.name.name.to_string(),
         scope: scope(&policy.scope),
         pods: pods(snapshot, &policy.scope),
-        action: match policy.action {
+        action: match &policy.action {
             Action::Allow => "ALLOW",
             Action::Deny => "DENY",
             Action::Audit => "AUDIT",
+            Action::Custom(_) => "CUSTOM",
         }
         .to_owned(),
         mode: match policy.mode {

@@ -12,6 +12,7 @@ use mesh_common::model::{NamespacedName, Text};
 use mesh_common::snapshot::Snapshot;
 
 use super::object::{Kind, ObjectKey};
+use super::policy_advice::policy_advice;
 use super::rivals;
 use super::store::first_of;
 use super::translate::Effect;
@@ -19,11 +20,11 @@ use super::unserved;
 
 /// What should be known of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Advice {
-    pub(super) key: ObjectKey,
-    pub(super) field: String,
-    pub(super) reason: String,
-    pub(super) effect: Effect,
+pub(crate) struct Advice {
+    pub(crate) key: ObjectKey,
+    pub(crate) field: String,
+    pub(crate) reason: String,
+    pub(crate) effect: Effect,
 }
 
 /// Most looks whether a policy selects a pod: some 50 ms. Of 100,000 pods, each may be looked at by 20 policies.
@@ -85,6 +86,7 @@ pub(super) fn advice(snapshot: &Snapshot) -> Vec<Advice> {
     advice.extend(selecting_nobody(snapshot));
     advice.extend(in_empty_namespaces(snapshot));
     advice.extend(unserved::unserved(snapshot));
+    advice.extend(policy_advice(snapshot));
     advice
 }
 

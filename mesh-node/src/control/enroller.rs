@@ -2,15 +2,18 @@
 //!
 //! In: what an object meant before and means now, from a folder or from watches. Out: what the tables, or the agents of
 //! a controller, are told. The only place where one object's meaning depends on another's: a pod is enrolled by its own
-//! labels or by its namespace's. Never: I/O.
+//! labels or by its namespace's; a CUSTOM policy asks the server that the mesh's configuration has under its name. Never:
+//! I/O.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mesh_common::model::{Enrolment, Text};
+use mesh_common::model::policy::Action;
+use mesh_common::model::{AuthorizationPolicy, Custom, Enrolment, ExternalAuthorizer, NamespacedName, Text};
 use mesh_common::snapshot::Delta;
 
 use super::object::{Meaning, ObjectKey};
+use super::translate::mesh_config::MeshConfig;
 use super::translate::pod::PodWorkload;
 
 /// One object that changed.
@@ -30,6 +33,9 @@ pub struct Enroller {
     enrolments: HashMap<Text, Enrolment>,
     /// By namespace and name, to enrol them anew when their namespace changes.
     pods: HashMap<Text, BTreeMap<Text, Arc<PodWorkload>>>,
+    authorizers: HashMap<Text, Arc<ExternalAuthorizer>>,
+    /// CUSTOM policies, to be told anew when the mesh's configuration changes.
+    asking: BTreeMap<NamespacedName, Arc<AuthorizationPolicy>>,
 }
 
 impl Enroller {
@@ -51,9 +57,8 @@ impl Enroller {
             (_, Some(Meaning::Node(node))) => deltas.push(Delta::UpsertNode(node)),
             (_, Some(Meaning::Service(service))) => deltas.push(Delta::UpsertService(service)),
             (_, Some(Meaning::EndpointSlice(slice))) => deltas.push(Delta::UpsertEndpointSlice(slice)),
-            (_, Some(Meaning::AuthorizationPolicy(policy))) => {
-                deltas.push(Delta::UpsertAuthorizationPolicy(policy));
-            }
+            (_, Some(Meaning::MeshConfig(config))) => self.configure(Some(&config), deltas),
+            (_, Some(Meaning::AuthorizationPolicy(policy))) => self.put_policy(policy, deltas),
             (_, Some(Meaning::PeerAuthentication(policy))) => {
                 deltas.push(Delta::UpsertPeerAuthentication(policy));
             }
@@ -79,7 +84,11 @@ impl Enroller {
             Meaning::Node(_) => Delta::RemoveNode(key.name.name),
             Meaning::Service(_) => Delta::RemoveService(key.name),
             Meaning::EndpointSlice(_) => Delta::RemoveEndpointSlice(key.name),
-            Meaning::AuthorizationPolicy(_) => Delta::RemoveAuthorizationPolicy(key.name),
+            Meaning::MeshConfig(_) => return self.configure(None, deltas),
+            Meaning::AuthorizationPolicy(_) => {
+                self.asking.remove(&key.name);
+                Delta::RemoveAuthorizationPolicy(key.name)
+            }
             Meaning::PeerAuthentication(_) => Delta::RemovePeerAuthentication(key.name),
             Meaning::RequestAuthentication(_) => Delta::RemoveRequestAuthentication(key.name),
         });
@@ -111,6 +120,36 @@ impl Enroller {
         let workload = pod.in_namespace(self.enrolments.get(namespace).copied());
         deltas.push(Delta::UpsertWorkload(Arc::new(workload)));
         self.pods.entry(namespace.clone()).or_default().insert(key.name.name.clone(), pod);
+    }
+
+    /// A policy, and whom it asks.
+    fn put_policy(&mut self, policy: Arc<AuthorizationPolicy>, deltas: &mut Vec<Delta>) {
+        if matches!(policy.action, Action::Custom(_)) {
+            self.asking.insert(policy.name.clone(), Arc::clone(&policy));
+        } else {
+            self.asking.remove(&policy.name);
+        }
+        deltas.push(Delta::UpsertAuthorizationPolicy(self.with_authorizer(policy)));
+    }
+
+    /// The mesh's configuration is another one, or gone.
+    fn configure(&mut self, config: Option<&MeshConfig>, deltas: &mut Vec<Delta>) {
+        let authorizers = config.into_iter().flat_map(|config| &config.authorizers);
+        let authorizers =
+            authorizers.map(|authorizer| (authorizer.name.clone(), Arc::clone(authorizer))).collect();
+        if self.authorizers == authorizers {
+            return;
+        }
+        self.authorizers = authorizers;
+        let policies = self.asking.values().map(|policy| self.with_authorizer(Arc::clone(policy)));
+        deltas.extend(policies.map(Delta::UpsertAuthorizationPolicy));
+    }
+
+    fn with_authorizer(&self, policy: Arc<AuthorizationPolicy>) -> Arc<AuthorizationPolicy> {
+        let Action::Custom(custom) = &policy.action else { return policy };
+        let authorizer = self.authorizers.get(&custom.provider).cloned();
+        let custom = Custom { provider: custom.provider.clone(), authorizer };
+        Arc::new(AuthorizationPolicy { action: Action::Custom(Arc::new(custom)), ..(*policy).clone() })
     }
 
     fn enrol(&mut self, namespace: &Text, enrolment: Option<Enrolment>, deltas: &mut Vec<Delta>) {

@@ -6,7 +6,7 @@
 //! beside it, and publishes an immutable snapshot after each; everybody else reads. A controller uses [`translate`]
 //! and [`enroller`] on what the API server says. Never: a look at traffic, or at the kernel.
 
-mod advice;
+pub(crate) mod advice;
 pub mod attachment;
 mod desk;
 pub mod documents;
@@ -15,6 +15,7 @@ pub mod generate;
 mod grace;
 pub mod metrics;
 pub mod object;
+pub(crate) mod policy_advice;
 pub mod publication;
 pub mod reconciler;
 pub mod resources;

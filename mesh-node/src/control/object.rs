@@ -10,6 +10,7 @@ use mesh_common::model::{
     Service,
 };
 
+use super::translate::mesh_config::MeshConfig;
 use super::translate::namespace::NamespaceEnrolment;
 use super::translate::pod::PodWorkload;
 use super::translate::route::RouteReferences;
@@ -37,6 +38,8 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `v1` ConfigMap, the one of the mesh's configuration: `nodemesh` in the root namespace.
+    MeshConfig,
     /// `policy.nodemesh.dev/v1alpha1` AuthorizationPolicy.
     AuthorizationPolicy,
     /// `policy.nodemesh.dev/v1alpha1` PeerAuthentication.
@@ -59,13 +62,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Node,
         Self::ServiceAccount,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
+        Self::MeshConfig,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
@@ -86,6 +90,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::MeshConfig => "ConfigMap",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
@@ -110,7 +115,12 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
                 &["policy.nodemesh.dev/v1alpha1"]
             }
-            Self::Namespace | Self::Node | Self::ServiceAccount | Self::Pod | Self::Service => &["v1"],
+            Self::Namespace
+            | Self::Node
+            | Self::ServiceAccount
+            | Self::Pod
+            | Self::Service
+            | Self::MeshConfig => &["v1"],
             Self::HttpRoute
             | Self::GrpcRoute
             | Self::TcpRoute
@@ -139,6 +149,7 @@ impl Kind {
             Self::Pod => "pods",
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
+            Self::MeshConfig => "configmaps",
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::PeerAuthentication => "peerauthentications",
             Self::RequestAuthentication => "requestauthentications",
@@ -190,6 +201,8 @@ pub enum Meaning {
     Service(Arc<Service>),
     /// An EndpointSlice.
     EndpointSlice(Arc<EndpointSlice>),
+    /// The mesh's configuration.
+    MeshConfig(Arc<MeshConfig>),
     /// An AuthorizationPolicy.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A PeerAuthentication.

@@ -45,7 +45,7 @@ const PORT: &str =
 
 /// Who may call the workloads that the policy is about, and with what.
 ///
-/// DENY is looked at first, then ALLOW. A workload that an ALLOW policy is about refuses whatever no ALLOW rule
+/// CUSTOM is looked at first, then DENY, then ALLOW. A workload that an ALLOW policy is about refuses whatever no ALLOW rule
 /// permits. Decided at the destination, on the identity in the caller's certificate.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -96,10 +96,14 @@ pub struct AuthorizationPolicySpec {
     pub target_refs: Option<Vec<PolicyTargetReference>>,
     /// What a match means. ALLOW: what matches may; what no ALLOW policy of the workload matches may not. DENY: what
     /// matches may not, whatever ALLOW says. AUDIT: what matches is reported, and decided by the other policies.
-    /// Default: ALLOW.
+    /// CUSTOM: the authorization server that `provider` names is asked about each request that matches, before DENY and
+    /// ALLOW are looked at. Default: ALLOW.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "ALLOW"))]
     pub action: Option<AuthorizationAction>,
+    /// Whom CUSTOM asks. Only with `action: CUSTOM`, and never without it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ExtensionProvider>,
     /// Whether the policy is in force. `Audit` evaluates it and reports, and refuses nothing. Default: Enforce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "Enforce"))]
@@ -218,6 +222,17 @@ pub enum AuthorizationAction {
     /// What matches is reported, and decided by the other policies.
     #[serde(rename = "AUDIT")]
     Audit,
+    /// About what matches an authorization server is asked.
+    #[serde(rename = "CUSTOM")]
+    Custom,
+}
+
+/// An authorization server of the mesh's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExtensionProvider {
+    /// Its name in `extensionProviders` (ConfigMap `nodemesh` of the root namespace, key `mesh`).
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// Whether a policy is in force.

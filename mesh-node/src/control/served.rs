@@ -11,7 +11,7 @@ use mesh_common::model::{MeshSettings, NamespacedName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::documents::strict;
+use super::documents::{mesh_config, strict};
 use super::object::{Kind, Meaning, ObjectKey};
 use super::resources;
 use super::translate::pod::Origin;
@@ -82,6 +82,13 @@ fn meaning(kind: Kind, object: &Value, settings: &MeshSettings) -> Read {
                 value.map_or(Meaning::Nothing, |value| Meaning::EndpointSlice(Arc::new(value)))
             };
             finish(endpoint_slice::endpoint_slice(&read), meaning)
+        }
+        Kind::MeshConfig => {
+            let read = lenient::<core::ConfigMap>(object)?;
+            let meaning = |value: Option<_>| {
+                value.map_or(Meaning::Nothing, |value| Meaning::MeshConfig(Arc::new(value)))
+            };
+            finish(mesh_config(&read, settings), meaning)
         }
         Kind::AuthorizationPolicy => {
             let read = strict::read::<resources::AuthorizationPolicy>(object)?;

@@ -23,7 +23,9 @@ use super::inventory::Policy;
 use super::lease::Leadership;
 use super::selection::Selection;
 use super::world::Known;
+use crate::control::advice::Advice;
 use crate::control::object::ObjectKey;
+use crate::control::policy_advice::policy_advice;
 use crate::control::translate::{Effect, FieldError};
 use crate::telemetry::chain::Chain;
 
@@ -138,9 +140,14 @@ struct Write {
 /// PURE. What is to be written, by name.
 fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &str) -> Vec<Write> {
     let selection = Selection::of(snapshot);
+    let mut advised: BTreeMap<ObjectKey, Vec<(FieldError, Effect)>> = BTreeMap::new();
+    for Advice { key, field, reason, effect } in policy_advice(snapshot) {
+        advised.entry(key).or_default().push((FieldError { field, reason }, effect));
+    }
     let mut writes = Vec::new();
     for (key, policy) in policies {
-        let status = desired(policy, selection.count(key), now);
+        let status =
+            desired(policy, advised.get(key).map_or(&[][..], Vec::as_slice), selection.count(key), now);
         if ours(&policy.status) != status {
             let accepted = |status: &Value| accepted(status)["status"].clone();
             let is_broken = accepted(&status) == "False" && accepted(&policy.status) != "False";
@@ -150,8 +157,8 @@ fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &s
     writes
 }
 
-/// PURE. The status that a policy should have; the time of its condition is kept while nothing changes.
-fn desired(policy: &Policy, workloads: usize, now: &str) -> Value {
+/// PURE. The status that a policy should have, with `advice` on what is not of itself alone; the time of its condition is kept while nothing changes.
+fn desired(policy: &Policy, advice: &[(FieldError, Effect)], workloads: usize, now: &str) -> Value {
     let is_accepted = !policy.faults.iter().any(|(_, effect)| is_refusal(*effect));
     let (state, reason) = if is_accepted { ("True", "Accepted") } else { ("False", "Invalid") };
     let before = accepted(&policy.status);
@@ -163,7 +170,7 @@ fn desired(policy: &Policy, workloads: usize, now: &str) -> Value {
             "type": "Accepted",
             "status": state,
             "reason": reason,
-            "message": message(&policy.faults),
+            "message": message(policy.faults.iter().chain(advice)),
             "lastTransitionTime": since.unwrap_or(now),
             "observedGeneration": policy.generation,
         }],
@@ -189,14 +196,14 @@ fn is_refusal(effect: Effect) -> bool {
     matches!(effect, Effect::Denies | Effect::NotInForce | Effect::LastGoodKept)
 }
 
-fn message(faults: &[(FieldError, Effect)]) -> String {
+fn message<'a>(faults: impl Iterator<Item = &'a (FieldError, Effect)> + Clone) -> String {
     let said = |(error, effect): &(FieldError, Effect)| match effect {
         Effect::Denies => format!("{error}: the policy denies what it might have denied"),
         Effect::FieldIgnored => format!("{error}: this field is ignored"),
         _ => error.to_string(),
     };
-    let mut message: Vec<String> = faults.iter().take(MAX_NAMED).map(said).collect();
-    if let Some(more) = faults.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+    let mut message: Vec<String> = faults.clone().take(MAX_NAMED).map(said).collect();
+    if let Some(more) = faults.count().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
         message.push(format!("and {more} more"));
     }
     shortened(message.join("; "))
@@ -223,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_denies_for_a_fault_is_not_accepted_and_says_which() {
-        let status = desired(&policy(vec![fault(Effect::Denies)], Value::Null), 2, "now");
+        let status = desired(&policy(vec![fault(Effect::Denies)], Value::Null), &[], 2, "now");
         let condition = &status["conditions"][0];
         assert_eq!(condition["status"], "False");
         assert!(
@@ -234,18 +241,18 @@ mod tests {
 
     #[test]
     fn a_warning_is_said_of_one_that_is_accepted() {
-        let status = desired(&policy(vec![fault(Effect::Warning)], Value::Null), 0, "now");
+        let status = desired(&policy(vec![fault(Effect::Warning)], Value::Null), &[], 0, "now");
         assert_eq!(status["conditions"][0]["status"], "True");
         assert_eq!(status["conditions"][0]["message"], "spec.rules[0]: is wrong");
     }
 
     #[test]
     fn what_was_written_is_not_written_again_and_keeps_its_time() {
-        let first = desired(&policy(Vec::new(), Value::Null), 1, "then");
-        assert_eq!(desired(&policy(Vec::new(), first.clone()), 1, "now"), first);
-        let more = desired(&policy(Vec::new(), first.clone()), 2, "now");
+        let first = desired(&policy(Vec::new(), Value::Null), &[], 1, "then");
+        assert_eq!(desired(&policy(Vec::new(), first.clone()), &[], 1, "now"), first);
+        let more = desired(&policy(Vec::new(), first.clone()), &[], 2, "now");
         assert_eq!(more["conditions"][0]["lastTransitionTime"], "then");
-        let broken = desired(&policy(vec![fault(Effect::Denies)], first), 1, "now");
+        let broken = desired(&policy(vec![fault(Effect::Denies)], first), &[], 1, "now");
         assert_eq!(broken["conditions"][0]["lastTransitionTime"], "now");
     }
 
@@ -253,6 +260,6 @@ mod tests {
     fn a_message_is_short_whatever_is_wrong() {
         let long = FieldError { field: "é".repeat(3000), reason: String::new() };
         let faults: Vec<_> = (0..100).map(|_| (long.clone(), Effect::Denies)).collect();
-        assert!(message(&faults).len() <= 1024);
+        assert!(message(faults.iter()).len() <= 1024);
     }
 }

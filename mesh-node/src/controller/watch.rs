@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Error as ClientError};
+use mesh_common::model::Text;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -19,6 +20,7 @@ use super::inventory::Heard;
 use super::metrics::Metrics;
 use super::seen::{Resource, Seen};
 use crate::control::object::Kind;
+use crate::control::translate::mesh_config;
 use crate::telemetry::chain::Chain;
 
 /// Objects of one answer to a list.
@@ -31,12 +33,18 @@ const QUEUE: usize = 1024;
 /// Something that was heard of a kind.
 pub(super) type News = (Kind, Heard);
 
-/// Begins to watch every kind, until what is returned is dropped.
-pub(super) fn watch_all(client: &Client, metrics: &Metrics) -> (Watches, mpsc::Receiver<News>) {
+/// Begins to watch every kind, until what is returned is dropped. Of ConfigMaps only the mesh's configuration is watched, in
+/// the root namespace.
+pub(super) fn watch_all(
+    client: &Client,
+    metrics: &Metrics,
+    root_namespace: &Text,
+) -> (Watches, mpsc::Receiver<News>) {
     let (news, heard) = mpsc::channel(QUEUE);
     let mut tasks = tokio::task::JoinSet::new();
     for kind in Kind::ALL {
-        let watch = Watch { resource: kind.into(), news: news.clone(), metrics: metrics.clone() };
+        let namespace = (kind == Kind::MeshConfig).then(|| root_namespace.clone());
+        let watch = Watch { resource: kind.into(), namespace, news: news.clone(), metrics: metrics.clone() };
         if kind.is_optional() {
             tasks.spawn(Optional::new(watch).follow(client.clone()));
         } else {
@@ -56,6 +64,8 @@ pub(super) struct Watches {
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) resource: Resource,
+    /// The one namespace that is watched; `None` for all.
+    pub(super) namespace: Option<Text>,
     pub(super) news: mpsc::Sender<News>,
     pub(super) metrics: Metrics,
 }
@@ -73,7 +83,10 @@ impl Watch {
     }
 
     async fn run_with<const METADATA: bool>(self, client: Client) {
-        let api: Api<Seen<METADATA>> = Api::all_with(client, &self.resource);
+        let api: Api<Seen<METADATA>> = match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &self.resource),
+            None => Api::all_with(client, &self.resource),
+        };
         let mut backoff = Backoff::default();
         while self.listen(&api, &mut backoff).await.is_some() {}
     }
@@ -163,6 +176,7 @@ fn config(kind: Kind) -> watcher::Config {
     match kind {
         // One that has run to its end carries no traffic, and its addresses may be another's.
         Kind::Pod => config.fields("status.phase!=Succeeded,status.phase!=Failed"),
+        Kind::MeshConfig => config.fields(&format!("metadata.name={}", mesh_config::NAME)),
         _ => config,
     }
 }

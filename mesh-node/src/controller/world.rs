@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use kube::Client;
-use mesh_common::model::{MeshSettings, NamespacedName};
+use mesh_common::model::{MeshSettings, NamespacedName, Text};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -91,6 +91,7 @@ impl Known {
 /// Works on what the watches hear.
 pub struct World {
     client: Client,
+    root_namespace: Text,
     inventory: Inventory,
     enroller: Enroller,
     tables: Tables,
@@ -113,6 +114,7 @@ impl World {
         let known = Known { missing: ArcSwap::from_pointee(needed().collect()), ..Known::default() };
         let mut world = Self {
             client,
+            root_namespace: settings.root_namespace.clone(),
             inventory: Inventory::new(Arc::clone(&settings)),
             enroller: Enroller::default(),
             tables: Tables::default(),
@@ -133,7 +135,7 @@ impl World {
 
     /// Watches, and works on what is heard, until it is dropped. Returns only if every watch has failed for good.
     pub async fn run(mut self) {
-        let (_watches, mut heard) = watch_all(&self.client, &self.metrics);
+        let (_watches, mut heard) = watch_all(&self.client, &self.metrics, &self.root_namespace);
         let mut doubts = Doubts::new(self.client.clone());
         let mut batch = Vec::with_capacity(BATCH);
         loop {

@@ -12,8 +12,8 @@ use mesh_common::snapshot::Delta;
 use prost::Message;
 
 use super::decode::{Reading, cidr, each, known, lenient_name, message, port, texts, unspecified};
-use super::messages;
 use super::resource::{FieldError, Key, ResourceType, Update};
+use super::{decode_external, messages};
 
 /// Reads a policy, whatever is wrong with it.
 pub(super) fn read(key: &Key, value: &[u8], root_namespace: &str) -> Reading {
@@ -48,6 +48,15 @@ impl Reader<'_> {
             Ok(messages::Action::Allow) => Action::Allow,
             Ok(messages::Action::Deny) => Action::Deny,
             Ok(messages::Action::Audit) => Action::Audit,
+            Ok(messages::Action::Custom) => {
+                let custom = policy.custom.as_ref().ok_or_else(|| unspecified("custom"));
+                match custom.and_then(|custom| {
+                    decode_external::custom(custom).map_err(|error| error.within("custom"))
+                }) {
+                    Ok(custom) => Action::Custom(Arc::new(custom)),
+                    Err(error) => self.instead(error, Action::Deny),
+                }
+            }
             Ok(messages::Action::Unspecified) => self.instead(unspecified("action"), Action::Deny),
             Err(error) => self.instead(error, Action::Deny),
         };
@@ -242,7 +251,7 @@ fn ports(field: &str, numbers: Option<&messages::PortMatch>) -> Result<Match<u16
     Ok(Match { any_of: read("any_of", &numbers.any_of)?, none_of: read("none_of", &numbers.none_of)? })
 }
 
-fn pattern(pattern: &messages::Pattern) -> Result<Pattern, FieldError> {
+pub(super) fn pattern(pattern: &messages::Pattern) -> Result<Pattern, FieldError> {
     use messages::PatternKind as Kind;
     match pattern.kind.as_ref().ok_or_else(|| unspecified("kind"))? {
         Kind::Exact(text) => Ok(Pattern::Exact(text.as_str().into())),

@@ -7,13 +7,15 @@ use mesh_common::model::policy::{
 };
 
 use super::encode::{cidr, ports, texts};
+use super::encode_external;
 use super::messages;
 
 pub(super) fn authorization_policy(policy: &AuthorizationPolicy) -> messages::AuthorizationPolicy {
-    let action = match policy.action {
+    let action = match &policy.action {
         Action::Allow => messages::Action::Allow,
         Action::Deny => messages::Action::Deny,
         Action::Audit => messages::Action::Audit,
+        Action::Custom(_) => messages::Action::Custom,
     };
     let mode = match policy.mode {
         Mode::Enforce => messages::Mode::Enforce,
@@ -29,6 +31,10 @@ pub(super) fn authorization_policy(policy: &AuthorizationPolicy) -> messages::Au
         mode: mode.into(),
         rules: policy.rules.iter().map(rule).collect(),
         fault,
+        custom: match &policy.action {
+            Action::Custom(custom) => Some(encode_external::custom(custom)),
+            Action::Allow | Action::Deny | Action::Audit => None,
+        },
     }
 }
 
@@ -143,7 +149,7 @@ fn port_match(matched: &Match<u16>) -> messages::PortMatch {
     messages::PortMatch { any_of: ports(&matched.any_of), none_of: ports(&matched.none_of) }
 }
 
-fn pattern(pattern: &Pattern) -> messages::Pattern {
+pub(super) fn pattern(pattern: &Pattern) -> messages::Pattern {
     use messages::PatternKind as Kind;
     let kind = match pattern {
         Pattern::Exact(text) => Kind::Exact(text.to_string()),

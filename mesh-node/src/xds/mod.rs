@@ -6,9 +6,11 @@
 
 pub mod certificates;
 mod decode;
+mod decode_external;
 mod decode_policy;
 mod decode_request_authentication;
 mod encode;
+mod encode_external;
 mod encode_policy;
 mod encode_request_authentication;
 pub mod messages;

@@ -19,7 +19,8 @@ use mesh_common::model::service::{
 };
 use mesh_common::model::workload::{CanonicalNames, Exclusions, PodDetails, Workload, WorkloadUid};
 use mesh_common::model::{
-    Enrolment, MeshSettings, NamespacedName, Node, Protocol, SpiffeId, Text, TrustDomain,
+    AuthorizerProtocol, Custom, Enrolment, ExternalAuthorizer, HttpCheck, IncludedBody, MeshSettings,
+    NamespacedName, Node, Protocol, SpiffeId, Text, TrustDomain,
 };
 use mesh_common::snapshot::Delta;
 use mesh_common::token::KeySet;
@@ -267,7 +268,7 @@ fn condition() -> impl Strategy<Value = Condition> {
 prop_compose! {
     pub(super) fn authorization_policy()(
         (name, scope) in (named(), scope(true)),
-        action in prop::sample::select(vec![Action::Allow, Action::Deny, Action::Audit]),
+        action in action(),
         mode in prop::sample::select(vec![Mode::Enforce, Mode::Audit]),
         rules in few((few(source()), few(operation()), few(condition()))),
         fault in option::of(("\\PC{0,12}", "\\PC{0,12}")),
@@ -276,6 +277,49 @@ prop_compose! {
         let fault = fault.map(|(field, reason)| PolicyFault { field, reason }.into());
         AuthorizationPolicy { name, scope, action, mode, rules, fault }
     }
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        prop::sample::select(vec![Action::Allow, Action::Deny, Action::Audit]),
+        (name(), option::of(authorizer())).prop_map(|(provider, authorizer)| {
+            let named =
+                |authorizer: ExternalAuthorizer| ExternalAuthorizer { name: provider.clone(), ..authorizer };
+            let authorizer = authorizer.map(named).map(Arc::new);
+            Action::Custom(Arc::new(Custom { provider: provider.clone(), authorizer }))
+        }),
+    ]
+}
+
+fn authorizer() -> impl Strategy<Value = ExternalAuthorizer> {
+    let headers = || few(pattern());
+    let http = (text(), headers(), few((name(), text())), headers(), headers(), headers());
+    let http = http.prop_map(|(path_prefix, include_headers, additional_headers, up, deny, allow)| {
+        AuthorizerProtocol::Http(HttpCheck {
+            path_prefix,
+            include_headers,
+            additional_headers,
+            to_upstream_on_allow: up,
+            to_downstream_on_deny: deny,
+            to_downstream_on_allow: allow,
+        })
+    });
+    let body = (1u32..=1 << 20, any::<bool>(), any::<bool>()).prop_map(
+        |(max_bytes, allow_partial, pack_as_bytes)| IncludedBody { max_bytes, allow_partial, pack_as_bytes },
+    );
+    let protocol = prop_oneof![Just(AuthorizerProtocol::Grpc), http];
+    (protocol, named(), 1u16.., 1u64..600_000, any::<bool>(), 400u16..600, option::of(body)).prop_map(
+        |(protocol, service, port, timeout, fail_open, status_on_error, body)| ExternalAuthorizer {
+            name: "set by who uses it".into(),
+            protocol,
+            service,
+            port,
+            timeout: Duration::from_millis(timeout),
+            fail_open,
+            status_on_error,
+            body,
+        },
+    )
 }
 
 fn mutual_tls() -> impl Strategy<Value = Option<MutualTls>> {

@@ -50,6 +50,7 @@ fn allow() -> messages::AuthorizationPolicy {
         mode: messages::Mode::Enforce.into(),
         rules: vec![messages::Rule::default()],
         fault: None,
+        custom: None,
     }
 }
 
@@ -177,7 +178,7 @@ fn an_unknown_action_denies_all_of_the_scope() {
     let Reading::Denies(_, error) = &reading else { panic!("understood") };
     assert_eq!(error.to_string(), "action: this version does not know its value 9");
     let policy = authorization(&reading);
-    assert_eq!((policy.action, policy.mode), (Action::Deny, Mode::Enforce));
+    assert_eq!((policy.action.clone(), policy.mode), (Action::Deny, Mode::Enforce));
     assert_eq!(policy.scope, Scope::Namespace("shop".into()));
     assert!(policy.fault.is_some() && policy.rules.is_empty());
 }
@@ -205,7 +206,7 @@ fn an_unknown_scope_is_the_whole_namespace_or_for_the_root_namespace_the_mesh() 
 fn bytes_that_are_no_message_deny_all() {
     let reading = read(&policy_key(), &[0xff; 7], "root");
     let policy = authorization(&reading);
-    assert_eq!((policy.action, &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
+    assert_eq!((policy.action.clone(), &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
     let reading = read(&key(ResourceType::PeerAuthentication, "shop/tls"), &[0xff; 7], "root");
     let policy = peer(&reading);
     assert_eq!((policy.mode, &policy.scope), (Some(MutualTls::Strict), &Scope::Namespace("shop".into())));

@@ -73,6 +73,7 @@ impl World {
             query: target.query,
             headers: &headers,
             end_user: None,
+            allowed_by: None,
         };
         let destination = resolve::destination(&self.snapshot, &self.facts);
         let mut cache = TokenCache::default();

@@ -1,5 +1,6 @@
 //! What a caller hears, policy by policy.
 
+mod external;
 mod peers;
 mod requests;
 
@@ -73,6 +74,7 @@ fn request(
         query: None,
         headers: &headers,
         end_user: None,
+        allowed_by: None,
     };
     let permit = authorize_request(&snapshot, &facts, &destination, &request);
     permit.map(drop).map_err(|denial| denial.reason)
@@ -307,4 +309,8 @@ fn every_reason_has_a_code_and_words_of_its_own() {
     let words: std::collections::BTreeSet<_> =
         DenialReason::ALL.into_iter().map(|reason| reason.to_string()).collect();
     assert_eq!((codes.len(), words.len()), (DenialReason::ALL.len(), DenialReason::ALL.len()));
+    let all = ExternalDenial::ALL;
+    let codes: std::collections::BTreeSet<_> = all.into_iter().map(ExternalDenial::code).collect();
+    let words: std::collections::BTreeSet<_> = all.into_iter().map(ExternalDenial::as_str).collect();
+    assert_eq!((codes.len(), words.len()), (all.len(), all.len()));
 }

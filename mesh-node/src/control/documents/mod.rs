@@ -6,6 +6,7 @@
 
 mod known;
 mod line;
+mod mesh;
 mod misread;
 mod read;
 mod salvage;
@@ -22,6 +23,7 @@ use std::fmt;
 
 use mesh_common::model::Text;
 
+pub(in crate::control) use mesh::mesh_config;
 pub use read::Reader;
 pub use split::{Chunk, documents};
 

@@ -27,7 +27,7 @@ fn taken_for(text: &str) -> (Vec<(Action, String)>, Vec<String>) {
             Scope::Selector { namespace, labels } => format!("{namespace:?} {labels:?}"),
             Scope::Services(services) => format!("{services:?}"),
         };
-        (policy.action, scope)
+        (policy.action.clone(), scope)
     });
     let policies = policies.collect();
     let mut complaints = document.complaints.iter();
@@ -120,7 +120,7 @@ fn a_policy_without_action_that_is_understood_allows() {
     let text = format!("{HEAD}{PLACE}spec: {{{RULES}}}\n");
     let document = Reader::new(MeshSettings::default().into()).document(&text);
     let [(_, Claim::Good(Meaning::AuthorizationPolicy(policy)))] = &document.objects[..] else { panic!() };
-    assert_eq!((policy.action, &policy.fault), (Action::Allow, &None));
+    assert_eq!((policy.action.clone(), &policy.fault), (Action::Allow, &None));
 }
 
 #[test]

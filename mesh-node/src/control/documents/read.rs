@@ -18,8 +18,8 @@ use super::{
 use crate::control::object::{Kind, Meaning, ObjectKey};
 use crate::control::resources;
 use crate::control::translate::{
-    DEFAULT_NAMESPACE, Effect, FieldError, Translated, authorization_policy, endpoint_slice, namespace, node,
-    peer_authentication, pod, request_authentication, resembles, route, service,
+    DEFAULT_NAMESPACE, Effect, FieldError, Translated, authorization_policy, endpoint_slice, mesh_config,
+    namespace, node, peer_authentication, pod, request_authentication, resembles, route, service,
 };
 
 /// Most complaints that are kept of one document. The first ones tell what is wrong.
@@ -123,7 +123,7 @@ impl Reader {
         let api_version = draft.value["apiVersion"].as_str();
         let known = Kind::ALL.into_iter().find(|kind| kind.name() == draft.name.kind);
         let is_read = |kind: &Kind| api_version.is_some_and(|version| kind.api_versions().contains(&version));
-        if let Some(kind) = known.filter(is_read) {
+        if let Some(kind) = known.filter(is_read).filter(|kind| self.is_wanted(*kind, draft)) {
             return Some(kind);
         }
         let [kind, version] = ["kind", "apiVersion"].map(|field| misread::text(draft.value, field));
@@ -140,6 +140,12 @@ impl Reader {
         };
         complain(document, draft, FieldError { field: field.to_owned(), reason }, effect);
         None
+    }
+
+    /// Whether an object of a known kind is one that is read: of ConfigMaps only the mesh's configuration is.
+    fn is_wanted(&self, kind: Kind, draft: &Draft<'_>) -> bool {
+        let name = namespaced(kind, &draft.name, &draft.name.name);
+        kind != Kind::MeshConfig || mesh_config::is_mesh_config(&name, &self.settings)
     }
 
     /// What an object of a known kind says, and who says it. Without a name, a policy gets one, and all else has none.
@@ -208,6 +214,12 @@ impl Reader {
                     value.map_or(Meaning::Nothing, |value| Meaning::EndpointSlice(Arc::new(value)))
                 })
             }
+            Kind::MeshConfig => read::<core::ConfigMap, _>(
+                draft,
+                kind,
+                |object| super::mesh_config(object, settings),
+                |value| value.map_or(Meaning::Nothing, |value| Meaning::MeshConfig(Arc::new(value))),
+            ),
             Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
                 self.policy_said(kind, draft)
             }

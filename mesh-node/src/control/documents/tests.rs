@@ -62,11 +62,11 @@ fn an_unknown_field_of_a_policy_makes_it_deny() {
 
 #[test]
 fn a_policy_of_an_unknown_action_denies_as_a_deny_would() {
-    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {action: CUSTOM, rules: [{}]}\n";
+    let text = "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {action: REDIRECT, rules: [{}]}\n";
     check(
         text,
         &[
-            "4 denies AuthorizationPolicy shop/a: spec.action: unknown variant `CUSTOM`, expected one of `ALLOW`, `DENY`, `AUDIT`",
+            "4 denies AuthorizationPolicy shop/a: spec.action: unknown variant `REDIRECT`, expected one of `ALLOW`, `DENY`, `AUDIT`, `CUSTOM`",
         ],
     );
     let policy = policy(text);
@@ -202,7 +202,7 @@ fn a_policy_that_is_no_yaml_denies_unless_another_state_is_in_force() {
         panic!("{document:?}")
     };
     assert_eq!(key.to_string(), "AuthorizationPolicy shop/web");
-    assert_eq!((policy.action, &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
+    assert_eq!((policy.action.clone(), &policy.scope), (Action::Deny, &Scope::Namespace("shop".into())));
     assert_eq!(document.complaints[0].effect, Effect::Denies);
 }
 

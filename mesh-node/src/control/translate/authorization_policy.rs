@@ -8,15 +8,15 @@ use std::sync::Arc;
 use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, Operation, PolicyFault, Rule, Source,
 };
-use mesh_common::model::{MeshSettings, NamespacedName, Text, TrustDomain};
+use mesh_common::model::{Custom, MeshSettings, NamespacedName, Text, TrustDomain};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::condition_key::RequestKey;
 use super::{
-    Effect, Field, FieldError, Finding, METADATA, SPEC, Translated, namespaced_name, pattern, policy_scope,
-    port_text, resembles,
+    Effect, Field, FieldError, Finding, METADATA, SPEC, Translated, advise, namespaced_name, pattern,
+    policy_scope, port_text, resembles,
 };
 use crate::control::resources::{
     self, AuthorizationAction, PolicyMode, PolicyTargetReference, WorkloadSelector,
@@ -27,11 +27,9 @@ const DRY_RUN: &str = "istio.io/dry-run";
 /// The fields of any object of Kubernetes.
 const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 /// The fields of `spec`.
-const SPEC_FIELDS: [&str; 5] = ["selector", "targetRefs", "action", "mode", "rules"];
+const SPEC_FIELDS: [&str; 6] = ["selector", "targetRefs", "action", "provider", "mode", "rules"];
 /// Most entries of any list of a policy.
 const MAX_ENTRIES: usize = 512;
-/// Most principals of one list that are looked at for what they may have been meant to be.
-const MAX_ADVISED: usize = 64;
 
 /// Translates an AuthorizationPolicy. One that is not understood comes back with its `fault`.
 ///
@@ -52,18 +50,26 @@ pub fn authorization_policy(
         policy_scope::whole(&name, settings)
     });
     let dry_run = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(DRY_RUN));
-    let mode = match dry_run.map(String::as_str) {
+    let dry_run = dry_run.map(String::as_str);
+    let mode = match dry_run {
         Some("true") => Mode::Audit,
         _ => spec.mode.map_or(Mode::Enforce, Mode::from),
     };
-    if let Some(other) = dry_run.filter(|value| !matches!(value.as_str(), "true" | "false")) {
+    if let Some(other) = dry_run.filter(|value| !matches!(*value, "true" | "false")) {
         let reason = format!("{other:?} is neither \"true\" nor \"false\": the policy is enforced");
         let annotations = METADATA.name("annotations");
         reader.warn(&annotations.key(DRY_RUN), &reason);
     }
-    let action = spec.action.map_or(Action::Allow, Action::from);
+    let action = reader.action(spec);
+    if mode == Mode::Audit && matches!(action, Action::Custom(_)) {
+        let reason = "CUSTOM cannot be tried without being in force: its server would have to be asked";
+        match dry_run {
+            Some("true") => reader.deny(FieldError::new(&METADATA.name("annotations").key(DRY_RUN), reason)),
+            _ => reader.deny(FieldError::new(&SPEC.name("mode"), reason)),
+        }
+    }
     let rules = reader.rules(spec.rules.as_deref().unwrap_or_default());
-    reader.advise(spec, action);
+    advise::advise(spec, &action, &reader.trust_domain.to_string(), &mut reader.findings);
     let policy = AuthorizationPolicy { name, scope, action, mode, rules, fault: None };
     Ok(reader.finish(policy))
 }
@@ -107,7 +113,10 @@ fn certain_action(object: &Value) -> Option<Action> {
         return None;
     }
     match field::<AuthorizationAction>(&spec["action"]) {
-        Ok(Some(action)) => Some(action.into()),
+        Ok(Some(AuthorizationAction::Allow)) => Some(Action::Allow),
+        Ok(Some(AuthorizationAction::Audit)) => Some(Action::Audit),
+        // One that asks is taken for one that refuses.
+        Ok(Some(AuthorizationAction::Deny | AuthorizationAction::Custom)) => Some(Action::Deny),
         Ok(None) if has_only(object, &OBJECT_FIELDS) && has_only(spec, &SPEC_FIELDS) => Some(Action::Allow),
         Ok(None) | Err(_) => None,
     }
@@ -144,16 +153,6 @@ fn fault(error: &FieldError) -> Arc<PolicyFault> {
     Arc::new(PolicyFault { field: error.field.clone(), reason: error.reason.clone() })
 }
 
-impl From<AuthorizationAction> for Action {
-    fn from(action: AuthorizationAction) -> Self {
-        match action {
-            AuthorizationAction::Allow => Self::Allow,
-            AuthorizationAction::Deny => Self::Deny,
-            AuthorizationAction::Audit => Self::Audit,
-        }
-    }
-}
-
 impl From<PolicyMode> for Mode {
     fn from(mode: PolicyMode) -> Self {
         match mode {
@@ -178,6 +177,28 @@ impl Reader {
         let fault = denies.map(|finding| fault(&finding.error));
         let rules = if fault.is_some() { Vec::new() } else { policy.rules };
         Translated { value: AuthorizationPolicy { rules, fault, ..policy }, findings: self.findings }
+    }
+
+    /// What a match means, and whom CUSTOM asks.
+    fn action(&mut self, spec: &resources::AuthorizationPolicySpec) -> Action {
+        let field = SPEC.name("provider");
+        let action = spec.action.unwrap_or(AuthorizationAction::Allow);
+        if action != AuthorizationAction::Custom && spec.provider.is_some() {
+            self.deny(FieldError::new(&field, "is for action: CUSTOM alone"));
+        }
+        match action {
+            AuthorizationAction::Allow => Action::Allow,
+            AuthorizationAction::Deny => Action::Deny,
+            AuthorizationAction::Audit => Action::Audit,
+            AuthorizationAction::Custom => {
+                let provider = spec.provider.as_ref().map_or("", |provider| &provider.name);
+                if provider.is_empty() {
+                    self.deny(FieldError::new(&field.name("name"), "is missing: action: CUSTOM asks it"));
+                }
+                // Whether there is one of the name, `Enroller` knows.
+                Action::Custom(Arc::new(Custom { provider: provider.into(), authorizer: None }))
+            }
+        }
     }
 
     fn deny(&mut self, error: FieldError) {
@@ -376,63 +397,6 @@ impl Reader {
             }
         }
         values
-    }
-
-    /// Points at what is understood, and seldom meant.
-    fn advise(&mut self, spec: &resources::AuthorizationPolicySpec, action: Action) {
-        let rules = spec.rules.as_deref().unwrap_or_default();
-        let path = SPEC.name("rules");
-        if rules.is_empty() && action != Action::Allow {
-            self.warn(&path, "no rule: the policy never matches; an empty rule {} always does");
-        }
-        for (index, rule) in rules.iter().enumerate() {
-            let rule_path = path.index(index);
-            let to_path = rule_path.name("to");
-            for (index, to) in rule.to.iter().flatten().enumerate() {
-                let entry = to_path.index(index);
-                self.advise_operation(&entry.name("operation"), &to.operation, action);
-            }
-            let from_path = rule_path.name("from");
-            for (index, from) in rule.from.iter().flatten().enumerate() {
-                let (entry, source) = (from_path.index(index), &from.source);
-                let field = entry.name("source");
-                self.advise_principals(&field.name("principals"), &source.principals);
-                self.advise_principals(&field.name("notPrincipals"), &source.not_principals);
-            }
-            let when_path = rule_path.name("when");
-            let is_principal = |when: &resources::RuleCondition| when.key == "source.principal";
-            let when = rule.when.iter().flatten().enumerate().filter(|(_, when)| is_principal(when));
-            for (index, when) in when {
-                let field = when_path.index(index);
-                self.advise_principals(&field.name("values"), &when.values);
-                self.advise_principals(&field.name("notValues"), &when.not_values);
-            }
-        }
-    }
-
-    fn advise_principals(&mut self, field: &Field<'_>, principals: &Texts) {
-        let own = self.trust_domain.to_string();
-        for (index, text) in principals.iter().flatten().enumerate().take(MAX_ADVISED) {
-            let is_good = pattern::principal(&field.index(index), text).is_ok();
-            if let Some(other) = pattern::foreign_trust_domain(text, &own).filter(|_| is_good) {
-                let reason =
-                    format!("is nobody's: no peer of trust domain {other} is let in, this mesh's is {own}");
-                self.warn(&field.index(index), &reason);
-            }
-        }
-    }
-
-    fn advise_operation(&mut self, field: &Field<'_>, operation: &resources::RuleOperation, action: Action) {
-        let lower = |text: &String| text.bytes().any(|byte| byte.is_ascii_lowercase());
-        for (name, methods) in [("methods", &operation.methods), ("notMethods", &operation.not_methods)] {
-            if methods.iter().flatten().any(lower) {
-                self.warn(&field.name(name), "methods are compared with regard to case: GET, not get");
-            }
-        }
-        if action == Action::Allow && operation.not_paths.is_some() && operation.paths.is_none() {
-            let reason = "ALLOW with notPaths permits every path that is not listed, also new ones";
-            self.warn(&field.name("notPaths"), reason);
-        }
     }
 }
 

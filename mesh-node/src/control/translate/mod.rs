@@ -8,6 +8,7 @@
 
 pub mod authorization_policy;
 pub mod endpoint_slice;
+pub mod mesh_config;
 pub mod namespace;
 pub mod node;
 pub mod peer_authentication;
@@ -17,6 +18,7 @@ pub mod request_authentication;
 pub mod route;
 pub mod service;
 
+mod advise;
 mod condition_key;
 mod enrolment;
 mod own_keys;

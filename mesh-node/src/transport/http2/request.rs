@@ -50,7 +50,15 @@ pub(super) fn facts<T>(parts: &Parts, judge: impl FnOnce(&RequestFacts<'_>) -> T
     headers.push((b"host", host));
     headers.extend(parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
     let (method, query) = (parts.method.as_str().as_bytes(), parts.uri.query().map(str::as_bytes));
-    judge(&RequestFacts { method, host, path: &path, query, headers: &headers, end_user: None })
+    judge(&RequestFacts {
+        method,
+        host,
+        path: &path,
+        query,
+        headers: &headers,
+        end_user: None,
+        allowed_by: None,
+    })
 }
 
 /// Changes what a decision asks for of a request in its one form.

@@ -3,12 +3,14 @@
 //! and revocation lists DER. Zero of an enumeration is never sent, so that a value that is not known is never read as
 //! a default.
 
+mod external;
 mod mesh;
 mod policy;
 mod request_authentication;
 mod service;
 mod workload;
 
+pub use external::{AdditionalHeader, Authorizer, AuthorizerKind, Custom, HttpCheck, IncludedBody};
 pub use mesh::{Cidr, Mesh, Node, TrustBundle};
 pub use policy::{
     Action, AuthorizationPolicy, CidrMatch, ClaimCondition, Condition, Empty, HeaderCondition, Mode,

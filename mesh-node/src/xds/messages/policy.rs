@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use prost::{Enumeration, Message, Oneof};
 
+use super::external::Custom;
+
 /// Nothing more to say.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Empty {}
@@ -26,6 +28,9 @@ pub struct AuthorizationPolicy {
     /// What the controller could not understand of it: it denies what it might have denied.
     #[prost(message, optional, tag = "5")]
     pub fault: Option<PolicyFault>,
+    /// With CUSTOM, and only with it: whom it asks.
+    #[prost(message, optional, tag = "6")]
+    pub custom: Option<Custom>,
 }
 
 /// Whom a policy is about.
@@ -95,6 +100,8 @@ pub enum Action {
     Deny = 2,
     /// AUDIT.
     Audit = 3,
+    /// CUSTOM.
+    Custom = 4,
 }
 
 /// `spec.mode`.
