@@ -42,6 +42,10 @@ impl Load for Idle {
 }
 
 impl Exchange for Record {
+    fn edits(&mut self) -> Option<HeadEdits> {
+        self.world.edits.borrow().clone()
+    }
+
     fn answered(&mut self, status: StatusCode) {
         self.recorded.status = Some(status);
         self.world.answered.borrow_mut().push(status);

@@ -3,7 +3,7 @@
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use mesh_common::http1::{IDENTITY_FIELDS, Refusal};
-use mesh_common::model::{PathError, Protocol};
+use mesh_common::model::{HeadEdits, PathError, Protocol};
 
 use super::world::*;
 use crate::transport::http2::request::{facts, for_http1, normalise};
@@ -160,6 +160,28 @@ fn trailers_say_no_more_of_identities_than_a_head_may() {
         let mut trailers = http::HeaderMap::new();
         for name in ["x-forwarded-client-cert", "x_nodemesh_caller", "x-checksum"] {
             trailers.insert(name, "1".parse().unwrap());
+        }
+        let body = body("x").with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
+        let request = http::Request::post("http://api.shop/x").body(body).unwrap();
+
+        let seen = world.caller().await.ask(request).await.unwrap();
+
+        let names: Vec<&str> =
+            seen.trailers.iter().flat_map(|all| all.keys()).map(|name| name.as_str()).collect();
+        assert_eq!(names, ["x-checksum"], "the application echoes what it got");
+    });
+}
+
+#[test]
+fn trailers_carry_no_field_that_rules_write() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let removed = ["x-user".into(), "authorization".into()].to_vec();
+        let edits = HeadEdits { removed, added: vec![("x-user".into(), (*b"alice").into())], query: None };
+        *world.edits.borrow_mut() = Some(edits);
+        let mut trailers = http::HeaderMap::new();
+        for name in ["x-user", "X_User", "authorization", "x-checksum"] {
+            trailers.insert(http::HeaderName::try_from(name).unwrap(), "admin".parse().unwrap());
         }
         let body = body("x").with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
         let request = http::Request::post("http://api.shop/x").body(body).unwrap();

@@ -54,6 +54,8 @@ pub(super) struct World {
     pub(super) snapshot: RefCell<Rc<Snapshot>>,
     pub(super) records: RefCell<Vec<Recorded>>,
     pub(super) malformed: RefCell<Vec<Refusal>>,
+    /// What rules change of each request's head.
+    pub(super) edits: RefCell<Option<HeadEdits>>,
     /// What was answered so far, at either agent.
     pub(super) answered: RefCell<Vec<StatusCode>>,
     /// Where agent B listens.
@@ -182,6 +184,7 @@ impl World {
             snapshot: RefCell::new(Rc::new(snapshot)),
             records: RefCell::default(),
             malformed: RefCell::default(),
+            edits: RefCell::default(),
             answered: RefCell::default(),
             agent: listener.local_addr().unwrap(),
             ended: RefCell::default(),
