@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use mesh_common::model::{MeshSettings, Text, TrustDomain};
 
 use crate::args::{
-    AdminArgs, AgentArgs, CaptureArgs, ControllerAccessArgs, ControllerArgs, HttpArgs, IdentityArgs,
+    AdminArgs, AgentArgs, CaptureArgs, ControllerAccessArgs, ControllerArgs, HttpArgs, IdentityArgs, KeyArgs,
     LimitArgs, LogArgs, LogFormat, NodeArgs, Switch, TunnelArgs, UnknownPods,
 };
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub capture: CaptureConfig,
     /// For `identity`.
     pub identity: IdentityConfig,
+    /// For `key_sets`.
+    pub keys: KeyConfig,
     /// For `transport::tunnel`.
     pub tunnel: TunnelConfig,
     /// For `transport::http1` and `transport::http2`.
@@ -112,6 +114,23 @@ pub struct IdentityConfig {
     pub trust_domain: TrustDomain,
     /// Validity of a workload certificate.
     pub certificate_lifetime: Duration,
+}
+
+/// Keys that issuers publish.
+#[derive(Clone, Debug)]
+pub struct KeyConfig {
+    /// Between two fetches of the same keys.
+    pub refresh: Duration,
+    /// How long keys are used that cannot be fetched again.
+    pub max_age: Duration,
+    /// Roots of servers besides the web's, PEM.
+    pub roots_file: Option<PathBuf>,
+}
+
+impl From<KeyArgs> for KeyConfig {
+    fn from(args: KeyArgs) -> Self {
+        Self { refresh: args.jwks_refresh_interval, max_age: args.jwks_max_age, roots_file: args.jwks_roots }
+    }
 }
 
 /// The wire between agents, and opaque TCP.
@@ -199,13 +218,14 @@ pub struct LogConfig {
 
 impl From<AgentArgs> for Config {
     fn from(args: AgentArgs) -> Self {
-        let AgentArgs { node, controller, capture, identity, tunnel, http, limits, admin, log } = args;
+        let AgentArgs { node, controller, capture, identity, keys, tunnel, http, limits, admin, log } = args;
         Self {
             source: source(controller, node.config_dir.clone(), identity.trust_dir.clone()),
             tunnel: TunnelConfig::new(&tunnel, &identity, &limits),
             node: node.into(),
             capture: capture.into(),
             identity: identity.into(),
+            keys: keys.into(),
             http: http.into(),
             limits: limits.into(),
             admin: admin.into(),
@@ -343,6 +363,8 @@ pub struct ControllerConfig {
     pub certificate_lifetime: Duration,
     /// Whose requests somebody else signs, in the controller's place.
     pub signer_name: Option<Text>,
+    /// Keys that issuers publish.
+    pub keys: KeyConfig,
     /// Where agents call.
     pub listen: SocketAddr,
     /// `/metrics`.
@@ -365,6 +387,11 @@ impl Default for ControllerConfig {
             mesh: MeshSettings::default(),
             certificate_lifetime: Duration::from_secs(24 * 3600),
             signer_name: None,
+            keys: KeyConfig {
+                refresh: Duration::from_secs(20 * 60),
+                max_age: Duration::from_secs(24 * 3600),
+                roots_file: None,
+            },
             listen: any,
             metrics_address: any,
             readiness_address: any,
@@ -376,7 +403,7 @@ impl Default for ControllerConfig {
 
 impl From<ControllerArgs> for ControllerConfig {
     fn from(args: ControllerArgs) -> Self {
-        let ControllerArgs { cluster, serving, log } = args;
+        let ControllerArgs { cluster, keys, serving, log } = args;
         Self {
             kubeconfig: cluster.kubeconfig,
             pod_name: cluster.pod_name.into(),
@@ -388,6 +415,7 @@ impl From<ControllerArgs> for ControllerConfig {
             },
             certificate_lifetime: cluster.certificate_lifetime,
             signer_name: cluster.signer_name.map(Into::into),
+            keys: keys.into(),
             listen: serving.listen,
             metrics_address: serving.metrics_address,
             readiness_address: serving.readiness_address,

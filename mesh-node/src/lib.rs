@@ -22,6 +22,8 @@ pub mod capture;
 
 pub mod identity;
 
+pub mod key_sets;
+
 pub mod config_client;
 
 pub mod transport;

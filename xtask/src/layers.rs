@@ -24,6 +24,7 @@ const NODE: &[&str] = &[
     "control",
     "capture",
     "identity",
+    "key_sets",
     "config_client",
     "transport",
     "proxy",
@@ -42,7 +43,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prost", &["xds", "proxy"]),
     ("envoy_types", &["xds", "config_client", "controller", "proxy"]),
     ("tonic", &["xds", "config_client", "controller"]),
-    ("hyper", &["transport", "proxy", "admin", "controller", "cli"]),
+    // key_sets asks the servers of issuers, which speak HTTP and nothing of ours.
+    ("hyper", &["key_sets", "transport", "proxy", "admin", "controller", "cli"]),
     ("h2", &["transport", "proxy"]),
 ];
 

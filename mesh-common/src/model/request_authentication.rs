@@ -27,8 +27,11 @@ pub struct JwtRule {
     pub issuer: Text,
     /// `audiences`; empty for any.
     pub audiences: Vec<Text>,
-    /// `jwks`. `None` where there are none so far: tokens of the issuer are refused.
+    /// `jwks`, or what was fetched. `None` where there are none so far: tokens of the issuer are refused.
     pub keys: Option<Arc<KeySet>>,
+    /// `jwksUri`, where the keys are those of there. Who has keys from there and is told a rule without any keeps them:
+    /// who says it has not fetched them yet.
+    pub keys_uri: Option<Text>,
     /// `fromHeaders`, `fromParams`, `fromCookies`, or what holds without them.
     pub locations: Vec<TokenLocation>,
     /// `forwardOriginalToken`.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::json;
 use super::jws::Compact;
@@ -11,6 +11,12 @@ use super::{Algorithm, Text, TokenFault};
 
 /// The most bytes that a key set may have.
 pub const MAX_KEY_SET: usize = 1 << 20;
+
+/// The most bytes of a set that [`KeySet::published`] keeps: as many as `jwks` of an object may have.
+const MAX_KEPT: usize = 256 << 10;
+
+/// What of a key verifying needs (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2).
+const NEEDED: [&str; 9] = ["kty", "crv", "x", "y", "n", "e", "alg", "use", "kid"];
 
 /// The most keys of a set that are used.
 pub const MAX_KEYS: usize = 100;
@@ -47,6 +53,9 @@ pub enum KeySetError {
     /// Without keys.
     #[error("has no list `keys`")]
     NoKeys,
+    /// More than is kept.
+    #[error("has keys of more than 256 KiB")]
+    TooMuch,
 }
 
 impl KeySet {
@@ -76,6 +85,29 @@ impl KeySet {
             }
         }
         Ok(Self { text: text.into(), keys, skipped })
+    }
+
+    /// Reads a set that somebody else published, and keeps of it what verifying needs, in one form: without keys that
+    /// cannot be used, and without certificates beside them. Two that differ in nothing else are the same.
+    ///
+    /// # Errors
+    /// [`KeySetError`] if it is not a set at all, or too large.
+    pub fn published(text: &str) -> Result<Self, KeySetError> {
+        let read = Self::parse(text)?;
+        let object = json::object(text.as_bytes()).ok_or(KeySetError::NotAnObject)?;
+        let list = object.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeys)?;
+        let used = list.iter().filter_map(Value::as_object).filter(|jwk| Key::parse(jwk).is_ok());
+        let needed = |jwk: &Map<String, Value>| {
+            let members =
+                NEEDED.iter().filter_map(|name| Some(((*name).to_owned(), jwk.get(*name)?.clone())));
+            Value::Object(members.collect())
+        };
+        let keys: Vec<Value> = used.take(MAX_KEYS).map(needed).collect();
+        let text = serde_json::json!({ "keys": keys }).to_string();
+        if text.len() > MAX_KEPT {
+            return Err(KeySetError::TooMuch);
+        }
+        Ok(Self { skipped: read.skipped, ..Self::parse(&text)? })
     }
 
     /// As it was published.
@@ -127,5 +159,32 @@ impl fmt::Debug for KeySet {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ids = self.keys.iter().map(|key| key.id.as_deref());
         formatter.debug_tuple("KeySet").field(&ids.collect::<Vec<_>>()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
+
+    #[test]
+    fn of_a_published_set_what_verifying_needs_is_kept_in_one_form() {
+        let one = format!(r#"{{"keys":[{{{KEY},"kid":"1","x5c":["AA"],"alg":"EdDSA","use":"sig"}}],"a":1}}"#);
+        let two =
+            format!(r#"{{ "keys": [{{"kid":"1", "use":"sig", "alg":"EdDSA", {KEY}}}, {{"kty":"oct"}}]}}"#);
+        let (one, two) = (KeySet::published(&one).unwrap(), KeySet::published(&two).unwrap());
+        assert_eq!(one, two);
+        assert_eq!((one.len(), two.skipped().len()), (1, 1));
+        assert!(!one.text().contains("x5c"));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_an_object_could_hold() {
+        let named = |kid: usize| format!(r#"{{"keys":[{{{KEY},"kid":"{}"}}]}}"#, "k".repeat(kid));
+        assert!(KeySet::published(&named(200 << 10)).is_ok());
+        assert_eq!(KeySet::published(&named(300 << 10)).unwrap_err(), KeySetError::TooMuch);
+        let many = vec![format!("{{{KEY}}}"); 10_000].join(",");
+        assert_eq!(KeySet::published(&format!(r#"{{"keys":[{many}]}}"#)).unwrap().len(), MAX_KEYS);
     }
 }

@@ -51,6 +51,7 @@ use crate::control::publication::Publication;
 use crate::controller::CONTROLLER;
 use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as PeerSettings, system_clock};
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
+use crate::key_sets::KeySetsError;
 use crate::proxy::limits::Places;
 use crate::proxy::{ProxyMetrics, Shared};
 use crate::system::{ListenError, Stop, SystemError, listen, system};
@@ -83,6 +84,9 @@ pub enum AppError {
     /// The objects.
     #[error("read the objects")]
     Control(#[from] ControlError),
+    /// The keys of issuers.
+    #[error("fetch the keys of issuers")]
+    KeySets(#[from] KeySetsError),
     /// The controller's stream.
     #[error("follow the controller")]
     Client(#[from] ClientError),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_common::model::MeshSettings;
 
 use super::AppError;
-use crate::config::{Config, ControllerAccess, FoldersConfig, SourceConfig};
+use crate::config::{Config, ControllerAccess, FoldersConfig, KeyConfig, SourceConfig};
 use crate::config_client::metrics::{AskMetrics, Metrics};
 use crate::config_client::{Asker, ClientSettings, ConfigClient};
 use crate::control::publication::Publication;
@@ -14,6 +14,7 @@ use crate::control::{Control, ControlSettings};
 use crate::identity::{
     Authority, AuthoritySettings, CertificateAuthority, Identities, IdentityMetrics, system_clock,
 };
+use crate::key_sets::{KeySetMetrics, KeySetSettings, KeySets};
 use crate::telemetry::registry::Registry;
 
 /// Objects, certificates, and the work of following them, once there are identities that use the certificates.
@@ -46,13 +47,14 @@ impl Sources {
         let config_dir = folders.config_dir.clone();
         let settings =
             ControlSettings { config_dir, root_namespace, trust_domain, cluster_domain, mesh_cidrs };
-        let control = Control::new(settings, registry)?;
+        let mut control = Control::new(settings, registry)?;
+        let key_sets = key_sets(config, &mut control, registry)?;
         let settings = AuthoritySettings::new(&folders.trust_dir, &config.identity);
         let authority = Authority::open(settings, &system_clock())?;
         Ok(Self {
             publication: control.publication(),
             authority: Arc::new(authority),
-            following: Box::new(|_| Box::pin(async { control.run().await.into() })),
+            following: Box::new(|_| Box::pin(follow_folder(control, key_sets))),
             asker: None,
         })
     }
@@ -76,6 +78,33 @@ impl Sources {
             asker: client.asker(),
             following: Box::new(|identities| Box::pin(follow(client, identities))),
         })
+    }
+}
+
+/// Who fetches the keys that the folder's objects want.
+fn key_sets(
+    config: &Config,
+    control: &mut Control,
+    registry: &Registry,
+) -> Result<Option<KeySets>, AppError> {
+    let Some(errands) = control.key_errands() else { return Ok(None) };
+    let KeyConfig { refresh, max_age, roots_file } = config.keys.clone();
+    let own_ports = vec![config.admin.metrics_address.port(), config.admin.readiness_address.port()];
+    let settings = KeySetSettings { refresh, max_age, roots_file, own_ports };
+    Ok(Some(KeySets::new(settings, errands, KeySetMetrics::new(registry)?)?))
+}
+
+async fn follow_folder(control: Control, key_sets: Option<KeySets>) -> AppError {
+    let fetching = async {
+        if let Some(key_sets) = key_sets {
+            key_sets.run().await;
+        }
+        // Nobody wants to know any more: the folder's own end says why.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = control.run() => ended.into(),
+        () = fetching => unreachable!("it never ends"),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
     #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+    #[command(flatten)]
     pub(crate) tunnel: TunnelArgs,
     #[command(flatten)]
     pub(crate) http: HttpArgs,
@@ -379,11 +381,28 @@ pub enum Switch {
     Off,
 }
 
+/// How the keys of issuers are fetched (jwksUri of RequestAuthentications), by a controller or a standalone agent.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Keys of issuers")]
+pub(crate) struct KeyArgs {
+    /// Between two fetches of the same keys (jwksUri); an agent with --controller fetches none
+    #[arg(long, env = "NODEMESH_JWKS_REFRESH_INTERVAL", value_name = "DURATION", default_value = "20m", value_parser = duration)]
+    pub(crate) jwks_refresh_interval: Duration,
+    /// How long keys are used that cannot be fetched again; at least twice --jwks-refresh-interval
+    #[arg(long, env = "NODEMESH_JWKS_MAX_AGE", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub(crate) jwks_max_age: Duration,
+    /// Roots that servers of keys are known by besides the web's, PEM
+    #[arg(long, env = "NODEMESH_JWKS_ROOTS", value_name = "FILE")]
+    pub(crate) jwks_roots: Option<PathBuf>,
+}
+
 /// Flags of `mesh-node controller`.
 #[derive(Args, Clone, Debug)]
 pub struct ControllerArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
     #[command(flatten)]
     pub(crate) serving: ServingArgs,
     #[command(flatten)]

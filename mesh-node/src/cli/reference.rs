@@ -12,6 +12,7 @@ use crate::control::generate::{GenerateError, custom_resource_definitions, defin
 use crate::controller;
 use crate::identity::IdentityMetrics;
 use crate::kernel;
+use crate::key_sets::KeySetMetrics;
 use crate::proxy::ProxyMetrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::registry::{Description, Registry};
@@ -69,6 +70,7 @@ fn register_all(registry: &Registry) -> Result<(), prometheus::Error> {
     config_client::metrics::Metrics::new(registry)?;
     config_client::metrics::AskMetrics::new(registry)?;
     controller::register_metrics(registry)?;
+    KeySetMetrics::new(registry)?;
     CaptureMetrics::new(registry)?;
     IdentityMetrics::new(registry)?;
     tunnel::register_metrics(registry, Vec::new())?;

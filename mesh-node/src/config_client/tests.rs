@@ -4,12 +4,14 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
 use envoy_types::pb::google::protobuf::Any;
 use mesh_common::model::policy::{Action, AuthorizationPolicy, Mode, Scope};
+use mesh_common::model::request_authentication::{JwtRule, TokenLocation};
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
 use mesh_common::model::{
-    Endpoint, EndpointSlice, EndpointState, MeshSettings, NamespacedName, Node, Question, Service, SlicePort,
-    TrustDomain, Workload, WorkloadUid,
+    Endpoint, EndpointSlice, EndpointState, MeshSettings, NamespacedName, Node, Question,
+    RequestAuthentication, Service, SlicePort, TrustDomain, Workload, WorkloadUid,
 };
-use mesh_common::snapshot::Delta;
+use mesh_common::snapshot::{Delta, Snapshot};
+use mesh_common::token::KeySet;
 
 use super::asks::Batch;
 use super::world::{Kept, World};
@@ -396,4 +398,72 @@ fn of_a_state_of_who_asked_nothing_nothing_is_known_whole() {
 fn who_does_not_ask_takes_no_answer() {
     let sent = response(ResourceType::Address, "1", &[encode_answer(WEB)], &[]);
     assert!(world().take(sent).is_err());
+}
+
+const URI: &str = "https://issuer.example/keys";
+
+fn users(keys: Option<&str>, uri: Option<&str>, audience: &str) -> Delta {
+    let rule = JwtRule {
+        issuer: "https://issuer.example".into(),
+        audiences: vec![audience.into()],
+        keys: keys.map(|text| Arc::new(KeySet::parse(text).unwrap())),
+        keys_uri: uri.map(Into::into),
+        locations: TokenLocation::usual(),
+        forward_original: false,
+        payload_header: None,
+        claim_headers: Vec::new(),
+        space_delimited: Arc::new([]),
+    };
+    Delta::UpsertRequestAuthentication(Arc::new(RequestAuthentication {
+        name: NamespacedName::new("shop", "users"),
+        scope: Scope::Mesh,
+        rules: vec![rule],
+        fault: None,
+    }))
+}
+
+/// What is in force after it came: the keys, and the audience.
+fn told(world: &mut World, users: &Delta) -> (Option<String>, String) {
+    let came = [resource(users)];
+    world.take(response(ResourceType::RequestAuthentication, "1", &came, &[])).unwrap();
+    rule(&world.commit().snapshot)
+}
+
+fn rule(snapshot: &Snapshot) -> (Option<String>, String) {
+    let policy = snapshot.all_request_authentications().next().unwrap();
+    let rule = &policy.rules[0];
+    (rule.keys.as_ref().map(|keys| keys.text().to_string()), rule.audiences[0].to_string())
+}
+
+#[test]
+fn a_controller_that_has_not_fetched_keys_yet_takes_none_away() {
+    const KEYS: &str = r#"{"keys":[]}"#;
+    let mut world = world();
+    complete(&mut world, &[ResourceType::RequestAuthentication]);
+    assert_eq!(told(&mut world, &users(None, Some(URI), "a")), (None, "a".to_owned()), "there are none");
+    let has = Some(KEYS.to_owned());
+    assert_eq!(told(&mut world, &users(Some(KEYS), Some(URI), "a")), (has.clone(), "a".to_owned()));
+    let unfetched = users(None, Some(URI), "b");
+    assert_eq!(told(&mut world, &unfetched), (has.clone(), "b".to_owned()), "all else counts at once");
+    // The version is that of what came: the controller is not told that we have something else.
+    let begun = world.begin(&[]);
+    let of_kind = begun.iter().find(|request| request.type_url.contains("RequestAuthentication")).unwrap();
+    let version = resource(&unfetched).version.to_string();
+    assert_eq!(of_kind.initial_resource_versions["shop/users"], version);
+    complete(&mut world, &[ResourceType::RequestAuthentication]);
+    world.commit();
+    let saved = world.saved().unwrap().into_iter().map(Kept::resource).collect();
+    let mut again = self::world();
+    assert_eq!(rule(&again.restore(saved).snapshot), (has, "b".to_owned()), "also after a restart");
+    complete(&mut again, &[ResourceType::RequestAuthentication]);
+    let other = users(None, Some("https://other.example/keys"), "b");
+    assert_eq!(told(&mut again, &other).0, None, "keys of another URI are others");
+}
+
+#[test]
+fn keys_that_are_too_old_are_taken_away() {
+    let mut world = world();
+    complete(&mut world, &[ResourceType::RequestAuthentication]);
+    told(&mut world, &users(Some(r#"{"keys":[]}"#), Some(URI), "a"));
+    assert_eq!(told(&mut world, &users(None, None, "a")).0, None);
 }

@@ -18,7 +18,7 @@ use super::asks::Batch;
 use crate::xds::refusal::{Refusal, error_detail};
 use crate::xds::{
     EVERYTHING, FieldError, Key, Outgoing, Reading, Resource, ResourceType, Shared, Trust, Update, Version,
-    encode, read, removal,
+    encode, keep_keys, read, removal,
 };
 
 /// All that this agent knows.
@@ -299,25 +299,30 @@ impl World {
         understood.map(|(key, version)| (key.name.to_string(), version.to_string())).collect()
     }
 
-    fn put(&mut self, key: Key, value: Bytes) {
+    fn put(&mut self, key: Key, came: Bytes) {
+        let version = Version::of(&came);
+        let value = match self.values.get(&key) {
+            Some(before) if key.kind == ResourceType::RequestAuthentication => keep_keys(before, came),
+            _ => came,
+        };
         match read(&key, &value, &self.root_namespace, &mut self.shared) {
             Reading::Refused(error) => self.refuse(key, error, false),
             Reading::Understood(update) => {
                 self.refused.remove(&key);
-                self.hold(key, value, update);
+                self.hold(key, version, value, update);
             }
             Reading::Denies(update, error) => {
                 self.refuse(key.clone(), error, true);
-                self.hold(key, value, update);
+                self.hold(key, version, value, update);
             }
         }
     }
 
-    fn hold(&mut self, key: Key, value: Bytes, update: Update) {
+    fn hold(&mut self, key: Key, version: Version, value: Bytes, update: Update) {
         if let Update::Delta(Delta::Settings(settings)) = &update {
             self.root_namespace = Arc::clone(&settings.root_namespace);
         }
-        self.versions.insert(key.clone(), Version::of(&value));
+        self.versions.insert(key.clone(), version);
         if !matches!(key.kind, ResourceType::Workload | ResourceType::Service | ResourceType::EndpointSlice) {
             // A copy of its own: it may be a part of something large.
             self.values.insert(key.clone(), Bytes::copy_from_slice(&value));

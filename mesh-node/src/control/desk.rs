@@ -16,6 +16,7 @@ use super::advice::{self, Advice};
 use super::attachment;
 use super::documents::{Complaint, ObjectName, Place, Problem, Reader};
 use super::grace::Grace;
+use super::key_ring::{KeyNews, Wanted};
 use super::object::Kind;
 use super::reconciler::Reconciler;
 use super::store::{FileReader, FileText, Refusal, Store};
@@ -156,6 +157,17 @@ impl Desk {
         Some(self.apply(batch, now))
     }
 
+    /// Takes keys that were fetched, or were not.
+    pub(super) fn learn(&mut self, news: Vec<KeyNews>) -> Applied {
+        self.reconciler.learn(news);
+        self.applied(0, 0)
+    }
+
+    /// The URIs to fetch keys from, if they changed since this was asked last.
+    pub(super) fn take_wanted(&mut self) -> Option<Wanted> {
+        self.reconciler.take_wanted()
+    }
+
     /// What is to be read next apart from the desk, if anything is and nothing is being read.
     pub(super) fn next_job(&mut self) -> Option<Job> {
         if self.reading.is_some() || self.waiting.is_empty() {
@@ -185,7 +197,7 @@ impl Desk {
         problems.extend(self.grace.held().map(|file| file_problem(file, WAITS)));
         if self.is_whole {
             let routes = attachment::advice(self.store.routes(), snapshot);
-            let advice = advice::advice(snapshot).into_iter().chain(routes);
+            let advice = advice::advice(snapshot).into_iter().chain(routes).chain(self.of_keys());
             problems.extend(advice.filter_map(|advice| self.problem(advice)));
         } else {
             // What another object lacks may stand in what cannot be read.
@@ -264,13 +276,29 @@ impl Desk {
         let count = changes.len();
         self.reconciler.apply(changes);
         self.is_whole |= !self.store.has_unread();
+        self.applied(files, count)
+    }
+
+    fn applied(&mut self, files: usize, changes: usize) -> Applied {
         Applied {
             snapshot: Arc::new(self.reconciler.snapshot()),
             is_whole: self.is_whole,
             files,
-            changes: count,
+            changes,
             objects: self.store.counts(),
         }
+    }
+
+    /// What is wrong with keys that are fetched.
+    fn of_keys(&self) -> impl Iterator<Item = Advice> {
+        self.reconciler.key_standings().into_iter().flat_map(|(key, standing)| {
+            standing.faults.into_iter().map(move |(error, effect)| Advice {
+                key: key.clone(),
+                field: error.field,
+                reason: error.reason,
+                effect,
+            })
+        })
     }
 
     /// An advice where its object stands; `None` if that has gone meanwhile.

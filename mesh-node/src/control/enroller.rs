@@ -1,9 +1,9 @@
 //! Changed objects become deltas.
 //!
 //! In: what an object meant before and means now, from a folder or from watches. Out: what the tables, or the agents of
-//! a controller, are told. The only place where one object's meaning depends on another's: a pod is enrolled by its own
-//! labels or by its namespace's; a CUSTOM policy asks the server that the mesh's configuration has under its name. Never:
-//! I/O.
+//! a controller, are told. The only place where one object's meaning depends on something else: a pod is enrolled by its
+//! own labels or by its namespace's; a CUSTOM policy asks the server that the mesh's configuration has under its name; a rule
+//! has the keys that its issuer published. Never: I/O.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use mesh_common::model::policy::Action;
 use mesh_common::model::{AuthorizationPolicy, Custom, Enrolment, ExternalAuthorizer, NamespacedName, Text};
 use mesh_common::snapshot::Delta;
 
+use super::key_ring::{KeyNews, KeyRing, KeyStanding, Wanted};
 use super::object::{Meaning, ObjectKey};
 use super::translate::mesh_config::MeshConfig;
 use super::translate::pod::PodWorkload;
@@ -27,7 +28,7 @@ pub struct Change {
     pub after: Option<Meaning>,
 }
 
-/// What is known of namespaces and their pods.
+/// What is known of namespaces and their pods, and of keys.
 #[derive(Debug, Default)]
 pub struct Enroller {
     enrolments: HashMap<Text, Enrolment>,
@@ -36,9 +37,25 @@ pub struct Enroller {
     authorizers: HashMap<Text, Arc<ExternalAuthorizer>>,
     /// CUSTOM policies, to be told anew when the mesh's configuration changes.
     asking: BTreeMap<NamespacedName, Arc<AuthorizationPolicy>>,
+    keys: KeyRing,
 }
 
 impl Enroller {
+    /// Takes keys that were fetched, or were not; says what they come to.
+    pub fn learn(&mut self, news: impl IntoIterator<Item = KeyNews>) -> Vec<Delta> {
+        self.keys.learn(news)
+    }
+
+    /// The URIs to fetch keys from, if they changed since this was asked last.
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        self.keys.take_wanted()
+    }
+
+    /// How the keys stand of each object that has them fetched.
+    pub fn key_standings(&self) -> BTreeMap<ObjectKey, KeyStanding> {
+        self.keys.standings()
+    }
+
     /// What changes, in any order, come to.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Vec<Delta> {
         let mut deltas = Vec::new();
@@ -62,8 +79,8 @@ impl Enroller {
             (_, Some(Meaning::PeerAuthentication(policy))) => {
                 deltas.push(Delta::UpsertPeerAuthentication(policy));
             }
-            (_, Some(Meaning::RequestAuthentication(policy))) => {
-                deltas.push(Delta::UpsertRequestAuthentication(policy));
+            (_, Some(Meaning::RequestAuthentication(rules))) => {
+                deltas.push(Delta::UpsertRequestAuthentication(self.keys.put(&key.name, &rules)));
             }
             (Some(before), None | Some(Meaning::Nothing | Meaning::Route(_))) => {
                 self.forget(key, &before, deltas)
@@ -90,7 +107,10 @@ impl Enroller {
                 Delta::RemoveAuthorizationPolicy(key.name)
             }
             Meaning::PeerAuthentication(_) => Delta::RemovePeerAuthentication(key.name),
-            Meaning::RequestAuthentication(_) => Delta::RemoveRequestAuthentication(key.name),
+            Meaning::RequestAuthentication(_) => {
+                self.keys.forget(&key.name);
+                Delta::RemoveRequestAuthentication(key.name)
+            }
         });
     }
 

@@ -4,7 +4,8 @@
 //! [`translate`], [`store`] says which of them count, [`enroller`] what their changes come to, and [`reconciler`]
 //! makes tables of that. One task does it all, one batch after the other, except that it lets a large one be read
 //! beside it, and publishes an immutable snapshot after each; everybody else reads. A controller uses [`translate`]
-//! and [`enroller`] on what the API server says. Never: a look at traffic, or at the kernel.
+//! and [`enroller`] on what the API server says. Keys that issuers publish are ordered by [`key_ring`], and fetched by
+//! somebody else. Never: a look at traffic, or at the kernel.
 
 pub(crate) mod advice;
 pub mod attachment;
@@ -13,6 +14,7 @@ pub mod documents;
 pub mod enroller;
 pub mod generate;
 mod grace;
+pub mod key_ring;
 pub mod metrics;
 pub mod object;
 pub(crate) mod policy_advice;
@@ -46,6 +48,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use self::desk::{Applied, Batch, Desk, Job};
+use self::key_ring::{KeyErrands, KeyNews, KeyOrders, key_orders};
 use self::metrics::Metrics;
 use self::publication::{BeingRead, Publication};
 use self::watch_dir::{FolderWatch, Reading};
@@ -95,6 +98,8 @@ pub struct Control {
     folder: FolderWatch,
     desk: Desk,
     out: Published,
+    orders: KeyOrders,
+    errands: Option<KeyErrands>,
 }
 
 /// Where it is told what the folder says.
@@ -114,6 +119,15 @@ enum News {
     Changed(Vec<Reading>),
     /// A large batch was read.
     Read(Instant, Batch),
+    /// Keys were fetched, or were not.
+    Keys(Vec<KeyNews>),
+}
+
+/// What comes in.
+struct In {
+    folder: FolderWatch,
+    orders: KeyOrders,
+    reader: Option<Reader>,
 }
 
 impl Control {
@@ -127,8 +141,11 @@ impl Control {
         let mesh = Arc::new(MeshSettings { root_namespace, trust_domain, cluster_domain, mesh_cidrs });
         let folder = FolderWatch::new(&config_dir)
             .map_err(|source| ControlError::Folder { folder: config_dir.clone(), source })?;
+        let (orders, errands) = key_orders();
         Ok(Self {
             folder,
+            orders,
+            errands: Some(errands),
             desk: Desk::new(mesh),
             out: Published {
                 folder_name: config_dir.to_string_lossy().as_ref().into(),
@@ -143,12 +160,17 @@ impl Control {
         Arc::clone(&self.out.publication)
     }
 
+    /// For who fetches keys; `None` if somebody has it.
+    pub fn key_errands(&mut self) -> Option<KeyErrands> {
+        self.errands.take()
+    }
+
     /// Reads the folder, and then every change of it. Returns only if that is not possible any more.
     pub async fn run(self) -> ControlError {
-        let Self { mut folder, mut desk, out } = self;
-        let mut reader = None;
+        let Self { folder, mut desk, out, orders, errands: _unused } = self;
+        let mut comes = In { folder, orders, reader: None };
         loop {
-            desk = match turn(&mut folder, desk, &mut reader, &out).await {
+            desk = match turn(&mut comes, desk, &out).await {
                 Ok(desk) => desk,
                 Err(source) => return ControlError::Failed(source),
             };
@@ -157,13 +179,8 @@ impl Control {
 }
 
 /// Waits for something to work on, and does.
-async fn turn(
-    folder: &mut FolderWatch,
-    desk: Desk,
-    reader: &mut Option<Reader>,
-    out: &Published,
-) -> Result<Desk, JoinError> {
-    let news = news(folder, desk.next_deadline(), reader).await?;
+async fn turn(comes: &mut In, desk: Desk, out: &Published) -> Result<Desk, JoinError> {
+    let news = comes.next(desk.next_deadline()).await?;
     let mut started = Instant::now();
     let (mut desk, applied) = match news {
         News::Changed(readings) => aside(desk, move |desk| desk.take(readings, started)).await?,
@@ -171,46 +188,50 @@ async fn turn(
             let now = std::mem::replace(&mut started, since);
             aside(desk, move |desk| Some(desk.finish(batch, now))).await?
         }
+        News::Keys(news) => aside(desk, move |desk| Some(desk.learn(news))).await?,
     };
     if let Some(job) = desk.next_job() {
-        *reader = Some((Instant::now(), tokio::task::spawn_blocking(move || Job::read(job))));
+        comes.reader = Some((Instant::now(), tokio::task::spawn_blocking(move || Job::read(job))));
+    }
+    if let Some(wanted) = desk.take_wanted() {
+        comes.orders.place(wanted);
     }
     if let Some(applied) = applied {
-        desk = out.publish(desk, applied, folder.trouble(), started).await?;
+        desk = out.publish(desk, applied, comes.folder.trouble(), started).await?;
     }
     let being_read =
         |since: &Instant| BeingRead { files: desk.behind().into_iter().collect(), since: *since };
-    out.publication.set_being_read(reader.as_ref().map(|(since, _)| being_read(since)));
+    out.publication.set_being_read(comes.reader.as_ref().map(|(since, _)| being_read(since)));
     Ok(desk)
 }
 
-async fn news(
-    folder: &mut FolderWatch,
-    deadline: Option<Instant>,
-    reader: &mut Option<Reader>,
-) -> Result<News, JoinError> {
-    let due = async {
-        match deadline {
-            // Until a text that was put off is due.
-            Some(deadline) => sleep_until(deadline.into()).await,
-            None => std::future::pending().await,
+impl In {
+    async fn next(&mut self, deadline: Option<Instant>) -> Result<News, JoinError> {
+        let Self { folder, orders, reader } = self;
+        let due = async {
+            match deadline {
+                // Until a text that was put off is due.
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let read = async {
+            match reader {
+                Some((since, reader)) => reader.await.map(|batch| News::Read(*since, batch)),
+                None => std::future::pending().await,
+            }
+        };
+        let news = tokio::select! {
+            read = read => read?,
+            readings = folder.next() => News::Changed(readings),
+            news = orders.next() => News::Keys(news),
+            () = due => News::Changed(Vec::new()),
+        };
+        if matches!(news, News::Read(..)) {
+            *reader = None;
         }
-    };
-    let read = async {
-        match reader {
-            Some((since, reader)) => reader.await.map(|batch| News::Read(*since, batch)),
-            None => std::future::pending().await,
-        }
-    };
-    let news = tokio::select! {
-        read = read => read?,
-        readings = folder.next() => News::Changed(readings),
-        () = due => News::Changed(Vec::new()),
-    };
-    if matches!(news, News::Read(..)) {
-        *reader = None;
+        Ok(news)
     }
-    Ok(news)
 }
 
 impl Published {

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use mesh_common::model::{
-    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, RequestAuthentication,
-    Service,
+    AuthorizationPolicy, EndpointSlice, NamespacedName, Node, PeerAuthentication, Service,
 };
 
 use super::translate::mesh_config::MeshConfig;
 use super::translate::namespace::NamespaceEnrolment;
 use super::translate::pod::PodWorkload;
+use super::translate::request_authentication::TokenRules;
 use super::translate::route::RouteReferences;
 
 /// The versions of the Gateway API that are read, the newest first: what is read of its kinds is alike in all of them.
@@ -135,6 +135,11 @@ impl Kind {
         self.api_versions() == GATEWAY_API
     }
 
+    /// Whether it may not be there: the cluster's own, or one of the mesh's that earlier versions of its definitions lack.
+    pub fn may_be_missing(self) -> bool {
+        self.is_optional() || self == Self::RequestAuthentication
+    }
+
     /// Whether it is a route: it has parents, and says in its status what each makes of it.
     pub fn is_route(self) -> bool {
         matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute)
@@ -207,8 +212,8 @@ pub enum Meaning {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// A PeerAuthentication.
     PeerAuthentication(Arc<PeerAuthentication>),
-    /// A RequestAuthentication.
-    RequestAuthentication(Arc<RequestAuthentication>),
+    /// A RequestAuthentication, before keys that are published elsewhere are known.
+    RequestAuthentication(Arc<TokenRules>),
     /// A route, of which no rule is applied.
     Route(Arc<RouteReferences>),
     /// The object is there, and means nothing: a ServiceAccount, an ExternalName Service.

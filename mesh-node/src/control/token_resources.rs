@@ -38,6 +38,11 @@ const DURATION: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(
+        name = "Keys",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='KeysFetched')].status"
+    ),
     printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name", priority = 1),
     printcolumn(
@@ -89,7 +94,8 @@ pub struct JwtRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 1024)))]
     pub audiences: Option<Vec<String>>,
-    /// Where the issuer publishes its keys. Not read so far: tokens of the issuer are refused. Give `jwks`.
+    /// Where the issuer publishes its keys: fetched by the controller, again every 20 minutes, never by agents. Until the
+    /// first fetch succeeds tokens of the issuer are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
     pub jwks_uri: Option<String>,
@@ -122,7 +128,7 @@ pub struct JwtRule {
     /// Whether the application gets the token itself. Default: false, it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward_original_token: Option<bool>,
-    /// How long `jwksUri` may take to answer, as in `5s`. Default: 5s.
+    /// How long `jwksUri` may take to answer, as in `5s`. Default: 5s; at most 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = DURATION))]
     pub timeout: Option<String>,

@@ -1,8 +1,10 @@
-//! Kinds that are the cluster's to define, or not: those of the Gateway API. Their definitions are watched, each by its
-//! name, and the kind itself for as long as its definition is served.
+//! Kinds that are the cluster's to define, or not: those of the Gateway API; and the one of our own that earlier versions of
+//! our definitions lack. Their definitions are watched, each by its name, and the kind itself for as long as its definition
+//! is served.
 //!
-//! In: a client, and how the kind is watched. Out: what is [`Heard`] of the kind, first in which version, and that it
-//! has gone. A definition is gone when the watch says so, or the API server, asked for it. Never: a change of one.
+//! In: a client, and how the kind is watched. Out: what is [`Heard`] of the kind, first in which version, or that it is not
+//! there. A definition is not there when the watch says that it went, or the API server, asked for it. Never: a change of
+//! one.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -24,12 +26,28 @@ use super::inventory::Heard;
 use super::seen::Resource;
 use super::watch::{Watch, loses_an_event, usual};
 use crate::control::object::Kind;
-use crate::control::translate::route::GROUP;
 use crate::telemetry::chain::Chain;
 
 /// A kind that may be there.
 pub(super) struct Optional {
     watch: Watch,
+}
+
+/// What is known of a definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Told {
+    /// Nothing so far.
+    #[default]
+    Unknown,
+    /// There is none, or none that serves a version that is read.
+    Missing,
+    There(Incarnation),
+}
+
+impl From<Option<Incarnation>> for Told {
+    fn from(incarnation: Option<Incarnation>) -> Self {
+        incarnation.map_or(Self::Missing, Self::There)
+    }
 }
 
 /// A definition, as far as it matters; its schemas are read over.
@@ -128,7 +146,7 @@ impl Optional {
 
     /// Watches until nobody listens any more.
     pub(super) async fn follow(self, client: Client) {
-        let (told, incarnations) = watch::channel(None);
+        let (told, incarnations) = watch::channel(Told::Unknown);
         tokio::select! {
             () = self.watch_definition(client.clone(), &told) => {}
             _ = self.watch_objects(&client, incarnations) => {}
@@ -139,8 +157,14 @@ impl Optional {
         self.watch.resource.kind
     }
 
+    /// The name of its definition.
+    fn definition(&self) -> String {
+        let (group, _) = self.kind().api_version().rsplit_once('/').unwrap_or_default();
+        format!("{}.{group}", self.kind().plural())
+    }
+
     /// Tells how the kind is there.
-    async fn watch_definition(&self, client: Client, told: &watch::Sender<Option<Incarnation>>) {
+    async fn watch_definition(&self, client: Client, told: &watch::Sender<Told>) {
         let api: Api<Definition> = Api::all(client);
         let mut backoff = Backoff::default();
         loop {
@@ -149,13 +173,8 @@ impl Optional {
     }
 
     /// Listens until the watch has to be begun anew.
-    async fn listen(
-        &self,
-        api: &Api<Definition>,
-        backoff: &mut Backoff,
-        told: &watch::Sender<Option<Incarnation>>,
-    ) {
-        let name = format!("{}.{GROUP}", self.kind().plural());
+    async fn listen(&self, api: &Api<Definition>, backoff: &mut Backoff, told: &watch::Sender<Told>) {
+        let name = self.definition();
         let only = usual().fields(&format!("metadata.name={name}"));
         let mut events = pin!(watcher(api.clone(), only));
         let mut is_listed = false;
@@ -169,7 +188,7 @@ impl Optional {
                 }
                 Ok(Event::Delete(definition)) if is_it(&definition) => tell(told, None),
                 // A list without it, after an error, is no proof.
-                Ok(Event::InitDone) if !is_listed && told.borrow().is_some() => {
+                Ok(Event::InitDone) if !is_listed && *told.borrow() != Told::Missing => {
                     tell(told, self.ask(api, &name).await);
                 }
                 Ok(_) => {}
@@ -203,13 +222,13 @@ impl Optional {
     }
 
     /// Watches the kind while it is there. `None`: nobody listens any more.
-    async fn watch_objects(
-        &self,
-        client: &Client,
-        mut incarnations: watch::Receiver<Option<Incarnation>>,
-    ) -> Option<()> {
+    async fn watch_objects(&self, client: &Client, mut incarnations: watch::Receiver<Told>) -> Option<()> {
         loop {
-            let Some(now) = incarnations.borrow_and_update().clone() else {
+            let told = incarnations.borrow_and_update().clone();
+            let Told::There(now) = told else {
+                if told == Told::Missing {
+                    self.is_missing().await?;
+                }
                 incarnations.changed().await.ok()?;
                 continue;
             };
@@ -221,17 +240,33 @@ impl Optional {
                 () = watch.run(client.clone()) => return None,
                 changed = incarnations.changed() => changed.ok()?,
             }
-            let is_gone = incarnations.borrow().as_ref().is_none_or(|next| next.uid != now.uid);
-            if is_gone {
+            let next = incarnations.borrow().clone();
+            if !matches!(next, Told::There(next) if next.uid == now.uid) {
                 info!(kind = kind.name(), "the cluster's definition of the kind is gone");
                 self.watch.news.send((kind, Heard::Withdrawn)).await.ok()?;
                 self.watch.metrics.withdrawn(kind);
             }
         }
     }
+
+    /// Says that no object of the kind can be there.
+    async fn is_missing(&self) -> Option<()> {
+        let kind = self.kind();
+        if !kind.is_optional() {
+            warn!(
+                kind = kind.name(),
+                definition = self.definition(),
+                advice = "kubectl apply -k manifests/foundation brings it",
+                "the cluster does not have a kind of the mesh's own: nothing of it is in force",
+            );
+        }
+        self.watch.metrics.withdrawn(kind);
+        self.watch.news.send((kind, Heard::Withdrawn)).await.ok()
+    }
 }
 
-fn tell(told: &watch::Sender<Option<Incarnation>>, now: Option<Incarnation>) {
+fn tell(told: &watch::Sender<Told>, now: Option<Incarnation>) {
+    let now = Told::from(now);
     told.send_if_modified(|before| {
         let is_new = *before != now;
         *before = now;
@@ -244,6 +279,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::control::translate::route::GROUP;
 
     #[test]
     fn a_kind_is_there_in_the_newest_version_that_is_served_and_read() {

@@ -33,7 +33,7 @@ pub(super) enum Heard {
     Deleted(Value),
     /// The kind is there, in this version: what follows is of it.
     Served(Resource),
-    /// The kind is gone, and every object of it.
+    /// The kind is not there, or no more, nor is any object of it.
     Withdrawn,
 }
 
@@ -92,6 +92,8 @@ pub(super) struct Inventory {
     counts: BTreeMap<Kind, usize>,
     /// Kinds of which a whole list was read.
     complete: BTreeSet<Kind>,
+    /// Kinds that are known not to be there: none of their objects can be missing.
+    absent: BTreeSet<Kind>,
     /// What the list that is being read has so far.
     listing: HashMap<Kind, HashSet<NamespacedName>>,
     /// Objects that a list did not have, and that nobody has been asked for yet.
@@ -113,6 +115,7 @@ impl Inventory {
             served: BTreeMap::new(),
             counts: Kind::ALL.into_iter().map(|kind| (kind, 0)).collect(),
             complete: BTreeSet::new(),
+            absent: BTreeSet::new(),
             listing: HashMap::new(),
             unasked: Vec::new(),
             doubtful: HashSet::new(),
@@ -126,7 +129,7 @@ impl Inventory {
 
     /// Kinds of those of which no whole list was read yet.
     pub(super) fn missing(&self) -> impl Iterator<Item = Kind> {
-        needed().filter(|kind| !self.complete.contains(kind))
+        needed().filter(|kind| !self.complete.contains(kind) && !self.absent.contains(kind))
     }
 
     /// How many objects of each kind are in force.
@@ -191,6 +194,7 @@ impl Inventory {
     /// Takes in which version a kind is there. What was asked for in another one is asked for anew.
     fn serve(&mut self, resource: Resource) {
         self.served.insert(resource.kind, resource);
+        self.absent.remove(&resource.kind);
         let again = self.doubtful.iter().filter(|key| key.kind == resource.kind).cloned();
         self.unasked.extend(again);
     }
@@ -200,6 +204,7 @@ impl Inventory {
         self.served.remove(&kind);
         self.listing.remove(&kind);
         self.complete.remove(&kind);
+        self.absent.insert(kind);
         self.unasked.retain(|key| key.kind != kind);
         let faulty = self.faults.keys().filter(|key| key.kind == kind);
         let known = self.in_force.keys().filter(|key| key.kind == kind);
@@ -422,6 +427,24 @@ mod tests {
         }
         assert!(inventory.is_complete());
         assert_eq!(inventory.missing().count(), 0);
+    }
+
+    #[test]
+    fn a_kind_of_our_own_is_waited_for_until_it_is_known_not_to_be_there() {
+        let mut inventory = inventory();
+        for kind in needed().filter(|kind| !kind.may_be_missing()) {
+            inventory.hear(kind, Heard::Begun);
+            inventory.hear(kind, Heard::Ended);
+        }
+        let kind = Kind::RequestAuthentication;
+        assert_eq!(inventory.missing().collect::<Vec<_>>(), [kind], "its objects may be what closes a door");
+        inventory.hear(kind, Heard::Withdrawn);
+        assert!(inventory.is_complete());
+        inventory.hear(kind, Heard::Served(kind.into()));
+        assert_eq!(inventory.missing().collect::<Vec<_>>(), [kind]);
+        inventory.hear(kind, Heard::Begun);
+        inventory.hear(kind, Heard::Ended);
+        assert!(inventory.is_complete());
     }
 
     fn route(name: &str) -> Value {

@@ -72,11 +72,13 @@ use self::status::Writer;
 use self::tokens::{AGENT, Tokens};
 use self::trust_record::TrustRecord;
 use self::world::{Known, World};
-use crate::config::ControllerConfig;
+use crate::config::{ControllerConfig, KeyConfig};
+use crate::control::key_ring::{KeyErrands, key_orders};
 use crate::identity::{
     AuthorityError, CertificateAuthority, Clock, HeldAuthority, Identities, IdentityMetrics, Settings,
     system_clock,
 };
+use crate::key_sets::{KeySetMetrics, KeySetSettings, KeySets, KeySetsError};
 use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::logging::{self, LoggingError};
@@ -107,6 +109,9 @@ pub enum ControllerError {
     /// The authority's roots.
     #[error("use the certificate authority")]
     Authority(#[from] AuthorityError),
+    /// The keys of issuers.
+    #[error("fetch the keys of issuers")]
+    KeySets(#[from] KeySetsError),
     /// An address of a flag.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -158,6 +163,7 @@ pub struct Controller {
     metrics: Metrics,
     audit: Audit,
     world: World,
+    key_sets: KeySets,
     discovery: Arc<Discovery>,
     agents: TcpListener,
     scrapes: TcpListener,
@@ -178,7 +184,10 @@ impl Controller {
         let client = client::client(config.kubeconfig.as_deref()).await?;
         let discovery = Arc::new(Discovery::new(DiscoverySettings::default()));
         let mesh = Arc::new(config.mesh.clone());
-        let world = World::new(client.clone(), mesh, Arc::clone(&discovery) as _, metrics.clone());
+        let (orders, errands) = key_orders();
+        let key_sets = key_sets(&config, errands, &registry)?;
+        let publish = Arc::clone(&discovery) as _;
+        let world = World::new(client.clone(), mesh, publish, orders, metrics.clone());
         Ok(Self {
             agents: listen("--listen", config.listen).await?,
             scrapes: listen("--metrics-address", config.metrics_address).await?,
@@ -189,6 +198,7 @@ impl Controller {
             registry,
             metrics,
             world,
+            key_sets,
             discovery,
         })
     }
@@ -214,6 +224,7 @@ impl Controller {
         let scrapes = probes::serve_metrics(self.scrapes, self.registry.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(self.world.run());
+        tasks.spawn(self.key_sets.run());
         let serving = async {
             let parts = Parts {
                 config: self.config,
@@ -239,6 +250,20 @@ impl Controller {
             () = scrapes => ControllerError::Ended,
         }
     }
+}
+
+/// Who fetches the keys of issuers. Every replica does: the one that an agent is connected to must know them, and none has
+/// to learn them from another that may be gone.
+fn key_sets(
+    config: &ControllerConfig,
+    errands: KeyErrands,
+    registry: &Registry,
+) -> Result<KeySets, ControllerError> {
+    let KeyConfig { refresh, max_age, roots_file } = config.keys.clone();
+    let own = [config.listen, config.metrics_address, config.readiness_address];
+    let own_ports = own.iter().map(SocketAddr::port).collect();
+    let settings = KeySetSettings { refresh, max_age, roots_file, own_ports };
+    Ok(KeySets::new(settings, errands, KeySetMetrics::new(registry)?)?)
 }
 
 /// What the services are made of.

@@ -1,4 +1,5 @@
-//! What a person should know of each policy, in its status: whether it was understood, and how many pods it is about.
+//! What a person should know of each policy, in its status: whether it was understood, how many pods it is about, and
+//! whether the keys were fetched that it names.
 //!
 //! In: what is known, and whether this replica writes. Out: server-side applied status, written only where it would say
 //! something else, a few a second; and an Event for a policy that is not understood any more.
@@ -24,6 +25,7 @@ use super::lease::Leadership;
 use super::selection::Selection;
 use super::world::Known;
 use crate::control::advice::Advice;
+use crate::control::key_ring::KeyStanding;
 use crate::control::object::ObjectKey;
 use crate::control::policy_advice::policy_advice;
 use crate::control::translate::{Effect, FieldError};
@@ -39,6 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const ROUND: usize = 200;
 /// Faults that are named in one message.
 pub(super) const MAX_NAMED: usize = 5;
+
+/// Whether a policy was understood.
+const ACCEPTED: &str = "Accepted";
+/// Whether the keys are there that it names by `jwksUri`; of one that names none nothing is said.
+const KEYS_FETCHED: &str = "KeysFetched";
 
 /// Writes status.
 pub(super) struct Writer {
@@ -75,9 +82,11 @@ impl Writer {
     /// The policies whose status says something else than what holds.
     async fn due(&self) -> Vec<Write> {
         let (policies, snapshot) = (self.known.policies(), self.known.snapshot());
+        let keys = self.known.key_standings();
         // Every policy against every pod: not on a thread that agents wait for.
-        let due =
-            tokio::task::spawn_blocking(move || due(&policies, &snapshot, &Timestamp::now().to_string()));
+        let due = tokio::task::spawn_blocking(move || {
+            due(&policies, &keys, &snapshot, &Timestamp::now().to_string())
+        });
         due.await.unwrap_or_default()
     }
 
@@ -138,7 +147,12 @@ struct Write {
 }
 
 /// PURE. What is to be written, by name.
-fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &str) -> Vec<Write> {
+fn due(
+    policies: &BTreeMap<ObjectKey, Arc<Policy>>,
+    keys: &BTreeMap<ObjectKey, KeyStanding>,
+    snapshot: &Snapshot,
+    now: &str,
+) -> Vec<Write> {
     let selection = Selection::of(snapshot);
     let mut advised: BTreeMap<ObjectKey, Vec<(FieldError, Effect)>> = BTreeMap::new();
     for Advice { key, field, reason, effect } in policy_advice(snapshot) {
@@ -146,10 +160,10 @@ fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &s
     }
     let mut writes = Vec::new();
     for (key, policy) in policies {
-        let status =
-            desired(policy, advised.get(key).map_or(&[][..], Vec::as_slice), selection.count(key), now);
+        let advice = advised.get(key).map_or(&[][..], Vec::as_slice);
+        let status = desired(policy, advice, keys.get(key), selection.count(key), now);
         if ours(&policy.status) != status {
-            let accepted = |status: &Value| accepted(status)["status"].clone();
+            let accepted = |status: &Value| condition(status, ACCEPTED)["status"].clone();
             let is_broken = accepted(&status) == "False" && accepted(&policy.status) != "False";
             writes.push(Write { key: key.clone(), policy: Arc::clone(policy), status, is_broken });
         }
@@ -157,39 +171,72 @@ fn due(policies: &BTreeMap<ObjectKey, Arc<Policy>>, snapshot: &Snapshot, now: &s
     writes
 }
 
-/// PURE. The status that a policy should have, with `advice` on what is not of itself alone; the time of its condition is kept while nothing changes.
-fn desired(policy: &Policy, advice: &[(FieldError, Effect)], workloads: usize, now: &str) -> Value {
+/// PURE. The status that a policy should have, with `advice` on what is not of itself alone; the time of a condition is kept
+/// while nothing changes.
+fn desired(
+    policy: &Policy,
+    advice: &[(FieldError, Effect)],
+    keys: Option<&KeyStanding>,
+    workloads: usize,
+    now: &str,
+) -> Value {
     let is_accepted = !policy.faults.iter().any(|(_, effect)| is_refusal(*effect));
-    let (state, reason) = if is_accepted { ("True", "Accepted") } else { ("False", "Invalid") };
-    let before = accepted(&policy.status);
-    let since = if before["status"] == state { before["lastTransitionTime"].as_str() } else { None };
+    let reason = if is_accepted { "Accepted" } else { "Invalid" };
+    let condition = |name: &str, is_met: bool, reason: &str, message: String| {
+        let state = if is_met { "True" } else { "False" };
+        let before = condition(&policy.status, name);
+        let since = if before["status"] == state { before["lastTransitionTime"].as_str() } else { None };
+        json!({
+            "type": name,
+            "status": state,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": since.unwrap_or(now),
+            "observedGeneration": policy.generation,
+        })
+    };
+    let said = message(policy.faults.iter().chain(advice));
+    let mut conditions = vec![condition(ACCEPTED, is_accepted, reason, said)];
+    conditions.extend(keys.map(|keys| {
+        let (is_met, reason) = match (keys.is_complete, keys.faults.is_empty()) {
+            (true, true) => (true, "Fetched"),
+            (true, false) => (true, "KeysOfBefore"),
+            (false, true) => (false, "Pending"),
+            (false, false) => (false, "FetchFailed"),
+        };
+        condition(KEYS_FETCHED, is_met, reason, key_message(keys))
+    }));
     json!({
         "observedGeneration": policy.generation,
         "workloads": workloads,
-        "conditions": [{
-            "type": "Accepted",
-            "status": state,
-            "reason": reason,
-            "message": message(policy.faults.iter().chain(advice)),
-            "lastTransitionTime": since.unwrap_or(now),
-            "observedGeneration": policy.generation,
-        }],
+        "conditions": conditions,
     })
 }
 
 /// What a status says that we write; others may have written more.
 fn ours(status: &Value) -> Value {
+    let conditions = [ACCEPTED, KEYS_FETCHED].map(|name| condition(status, name));
+    let conditions: Vec<&Value> = conditions.into_iter().filter(|condition| !condition.is_null()).collect();
     json!({
         "observedGeneration": status["observedGeneration"],
         "workloads": status["workloads"],
-        "conditions": [accepted(status)],
+        "conditions": conditions,
     })
 }
 
-/// The condition `Accepted` of a status.
-fn accepted(status: &Value) -> &Value {
+/// A condition of a status.
+fn condition<'s>(status: &'s Value, name: &str) -> &'s Value {
     let conditions = status["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().find(|condition| condition["type"] == "Accepted").unwrap_or(&Value::Null)
+    conditions.into_iter().find(|condition| condition["type"] == name).unwrap_or(&Value::Null)
+}
+
+fn key_message(keys: &KeyStanding) -> String {
+    let said = keys.faults.iter().take(MAX_NAMED).map(|(error, _)| error.to_string());
+    let mut message: Vec<String> = said.collect();
+    if let Some(more) = keys.faults.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+        message.push(format!("and {more} more"));
+    }
+    shortened(message.join("; "))
 }
 
 fn is_refusal(effect: Effect) -> bool {
@@ -230,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_denies_for_a_fault_is_not_accepted_and_says_which() {
-        let status = desired(&policy(vec![fault(Effect::Denies)], Value::Null), &[], 2, "now");
+        let status = desired(&policy(vec![fault(Effect::Denies)], Value::Null), &[], None, 2, "now");
         let condition = &status["conditions"][0];
         assert_eq!(condition["status"], "False");
         assert!(
@@ -241,18 +288,18 @@ mod tests {
 
     #[test]
     fn a_warning_is_said_of_one_that_is_accepted() {
-        let status = desired(&policy(vec![fault(Effect::Warning)], Value::Null), &[], 0, "now");
+        let status = desired(&policy(vec![fault(Effect::Warning)], Value::Null), &[], None, 0, "now");
         assert_eq!(status["conditions"][0]["status"], "True");
         assert_eq!(status["conditions"][0]["message"], "spec.rules[0]: is wrong");
     }
 
     #[test]
     fn what_was_written_is_not_written_again_and_keeps_its_time() {
-        let first = desired(&policy(Vec::new(), Value::Null), &[], 1, "then");
-        assert_eq!(desired(&policy(Vec::new(), first.clone()), &[], 1, "now"), first);
-        let more = desired(&policy(Vec::new(), first.clone()), &[], 2, "now");
+        let first = desired(&policy(Vec::new(), Value::Null), &[], None, 1, "then");
+        assert_eq!(desired(&policy(Vec::new(), first.clone()), &[], None, 1, "now"), first);
+        let more = desired(&policy(Vec::new(), first.clone()), &[], None, 2, "now");
         assert_eq!(more["conditions"][0]["lastTransitionTime"], "then");
-        let broken = desired(&policy(vec![fault(Effect::Denies)], first), &[], 1, "now");
+        let broken = desired(&policy(vec![fault(Effect::Denies)], first), &[], None, 1, "now");
         assert_eq!(broken["conditions"][0]["lastTransitionTime"], "now");
     }
 
@@ -261,5 +308,31 @@ mod tests {
         let long = FieldError { field: "é".repeat(3000), reason: String::new() };
         let faults: Vec<_> = (0..100).map(|_| (long.clone(), Effect::Denies)).collect();
         assert!(message(faults.iter()).len() <= 1024);
+    }
+
+    #[test]
+    fn how_keys_stand_is_a_condition_of_its_own_and_only_where_there_are_some() {
+        let error = FieldError {
+            field: "spec.jwtRules[0].jwksUri".to_owned(),
+            reason: "keys cannot be fetched from http://a/ since then: answered 500".to_owned(),
+        };
+        let failing =
+            |is_complete, effect| KeyStanding { is_complete, faults: vec![(error.clone(), effect)] };
+        for (keys, state, reason) in [
+            (KeyStanding::default(), "True", "Fetched"),
+            (KeyStanding { is_complete: false, faults: Vec::new() }, "False", "Pending"),
+            (failing(false, Effect::Denies), "False", "FetchFailed"),
+            (failing(true, Effect::Warning), "True", "KeysOfBefore"),
+        ] {
+            let status = desired(&policy(Vec::new(), Value::Null), &[], Some(&keys), 1, "then");
+            let fetched = &status["conditions"][1];
+            assert_eq!((&fetched["type"], &fetched["status"]), (&json!(KEYS_FETCHED), &json!(state)));
+            assert_eq!(fetched["reason"], reason);
+            assert_eq!(status["conditions"][0]["status"], "True", "the object itself is understood");
+            let again = desired(&policy(Vec::new(), status.clone()), &[], Some(&keys), 1, "now");
+            assert_eq!(again, status, "not written again");
+            let without = desired(&policy(Vec::new(), status.clone()), &[], None, 1, "now");
+            assert_ne!(ours(&status), without, "and taken back where no keys are fetched");
+        }
     }
 }

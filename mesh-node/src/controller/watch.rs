@@ -45,7 +45,7 @@ pub(super) fn watch_all(
     for kind in Kind::ALL {
         let namespace = (kind == Kind::MeshConfig).then(|| root_namespace.clone());
         let watch = Watch { resource: kind.into(), namespace, news: news.clone(), metrics: metrics.clone() };
-        if kind.is_optional() {
+        if kind.may_be_missing() {
             tasks.spawn(Optional::new(watch).follow(client.clone()));
         } else {
             tasks.spawn(watch.run(client.clone()));
@@ -127,7 +127,7 @@ impl Watch {
             // A watch that the API server ends is usual.
             Some(410) => debug!(kind = name, "the watch is too old: listing anew"),
             // Its definition is not served yet, or no more.
-            Some(404) if kind.is_optional() => {
+            Some(404) if kind.may_be_missing() => {
                 debug!(kind = name, again_in = ?wait, "the kind is not served")
             }
             Some(403) => warn!(
@@ -141,7 +141,7 @@ impl Watch {
                 warn!(kind = name, error = %Chain(error), again_in = ?wait, "watching the API server failed")
             }
         }
-        if code != Some(404) || !kind.is_optional() {
+        if code != Some(404) || !kind.may_be_missing() {
             self.metrics.watch_failed(kind);
         }
         // The back-off: asked at once, an API server in trouble would have more of it.

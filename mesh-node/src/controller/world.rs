@@ -3,6 +3,7 @@
 //! In: the news of the watches. Out: deltas for the agents, a snapshot for everybody in the controller, and the faults
 //! of objects. Nothing is told before a whole list of every kind was read: a policy that is missing would open doors.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -19,6 +20,7 @@ use super::inventory::{Faults, Heard, Inventory, Policy, Route, needed};
 use super::metrics::Metrics;
 use super::watch::{News, watch_all};
 use crate::control::enroller::{Change, Enroller};
+use crate::control::key_ring::{KeyOrders, KeyStanding};
 use crate::control::object::{Kind, ObjectKey};
 
 /// News that are worked on in one go.
@@ -48,6 +50,7 @@ pub struct Known {
     policies: ArcSwap<BTreeMap<ObjectKey, Arc<Policy>>>,
     routes: ArcSwap<BTreeMap<ObjectKey, Arc<Route>>>,
     missing: ArcSwap<Vec<Kind>>,
+    key_standings: ArcSwap<BTreeMap<ObjectKey, KeyStanding>>,
     generation: watch::Sender<Option<u64>>,
 }
 
@@ -82,6 +85,11 @@ impl Known {
         self.routes.load_full()
     }
 
+    /// How the keys stand of each RequestAuthentication that has them fetched.
+    pub(super) fn key_standings(&self) -> Arc<BTreeMap<ObjectKey, KeyStanding>> {
+        self.key_standings.load_full()
+    }
+
     /// Kinds that are needed, and of which no whole list was read yet.
     pub fn missing(&self) -> Arc<Vec<Kind>> {
         self.missing.load_full()
@@ -100,6 +108,7 @@ pub struct World {
     is_synced: bool,
     known: Arc<Known>,
     publish: Arc<dyn Publish>,
+    orders: KeyOrders,
     metrics: Metrics,
 }
 
@@ -109,6 +118,7 @@ impl World {
         client: Client,
         settings: Arc<MeshSettings>,
         publish: Arc<dyn Publish>,
+        orders: KeyOrders,
         metrics: Metrics,
     ) -> Self {
         let known = Known { missing: ArcSwap::from_pointee(needed().collect()), ..Known::default() };
@@ -122,6 +132,7 @@ impl World {
             is_synced: false,
             known: Arc::new(known),
             publish,
+            orders,
             metrics,
         };
         world.take(vec![Delta::Settings(settings)]);
@@ -140,6 +151,11 @@ impl World {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let changes = tokio::select! {
+                news = self.orders.next() => {
+                    let deltas = self.enroller.learn(news);
+                    self.take(deltas);
+                    Vec::new()
+                }
                 count = heard.recv_many(&mut batch, BATCH) => match count {
                     0 => return,
                     _ => self.hear(batch.drain(..), &mut doubts),
@@ -171,6 +187,9 @@ impl World {
         self.account(&changes);
         let deltas = self.enroller.apply(changes);
         self.take(deltas);
+        if let Some(wanted) = self.enroller.take_wanted() {
+            self.orders.place(wanted);
+        }
         if !self.is_synced && self.inventory.is_complete() {
             self.is_synced = true;
             info!("the first lists of every kind are complete");
@@ -216,7 +235,8 @@ impl World {
 
     /// Says what is wrong now and was not before.
     fn report(&self, doubtful: usize) {
-        let faults = self.inventory.faults();
+        let standings = self.enroller.key_standings();
+        let faults = with_keys(self.inventory.faults(), &standings);
         let mut counts = BTreeMap::new();
         for (_, effect) in faults.values().flat_map(|said| &**said) {
             *counts.entry(*effect).or_default() += 1;
@@ -224,6 +244,9 @@ impl World {
         let generation = self.known.snapshot.load().generation();
         self.metrics.observe(self.inventory.counts(), &counts, doubtful, generation);
         let before = self.known.faults.load();
+        if **self.known.key_standings.load() != standings {
+            self.known.key_standings.store(Arc::new(standings));
+        }
         if **before == *faults {
             return;
         }
@@ -233,6 +256,19 @@ impl World {
         {
             warn!(object = %key, field = error.field, effect = effect.code(), reason = error.reason, "object has a fault");
         }
-        self.known.faults.store(Arc::new(faults.clone()));
+        self.known.faults.store(Arc::new(faults.into_owned()));
     }
+}
+
+/// What is wrong with objects, their keys included.
+fn with_keys<'f>(
+    faults: &'f BTreeMap<ObjectKey, Faults>,
+    standings: &BTreeMap<ObjectKey, KeyStanding>,
+) -> Cow<'f, BTreeMap<ObjectKey, Faults>> {
+    let mut all = Cow::Borrowed(faults);
+    for (key, standing) in standings.iter().filter(|(_, standing)| !standing.faults.is_empty()) {
+        let said = faults.get(key).into_iter().flat_map(|said| said.iter());
+        all.to_mut().insert(key.clone(), said.chain(&standing.faults).cloned().collect());
+    }
+    all
 }

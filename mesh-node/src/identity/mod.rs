@@ -25,6 +25,7 @@ mod tls;
 mod trust;
 mod trust_dir;
 mod verify;
+mod web;
 
 pub use authority::{Authority, AuthorityError, AuthoritySettings, CertificateAuthority, Issued, Signing};
 pub use clock::{Clock, now, system_clock};
@@ -40,6 +41,7 @@ pub use tls::{Alpn, server_name};
 pub use trust::{RootError, TrustBundle};
 pub use trust_dir::TrustDirError;
 pub use verify::{Peer, serial_of};
+pub use web::web_client;
 
 #[cfg(test)]
 mod tests;

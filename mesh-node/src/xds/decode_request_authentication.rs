@@ -2,15 +2,34 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mesh_common::model::policy::PolicyFault;
 use mesh_common::model::request_authentication::{ClaimHeader, JwtRule, TokenLocation};
 use mesh_common::model::{NamespacedName, RequestAuthentication, Text};
 use mesh_common::token::KeySet;
+use prost::Message as _;
 
 use super::decode::{each, unspecified};
 use super::decode_policy::Reader;
 use super::messages;
 use super::resource::FieldError;
+
+/// A RequestAuthentication that came, with the keys of the one before it in rules whose keys the controller has not fetched
+/// yet: they come from the same URI.
+pub fn keep_keys(before: &[u8], came: Bytes) -> Bytes {
+    let Ok(mut message) = messages::RequestAuthentication::decode(&*came) else { return came };
+    let lacks = |rule: &messages::JwtRule| rule.jwks.is_none() && rule.jwks_uri.is_some();
+    // What this version does not know of it must stay in it, to be refused.
+    if message.encoded_len() != came.len() || !message.rules.iter().any(lacks) {
+        return came;
+    }
+    let Ok(before) = messages::RequestAuthentication::decode(before) else { return came };
+    for rule in message.rules.iter_mut().filter(|rule| lacks(rule)) {
+        let same = before.rules.iter().filter(|old| old.jwks_uri == rule.jwks_uri);
+        rule.jwks = same.filter_map(|old| old.jwks.clone()).next();
+    }
+    message.encode_to_vec().into()
+}
 
 impl Reader<'_> {
     pub(super) fn request_authentication(
@@ -43,6 +62,7 @@ fn rule(rule: &messages::JwtRule) -> Result<JwtRule, FieldError> {
         issuer: rule.issuer.as_str().into(),
         audiences: texts(&rule.audiences),
         keys: keys.map(Arc::new),
+        keys_uri: rule.jwks_uri.as_deref().map(Text::from),
         locations,
         forward_original: rule.forward_original,
         payload_header: rule.payload_header.as_deref().map(Text::from),

@@ -28,6 +28,7 @@ fn rule(rule: &JwtRule) -> messages::JwtRule {
         payload_header: rule.payload_header.as_ref().map(ToString::to_string),
         claim_headers: rule.claim_headers.iter().map(claim_header).collect(),
         space_delimited: strings(&rule.space_delimited),
+        jwks_uri: rule.keys_uri.as_ref().map(ToString::to_string),
     }
 }
 

@@ -25,6 +25,7 @@ mod samples;
 mod tests;
 
 pub use decode::{Reading, read, removal};
+pub use decode_request_authentication::keep_keys;
 pub use encode::{encode, encode_answer, encode_trust};
 pub use resource::{FieldError, Key, Outgoing, Resource, ResourceType, Trust, Update, Version};
 pub use shared::Shared;

@@ -345,12 +345,15 @@ fn jwt_rule() -> impl Strategy<Value = JwtRule> {
     let keys = prop::sample::select(vec![None, Some(r#"{"keys":[]}"#), Some(r#"{"keys":[{"kty":"x"}]}"#)]);
     let claim = (name(), vec(text(), 1..4)).prop_map(|(header, claim)| ClaimHeader { header, claim });
     let output = (option::of(name()), few(claim), few(text()));
+    let keys = (keys, option::of(name()));
     (name(), few(text()), keys, vec(location(), 1..3), any::<bool>(), output).prop_map(
         |(issuer, audiences, keys, locations, forward_original, (payload_header, claim_headers, spaced))| {
+            let (keys, keys_uri) = keys;
             JwtRule {
                 issuer,
                 audiences,
                 keys: keys.map(|text| KeySet::parse(text).unwrap().into()),
+                keys_uri,
                 locations,
                 forward_original,
                 payload_header,

@@ -3,6 +3,7 @@
 //! The tests are in `tests/`, one file per theme. Here is what they share: the usual two pods, and policies as text.
 
 pub mod http2_peer;
+pub mod issuer;
 pub mod peer;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,11 +1,10 @@
 //! Whom a request's token speaks of: verified at the destination, before rules and application see the request.
 
 use std::sync::LazyLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use data_encoding::BASE64URL_NOPAD;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use mesh_test_e2e::issuer::{self, ISSUER, key_set, new_key};
 use mesh_test_e2e::{HTTP, at, policy, request, server, service};
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -14,13 +13,9 @@ use mesh_test_harness::servers::{Kind, Server};
 
 /// Declared `http2` on Service and pod.
 const HTTP2: u16 = 8082;
-/// The issuer of the tests.
-const ISSUER: &str = "https://issuer.example";
 
-static KEY: LazyLock<Ed25519KeyPair> =
-    LazyLock::new(|| Ed25519KeyPair::generate().expect("a key can be made"));
-static NEXT_KEY: LazyLock<Ed25519KeyPair> =
-    LazyLock::new(|| Ed25519KeyPair::generate().expect("a key can be made"));
+static KEY: LazyLock<Ed25519KeyPair> = LazyLock::new(new_key);
+static NEXT_KEY: LazyLock<Ed25519KeyPair> = LazyLock::new(new_key);
 
 #[test]
 fn tokens_are_verified_and_rules_speak_of_them() {
@@ -121,7 +116,7 @@ fn what_is_not_understood_lets_nobody_in() {
     with_server(|mesh, _| {
         let alice = token("alice", &["staff"], 600);
         assert_eq!(get(mesh, "/staff", Some(&alice))?, 200);
-        let remote = format!("jwksUri: {ISSUER}/keys");
+        let remote = "jwksUri: http://127.0.0.1:1/keys".to_owned();
         let whole = users(&[&KEY]);
         let without = whole.lines().map(|line| match line.trim_start().starts_with("jwks:") {
             true => format!("      {remote}\n"),
@@ -158,16 +153,12 @@ fn with_server(test: impl FnOnce(&mut Mesh, &Server) -> Result<()>) {
 }
 
 fn users(keys: &[&Ed25519KeyPair]) -> String {
-    let keys = keys.iter().map(|pair| {
-        let x = encode(pair.public_key().as_ref());
-        format!(r#"{{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","x":"{x}"}}"#)
-    });
-    let keys = keys.collect::<Vec<_>>().join(",");
+    let keys = key_set(keys);
     format!(
         "apiVersion: policy.nodemesh.dev/v1alpha1\nkind: RequestAuthentication\nmetadata:\n  name: users\n  \
          namespace: shop\nspec:\n  selector:\n    matchLabels:\n      app: server\n  jwtRules:\n    - issuer: \
          {ISSUER}\n      audiences: [shop]\n      outputClaimToHeaders: [{{header: x-user, claim: sub}}]\n      \
-         jwks: '{{\"keys\":[{keys}]}}'\n"
+         jwks: '{keys}'\n"
     )
 }
 
@@ -175,26 +166,13 @@ fn token(subject: &str, groups: &[&str], left: i64) -> String {
     signed(&KEY, subject, groups, left)
 }
 
-/// A token of somebody that holds for so many seconds.
 fn signed(key: &Ed25519KeyPair, subject: &str, groups: &[&str], left: i64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs();
-    let expires = now.saturating_add_signed(left);
-    let payload = serde_json::json!({
-        "iss": ISSUER, "sub": subject, "aud": "shop", "exp": expires, "realm": {"groups": groups},
-    });
-    let header = encode(br#"{"alg":"EdDSA","typ":"JWT"}"#);
-    let signed = format!("{header}.{}", encode(payload.to_string().as_bytes()));
-    let signature = key.sign(signed.as_bytes());
-    format!("{signed}.{}", encode(signature.as_ref()))
+    issuer::signed(key, subject, "shop", groups, left)
 }
 
 /// A token whose signature is another's.
 fn forged() -> String {
     signed(&NEXT_KEY, "alice", &["staff"], 600)
-}
-
-fn encode(bytes: &[u8]) -> String {
-    BASE64URL_NOPAD.encode(bytes)
 }
 
 fn get(mesh: &Mesh, path: &str, token: Option<&str>) -> Result<u16> {

@@ -21,6 +21,7 @@ fn rule() -> JwtRule {
         issuer: ISSUER.into(),
         audiences: vec![],
         keys: Some(Arc::new(keys)),
+        keys_uri: None,
         locations: TokenLocation::usual(),
         forward_original: false,
         payload_header: None,

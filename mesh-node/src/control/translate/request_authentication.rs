@@ -4,7 +4,9 @@
 //! leaves open where a token may stand, and every request to whom the object is about is refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::Uri;
 use mesh_common::model::policy::PolicyFault;
 use mesh_common::model::request_authentication::{ClaimHeader, JwtRule, TokenLocation};
 use mesh_common::model::{MeshSettings, NamespacedName, RequestAuthentication, Text};
@@ -34,6 +36,31 @@ const OWN_FIELDS: [&str; 9] = [
     "upgrade",
 ];
 
+/// How long keys may take to come where nothing is said, as with Istio.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long they may take at most: a place among those that are fetched is taken meanwhile.
+const LONGEST_FETCH: Duration = Duration::from_secs(60);
+
+/// A RequestAuthentication, before the keys are known that are published elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenRules {
+    /// The object; without keys in rules that name a URI.
+    pub policy: RequestAuthentication,
+    /// Those rules.
+    pub remote: Vec<RemoteKeys>,
+}
+
+/// Where the keys of a rule are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteKeys {
+    /// The place of the rule in `jwtRules`.
+    pub rule: usize,
+    /// `jwksUri`.
+    pub uri: Text,
+    /// `timeout`.
+    pub timeout: Duration,
+}
+
 /// Translates a RequestAuthentication. One that is not understood comes back with its `fault`.
 ///
 /// # Errors
@@ -41,10 +68,10 @@ const OWN_FIELDS: [&str; 9] = [
 pub fn request_authentication(
     object: &resources::RequestAuthentication,
     settings: &MeshSettings,
-) -> Result<Translated<RequestAuthentication>, FieldError> {
+) -> Result<Translated<TokenRules>, FieldError> {
     let name = namespaced_name(&object.metadata)?;
     let spec = &object.spec;
-    let mut reader = Reader { findings: Vec::new(), fault: None };
+    let mut reader = Reader { findings: Vec::new(), fault: None, remote: Vec::new() };
     let targets = spec.target_refs.as_deref().unwrap_or_default();
     let scope = policy_scope::of_targets(&name, spec.selector.as_ref(), targets, settings);
     let scope = scope.unwrap_or_else(|error| {
@@ -53,10 +80,12 @@ pub fn request_authentication(
     });
     let path = SPEC.name("jwtRules");
     let rules = reader.bounded(&path, spec.jwt_rules.as_deref());
-    let rules = rules.iter().enumerate().map(|(index, rule)| reader.rule(&path.index(index), rule)).collect();
-    let Reader { findings, fault } = reader;
-    let rules = if fault.is_some() { Vec::new() } else { rules };
-    Ok(Translated { value: RequestAuthentication { name, scope, rules, fault }, findings })
+    let rules = rules.iter().enumerate().map(|(index, rule)| reader.rule(&path.index(index), index, rule));
+    let rules = rules.collect();
+    let Reader { findings, fault, remote } = reader;
+    let (rules, remote) = if fault.is_some() { Default::default() } else { (rules, remote) };
+    let policy = RequestAuthentication { name, scope, rules, fault };
+    Ok(Translated { value: TokenRules { policy, remote }, findings })
 }
 
 /// What a RequestAuthentication is taken for whose object could not even be read.
@@ -65,7 +94,7 @@ pub fn unreadable(
     name: NamespacedName,
     error: &FieldError,
     settings: &MeshSettings,
-) -> RequestAuthentication {
+) -> TokenRules {
     let spec = &object["spec"];
     let selector = Option::<WorkloadSelector>::deserialize(&spec["selector"]);
     let targets = Option::<Vec<PolicyTargetReference>>::deserialize(&spec["targetRefs"]);
@@ -77,7 +106,8 @@ pub fn unreadable(
         _ => None,
     };
     let scope = scope.unwrap_or_else(|| policy_scope::whole(&name, settings));
-    RequestAuthentication { name, scope, rules: Vec::new(), fault: Some(fault(error)) }
+    let policy = RequestAuthentication { name, scope, rules: Vec::new(), fault: Some(fault(error)) };
+    TokenRules { policy, remote: Vec::new() }
 }
 
 fn fault(error: &FieldError) -> Arc<PolicyFault> {
@@ -89,6 +119,7 @@ struct Reader {
     findings: Vec<Finding>,
     /// The first thing that leaves open what a token is.
     fault: Option<Arc<PolicyFault>>,
+    remote: Vec<RemoteKeys>,
 }
 
 impl Reader {
@@ -97,7 +128,7 @@ impl Reader {
         self.findings.push(Finding { error, effect: Effect::Denies });
     }
 
-    fn rule(&mut self, field: &Field<'_>, rule: &resources::JwtRule) -> JwtRule {
+    fn rule(&mut self, field: &Field<'_>, index: usize, rule: &resources::JwtRule) -> JwtRule {
         let issuer = self.text(&field.name("issuer"), &rule.issuer);
         let audiences = self.texts(&field.name("audiences"), rule.audiences.as_deref());
         if rule.audiences.as_ref().is_some_and(Vec::is_empty) {
@@ -117,7 +148,8 @@ impl Reader {
         JwtRule {
             issuer,
             audiences,
-            keys: self.keys(field, rule),
+            keys: self.keys(field, index, rule),
+            keys_uri: None,
             locations,
             forward_original: rule.forward_original_token.unwrap_or(false),
             payload_header,
@@ -127,7 +159,7 @@ impl Reader {
     }
 
     /// Without keys no token of the issuer can hold: said as what denies, though the rest of the object counts.
-    fn keys(&mut self, field: &Field<'_>, rule: &resources::JwtRule) -> Option<Arc<KeySet>> {
+    fn keys(&mut self, field: &Field<'_>, index: usize, rule: &resources::JwtRule) -> Option<Arc<KeySet>> {
         let (jwks, uri) = (field.name("jwks"), field.name("jwksUri"));
         let mut without = |field: &Field<'_>, reason: String| {
             self.findings.push(Finding::new(Effect::Denies, field, reason));
@@ -136,10 +168,13 @@ impl Reader {
         let text = match (&rule.jwks, &rule.jwks_uri) {
             (Some(_), Some(_)) => return without(&jwks, "cannot be given together with jwksUri".to_owned()),
             (None, None) => return without(field, "has neither jwks nor jwksUri".to_owned()),
-            (None, Some(_)) => {
-                let reason =
-                    "is not fetched: give the keys as jwks; until then tokens of the issuer are refused";
-                return without(&uri, reason.to_owned());
+            (None, Some(text)) => {
+                if let Err(reason) = check_uri(text) {
+                    return without(&uri, format!("{reason}: tokens of the issuer are refused"));
+                }
+                let timeout = self.timeout(&field.name("timeout"), rule.timeout.as_deref());
+                self.remote.push(RemoteKeys { rule: index, uri: text.as_str().into(), timeout });
+                return None;
             }
             (Some(text), None) => text,
         };
@@ -158,6 +193,21 @@ impl Reader {
             self.findings.push(Finding::new(Effect::FieldIgnored, &jwks, reason));
         }
         Some(Arc::new(keys))
+    }
+
+    fn timeout(&mut self, field: &Field<'_>, text: Option<&str>) -> Duration {
+        let Some(text) = text else { return FETCH_TIMEOUT };
+        let mut instead = |reason: String, duration| {
+            self.findings.push(Finding::new(Effect::FieldIgnored, field, reason));
+            duration
+        };
+        match humantime::parse_duration(text) {
+            Ok(duration) if duration > LONGEST_FETCH => {
+                instead(format!("is {text}: 60s are waited at most"), LONGEST_FETCH)
+            }
+            Ok(duration) if !duration.is_zero() => duration,
+            _ => instead(format!("{text:?} is no duration: write it as in 5s"), FETCH_TIMEOUT),
+        }
     }
 
     fn locations(&mut self, field: &Field<'_>, rule: &resources::JwtRule) -> Vec<TokenLocation> {
@@ -230,4 +280,19 @@ impl Reader {
         self.deny(FieldError::new(field, reason));
         &[]
     }
+}
+
+/// What can be fetched: a host by HTTP, with nothing secret in it, since everybody who sees the object's status reads it.
+fn check_uri(text: &str) -> Result<(), &'static str> {
+    let uri = text.parse::<Uri>().map_err(|_| "is no URI")?;
+    let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let authority = uri.authority().filter(|authority| is_known && !authority.host().is_empty());
+    let authority = authority.ok_or("must begin with https:// or http:// and a host")?;
+    if authority.as_str().contains('@') {
+        return Err("must not hold a name or a password");
+    }
+    if text.len() > MAX_TEXT * 2 {
+        return Err("is longer than 2048 bytes");
+    }
+    Ok(())
 }

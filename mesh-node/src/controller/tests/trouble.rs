@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::api::{Api, Trouble};
+use crate::control::key_ring::{KeyErrands, KeyNews, KeyState, key_orders};
 use crate::controller::metrics::Metrics;
 use crate::controller::world::{Known, Publish, World};
 use crate::telemetry::registry::Registry;
@@ -32,6 +33,7 @@ struct Stand {
     api: Api,
     known: Arc<Known>,
     told: Arc<Told>,
+    errands: KeyErrands,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -49,9 +51,10 @@ impl Stand {
         let told = Arc::new(Told::default());
         let settings = Arc::new(MeshSettings::default());
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        let world = World::new(api.client(), settings, Arc::clone(&told) as _, metrics);
+        let (orders, errands) = key_orders();
+        let world = World::new(api.client(), settings, Arc::clone(&told) as _, orders, metrics);
         let known = world.known();
-        Self { api, known, told, task: tokio::spawn(world.run()) }
+        Self { api, known, told, errands, task: tokio::spawn(world.run()) }
     }
 
     async fn synced() -> Self {
@@ -104,6 +107,72 @@ fn pod(name: &str, version: &str, address: &str) -> Value {
 
 fn policy(spec: &Value) -> Value {
     json!({"metadata": {"name": "deny", "namespace": "shop", "resourceVersion": "1"}, "spec": spec})
+}
+
+const USERS: &str = "/apis/policy.nodemesh.dev/v1alpha1/namespaces/shop/requestauthentications/users";
+const URI: &str = "https://issuer.example/keys";
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_wanted_and_reach_agents_as_a_change_of_the_object() {
+    let mut stand = Stand::start();
+    stand.api.put(OWN_DEFINITION, own_definition());
+    let spec = json!({"jwtRules": [{"issuer": "https://issuer.example", "jwksUri": URI}]});
+    let metadata = json!({"name": "users", "namespace": "shop", "resourceVersion": "9"});
+    stand.api.put(USERS, json!({"metadata": metadata, "spec": spec}));
+    let rule = |known: &Known| {
+        let snapshot = known.snapshot();
+        let mut all = snapshot.all_request_authentications();
+        all.next().map(|policy| policy.rules[0].clone())
+    };
+    stand.until(|known| rule(known).is_some()).await;
+    let unfetched = rule(&stand.known).unwrap();
+    assert_eq!((unfetched.keys, unfetched.keys_uri.as_deref()), (None, Some(URI)), "agents keep theirs");
+    stand.errands.wanted.changed().await.unwrap();
+    assert!(stand.errands.wanted.borrow().contains_key(URI));
+    let keys = Arc::new(mesh_common::token::KeySet::parse(r#"{"keys":[]}"#).unwrap());
+    let state = KeyState { keys: Some(Arc::clone(&keys)), ..KeyState::default() };
+    stand.errands.news.send(KeyNews { uri: URI.into(), state }).await.unwrap();
+    stand.until(|known| rule(known).is_some_and(|rule| rule.keys.is_some())).await;
+    assert!(stand.known.key_standings().values().all(|standing| standing.is_complete));
+    let told = stand.told.0.lock().unwrap();
+    let last = told.last().unwrap();
+    assert!(matches!(last, Delta::UpsertRequestAuthentication(policy) if policy.rules[0].keys == Some(keys)));
+}
+
+const OWN_DEFINITION: &str =
+    "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/requestauthentications.policy.nodemesh.dev";
+
+fn own_definition() -> Value {
+    json!({
+        "metadata": {"name": "requestauthentications.policy.nodemesh.dev", "uid": "1", "resourceVersion": "1"},
+        "spec": {"group": "policy.nodemesh.dev", "versions": [{"name": "v1alpha1", "served": true}]},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definition_of_our_own_that_is_not_there_holds_nothing_up_and_counts_when_it_comes() {
+    let stand = Stand::synced().await;
+    assert!(stand.known.missing().is_empty());
+    assert_eq!(stand.known.snapshot().all_request_authentications().count(), 0);
+    stand.api.put(OWN_DEFINITION, own_definition());
+    let metadata = json!({"name": "users", "namespace": "shop", "resourceVersion": "9"});
+    stand.api.put(USERS, json!({"metadata": metadata, "spec": {}}));
+    // Watches hear of it with their next list.
+    stand.api.is_in(Trouble::Expired);
+    stand.until(|known| known.snapshot().all_request_authentications().count() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_knows_whether_a_definition_of_our_own_is_there_nothing_is_told() {
+    let stand = Stand::start();
+    stand.api.put(OWN_DEFINITION, own_definition());
+    // The lists are empty, and asked for the definition the server knows nothing.
+    stand.api.is_in(Trouble::EmptyLists);
+    stand.after(WHILE).await;
+    assert!(stand.known.generation().borrow().is_none() && stand.told.0.lock().unwrap().is_empty());
+    stand.api.is_in(Trouble::None);
+    stand.until(|known| known.generation().borrow().is_some()).await;
 }
 
 const WHILE: Duration = Duration::from_secs(300);

@@ -45,6 +45,10 @@ pub struct JwtRule {
     /// Claims that are lists of words with spaces between them.
     #[prost(string, repeated, tag = "8")]
     pub space_delimited: Vec<String>,
+    /// `jwksUri`, where `jwks` is what was fetched there. With it and without `jwks` the controller has not fetched it
+    /// yet: a receiver that has keys from there, by this object, keeps them.
+    #[prost(string, optional, tag = "9")]
+    pub jwks_uri: Option<String>,
 }
 
 /// Where a token may stand.

@@ -18,6 +18,7 @@ use mesh_common::model::{MeshSettings, NamespacedName, SpiffeId};
 use mesh_common::snapshot::{Delta, ServiceRecord, Snapshot, Tables};
 use mesh_node::control::documents::Reader;
 use mesh_node::control::enroller::Enroller;
+use mesh_node::control::key_ring::key_orders;
 use mesh_node::control::store::Store;
 use mesh_node::control::watch_dir::{Content, FolderWatch, Reading};
 use mesh_node::controller::agents::{AgentCaller, Authenticate, Authenticating, Refused};
@@ -25,6 +26,7 @@ use mesh_node::controller::discovery::{Discovery, DiscoverySettings};
 use mesh_node::identity::{
     Authority, AuthoritySettings, CertificateAuthority, Identities, IdentityMetrics, Settings, system_clock,
 };
+use mesh_node::key_sets::{KeySetMetrics, KeySetSettings, KeySets};
 use mesh_node::telemetry::registry::Registry;
 use mesh_node::xds::Trust;
 use mesh_node::xds::certificates::{
@@ -112,8 +114,23 @@ async fn follow(mut folder: FolderWatch, mesh: Arc<MeshSettings>, discovery: &Di
     endpoints.tables.apply(settings.clone());
     discovery.publish(&[settings]);
     let mut is_begun = false;
+    let (mut orders, errands) = key_orders();
+    let settings = KeySetSettings {
+        refresh: Duration::from_secs(1),
+        max_age: Duration::from_secs(24 * 3600),
+        roots_file: None,
+        own_ports: Vec::new(),
+    };
+    tokio::spawn(KeySets::new(settings, errands, KeySetMetrics::new(&Registry::new())?)?.run());
     loop {
-        for Reading { file, content } in folder.next().await {
+        let readings = tokio::select! {
+            readings = folder.next() => readings,
+            news = orders.next() => {
+                discovery.publish(&enroller.learn(news));
+                continue;
+            }
+        };
+        for Reading { file, content } in readings {
             match content {
                 Content::Text(text) => match store.reader(&file).read(&text) {
                     Ok(text) => store.put(&file, text),
@@ -127,6 +144,9 @@ async fn follow(mut folder: FolderWatch, mesh: Arc<MeshSettings>, discovery: &Di
             }
         }
         let mut deltas = enroller.apply(store.changes());
+        if let Some(wanted) = enroller.take_wanted() {
+            orders.place(wanted);
+        }
         deltas.extend(endpoints.derived(&deltas));
         discovery.publish(&deltas);
         if !std::mem::replace(&mut is_begun, true) {
