@@ -16,7 +16,7 @@ fn the_corpus_of_the_fuzz_target_replays() {
 }
 
 /// Pieces of requests and responses; most conversations of them are nearly right.
-const PIECES: [&[u8]; 30] = [
+const PIECES: [&[u8]; 31] = [
     b"GET / HTTP/1.1\r\n",
     b"POST /a?b HTTP/1.1\r\n",
     b"GET /denied HTTP/1.1\r\n",
@@ -30,6 +30,7 @@ const PIECES: [&[u8]; 30] = [
     b"Transfer-Encoding: chunked\r\n",
     b"Connection: close\r\n",
     b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
     b"Expect: 100-continue\r\n",
     b"X-A: b\r\n",
     b"\r\n",

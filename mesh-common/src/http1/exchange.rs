@@ -5,7 +5,7 @@
 //! connection of the application.
 
 use super::{
-    Authority, BodyFraming, BodyPart, BodyReader, BodyWriter, Field, HeadScan, ReadRules, Refusal,
+    Authority, BodyFraming, BodyPart, BodyReader, BodyWriter, Field, HeadScan, Offer, ReadRules, Refusal,
     RequestHead, ResponseFor, ResponseHead, ResponseTo, UnevenBody, Version, write_request, write_response,
 };
 
@@ -63,12 +63,13 @@ impl Exchange {
     ) -> Self {
         let is_head = head.method == b"HEAD";
         let writer = write_request(head, dialled, added, up);
-        let keep_alive = head.keep_alive && keep_client;
+        // What follows an offer that is not taken may be said in the other protocol: it is nobody's next request (RFC 9931).
+        let keep_alive = head.keep_alive && keep_client && head.offer == Offer::None;
         let bodiless = matches!(head.framing, BodyFraming::None | BodyFraming::Length(0));
         Self {
             request: (!bodiless).then(|| (BodyReader::new(head.framing), writer)),
             response: Response::Head(HeadScan::default()),
-            to: ResponseTo { head: is_head, upgrade: !head.upgrade.is_empty() },
+            to: ResponseTo { head: is_head, websocket: head.offer == Offer::WebSocket },
             client: ResponseFor { version: head.version, keep_alive, head: is_head },
             interim: 0,
             status: 0,
@@ -187,7 +188,8 @@ impl Exchange {
         let (writer, client_stays) = write_response(head, self.client, down);
         self.status = head.status;
         self.client_stays &= client_stays;
-        self.upstream_stays &= head.keep_alive;
+        // Who declines a handshake may still think that it switched: nobody else's request goes there.
+        self.upstream_stays &= head.keep_alive && !self.to.websocket;
         self.response = match head.status {
             101 => Response::Opaque,
             _ => Response::Body(BodyReader::new(head.framing), writer),
@@ -223,7 +225,7 @@ impl Exchange {
 
     /// Whether the answer may still be that the protocol changes.
     pub fn may_become_opaque(&self) -> bool {
-        self.to.upgrade && matches!(self.response, Response::Head(_) | Response::Opaque)
+        self.to.websocket && matches!(self.response, Response::Head(_) | Response::Opaque)
     }
 
     /// The status of the final response; 0 while none was written.

@@ -20,10 +20,6 @@ pub type Fields<'a> = SmallVec<[Field<'a>; 24]>;
 /// The trailer fields that go on.
 pub type Trailers<'a> = SmallVec<[Field<'a>; 2]>;
 
-/// The protocols of an Upgrade field that may pass: never `h2c`, which would take the connection away from this
-/// codec without the application having been asked.
-pub type Upgrade<'a> = SmallVec<[&'a [u8]; 2]>;
-
 /// Names that a sender may not set. `_` counts as `-` and case does not count: CGI and WSGI join both spellings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StripList<'r> {
@@ -165,20 +161,6 @@ impl<'a> ConnectionTokens<'a> {
             fields.retain(|field| !self.nominated.iter().any(|name| name.eq_ignore_ascii_case(field.name)));
         }
     }
-}
-
-/// Reads an Upgrade field onto `protocols`: `name[/version]`, a list; `h2c` is left out.
-pub(super) fn take_upgrade<'a>(value: &'a [u8], protocols: &mut Upgrade<'a>) -> Result<(), Refusal> {
-    for protocol in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-        let plain = protocol.iter().all(|byte| is_token_byte(*byte) || *byte == b'/');
-        if protocol.is_empty() || !plain || protocols.len() >= MAX_TOKENS {
-            return Err(Refusal::Upgrade);
-        }
-        if !protocol.eq_ignore_ascii_case(b"h2c") {
-            protocols.push(protocol);
-        }
-    }
-    Ok(())
 }
 
 /// RFC 9110 section 5.6.2.

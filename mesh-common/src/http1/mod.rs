@@ -16,6 +16,7 @@ mod body;
 mod exchange;
 mod field;
 mod framing;
+mod offer;
 mod refusal;
 pub mod relay;
 mod request;
@@ -32,10 +33,11 @@ pub use authority::{Authority, MAX_HOST, spelled_literal};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
 pub use field::{
-    CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers, Upgrade,
+    CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers,
     is_trailer_allowed,
 };
 pub use framing::{BodyFraming, Version};
+pub use offer::{Offer, WEBSOCKET, WEBSOCKET_KEY_FIELD, WEBSOCKET_VERSION, WEBSOCKET_VERSION_FIELD};
 pub use refusal::Refusal;
 pub use request::RequestHead;
 pub use response::{ResponseHead, ResponseTo};

@@ -29,6 +29,9 @@ pub enum Refusal {
     /// The method is not served: CONNECT.
     #[error("method CONNECT is not served")]
     Connect,
+    /// CONNECT asks for a protocol that is not `websocket` (RFC 8441).
+    #[error(":protocol is not websocket")]
+    Protocol,
     /// A field's name is no token, or white space stands before its colon.
     #[error("field name is malformed")]
     FieldName,
@@ -77,6 +80,15 @@ pub enum Refusal {
     /// Upgrade is no list of protocols.
     #[error("Upgrade is malformed")]
     Upgrade,
+    /// A WebSocket's handshake that is no GET, or has a body (RFC 6455 section 4.2.1).
+    #[error("WebSocket handshake is no GET, or has a body")]
+    WebSocketRequest,
+    /// Its key is not 16 bytes in base64, or there is not one.
+    #[error("Sec-WebSocket-Key is not one key of 16 bytes")]
+    WebSocketKey,
+    /// Its version is not 13.
+    #[error("Sec-WebSocket-Version is not 13")]
+    WebSocketVersion,
     /// A chunk's size line is malformed.
     #[error("chunk size line is malformed")]
     ChunkSize,
@@ -116,8 +128,9 @@ impl Refusal {
             Self::StartLineTooLong => 414,
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => 431,
             Self::Version => 505,
-            Self::Connect | Self::TransferCoding => 501,
+            Self::Connect | Self::Protocol | Self::TransferCoding => 501,
             Self::Expect => 417,
+            Self::WebSocketVersion => 426,
             Self::ForbiddenBody | Self::Status | Self::TooManyInterim | Self::Unsolicited => 502,
             Self::BareLineFeed
             | Self::ObsoleteFolding
@@ -136,6 +149,8 @@ impl Refusal {
             | Self::TransferEncoding
             | Self::Connection
             | Self::Upgrade
+            | Self::WebSocketRequest
+            | Self::WebSocketKey
             | Self::ChunkSize
             | Self::ChunkEnd
             | Self::ChunkExtensions
@@ -155,6 +170,7 @@ impl Refusal {
             Self::StartLine => "http1_start_line",
             Self::Version => "http1_version",
             Self::Connect => "http1_connect",
+            Self::Protocol => "http2_protocol",
             Self::FieldName => "http1_field_name",
             Self::FieldValue => "http1_field_value",
             Self::Target => "http1_target",
@@ -171,6 +187,9 @@ impl Refusal {
             Self::Connection => "http1_connection",
             Self::Expect => "http1_expect",
             Self::Upgrade => "http1_upgrade",
+            Self::WebSocketRequest => "websocket_request",
+            Self::WebSocketKey => "websocket_key",
+            Self::WebSocketVersion => "websocket_version",
             Self::ChunkSize => "http1_chunk_size",
             Self::ChunkEnd => "http1_chunk_end",
             Self::ChunkExtensions => "http1_chunk_extensions",

@@ -4,10 +4,11 @@ use std::mem::MaybeUninit;
 
 use smallvec::SmallVec;
 
-use super::field::{ConnectionTokens, Known, take_upgrade};
+use super::field::{ConnectionTokens, Known};
 use super::framing::FramingFields;
+use super::offer::{Protocols, WEBSOCKET, check_handshake};
 use super::{
-    Authority, BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Target, Upgrade, Version,
+    Authority, BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, Offer, ReadRules, Refusal, Target, Version,
 };
 use crate::model::facts::{HeadEdits, RequestFacts};
 use crate::model::path::NormalPath;
@@ -37,8 +38,8 @@ pub struct RequestHead<'a> {
     pub keep_alive: bool,
     /// Whether the client waits for 100 before it sends the body.
     pub expects_continue: bool,
-    /// The protocols that the client offers to change to; empty where none may pass.
-    pub upgrade: Upgrade<'a>,
+    /// The protocol that the client offers to change to.
+    pub offer: Offer,
 }
 
 impl<'a> RequestHead<'a> {
@@ -82,7 +83,9 @@ impl<'a> RequestHead<'a> {
         let mut headers: SmallVec<[(&[u8], &[u8]); 32]> = SmallVec::new();
         headers.push((b"host", host));
         headers.extend(self.fields.iter().map(|field| (field.name, field.value)));
-        headers.extend(self.upgrade.iter().map(|protocol| (&b"upgrade"[..], *protocol)));
+        if self.offer == Offer::WebSocket {
+            headers.push((b"upgrade", WEBSOCKET.as_bytes()));
+        }
         headers.extend(self.content_length.map(|length| (&b"content-length"[..], length)));
         let (method, path, query) = (self.method, &self.path, self.query);
         judge(&RequestFacts {
@@ -117,7 +120,7 @@ impl<'a> RequestHead<'a> {
             content_length: self.content_length,
             keep_alive: self.keep_alive,
             expects_continue: self.expects_continue,
-            upgrade: self.upgrade.iter().copied().collect(),
+            offer: self.offer,
         }
     }
 }
@@ -137,7 +140,7 @@ struct Sorting<'a, 'r> {
     framing: FramingFields,
     connection: ConnectionTokens<'a>,
     host: Option<Authority<'a>>,
-    upgrade: Upgrade<'a>,
+    protocols: Protocols,
     content_length: Option<&'a [u8]>,
     expects_continue: bool,
 }
@@ -150,7 +153,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
             framing: FramingFields::default(),
             connection: ConnectionTokens::default(),
             host: None,
-            upgrade: Upgrade::new(),
+            protocols: Protocols::default(),
             content_length: None,
             expects_continue: false,
         }
@@ -175,7 +178,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
             }
             Some(Known::TransferEncoding) => self.framing.take_coding(field.value)?,
             Some(Known::Connection) => self.connection.take(field.value)?,
-            Some(Known::Upgrade) => take_upgrade(field.value, &mut self.upgrade)?,
+            Some(Known::Upgrade) => self.protocols.take(field.value)?,
             // RFC 9110 section 10.1.1: a 100-continue expectation in an HTTP/1.0 request is ignored.
             Some(Known::Expect) if version == Version::Http10 => {}
             Some(Known::Expect) if field.value.eq_ignore_ascii_case(b"100-continue") => {
@@ -208,12 +211,13 @@ impl<'a, 'r> Sorting<'a, 'r> {
             (false, None) => BodyFraming::None,
         };
         let bodiless = matches!(framing, BodyFraming::None | BodyFraming::Length(0));
-        // Upgrade counts only with its Connection token, in HTTP/1.1; behind a body it would change the protocol
-        // in the middle of a message. The request is then served without it.
-        if !self.connection.upgrade || version == Version::Http10 || !bodiless {
-            self.upgrade.clear();
-        }
         self.connection.remove_nominated(&mut self.fields);
+        // Upgrade counts only with its Connection token, in HTTP/1.1 (RFC 9110 section 7.8).
+        let counts = self.connection.upgrade && version == Version::Http11;
+        let offer = if counts { self.protocols.offer() } else { Offer::None };
+        if offer == Offer::WebSocket {
+            check_handshake(method, !bodiless, &self.fields)?;
+        }
         let keep_alive = !self.connection.close && (version == Version::Http11 || self.connection.keep_alive);
         Ok(RequestHead {
             length,
@@ -227,7 +231,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
             content_length: self.content_length,
             keep_alive,
             expects_continue: self.expects_continue && !bodiless,
-            upgrade: self.upgrade,
+            offer,
         })
     }
 }

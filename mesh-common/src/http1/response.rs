@@ -2,17 +2,18 @@
 
 use std::mem::MaybeUninit;
 
-use super::field::{ConnectionTokens, Known, take_upgrade};
+use super::field::{ConnectionTokens, Known};
 use super::framing::FramingFields;
-use super::{BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Upgrade, Version};
+use super::offer::Protocols;
+use super::{BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Version};
 
 /// What of a request decides how its response reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseTo {
     /// The method was HEAD: no body, whatever the fields say.
     pub head: bool,
-    /// The request offered to change the protocol: 101 may come.
-    pub upgrade: bool,
+    /// The request was a WebSocket's handshake: 101 may come.
+    pub websocket: bool,
 }
 
 /// A response as it was understood.
@@ -32,8 +33,6 @@ pub struct ResponseHead<'a> {
     pub content_length: Option<u64>,
     /// Whether the sender takes another request on the connection.
     pub keep_alive: bool,
-    /// What the protocol changes to; only with 101.
-    pub upgrade: Upgrade<'a>,
 }
 
 impl<'a> ResponseHead<'a> {
@@ -95,7 +94,7 @@ struct Sorting<'a, 'r> {
     fields: Fields<'a>,
     framing: FramingFields,
     connection: ConnectionTokens<'a>,
-    upgrade: Upgrade<'a>,
+    protocols: Protocols,
 }
 
 impl<'a, 'r> Sorting<'a, 'r> {
@@ -105,7 +104,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
             fields: Fields::new(),
             framing: FramingFields::default(),
             connection: ConnectionTokens::default(),
-            upgrade: Upgrade::new(),
+            protocols: Protocols::default(),
         }
     }
 
@@ -116,7 +115,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
             Some(Known::ContentLength) => self.framing.take_length(field.value)?,
             Some(Known::TransferEncoding) => self.framing.take_coding(field.value)?,
             Some(Known::Connection) => self.connection.take(field.value)?,
-            Some(Known::Upgrade) => take_upgrade(field.value, &mut self.upgrade)?,
+            Some(Known::Upgrade) => self.protocols.take(field.value)?,
             Some(Known::HopByHop | Known::Host | Known::Expect) => {}
             Some(Known::Disguised) => return Err(Refusal::FieldName),
         }
@@ -127,11 +126,9 @@ impl<'a, 'r> Sorting<'a, 'r> {
         let StatusLine { length, version, status, phrase } = start;
         let fields = self.framing.check(version)?;
         let framing = body_framing(status, fields, to)?;
-        if status == 101 && !(to.upgrade && self.connection.upgrade && self.upgrade.len() == 1) {
+        let agrees = to.websocket && self.connection.upgrade && self.protocols.is_websocket_alone();
+        if status == 101 && !agrees {
             return Err(Refusal::Status);
-        }
-        if status != 101 {
-            self.upgrade.clear();
         }
         self.connection.remove_nominated(&mut self.fields);
         let keep_alive = !self.connection.close && (version == Version::Http11 || self.connection.keep_alive);
@@ -143,7 +140,6 @@ impl<'a, 'r> Sorting<'a, 'r> {
             framing,
             content_length: fields.length,
             keep_alive: keep_alive && framing != BodyFraming::UntilClose,
-            upgrade: self.upgrade,
         })
     }
 }

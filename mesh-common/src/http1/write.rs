@@ -1,6 +1,12 @@
 //! Builds heads anew from what was understood.
 
-use super::{Authority, BodyFraming, BodyWriter, Field, RequestHead, ResponseHead, Version};
+use super::{
+    Authority, BodyFraming, BodyWriter, Field, Offer, RequestHead, ResponseHead, Version, WEBSOCKET_VERSION,
+    WEBSOCKET_VERSION_FIELD,
+};
+
+/// The fields of a message that changes the protocol.
+const UPGRADE: &[u8] = b"Connection: Upgrade\r\nUpgrade: websocket\r\n";
 
 /// For whom a response is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +43,8 @@ pub fn write_request(
     if head.expects_continue {
         write_field(b"Expect", b"100-continue", out);
     }
-    if !head.upgrade.is_empty() {
-        write_upgrade(&head.upgrade, out);
+    if head.offer == Offer::WebSocket {
+        out.extend_from_slice(UPGRADE);
     }
     write_fields(added, out);
     write_framing(head.framing, out);
@@ -52,7 +58,7 @@ pub fn write_response(head: &ResponseHead<'_>, to: ResponseFor, out: &mut Vec<u8
     write_status_line(head.status, head.phrase, out);
     write_fields(&head.fields, out);
     if head.status == 101 {
-        write_upgrade(&head.upgrade, out);
+        out.extend_from_slice(UPGRADE);
         out.extend_from_slice(b"\r\n");
         return (BodyWriter::new(BodyFraming::UntilClose), false);
     }
@@ -110,6 +116,11 @@ pub fn write_local_answer(answer: LocalAnswer<'_>, to: ResponseFor, out: &mut Ve
     if answer.status == 401 {
         write_field(b"www-authenticate", CHALLENGE.as_bytes(), out);
     }
+    if answer.status == 426 {
+        // RFC 6455 section 4.4, RFC 9110 section 15.5.22: what would have been taken.
+        out.extend_from_slice(UPGRADE);
+        write_field(WEBSOCKET_VERSION_FIELD.as_bytes(), WEBSOCKET_VERSION.as_bytes(), out);
+    }
     write_persistence(to.version, to.keep_alive, out);
     out.extend_from_slice(b"\r\n");
     if !to.head {
@@ -141,17 +152,6 @@ fn write_framing(framing: BodyFraming, out: &mut Vec<u8>) {
             write_field(b"content-length", &digits[start..], out);
         }
     }
-}
-
-fn write_upgrade(protocols: &[&[u8]], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
-    for (index, protocol) in protocols.iter().enumerate() {
-        if index > 0 {
-            out.extend_from_slice(b", ");
-        }
-        out.extend_from_slice(protocol);
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 fn write_persistence(version: Version, keep_alive: bool, out: &mut Vec<u8>) {
@@ -197,6 +197,7 @@ fn phrase(status: u16) -> &'static str {
         414 => "URI Too Long",
         417 => "Expectation Failed",
         421 => "Misdirected Request",
+        426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",

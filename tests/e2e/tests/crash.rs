@@ -26,7 +26,8 @@ const CONNECTS: usize = 10;
 /// Answered without a length, without an end.
 const UNFINISHED: &str = "GET /unfinished HTTP/1.0\r\nhost: server\r\n\r\n";
 /// Answered with 101 and bytes without an end.
-const SWITCH: &str = "GET /switch HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: marker\r\n\r\n";
+const SWITCH: &str = "GET /switch HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                      sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
 
 #[test]
 fn killed_under_load_they_fail_fast_and_a_new_one_takes_over() {

@@ -5,8 +5,8 @@ use super::{
     Release, Summary, Upstream, Verdict, Waiting, feed,
 };
 use crate::http1::{
-    AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, ReadRules,
-    Refusal, RequestHead, ResponseFor, StripList, Version, write_local_answer,
+    AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, Offer,
+    ReadRules, Refusal, RequestHead, ResponseFor, StripList, Version, write_local_answer,
 };
 use crate::model::Text;
 
@@ -200,7 +200,8 @@ impl<P: Forwarded> Relay<P> {
             BodyFraming::Length(length) => length <= MAX_DISCARD && !head.expects_continue,
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let keep_alive = head.keep_alive && small && !self.last && self.kind == ClientKind::Connection;
+        let keep_alive = head.keep_alive && small && head.offer == Offer::None;
+        let keep_alive = keep_alive && !self.last && self.kind == ClientKind::Connection;
         let to = ResponseFor { version: head.version, keep_alive, head: head.method == b"HEAD" };
         write_local_answer(answer, to, self.to_client.buffer());
         self.phase = match head.framing {

@@ -103,9 +103,13 @@ fn describe(head: &RequestHead<'_>) -> String {
         head.fields,
         head.framing,
         head.expects_continue,
-        head.upgrade
+        head.offer == Offer::WebSocket
     )
 }
+
+/// Makes of a GET without a body a WebSocket's handshake.
+const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
 /// Connections made of lines that matter to the codec, so that most of them are nearly right.
 fn connection() -> impl Strategy<Value = Vec<u8>> {
@@ -128,6 +132,7 @@ fn connection() -> impl Strategy<Value = Vec<u8>> {
         "Connection: close, x-a\r\n",
         "Connection: Upgrade\r\n",
         "Upgrade: websocket, h2c\r\n",
+        HANDSHAKE,
         "X-A:  1 \r\n",
         "x-a: \r\n",
         "x-forwarded-client-cert: x\r\n",
@@ -168,7 +173,7 @@ fn good_connection() -> impl Strategy<Value = Vec<u8>> {
     let field = prop::sample::select(vec![
         "Connection: close, x-a\r\n",
         "Connection: Upgrade\r\n",
-        "Upgrade: websocket, h2c\r\n",
+        "Upgrade: tcp, h2c\r\n",
         "X-A:  1 \r\n",
         "x-a: \r\n",
         "x_forwarded-client-cert: x\r\n",
@@ -186,6 +191,8 @@ fn good_connection() -> impl Strategy<Value = Vec<u8>> {
     ]);
     let message = (start, prop::collection::vec(field, 0..5), body)
         .prop_map(|(start, fields, body)| format!("{start}Host: A.b\r\n{}{body}", fields.concat()));
+    let handshake = Just(format!("GET /ws HTTP/1.1\r\nX-A: 1\r\nhost: a\r\n{HANDSHAKE}\r\n"));
+    let message = prop_oneof![4 => message, 1 => handshake];
     prop::collection::vec(message, 1..4).prop_map(|messages| messages.concat().into_bytes())
 }
 

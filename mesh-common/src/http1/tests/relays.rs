@@ -210,7 +210,8 @@ fn a_request_too_large_to_keep_is_not_tried_elsewhere() {
     ));
 }
 
-const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 #[test]
 fn bytes_after_an_offer_to_upgrade_wait_for_101() {
@@ -237,13 +238,47 @@ fn bytes_after_an_offer_to_upgrade_wait_for_101() {
 }
 
 #[test]
-fn without_101_what_follows_an_offer_is_the_next_request() {
+fn without_101_what_follows_a_handshake_is_nobodys_request() {
+    for (answer, status) in [
+        ("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", 426),
+        ("HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n", 200),
+        ("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n", 502),
+    ] {
+        let mut bench = Bench::connection();
+        bench.client(&format!("{WEBSOCKET}{}", get("/early"))).acquire(false);
+        bench.upstream(answer);
+        assert_eq!(bench.status(), status);
+        assert!(bench.down.contains("connection: close\r\n"), "{}", bench.down);
+        assert!(!bench.commands.contains(&REUSE), "nor is it used for another one: {:?}", bench.commands);
+        assert_eq!(bench.commands.last(), Some(&Command::CloseClient(Close::Finish)));
+        bench.commands.clear();
+        bench.client(&get("/late")).took(&[]);
+        assert_eq!((bench.relay.waiting(), bench.up.matches("HTTP/1.1").count()), (Waiting::Nothing, 1));
+    }
+}
+
+#[test]
+fn what_follows_a_handshake_that_goes_nowhere_is_dropped_too() {
+    let denied = WEBSOCKET.replace("/ws", "/denied");
+    let malformed = WEBSOCKET.replace("13", "8");
+    for (handshake, status) in [(denied, 403), (malformed, 426)] {
+        let mut bench = Bench::connection();
+        bench.client(&format!("{handshake}{}", get("/early")));
+        assert_eq!((bench.status(), bench.relay.waiting()), (status, Waiting::Nothing));
+        assert_eq!((bench.up.as_str(), bench.down.matches("HTTP/1.1").count()), ("", 1), "{}", bench.down);
+    }
     let mut bench = Bench::connection();
-    bench.client(&format!("{WEBSOCKET}{}", get("/denied"))).acquire(false);
-    bench.commands.clear();
-    bench.upstream("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n");
-    bench.took(&[Command::FinishUpstream, REUSE, finished("/ws", 426, 0, Ending::Complete)]);
-    assert_eq!(bench.status(), 403);
+    bench.client(&WEBSOCKET.replace("13", "8"));
+    assert!(bench.down.contains("sec-websocket-version: 13\r\n"), "{}", bench.down);
+}
+
+#[test]
+fn an_offer_of_another_protocol_is_answered_and_closed() {
+    let mut bench = Bench::connection();
+    bench.client("GET /1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nGET /early HTTP/1.1\r\nHost: a\r\n\r\n");
+    bench.acquire(false).upstream(OK);
+    assert_eq!((bench.status(), bench.relay.waiting()), (200, Waiting::Nothing));
+    assert_eq!(bench.up, get("/1"));
 }
 
 #[test]

@@ -211,29 +211,93 @@ fn an_upgrade_to_h2c_is_not_passed_on() {
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
     );
     assert_eq!(rebuilt(&head), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    let head = good("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: H2C, websocket\r\n\r\n");
-    assert_eq!(
-        rebuilt(&head),
-        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    );
-    check(
-        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: web socket\r\n\r\n",
-        Refusal::Upgrade,
-        400,
-    );
+    assert_eq!(head.offer, Offer::None, "its sender waits for the answer");
 }
 
 #[test]
-fn an_upgrade_needs_its_connection_token_and_no_body() {
-    for (fields, body) in
-        [("Upgrade: websocket\r\n", ""), ("Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 2\r\n", "hi")]
-    {
-        let input = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}");
-        assert!(good(&input).upgrade.is_empty(), "{fields}");
+fn an_upgrade_counts_only_with_its_connection_token_and_in_http_1_1() {
+    for head in [
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        assert_eq!(good(head).offer, Offer::None, "{head}");
+        assert!(!rebuilt(&good(head)).to_lowercase().contains("upgrade"), "{head}");
     }
-    assert!(
-        good("GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").upgrade.is_empty()
-    );
+    for value in ["web socket", "", "websocket,", &["x"; 33].join(",")] {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {value}\r\n\r\n");
+        check(&head, Refusal::Upgrade, 400);
+    }
+}
+
+#[test]
+fn what_is_no_websocket_is_left_out() {
+    for value in ["SPDY/3.1", "TLS/1.0, HTTP/2.0", "h2c, tcp", "websocket/13", "websockets"] {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: {value}\r\n\r\n");
+        assert_eq!(good(&head).offer, Offer::Unknown, "{value}");
+        assert_eq!(rebuilt(&good(&head)), "POST / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+}
+
+const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+
+#[test]
+fn a_valid_handshake_is_rebuilt() {
+    for (connection, upgrade) in [
+        ("Upgrade", "websocket"),
+        ("keep-alive, Upgrade", "WebSocket"),
+        ("upgrade, HTTP2-Settings", "h2c, websocket"),
+        ("UPGRADE", "foo/1\r\nUpgrade: websocket, websocket"),
+    ] {
+        let head = format!(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\nUpgrade: {upgrade}\r\n{KEY}{VERSION}\r\n"
+        );
+        assert_eq!(good(&head).offer, Offer::WebSocket, "{head}");
+        assert_eq!(
+            rebuilt(&good(&head)),
+            format!(
+                "GET /ws HTTP/1.1\r\nHost: a\r\n{KEY}{VERSION}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+        );
+        let dialled = Authority::parse(b"a").unwrap();
+        good(&head).facts(&dialled, |facts| {
+            assert!(
+                facts.headers.contains(&(&b"upgrade"[..], &b"websocket"[..])),
+                "rules see it as it is sent"
+            );
+        });
+    }
+}
+
+#[test]
+fn any_other_handshake_is_refused() {
+    let key = |value: &str| format!("Sec-WebSocket-Key: {value}\r\n{VERSION}");
+    let version = |value: &str| format!("{KEY}Sec-WebSocket-Version: {value}\r\n");
+    for (fields, expected, status) in [
+        (VERSION.to_owned(), Refusal::WebSocketKey, 400),
+        (format!("{KEY}{KEY}{VERSION}"), Refusal::WebSocketKey, 400),
+        (key(""), Refusal::WebSocketKey, 400),
+        (key("dGhlIHNhbXBsZSBub25jZQ="), Refusal::WebSocketKey, 400),
+        (key("dGhlIHNhbXBsZSBub25jZ==="), Refusal::WebSocketKey, 400),
+        (key("dGhlIHNhbXBsZSBub25jZ!=="), Refusal::WebSocketKey, 400),
+        (key("dGhlIHNhbXBsZSBub25jZQ==, x"), Refusal::WebSocketKey, 400),
+        (key("SGVsbG8sIHdvcmxkIQ=="), Refusal::WebSocketKey, 400),
+        (KEY.to_owned(), Refusal::WebSocketVersion, 426),
+        (version("8"), Refusal::WebSocketVersion, 426),
+        (version("013"), Refusal::WebSocketVersion, 426),
+        (version("13, 8"), Refusal::WebSocketVersion, 426),
+        (version("13\r\nSec-WebSocket-Version: 13"), Refusal::WebSocketVersion, 426),
+        (format!("Connection: Sec-WebSocket-Key\r\n{KEY}{VERSION}"), Refusal::WebSocketKey, 400),
+        (format!("Content-Length: 2\r\n{KEY}{VERSION}"), Refusal::WebSocketRequest, 400),
+        (format!("Transfer-Encoding: chunked\r\n{KEY}{VERSION}"), Refusal::WebSocketRequest, 400),
+    ] {
+        let offer = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        check(&format!("GET / HTTP/1.1\r\nHost: a\r\n{offer}{fields}\r\n"), expected, status);
+    }
+    let post = "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    for method in ["POST", "get", "HEAD"] {
+        check(&format!("{method} / HTTP/1.1\r\n{post}{KEY}{VERSION}\r\n"), Refusal::WebSocketRequest, 400);
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_status_without_body_announces_none() {
 
 #[test]
 fn head_and_304_have_a_length_without_a_body() {
-    let to = ResponseTo { head: true, upgrade: false };
+    let to = ResponseTo { head: true, websocket: false };
     let input = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
     let head = read(input, to).unwrap().unwrap();
     assert_eq!((head.framing, head.content_length), (BodyFraming::None, Some(5)));
@@ -72,13 +72,27 @@ fn head_and_304_have_a_length_without_a_body() {
 
 #[test]
 fn switching_protocols_needs_an_offer_and_its_fields() {
-    let offered = ResponseTo { head: false, upgrade: true };
-    let good = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    assert_eq!(read(good, offered).unwrap().unwrap().upgrade.as_slice(), [b"websocket"]);
-    assert_eq!(read(good, ResponseTo::default()).unwrap_err(), Refusal::Status);
-    for fields in
-        ["", "Upgrade: websocket\r\n", "Connection: upgrade\r\n", "Connection: upgrade\r\nUpgrade: h2c\r\n"]
-    {
+    let offered = ResponseTo { head: false, websocket: true };
+    let good = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\n";
+    let head = read(good, offered).unwrap().unwrap();
+    let mut out = Vec::new();
+    write_response(&head, TO_11, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    assert_eq!(read(good, ResponseTo::default()).unwrap_err(), Refusal::Status, "unasked for");
+    let fields = [
+        "",
+        "Upgrade: websocket\r\n",
+        "Connection: upgrade\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: marker\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n",
+        "Connection: keep-alive\r\nUpgrade: websocket\r\n",
+    ];
+    for fields in fields {
         let input = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
         assert_eq!(read(&input, offered).unwrap_err(), Refusal::Status, "{fields:?}");
     }

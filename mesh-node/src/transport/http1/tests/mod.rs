@@ -300,6 +300,9 @@ fn a_response_that_is_cut_short_ends_in_a_reset_or_in_an_error() {
     assert!(reset || answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
 }
 
+const HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
 #[test]
 fn a_websocket_passes_after_101() {
     let world = World::new();
@@ -315,9 +318,8 @@ fn a_websocket_passes_after_101() {
     });
     let (source, destination) = pair(&world, upgrades);
     let mut client = connect(source.address);
-    client
-        .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
-        .unwrap();
+    client.write_all(HANDSHAKE).unwrap();
+    client.write_all(b"early").unwrap();
     let (head, _) = read_message(&mut client).unwrap();
     assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("Upgrade: websocket"), "{head}");
     let mut back = [0; 7];

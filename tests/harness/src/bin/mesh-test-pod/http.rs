@@ -3,8 +3,8 @@
 //! It is no judge of what is well formed: whatever reaches it is reported, and the test decides. `/bytes/N` and
 //! `/chunked/N` answer with N bytes, `/status/N` with a status, `/close` ends the connection, `/trailers` sends one,
 //! `/delay/MS` waits, `/early` answers before the body is read, `/twice` answers twice; everything else describes
-//! the request. `/unfinished` answers without a length and `/switch` with 101; both
-//! then only wait for the caller to go.
+//! the request. `/unfinished` answers without a length and waits for the caller to go. `/switch` answers with 101 to
+//! whoever asks, and sends back what comes then; `/switch/N` with a head that is no valid 101, and waits.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -151,9 +151,22 @@ impl Connection<'_> {
                 self.write(format!("HTTP/1.0 200 Test\r\n\r\n{PLAINTEXT_MARKER}").as_bytes())?;
                 self.wait_for_the_end()
             }
-            "switch" => {
-                let head = "HTTP/1.1 101 Test\r\nconnection: upgrade\r\nupgrade: marker\r\n\r\n";
+            "switch" if number == 0 => {
+                let head = "HTTP/1.1 101 Test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
                 self.write(format!("{head}{PLAINTEXT_MARKER}").as_bytes())?;
+                self.echo()
+            }
+            "switch" => {
+                let heads = [
+                    "101 Test\r\n",
+                    "101 Test\r\nconnection: upgrade\r\n",
+                    "101 Test\r\nupgrade: websocket\r\n",
+                    "101 Test\r\nconnection: upgrade\r\nupgrade: h2c\r\n",
+                    "101 Test\r\nconnection: upgrade\r\nupgrade: websocket, h2c\r\n",
+                    "200 Test\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n",
+                    "426 Test\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n",
+                ];
+                self.write(format!("HTTP/1.1 {}\r\n", heads[(number - 1) % heads.len()]).as_bytes())?;
                 self.wait_for_the_end()
             }
             "twice" => {
@@ -166,6 +179,16 @@ impl Connection<'_> {
                     "head": head.text, "body_bytes": body_bytes,
                 });
                 self.respond(200, head, text.to_string().as_bytes())
+            }
+        }
+    }
+
+    fn echo(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = std::mem::take(&mut self.bytes);
+            self.write(&bytes)?;
+            if !self.fill()? {
+                return Ok(());
             }
         }
     }
