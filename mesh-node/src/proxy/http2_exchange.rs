@@ -118,6 +118,7 @@ impl Exchange for Http2Exchange {
                 (ResponseFlags::DownstreamDisconnect, end.ending.as_str())
             }
             (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
+            (Ending::IdleTimedOut, _) => (ResponseFlags::UpstreamTimeout, end.ending.as_str()),
             (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
         };
         if end.ending == Ending::NotTaken {
@@ -160,7 +161,10 @@ pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,
-        ConnectFailure::Closed | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
+        ConnectFailure::Closed
+        | ConnectFailure::NoExtendedConnect
+        | ConnectFailure::NoSwitch
+        | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
     }
 }
 

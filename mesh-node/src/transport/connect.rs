@@ -87,6 +87,12 @@ pub fn reset_on_close(socket: impl AsFd) {
     let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
+/// Undoes [`reset_on_close`]: what waits in the socket reaches the other side, and then the end.
+pub fn end_on_close(socket: impl AsFd) {
+    // Fails for no connected socket; then nothing waits in it.
+    let _ = sockopt::set_socket_linger(socket, None);
+}
+
 fn failure(error: Errno) -> ConnectFailure {
     match error {
         Errno::CONNREFUSED | Errno::CONNRESET => ConnectFailure::Refused,

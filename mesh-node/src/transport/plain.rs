@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::Shutdown;
 
 use super::connect;
 use super::outcome::CloseReason;
@@ -71,8 +71,7 @@ impl Plain {
     }
 
     fn end_in_good_order(&self) {
-        // Fails for no connected socket; then nothing waits in it.
-        let _ = sockopt::set_socket_linger(&self.0, None);
+        connect::end_on_close(&self.0);
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) struct Open {
     taking: Rc<Taking>,
 }
 
+/// An exchange that goes on in another protocol: the connection stays in use.
+pub(super) struct GoesOn(Rc<Activity>);
+
 /// Runs hyper's tasks for a connection that is served, each with the exchange that it is for.
 #[derive(Clone)]
 pub(super) struct Serving(pub(super) Rc<Activity>);
@@ -125,6 +128,11 @@ impl Activity {
         self.is_over.get()
     }
 
+    fn close_one(&self) {
+        self.open.set(self.open.get() - 1);
+        self.last.set(Instant::now());
+    }
+
     /// Whether an exchange is open.
     pub(super) fn is_open(&self) -> bool {
         self.open.get() > 0
@@ -167,6 +175,12 @@ impl Open {
         &self.taking
     }
 
+    /// The exchange goes on after its response's head, in another protocol.
+    pub(super) fn goes_on(&self) -> GoesOn {
+        self.activity.open.set(self.activity.open.get() + 1);
+        GoesOn(self.activity.clone())
+    }
+
     /// Whether it began too late to be served.
     pub(super) fn is_late(&self) -> bool {
         self.activity.is_over()
@@ -175,8 +189,13 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.activity.open.set(self.activity.open.get() - 1);
-        self.activity.last.set(Instant::now());
+        self.activity.close_one();
+    }
+}
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        self.0.close_one();
     }
 }
 

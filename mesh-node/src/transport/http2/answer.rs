@@ -1,9 +1,9 @@
 //! Answers of our own: an HTTP status, or for gRPC its status in a response that is trailers only.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use mesh_common::http1::{CHALLENGE, Refusal};
+use mesh_common::http1::{CHALLENGE, Refusal, WEBSOCKET_VERSION};
 
 use super::connect::ConnectFailure;
 
@@ -69,6 +69,13 @@ impl OwnAnswer {
                 reason: "request_timeout",
             };
         }
+        if let ConnectFailure::NoExtendedConnect | ConnectFailure::NoSwitch = failure {
+            let (status, text) = match failure {
+                ConnectFailure::NoSwitch => (StatusCode::BAD_GATEWAY, "upstream response is malformed"),
+                _ => (StatusCode::NOT_IMPLEMENTED, "upstream takes no WebSocket over HTTP/2"),
+            };
+            return Self { status, text, ..Self::unavailable(failure.reason()) };
+        }
         Self { text: "upstream connect error", ..Self::unavailable(failure.reason()) }
     }
 
@@ -91,6 +98,9 @@ impl OwnAnswer {
         headers.insert(REASON, HeaderValue::from_static(self.reason));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(WEBSOCKET_VERSION));
         }
         if is_grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -165,6 +165,17 @@ impl<E: Exchange> Record<E> {
         })
     }
 
+    /// After a change of protocol so many bytes passed: the caller's, the application's.
+    pub(super) fn passed(&mut self, [up, down]: [u64; 2]) {
+        self.request.count(up);
+        self.response_bytes += down;
+    }
+
+    /// It ends, and so.
+    pub(super) fn end_as(&mut self, ending: Ending) {
+        self.ending = ending;
+    }
+
     pub(super) fn hold(&mut self, held: Held) {
         self.held = held;
     }

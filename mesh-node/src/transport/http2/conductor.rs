@@ -155,6 +155,8 @@ pub enum Ending {
     NotTaken,
     /// The response broke off.
     UpstreamBroke,
+    /// Nothing moved for too long, after a change of protocol.
+    IdleTimedOut,
     /// It was cut off ([`Cut`]), answered or not.
     Cut,
 }
@@ -168,6 +170,7 @@ impl Ending {
             Self::CallerGone => "caller_gone",
             Self::NotTaken => NOT_TAKEN,
             Self::UpstreamBroke => "upstream_broke",
+            Self::IdleTimedOut => "idle_timed_out",
             Self::Cut => "no_longer_permitted",
         }
     }

@@ -1,10 +1,14 @@
 //! Connections to endpoints: the TCP connect that the conductor began, then TLS, then HTTP.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -13,11 +17,11 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::peers::Peers;
-use super::runtime::client_of;
+use super::runtime::{BEFORE_SETTINGS, client_of};
 use super::settings::Settings;
 use super::upload::RequestBody;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Unavailable};
@@ -52,6 +56,12 @@ pub enum ConnectFailure {
     /// The endpoint closed every new connection at once.
     #[error("the endpoint closes new connections")]
     Closed,
+    /// It serves no WebSocket over HTTP/2 (RFC 8441): it has not said so.
+    #[error("the endpoint takes no WebSocket over HTTP/2 (SETTINGS_ENABLE_CONNECT_PROTOCOL)")]
+    NoExtendedConnect,
+    /// It answered what would open a WebSocket that is none: a success without a valid switch, or a 101 unasked for.
+    #[error("the endpoint's answer is no valid change of protocol")]
+    NoSwitch,
     /// The caller took too long for the request's body.
     #[error("the request's body comes too slowly (--min-body-rate)")]
     SlowRequest,
@@ -72,6 +82,8 @@ impl ConnectFailure {
             Self::TooManyHandshakes => "too_many_handshakes",
             Self::NoIdentity(_) => "no_own_certificate",
             Self::Closed => "connection_closed",
+            Self::NoExtendedConnect => "no_extended_connect",
+            Self::NoSwitch => "no_valid_switch",
             Self::SlowRequest => "idle_timed_out",
             Self::Http(_) => "upstream_broke",
         }
@@ -88,6 +100,8 @@ impl ConnectFailure {
             Self::TooManyHandshakes
             | Self::NoIdentity(_)
             | Self::Closed
+            | Self::NoExtendedConnect
+            | Self::NoSwitch
             | Self::SlowRequest
             | Self::Http(_) => false,
         }
@@ -108,6 +122,8 @@ pub(super) struct TlsTo {
 }
 
 pub(super) type Sender2 = http2::SendRequest<RequestBody>;
+/// Whether the other side takes WebSockets; nothing until its settings are there.
+pub(super) type Said = Rc<dyn Fn() -> Option<bool>>;
 pub(super) type Sender1 = http1::SendRequest<RequestBody>;
 
 /// A connection that just began: how to ask on it, and the work that carries it.
@@ -141,7 +157,7 @@ pub(super) async fn http2_over_tls(
     tls: TlsTo,
     (identities, peers): (&Identities, &Rc<Peers>),
     settings: &Settings,
-) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
     let TlsTo { config, name, place, own_until } = tls;
     let stream = connected(dialled, settings).await?;
     let handshake = TlsConnector::from(config).connect(name, stream);
@@ -173,7 +189,7 @@ pub(super) async fn http2_over_tls(
 pub(super) async fn http2_in_the_clear(
     dialled: OwnedFd,
     settings: &Settings,
-) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
     http2_over(connected(dialled, settings).await?, settings).await
 }
 
@@ -190,13 +206,30 @@ pub(super) async fn http1_in_the_clear(
         .await
         .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
     let work: Work = Box::pin(async move {
-        // How it ended is told to the request that it carried.
-        let _ = connection.await;
+        // How it ended is told to the request that it carried. What it may change to is taken out of it.
+        let _ = connection.with_upgrades().await;
     });
     Ok(Begun { sender, work, until: None })
 }
 
-async fn http2_over<T>(stream: T, settings: &Settings) -> Result<Begun<Sender2, Work>, ConnectFailure>
+/// Whether the other side takes WebSockets over HTTP/2 (RFC 8441), which its settings say: they are waited for. One that is
+/// gone does, for all that is known.
+pub(super) async fn takes_websockets(said: &Said, settings: &Settings) -> bool {
+    const LONGEST: Duration = Duration::from_millis(50);
+    // Nobody tells when they come. It is once for each connection, a round trip after it began.
+    let mut pause = Duration::from_millis(1);
+    let deadline = Instant::now() + settings.handshake_timeout;
+    loop {
+        match said() {
+            Some(takes) => return takes,
+            None if Instant::now() >= deadline => return false,
+            None => sleep(pause).await,
+        }
+        pause = (2 * pause).min(LONGEST);
+    }
+}
+
+async fn http2_over<T>(stream: T, settings: &Settings) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -206,11 +239,21 @@ where
         .await
         .map_err(|_| ConnectFailure::HandshakeTimeout)?
         .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+    let connection = Rc::new(RefCell::new(connection));
+    let seen = Rc::downgrade(&connection);
+    let said: Said = Rc::new(move || {
+        let Some(connection) = seen.upgrade() else { return Some(true) };
+        let connection = connection.borrow();
+        let are_there = connection.current_max_send_streams() != BEFORE_SETTINGS;
+        let takes = connection.is_extended_connect_protocol_enabled();
+        (takes || are_there).then_some(takes)
+    });
     let work: Work = Box::pin(async move {
         // How it ended is told to the requests that it carried.
-        let _: Result<(), hyper::Error> = connection.await;
+        let ended = poll_fn(|context| Pin::new(&mut *connection.borrow_mut()).poll(context));
+        let _: Result<(), hyper::Error> = ended.await;
     });
-    Ok(Begun { sender, work, until: None })
+    Ok(Begun { sender: (sender, said), work, until: None })
 }
 
 /// Why TLS did not come about, in one word.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use h2::Reason;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, StripList};
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
@@ -25,7 +26,7 @@ use super::activity::Open;
 use super::answer::{OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record};
 use super::conductor::{Conductor, Ending, Exchange as _, RefusedUnseen};
-use super::connect::{ConnectFailure, http1_in_the_clear, tls_to};
+use super::connect::{ConnectFailure, http1_in_the_clear, takes_websockets, tls_to};
 use super::cut::{Cut, Half};
 use super::pace::Wanted;
 use super::peers::Peers;
@@ -36,6 +37,7 @@ use super::resends::Resends;
 use super::settings::Settings;
 use super::sources::Sources;
 use super::upload::{RequestBody, Upload};
+use super::{switched, websocket};
 use crate::identity::Identities;
 use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::tasks;
@@ -89,10 +91,12 @@ pub(super) async fn serve<C: Conductor>(
     shared: Rc<Shared>,
     conductor: Rc<C>,
     open: Open,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Answer<C>, h2::Error> {
+    let way = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, incoming) = request.into_parts();
-    let asked = Asked { is_grpc: is_grpc(&parts.headers), is_head: parts.method == Method::HEAD };
+    let is_grpc = way.is_none() && is_grpc(&parts.headers);
+    let asked = Asked { is_grpc, is_head: parts.method == Method::HEAD };
     if open.is_late() {
         conductor.late(asked_for(&parts));
         return Err(Reason::REFUSED_STREAM.into());
@@ -117,18 +121,27 @@ pub(super) async fn serve<C: Conductor>(
         answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => answered,
     };
     Ok(match answered {
-        Ok(response) => upstreams::<C>(response, record, open),
+        Ok(response) => upstreams::<C>(response, way, (record, cut), open, &shared.settings),
         Err(answer) => own::<C>(answer, asked, Some(record), open),
     })
 }
 
 fn upstreams<C: Conductor>(
     response: Response<Incoming>,
-    mut record: Record<C::Exchange>,
+    way: Option<OnUpgrade>,
+    (mut record, cut): (Record<C::Exchange>, Cut),
     open: Open,
+    settings: &Settings,
 ) -> Answer<C> {
     let (mut head, incoming) = response.into_parts();
     remove_connection_fields(&mut head.headers);
+    if let (Some(caller), Some(application)) = (way, head.extensions.remove::<OnUpgrade>()) {
+        // As Envoy counts it, and as it is over HTTP/1.1.
+        record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        switched::carry((caller, application), (record, cut, open.goes_on()), settings);
+        let body = AnswerBody::own(None, None, &head.headers, open);
+        return Response::from_parts(head, body);
+    }
     record.answered(head.status);
     let body = AnswerBody::upstream(incoming, record, &head.headers, open);
     Response::from_parts(head, body)
@@ -163,6 +176,7 @@ async fn answer<C: Conductor>(
     is_grpc: bool,
 ) -> Result<Response<Incoming>, OwnAnswer> {
     let mut request = request;
+    let is_handshake = websocket::is_handshake(&request.0);
     let mut tried = Tried::new();
     let mut plan = decide(conductor, &request.0, record, &tried)?;
     if let Some(said) = conductor.client_certificate(&plan) {
@@ -178,7 +192,10 @@ async fn answer<C: Conductor>(
         }
         let Unsent { request: unsent, failure } =
             match send(shared, conductor, (&plan, is_grpc), request, record).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    let proper = websocket::proper(response, is_handshake);
+                    return proper.map_err(|failure| conductor.unreachable(record.exchange(), &failure));
+                }
                 Err(unsent) => unsent,
             };
         tried.push(plan.address());
@@ -221,6 +238,9 @@ async fn send<C: Conductor>(
     let pod = conductor.pod();
     let key = key_of(&**conductor, plan);
     if !is_grpc && speaks_http1(plan) {
+        if websocket::is_handshake(&request.0) {
+            return send_upgrade(shared, conductor, plan, request).await;
+        }
         return send_http1(shared, conductor, plan, key, request, record).await;
     }
     let begin = || match plan {
@@ -259,6 +279,7 @@ async fn send_http2<C: Conductor>(
 ) -> Result<Response<Incoming>, Unsent> {
     let (parts, mut body) = request;
     let upload = body.upload();
+    let is_handshake = websocket::is_handshake(&parts);
     let mut refused = RefusedBy::new();
     let mut left = MOST_SENDS;
     shared.resends.asked(key);
@@ -270,7 +291,14 @@ async fn send_http2<C: Conductor>(
         let connection = lease.place.connection();
         record.hold(Held::Place(lease.place));
         left -= 1;
-        let request = Request::from_parts(parts.clone(), body);
+        let mut sent = parts.clone();
+        if is_handshake {
+            if !takes_websockets(&lease.said, &shared.settings).await {
+                return Err(Unsent { request: None, failure: ConnectFailure::NoExtendedConnect });
+            }
+            websocket::as_connect(&mut sent);
+        }
+        let request = Request::from_parts(sent, body);
         let error = match lease.sender.try_send_request(request).await {
             Ok(response) => {
                 upload.seen();
@@ -382,6 +410,26 @@ async fn send_http1<C: Conductor>(
         let fresh = connect_http1(shared, conductor, plan).await;
         sender = fresh.map_err(|failure| Unsent { request: None, failure })?;
     }
+}
+
+/// A WebSocket's handshake, on a connection of its own.
+async fn send_upgrade<C: Conductor>(
+    shared: &Rc<Shared>,
+    conductor: &Rc<C>,
+    plan: &Plan,
+    request: (Parts, RequestBody),
+) -> Result<Response<Incoming>, Unsent> {
+    request.1.upload().seen();
+    let mut sender = match connect_http1(shared, conductor, plan).await {
+        Ok(sender) => sender,
+        Err(failure) => return Err(Unsent { request: Some(request), failure }),
+    };
+    let mut request = for_http1(request);
+    let key = websocket::as_upgrade(request.headers_mut());
+    let answered = sender.try_send_request(request).await;
+    let answered = answered.map_err(|error| ConnectFailure::Http(Rc::new(error.into_error())));
+    let answered = answered.and_then(|response| websocket::switched(response, &key));
+    answered.map_err(|failure| Unsent { request: None, failure })
 }
 
 async fn connect_http1<C: Conductor>(

@@ -1,4 +1,4 @@
-//! HTTP/2 and gRPC: hyper and h2 on the core's own runtime.
+//! HTTP/2, gRPC and WebSocket over HTTP/2: hyper and h2 on the core's own runtime.
 //!
 //! In: a connection that begins with the HTTP/2 preface or with our TLS, and a [`Conductor`] for it. Each request is
 //! brought into one form, shown to the conductor, and sent where its `Plan` says: over HTTP/2 in mutual TLS to the
@@ -24,8 +24,10 @@ mod runtime;
 mod serve;
 mod settings;
 mod sources;
+mod switched;
 mod taking;
 mod upload;
+mod websocket;
 
 pub use answer::{OwnAnswer, is_grpc_type};
 pub use conductor::{Conductor, End, Ending, Exchange, RefusedUnseen};

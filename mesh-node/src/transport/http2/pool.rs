@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connect::{Begun, ConnectFailure, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
+use super::connect::{Begun, ConnectFailure, Said, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
 use super::peers::Peers;
 use super::settings::Settings;
 use crate::identity::Identities;
@@ -53,6 +53,7 @@ pub(super) enum Connecting {
 /// A place on a connection for one request.
 pub(super) struct Lease {
     pub(super) sender: Sender2,
+    pub(super) said: Said,
     pub(super) place: Place,
 }
 
@@ -85,6 +86,7 @@ type Outcome = watch::Receiver<Option<Result<(), ConnectFailure>>>;
 
 struct Live {
     sender: Sender2,
+    said: Said,
     load: Rc<Load>,
     /// The trust bundle under which the peer was verified; `None` in the clear.
     generation: Option<u64>,
@@ -159,7 +161,8 @@ impl Pool {
         if is_full && may_open {
             return None;
         }
-        Some(Lease { sender: least.sender.clone(), place: Place::take(&least.load) })
+        let place = Place::take(&least.load);
+        Some(Lease { sender: least.sender.clone(), said: least.said.clone(), place })
     }
 
     fn connect(self: &Rc<Self>, key: &Key, endpoint: &Rc<Endpoint>, connecting: Connecting) -> Outcome {
@@ -179,8 +182,10 @@ impl Pool {
                 Ok(begun) => {
                     let load = Rc::new(Load { open: Cell::new(0), last_used: Cell::new(Instant::now()) });
                     let retire = begun.until.map(|until| pool.retire_in(until));
+                    let (sender, said) = begun.sender;
                     endpoint.live.borrow_mut().push(Live {
-                        sender: begun.sender,
+                        sender,
+                        said,
                         load: load.clone(),
                         generation: retire.map(|_| generation),
                     });
@@ -245,7 +250,7 @@ impl Pool {
 }
 
 impl Connecting {
-    async fn run(self, pool: &Pool) -> Result<Begun<Sender2, Work>, ConnectFailure> {
+    async fn run(self, pool: &Pool) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
         match self {
             Self::Tls(dialled, tls) => {
                 http2_over_tls(dialled, tls, (&pool.identities, &pool.peers), &pool.settings).await

@@ -9,10 +9,12 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE};
 use http::request::Parts;
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
-use mesh_common::http1::{Authority, Refusal, StripList};
+use mesh_common::http1::{Authority, Refusal, StripList, WEBSOCKET};
 use mesh_common::model::path::{NormalPath, RequestTarget};
 use mesh_common::model::{HeadEdits, RequestFacts};
 use smallvec::SmallVec;
+
+use super::websocket;
 
 /// Brings a request into its one form.
 ///
@@ -20,7 +22,7 @@ use smallvec::SmallVec;
 /// [`Refusal`] for a request that is answered and not decided.
 pub(super) fn normalise(parts: &mut Parts, strip: &[&str], max_fields: usize) -> Result<(), Refusal> {
     if parts.method == Method::CONNECT {
-        return Err(Refusal::Connect);
+        websocket::as_get(parts)?;
     }
     if parts.headers.len() > max_fields {
         return Err(Refusal::TooManyFields);
@@ -49,6 +51,9 @@ pub(super) fn facts<T>(parts: &Parts, judge: impl FnOnce(&RequestFacts<'_>) -> T
     let mut headers: SmallVec<[(&[u8], &[u8]); 32]> = SmallVec::new();
     headers.push((b"host", host));
     headers.extend(parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())));
+    if websocket::is_handshake(parts) {
+        headers.push((b"upgrade", WEBSOCKET.as_bytes()));
+    }
     let (method, query) = (parts.method.as_str().as_bytes(), parts.uri.query().map(str::as_bytes));
     judge(&RequestFacts {
         method,

@@ -30,6 +30,8 @@ pub(super) fn server_of<E: Clone>(executor: E, settings: &Settings) -> server::B
         .timer(TokioTimer::new())
         // What the application says is passed on as it is, its date or the lack of one too.
         .auto_date_header(false)
+        // RFC 8441: a WebSocket may be opened by CONNECT. What else CONNECT asks for is refused.
+        .enable_connect_protocol()
         .max_concurrent_streams(settings.max_concurrent_streams)
         .max_header_list_size(settings.max_header_list)
         .initial_stream_window_size(settings.stream_window)
@@ -44,11 +46,16 @@ pub(super) fn server_of<E: Clone>(executor: E, settings: &Settings) -> server::B
     builder
 }
 
+/// Streams that we begin before the other side has said how many it takes. A number that nobody else says: any other one
+/// tells that its settings are there.
+pub(super) const BEFORE_SETTINGS: usize = 97;
+
 /// How we ask.
 pub(super) fn client_of(settings: &Settings) -> client::Builder<OnThisCore> {
     let mut builder = client::Builder::new(OnThisCore);
     builder
         .timer(TokioTimer::new())
+        .initial_max_send_streams(BEFORE_SETTINGS)
         .max_header_list_size(settings.max_header_list)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)

@@ -139,6 +139,11 @@ impl Upload {
         self.cut.look_again(Half::Request);
     }
 
+    /// After a change of protocol the caller has sent so many.
+    pub(super) fn count(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
     /// Whether it came too slowly, and was broken off.
     pub(super) fn is_slow(&self) -> bool {
         self.is_slow.get()

@@ -8,4 +8,5 @@ mod forms;
 mod slow;
 mod unseen;
 mod untaken;
+mod websockets;
 mod world;
