@@ -3,6 +3,8 @@
 //! Comes in: values parsed once, by `control::translate` or from the wire. Goes out: the same values, shared by
 //! reference. Nothing here is serialized; wire and dump types are separate and convert.
 
+pub mod client_hello;
+pub mod detection;
 pub mod endpoint;
 pub mod external;
 pub mod facts;
@@ -20,6 +22,8 @@ pub(crate) mod samples;
 pub mod service;
 pub mod workload;
 
+pub use client_hello::ServerName;
+pub use detection::{Detector, Found, Spoken};
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 pub use external::{AuthorizerProtocol, Custom, ExternalAuthorizer, HttpCheck, IncludedBody};
 pub use facts::{

@@ -28,7 +28,7 @@ mod vectors;
 
 pub use credit::{Credit, INITIAL_WINDOW, MAX_WINDOW};
 pub use frame::{Frame, FrameError, HEADER, MAX_PAYLOAD, MAX_RECORD, StreamId, frames};
-pub use hello::{Hello, MAX_HELLO, hello};
+pub use hello::{Hello, hello};
 pub use open::{Open, OpenError, StreamKind, StreamToken};
 pub use outbox::Outbox;
 pub use reason::{GoAwayReason, ResetReason};

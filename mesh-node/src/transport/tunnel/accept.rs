@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use mesh_common::model::Direction;
-use mesh_common::tunnel::{Hello, MAX_HELLO, hello};
+use mesh_common::model::client_hello::MAX_HELLO;
+use mesh_common::tunnel::{Hello, hello};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -275,9 +276,9 @@ impl<C: Conductor> Engine<C> {
     }
 }
 
-fn peek(socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
+pub(super) fn peek(socket: impl AsFd, room: &mut [u8]) -> Result<usize, Errno> {
     loop {
-        match rustix::net::recv(socket, &mut *room, RecvFlags::PEEK) {
+        match rustix::net::recv(&socket, &mut *room, RecvFlags::PEEK) {
             Ok((_, length)) => return Ok(length),
             Err(Errno::AGAIN) => return Ok(0),
             Err(Errno::INTR) => {}
