@@ -12,8 +12,8 @@ use mesh_common::model::policy::{Action, Match, Mode, Operation, Pattern, Rule, 
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
 use mesh_common::model::{
     AuthorizationPolicy, ConnectionFacts, Direction, NamespacedName, PeerIdentity, PodDetails, Protocol,
-    RequestFacts, RequestTarget, Service, ServicePort, SpiffeId, TargetPort, TrustDomain, Workload,
-    WorkloadUid,
+    RequestFacts, RequestTarget, ServerName, Service, ServicePort, SpiffeId, TargetPort, TrustDomain,
+    Workload, WorkloadUid,
 };
 use mesh_common::route::{Choice, Load};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
@@ -213,6 +213,7 @@ fn outbound() -> ConnectionFacts {
         certificate: None,
         local,
         claimed_dst: None,
+        server_name: ServerName::Unknown,
     }
 }
 
@@ -226,6 +227,7 @@ fn inbound() -> ConnectionFacts {
         peer: PeerIdentity::Verified(caller.identity),
         certificate: None,
         claimed_dst: Some(SocketAddr::new(cluster_ip(0), 80)),
+        server_name: ServerName::Unknown,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::client_hello::ServerName;
 use super::identity::SpiffeId;
 use super::name::Text;
 use super::path::NormalPath;
@@ -48,6 +49,8 @@ pub struct ConnectionFacts {
     pub certificate: Option<Arc<CertificateHash>>,
     /// Inbound, from OPEN: the Service address that the application dialled. A hint until the tables confirm it.
     pub claimed_dst: Option<SocketAddr>,
+    /// Inbound: the name that the application's own TLS asks for, from the bytes that its client sent.
+    pub server_name: ServerName,
 }
 
 /// What is known of one HTTP request when it is decided. Bytes are as they will be forwarded.

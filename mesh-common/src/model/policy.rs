@@ -144,6 +144,8 @@ pub enum Condition {
     DestinationIp(Match<IpNet>),
     /// `destination.port`.
     DestinationPort(Match<u16>),
+    /// `connection.sni`: the name that the application's own TLS asks for; without regard to case.
+    ConnectionServerName(Match<Pattern>),
     /// `request.auth.principal`.
     RequestPrincipal(Match<Pattern>),
     /// `request.auth.audiences`; each by itself.
@@ -260,6 +262,11 @@ impl Rule {
             || self.when.iter().any(Condition::speaks_of_requests)
     }
 
+    /// Whether it asks for the name that a connection's TLS names.
+    pub fn speaks_of_server_names(&self) -> bool {
+        self.when.iter().any(|condition| matches!(condition, Condition::ConnectionServerName(_)))
+    }
+
     /// Whether it asks for something that only a request has in each of its alternatives.
     pub fn always_needs_a_request(&self) -> bool {
         let every_source = !self.from.is_empty() && self.from.iter().all(Source::speaks_of_requests);
@@ -296,7 +303,8 @@ impl Condition {
             | Self::SourcePrincipal(_)
             | Self::SourceServiceAccount(_)
             | Self::DestinationIp(_)
-            | Self::DestinationPort(_) => false,
+            | Self::DestinationPort(_)
+            | Self::ConnectionServerName(_) => false,
         }
     }
 }

@@ -111,6 +111,7 @@ pub(crate) fn outbound(local: &Arc<Workload>, dialled: &str) -> ConnectionFacts 
         peer: PeerIdentity::Verified(local.identity.clone()),
         certificate: None,
         claimed_dst: None,
+        server_name: ServerName::Unknown,
     }
 }
 
@@ -124,5 +125,6 @@ pub(crate) fn inbound(local: &Arc<Workload>, port: u16, caller: &Workload) -> Co
         peer: PeerIdentity::Verified(caller.identity.clone()),
         certificate: None,
         claimed_dst: None,
+        server_name: ServerName::Unknown,
     }
 }

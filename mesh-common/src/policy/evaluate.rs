@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::denial::{Denial, DenialReason, ExternalDenial, PolicyKind, PolicyName};
 use super::matching::{Answer, Breadth, Layer7, Subject};
 use crate::model::policy::Action;
-use crate::model::{AuthorizationPolicy, Text};
+use crate::model::{AuthorizationPolicy, ServerName, Text};
 use crate::snapshot::{Effect, EffectRules, PolicySet, Query, RuleId};
 
 /// A rule of a policy.
@@ -70,6 +70,15 @@ struct Question<'q, 'a> {
 pub(super) fn evaluate<'a>(sets: &[&'a PolicySet], subject: &Subject<'_>) -> Result<Allowed<'a>, Denial> {
     let about_request = sets.iter().any(|set| set.speaks_of_requests());
     subject.query(about_request, |query| Question { sets, subject, query }.answer())
+}
+
+/// Whether the decision waits for the name that the connection's TLS names: some rule that is in force may match, if
+/// only the name does.
+pub(super) fn depends_on_server_name(sets: &[&PolicySet], subject: &Subject<'_>) -> bool {
+    let any_name = &Subject { server_name: &ServerName::Unknown, ..*subject };
+    let may_match =
+        |set: &PolicySet, id: &RuleId| any_name.matches(set.rule(*id), Breadth::Broad) != Answer::No;
+    sets.iter().any(|set| set.of_server_names().iter().any(|id| may_match(set, id)))
 }
 
 impl<'a> Question<'_, 'a> {
@@ -197,7 +206,18 @@ impl<'a> Question<'_, 'a> {
         }
     }
 
+    /// What policies found that refuse nothing. No connection waits for them: a name that is not known is none.
     fn findings(&self, allow: &Opinion<'a>) -> AuditFindings<'a> {
+        match self.subject.server_name {
+            ServerName::Unknown => {
+                let subject = &Subject { server_name: &ServerName::Absent, ..*self.subject };
+                Question { subject, ..*self }.findings_by_now(allow)
+            }
+            ServerName::Absent | ServerName::Name(_) => self.findings_by_now(allow),
+        }
+    }
+
+    fn findings_by_now(&self, allow: &Opinion<'a>) -> AuditFindings<'a> {
         let mut findings = AuditFindings::new();
         for set in self.sets {
             self.audited(set, &mut findings);

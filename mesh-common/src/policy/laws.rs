@@ -16,7 +16,7 @@ use crate::model::policy::{
 };
 use crate::model::samples::{at, ip, pattern};
 use crate::model::{
-    AuthorizationPolicy, Custom, NamespacedName, RequestFacts, RequestTarget, SpiffeId, Text,
+    AuthorizationPolicy, Custom, NamespacedName, RequestFacts, RequestTarget, ServerName, SpiffeId, Text,
 };
 use crate::snapshot::{Delta, Effect, PolicySet, Snapshot, Tables};
 
@@ -101,6 +101,7 @@ fn condition() -> impl Strategy<Value = Condition> {
         texts(&ACCOUNTS).prop_map(Condition::SourceServiceAccount),
         blocks().prop_map(Condition::DestinationIp),
         ports().prop_map(Condition::DestinationPort),
+        texts(&["*", "a.example", "*.example", "a.*"]).prop_map(Condition::ConnectionServerName),
     ]
 }
 
@@ -137,7 +138,7 @@ fn policy() -> impl Strategy<Value = AuthorizationPolicy> {
 }
 
 /// Policies `p0`, `p1`, ...
-fn policies() -> impl Strategy<Value = Vec<AuthorizationPolicy>> {
+pub(super) fn policies() -> impl Strategy<Value = Vec<AuthorizationPolicy>> {
     vec(policy(), 0..6).prop_map(|mut policies| {
         for (index, policy) in policies.iter_mut().enumerate() {
             policy.name = NamespacedName::new("shop", format!("p{index}"));
@@ -148,10 +149,11 @@ fn policies() -> impl Strategy<Value = Vec<AuthorizationPolicy>> {
 
 /// Who asks for what.
 #[derive(Clone, Debug)]
-struct Caller {
+pub(super) struct Caller {
     identity: Option<SpiffeId>,
     source: &'static str,
     port: u16,
+    pub(super) server_name: ServerName,
     layer7: &'static str,
     target: &'static str,
     host: &'static str,
@@ -160,34 +162,41 @@ struct Caller {
     allowed_by: Option<Text>,
 }
 
-fn caller() -> impl Strategy<Value = Caller> {
+pub(super) fn caller() -> impl Strategy<Value = Caller> {
     let identity = option::of(select(&["td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/b/sa/x", "td/ns/c/sa/z"][..]));
     let layer7 = select(&["opaque", "pending", "request", "request"][..]);
     let request = (select(&TARGETS[..]), select(&AUTHORITIES[..]), select(&["GET", "POST", "get"][..]));
+    let server_name = option::of(select(&["a.example", "b.example", "c"][..]))
+        .prop_map(|name| name.map_or(ServerName::Absent, |name| ServerName::Name(name.into())));
     (
         identity,
         select(&SOURCES[..]),
-        select(&[80u16, 8080][..]),
+        (select(&[80u16, 8080][..]), server_name),
         layer7,
         request,
         vec(select(&FIELDS[..]), 0..3),
         option::of(select(&["opa", "other"][..]).prop_map(Text::from)),
     )
-        .prop_map(|(identity, source, port, layer7, (target, host, method), roles, allowed_by)| Caller {
-            identity: identity.map(|principal| format!("spiffe://{principal}").parse().unwrap()),
-            source,
-            port,
-            layer7,
-            target,
-            host,
-            method,
-            roles,
-            allowed_by,
-        })
+        .prop_map(
+            |(identity, source, (port, server_name), layer7, (target, host, method), roles, allowed_by)| {
+                Caller {
+                    identity: identity.map(|principal| format!("spiffe://{principal}").parse().unwrap()),
+                    source,
+                    port,
+                    server_name,
+                    layer7,
+                    target,
+                    host,
+                    method,
+                    roles,
+                    allowed_by,
+                }
+            },
+        )
 }
 
 impl Caller {
-    fn ask<R>(&self, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
+    pub(super) fn ask<R>(&self, ask: impl FnOnce(&Subject<'_>) -> R) -> R {
         let path = RequestTarget::parse(self.target.as_bytes()).unwrap().path;
         let headers: Vec<_> = self.roles.iter().map(|role| (b"X-Role".as_slice(), role.as_bytes())).collect();
         let request = RequestFacts {
@@ -205,6 +214,7 @@ impl Caller {
             identity: self.identity.as_ref(),
             source: ip(self.source),
             destination,
+            server_name: &self.server_name,
             layer7: match self.layer7 {
                 "opaque" => Layer7::Opaque,
                 "pending" => Layer7::Pending,
@@ -214,7 +224,7 @@ impl Caller {
     }
 }
 
-fn snapshot(policies: &[AuthorizationPolicy]) -> Snapshot {
+pub(super) fn snapshot(policies: &[AuthorizationPolicy]) -> Snapshot {
     let mut tables = Tables::default();
     tables.apply(Delta::UpsertWorkload(Arc::new(crate::model::samples::pod("api", "b", "10.0.0.9"))));
     for policy in policies {
@@ -223,7 +233,7 @@ fn snapshot(policies: &[AuthorizationPolicy]) -> Snapshot {
     tables.snapshot()
 }
 
-fn sets(snapshot: &Snapshot) -> crate::snapshot::PolicySets<'_> {
+pub(super) fn sets(snapshot: &Snapshot) -> crate::snapshot::PolicySets<'_> {
     let uid = crate::model::WorkloadUid("api".into());
     snapshot.policy_sets(&uid, at("10.0.0.9:80")).unwrap()
 }

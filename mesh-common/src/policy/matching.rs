@@ -13,7 +13,7 @@ use super::end_user::{audiences_match, claim_matches, presenter_matches, princip
 use super::header::field_matches;
 use super::host::{host_matches, host_of};
 use crate::model::policy::{Condition, Match, Operation, Pattern, Rule, Source};
-use crate::model::{NormalPath, RequestFacts, SpiffeId};
+use crate::model::{NormalPath, RequestFacts, ServerName, SpiffeId};
 use crate::snapshot::{Query, RequestQuery};
 
 /// What rules are compared with.
@@ -22,6 +22,7 @@ pub(super) struct Subject<'a> {
     pub(super) identity: Option<&'a SpiffeId>,
     pub(super) source: IpAddr,
     pub(super) destination: SocketAddr,
+    pub(super) server_name: &'a ServerName,
     pub(super) layer7: Layer7<'a>,
 }
 
@@ -72,7 +73,7 @@ impl From<bool> for Answer {
 impl Subject<'_> {
     /// Calls `ask` with what an index of rules is asked, if need be about the request too.
     pub(super) fn query<R>(&self, about_request: bool, ask: impl FnOnce(&Query<'_>) -> R) -> R {
-        let Self { identity, source, destination, layer7 } = *self;
+        let Self { identity, source, destination, server_name: _, layer7 } = *self;
         let query = Query { identity, source, port: destination.port(), request: None };
         let request = match layer7 {
             Layer7::Request(request) if about_request => request,
@@ -170,6 +171,7 @@ impl Subject<'_> {
             }
             Condition::DestinationIp(blocks) => address_matches(blocks, self.destination.ip()),
             Condition::DestinationPort(ports) => port_matches(ports, self.destination.port()),
+            Condition::ConnectionServerName(values) => server_name_matches(values, self.server_name, breadth),
         }
         .into()
     }
@@ -201,6 +203,18 @@ fn text_matches(list: &Match<Pattern>, value: Option<&str>) -> bool {
     holds(list, Breadth::Narrow, |pattern, _| {
         value.is_some_and(|value| pattern_matches(pattern, value.as_bytes(), Case::Sensitive))
     })
+}
+
+/// A name that is not known may be any: it matches what refuses, and nothing that permits. None at all matches no
+/// value, as in Istio.
+fn server_name_matches(values: &Match<Pattern>, name: &ServerName, breadth: Breadth) -> bool {
+    match name {
+        ServerName::Unknown => breadth == Breadth::Broad,
+        ServerName::Absent => values.any_of.is_empty(),
+        ServerName::Name(name) => holds(values, Breadth::Narrow, |pattern, _| {
+            pattern_matches(pattern, name.as_bytes(), Case::Insensitive)
+        }),
+    }
 }
 
 fn address_matches(list: &Match<IpNet>, address: IpAddr) -> bool {

@@ -27,7 +27,9 @@ use std::sync::Arc;
 
 use self::matching::{Layer7, Subject};
 use crate::model::policy::{Action, MutualTls};
-use crate::model::{ConnectionFacts, Direction, ExternalAuthorizer, Protocol, RequestFacts, Workload};
+use crate::model::{
+    ConnectionFacts, Direction, ExternalAuthorizer, Protocol, RequestFacts, ServerName, Workload,
+};
 use crate::resolve::{self, Destination, Target};
 use crate::snapshot::Snapshot;
 
@@ -119,11 +121,35 @@ pub fn authorize_connection<'a>(
     facts: &'a ConnectionFacts,
     destination: &'a Destination,
 ) -> Result<Permit<'a>, Denial> {
-    let layer7 = match destination.protocol {
-        Protocol::Tcp | Protocol::Tls => Layer7::Opaque,
-        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Pending,
+    authorize(snapshot, facts, destination, layer7_of(destination.protocol))
+}
+
+/// Whether nothing can be decided about a connection before its client's first bytes are seen: a rule that may match it
+/// asks for the name in its ClientHello, or its port declares nothing and rules ask for requests.
+pub fn waits_for_first_bytes(
+    snapshot: &Snapshot,
+    facts: &ConnectionFacts,
+    destination: &Destination,
+) -> bool {
+    let (Target::Local(local), Direction::Inbound) = (&destination.target, facts.direction) else {
+        return false;
     };
-    authorize(snapshot, facts, destination, layer7)
+    if destination.protocol.is_http() || facts.server_name != ServerName::Unknown {
+        return false;
+    }
+    let Some(sets) = snapshot.policy_sets(&local.uid, destination.address) else { return false };
+    let layer7 = layer7_of(destination.protocol);
+    let subject = Subject {
+        identity: facts.peer.verified(),
+        source: facts.client_ip(),
+        destination: destination.address,
+        server_name: &facts.server_name,
+        layer7,
+    };
+    evaluate::depends_on_server_name(&sets, &subject)
+        || destination.protocol == Protocol::Undeclared
+            && authorize_connection(snapshot, facts, destination)
+                .is_ok_and(|permit| permit.requests() == Requests::NeedDecision)
 }
 
 /// Decides whether a request may proceed, on a connection that was permitted.
@@ -192,6 +218,14 @@ pub fn recheck(snapshot: &Snapshot, facts: &ConnectionFacts, carried: CarriedAs)
     }
 }
 
+/// What is known of the requests of a connection before there are any.
+fn layer7_of(protocol: Protocol) -> Layer7<'static> {
+    match protocol {
+        Protocol::Tcp | Protocol::Tls => Layer7::Opaque,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Pending,
+    }
+}
+
 fn authorize<'a>(
     snapshot: &'a Snapshot,
     facts: &'a ConnectionFacts,
@@ -211,7 +245,14 @@ fn authorize<'a>(
     let gone = || Denial::unknown(resolve::UnknownTarget::LocalGone);
     let sets = snapshot.policy_sets(&local.uid, destination.address).ok_or_else(gone)?;
     let identity = facts.peer.verified();
-    let subject = Subject { identity, source: facts.client_ip(), destination: destination.address, layer7 };
+    let server_name = match layer7 {
+        // What is read as HTTP in the clear begins with no ClientHello.
+        Layer7::Request(_) => &ServerName::Absent,
+        _ if destination.protocol.is_http() => &ServerName::Absent,
+        Layer7::Opaque | Layer7::Pending => &facts.server_name,
+    };
+    let (source, address) = (facts.client_ip(), destination.address);
+    let subject = Subject { identity, source, destination: address, server_name, layer7 };
     let allowed = evaluate::evaluate(&sets, &subject)?;
     // A token that does not hold is refused, whatever rules say: each request is looked at.
     let asks_for_tokens = matches!(layer7, Layer7::Pending)

@@ -330,7 +330,7 @@ fn an_endpoint_in_the_host_network_is_reached_in_the_clear() {
 fn what_every_connection_carries_is_small() {
     assert!(size_of::<crate::model::SpiffeId>() == size_of::<usize>());
     for (name, size, limit) in [
-        ("ConnectionFacts", size_of::<crate::model::ConnectionFacts>(), 128),
+        ("ConnectionFacts", size_of::<crate::model::ConnectionFacts>(), 152),
         ("Destination", size_of::<resolve::Destination>(), 80),
         ("Permit", size_of::<Permit<'_>>(), 112),
         ("Denial", size_of::<crate::policy::Denial>(), 64),

@@ -12,6 +12,8 @@ pub struct PolicySet {
     policies: Vec<Arc<AuthorizationPolicy>>,
     by_effect: [EffectRules; Effect::ALL.len()],
     speaks_of_requests: bool,
+    /// Rules that are in force and ask for the name that a connection's TLS names.
+    of_server_names: Vec<RuleId>,
 }
 
 /// What a policy does, by its action and mode.
@@ -82,7 +84,8 @@ impl PolicySet {
         }
         let by_effect = Effect::ALL.map(|effect| EffectRules::new(&policies, effect));
         let speaks_of_requests = by_effect.iter().any(|rules| !rules.of_requests.is_empty());
-        Some(Arc::new(Self { policies, by_effect, speaks_of_requests }))
+        let of_server_names = of_server_names(&policies);
+        Some(Arc::new(Self { policies, by_effect, speaks_of_requests, of_server_names }))
     }
 
     /// The policies, by name.
@@ -105,10 +108,28 @@ impl PolicySet {
         self.speaks_of_requests
     }
 
+    /// Rules that are in force and ask for the name that a connection's TLS names.
+    pub fn of_server_names(&self) -> &[RuleId] {
+        &self.of_server_names
+    }
+
     /// The policies of one effect.
     pub fn rules(&self, effect: Effect) -> &EffectRules {
         &self.by_effect[effect as usize]
     }
+}
+
+/// A policy that only reports holds nothing up, and so waits for no name.
+fn of_server_names(policies: &[Arc<AuthorizationPolicy>]) -> Vec<RuleId> {
+    let in_force = |policy: &AuthorizationPolicy| {
+        policy.fault.is_none() && matches!(Effect::of(policy), Effect::Custom | Effect::Deny | Effect::Allow)
+    };
+    let mut found = Vec::new();
+    for (policy_index, policy) in (0..).zip(policies).filter(|(_, policy)| in_force(policy)) {
+        let rules = (0..).zip(&policy.rules).filter(|(_, rule)| rule.speaks_of_server_names());
+        found.extend(rules.map(|(rule, _)| RuleId { policy: policy_index, rule }));
+    }
+    found
 }
 
 /// The index follows from the policies.

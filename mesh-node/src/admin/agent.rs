@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use mesh_common::snapshot::Snapshot;
 
-use super::documents::{BeingRead, Capability, Check, Connection, NotCaptured, Problem};
+use super::documents::{BeingRead, Capability, Check, Connection, DetectedPort, NotCaptured, Problem};
 use crate::identity::CertificateSummary;
 use crate::kernel::{Feature, KernelReport};
 use crate::telemetry::logging::LogFilter;
@@ -60,6 +60,8 @@ pub struct Overview {
     pub being_read: Option<BeingRead>,
     /// Pods that are not captured, those too.
     pub not_captured: Vec<NotCaptured>,
+    /// Ports that declare nothing, with what they turned out to speak.
+    pub detected: Vec<DetectedPort>,
     /// All objects that are not in force as they are written, those that deny first.
     pub problems: Vec<Problem>,
 }

@@ -50,6 +50,9 @@ pub struct Status {
     /// Pods of this node that are not captured and refused their connections, those too.
     #[serde(default)]
     pub not_captured: Vec<NotCaptured>,
+    /// Ports of Services that declare no protocol, with what connections to them spoke here.
+    #[serde(default)]
+    pub detected: Vec<DetectedPort>,
     /// What was found out about the kernel.
     pub kernel: Vec<Capability>,
     /// Objects that are not in force as they are written; those that deny come first.
@@ -77,6 +80,18 @@ pub struct NotCaptured {
     pub reason: String,
     /// Whether it keeps the agent from being ready: the cause is the agent's, and not the pod's own.
     pub keeps_unready: bool,
+}
+
+/// A port of a Service that declares no protocol.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DetectedPort {
+    /// Namespace and name of the Service.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+    /// Connections since the agent started or the port changed, by what they spoke: `http/1.1`, `http/2`, `tls`,
+    /// `server-first` or `client-first`.
+    pub connections: BTreeMap<String, u64>,
 }
 
 /// Something that the kernel offers, or does not.

@@ -188,6 +188,7 @@ fn condition(condition: &Condition) -> Value {
         Condition::SourceServiceAccount(_) => "source.serviceAccount".to_owned(),
         Condition::DestinationIp(_) => "destination.ip".to_owned(),
         Condition::DestinationPort(_) => "destination.port".to_owned(),
+        Condition::ConnectionServerName(_) => "connection.sni".to_owned(),
         Condition::RequestPrincipal(_) => "request.auth.principal".to_owned(),
         Condition::RequestAudiences(_) => "request.auth.audiences".to_owned(),
         Condition::RequestPresenter(_) => "request.auth.presenter".to_owned(),
@@ -201,6 +202,7 @@ fn condition(condition: &Condition) -> Value {
         | Condition::RequestPrincipal(values)
         | Condition::RequestAudiences(values)
         | Condition::RequestPresenter(values)
+        | Condition::ConnectionServerName(values)
         | Condition::SourceNamespace(values)
         | Condition::SourcePrincipal(values)
         | Condition::SourceServiceAccount(values) => put_match(&mut fields, names, values, pattern),

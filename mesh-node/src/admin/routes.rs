@@ -108,6 +108,7 @@ async fn status(agent: &impl Agent) -> Status {
         in_doubt: overview.in_doubt,
         being_read: overview.being_read,
         not_captured: overview.not_captured,
+        detected: overview.detected,
         node: overview.node,
         kernel: overview.kernel,
         problems,

@@ -1,5 +1,6 @@
 use super::documents::{
-    BeingRead, Capability, Check, CheckVerdict, Connection, Log, NotCaptured, Problem, Refusal, Status,
+    BeingRead, Capability, Check, CheckVerdict, Connection, DetectedPort, Log, NotCaptured, Problem, Refusal,
+    Status,
 };
 use super::*;
 use std::sync::Arc;
@@ -36,6 +37,11 @@ impl Agent for Idle {
             in_doubt: vec!["shop/two-places".to_owned()],
             being_read: self.being_read.clone(),
             not_captured: ["shop/two-places", "shop/no-account"].map(not_captured).to_vec(),
+            detected: vec![DetectedPort {
+                service: "shop/db".to_owned(),
+                port: 5432,
+                connections: [("client-first".to_owned(), 2), ("tls".to_owned(), 1)].into(),
+            }],
             kernel: vec![Capability {
                 name: "sk_lookup".to_owned(),
                 present: true,

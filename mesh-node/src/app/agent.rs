@@ -14,7 +14,8 @@ use super::cores::Cores;
 use super::not_captured::{Cause, Refused, Synced};
 use super::proof::{self, Proof};
 use crate::admin::documents::{
-    BeingRead as ShownBeingRead, Capability, Check, Connection, NotCaptured, Problem as ShownProblem,
+    BeingRead as ShownBeingRead, Capability, Check, Connection, DetectedPort, NotCaptured,
+    Problem as ShownProblem,
 };
 use crate::admin::{Agent, Overview, capabilities};
 use crate::capture::{CaptureMetrics, CausedBy};
@@ -24,7 +25,7 @@ use crate::control::publication::{BeingRead, Publication};
 use crate::control::translate::Effect;
 use crate::identity::CertificateSummary;
 use crate::kernel::KernelReport;
-use crate::proxy::{Proxy, Record, Shared};
+use crate::proxy::{LearnedPort, Proxy, Record, Shared};
 use crate::telemetry::logging::LogFilter;
 use crate::telemetry::registry::Registry;
 use crate::transport::tunnel::{Engine, Handle};
@@ -201,6 +202,7 @@ impl Agent for AgentState {
                 .unwrap_or_default(),
             in_doubt: self.standing.pods.load().in_doubt(),
             not_captured: self.standing.pods.load().refused.iter().map(not_captured).collect(),
+            detected: self.shared.learned.ports(&self.shared.snapshots.load()).iter().map(detected).collect(),
             being_read: self.publication.being_read().as_deref().map(being_read),
             problems: self.publication.problems().load().iter().map(shown).collect(),
         }
@@ -308,6 +310,11 @@ fn not_captured(refused: &Refused) -> NotCaptured {
 fn withheld(problems: &[Problem]) -> impl Iterator<Item = String> {
     let withholds = |problem: &&Problem| problem.complaint.effect == Effect::NothingInForce;
     problems.iter().filter(withholds).take(MAX_WITHHELD).map(ToString::to_string)
+}
+
+fn detected(port: &LearnedPort) -> DetectedPort {
+    let connections = port.connections.iter().map(|(spoken, count)| (spoken.as_str().to_owned(), *count));
+    DetectedPort { service: port.service.to_string(), port: port.port, connections: connections.collect() }
 }
 
 fn being_read(BeingRead { files, since }: &BeingRead) -> ShownBeingRead {

@@ -53,7 +53,7 @@ use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as P
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::key_sets::KeySetsError;
 use crate::proxy::limits::Places;
-use crate::proxy::{ProxyMetrics, Shared};
+use crate::proxy::{Learned, ProxyMetrics, Shared};
 use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
 use crate::telemetry::logging::{self, LogFilter, LoggingError};
@@ -206,6 +206,7 @@ fn shared(
         original_dsts: kernel.original_dsts(),
         callers: kernel.callers(),
         metrics: ProxyMetrics::new(registry)?,
+        learned: Learned::default(),
         asker,
     }))
 }

@@ -8,8 +8,8 @@ use time::macros::format_description;
 use super::table::Table;
 use crate::admin::counted;
 use crate::admin::documents::{
-    BeingRead, Certificate, Check, CheckVerdict, Connection, NotCaptured, Policy, Problem, Service,
-    ServicePort, Status, Workload,
+    BeingRead, Certificate, Check, CheckVerdict, Connection, DetectedPort, NotCaptured, Policy, Problem,
+    Service, ServicePort, Status, Workload,
 };
 use crate::controller::versions::Versions;
 
@@ -63,7 +63,24 @@ fn unsettled(status: &Status) -> String {
     if let Some(being_read) = &status.being_read {
         text += &format!("{:<12}{}\n", "reading:", reading(being_read));
     }
-    text + &uncaptured(status)
+    text + &uncaptured(status) + &detected(status)
+}
+
+/// What ports turned out to speak that declare nothing.
+fn detected(status: &Status) -> String {
+    let line = |port: &DetectedPort| {
+        let spoke: Vec<String> = port
+            .connections
+            .iter()
+            .map(|(spoken, count)| {
+                let count = usize::try_from(*count).unwrap_or(usize::MAX);
+                format!("{spoken} ({})", counted(count, "connection", "connections"))
+            })
+            .collect();
+        let (service, number) = (&port.service, port.port);
+        format!("{:<12}{service}:{number}, which declares nothing, spoke {}\n", "detected:", spoke.join(", "))
+    };
+    status.detected.iter().map(line).collect()
 }
 
 /// What the kernel has, after an empty line.

@@ -72,7 +72,8 @@ mod tests {
 
     const SOURCE: &[&str] = &["principals", "namespaces", "serviceAccounts", "ipBlocks"];
     const OPERATION: &[&str] = &["hosts", "ports", "methods", "paths"];
-    const KEYS: &[&str] = &["source.ip", "source.principal", "destination.port", "request.headers[a]"];
+    const KEYS: &[&str] =
+        &["source.ip", "source.principal", "destination.port", "connection.sni", "request.headers[a]"];
 
     fn rules() -> Value {
         let definition = serde_json::to_value(AuthorizationPolicy::crd()).unwrap();

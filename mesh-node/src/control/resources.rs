@@ -36,7 +36,7 @@ const HOST: &str = r"^(\*|\*?[^*/@?#\s]+|[^*/@?#\s]+\*\.?)$";
 const METHOD: &str = r"^(\*|\*?[A-Za-z0-9!#$%&'+.^_`|~-]+|[A-Za-z0-9!#$%&'+.^_`|~-]+\*)$";
 const PATH: &str = r"^(\*[^*{}?#\\\s]*|/[^*{}?#\\\s]*\*?)$";
 const CONDITION_KEY: &str = concat!(
-    r"^(source\.(ip|namespace|principal|serviceAccount)|destination\.(ip|port)",
+    r"^(source\.(ip|namespace|principal|serviceAccount)|destination\.(ip|port)|connection\.sni",
     r"|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\]",
     r"|request\.auth\.(principal|audiences|presenter)|request\.auth\.claims(\[[^\[\]]+\])+)$"
 );
@@ -377,7 +377,7 @@ pub struct RuleOperation {
 #[x_kube(validation = ("has(self.values) || has(self.notValues)", "has neither values nor notValues"))]
 pub struct RuleCondition {
     /// The attribute: `request.headers[NAME]`, `source.ip`, `source.namespace`, `source.principal`,
-    /// `source.serviceAccount`, `destination.ip` or `destination.port`; of the request's token
+    /// `source.serviceAccount`, `destination.ip`, `destination.port` or `connection.sni`; of the request's token
     /// `request.auth.principal`, `request.auth.audiences`, `request.auth.presenter` or `request.auth.claims[NAME][NAME]`.
     #[schemars(regex(pattern = CONDITION_KEY))]
     pub key: String,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
-    ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, SpiffeId, Workload,
+    ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, ServerName, SpiffeId, Workload,
 };
 use mesh_common::policy;
 use mesh_common::resolve;
@@ -124,6 +124,7 @@ impl Proxy {
                     peer: PeerIdentity::Verified(caller.identity),
                     certificate: Some(caller.certificate),
                     claimed_dst: None,
+                    server_name: ServerName::Absent,
                 };
                 proxy.http2_arrived(&pod, place, facts, service)
             };

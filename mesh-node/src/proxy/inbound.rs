@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::model::protocol::{self, Sniffed};
-use mesh_common::model::{ConnectionFacts, Direction, Enrolment, PeerIdentity, Protocol, Workload};
+use mesh_common::model::protocol::{Sniffed, sniff};
+use mesh_common::model::{
+    ConnectionFacts, Direction, Enrolment, Found, PeerIdentity, Protocol, ServerName, Spoken, Workload,
+};
 use mesh_common::policy::{self, Denial, DenialReason, Permit, Requests};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
-use mesh_common::tunnel::{Open, StreamKind};
+use mesh_common::tunnel::{Open, ResetReason, StreamKind};
 
 use super::pod::PodHandle;
-use super::record::{Decided, Record, Side, Subject};
+use super::record::{Decided, Record, Side, Subject, Undecided};
 use super::request::arrived_here;
 use super::response::Rejection;
 use super::{Between, Core};
@@ -51,12 +53,32 @@ impl Core {
             peer: PeerIdentity::Verified(caller.identity.clone()),
             certificate: Some(Arc::clone(&caller.certificate)),
             claimed_dst: Some(open.dialled),
+            server_name: ServerName::Unknown,
         };
         let carrier = match open.kind {
             StreamKind::Http1 => Carrier::ExchangeStream,
             StreamKind::Opaque => Carrier::Stream,
         };
-        self.arrived(pod, &snapshot, facts, Protocol::Undeclared, carrier)
+        self.arrived(pod, &snapshot, facts, None, carrier)
+    }
+
+    /// Decides a stream whose first bytes were waited for. `found` is what they told; nothing, if they do not.
+    pub(super) fn looked_at_stream(
+        &self,
+        pod: &PodHandle,
+        record: &mut Record,
+        found: Option<&Found>,
+    ) -> Result<Course, Refusal> {
+        let Some((place, Undecided { facts, .. })) = record.take_undecided() else {
+            return Err(Refusal(ResetReason::Internal));
+        };
+        drop(place);
+        let snapshot = self.snapshot();
+        let silence = told_nothing();
+        let found = found.unwrap_or(&silence);
+        let course;
+        (*record, course) = self.arrived(pod, &snapshot, facts, Some(found), Carrier::Stream)?;
+        Ok(course)
     }
 
     /// Decides how a connection to a pod begins. If policy lets in anybody and the server may speak first, nothing is
@@ -82,7 +104,7 @@ impl Core {
         if self.may_be_of_the_mesh(pod, &snapshot, accepted.peer.ip()) {
             return Ok(Inbound::Peek);
         }
-        let (record, course) = self.plaintext(pod, accepted, Protocol::Undeclared)?;
+        let (record, course) = self.plaintext(pod, accepted, None)?;
         Ok(Inbound::Plaintext(record, course))
     }
 
@@ -93,14 +115,15 @@ impl Core {
         accepted: &Accepted<'_>,
         first: FirstBytes<'_>,
     ) -> Result<(Record, Course), Refusal> {
-        let spoken = match first {
-            FirstBytes::Foreign(bytes) => match protocol::sniff(bytes) {
-                Sniffed::Protocol(protocol) => protocol,
-                Sniffed::NeedMore => Protocol::Undeclared,
-            },
-            FirstBytes::Silence => Protocol::Tcp,
+        let found = match first {
+            // What may still be the beginning of a request is for the codec to judge.
+            FirstBytes::Foreign(bytes) => Found::in_bytes(bytes).or_else(|| {
+                let is_request = sniff(bytes) == Sniffed::NeedMore && bytes.first() != Some(&TLS_HANDSHAKE);
+                (!is_request).then(|| Found::in_all(bytes))
+            }),
+            FirstBytes::Silence => Some(told_nothing()),
         };
-        self.plaintext(pod, accepted, spoken)
+        self.plaintext(pod, accepted, found.as_ref())
     }
 
     /// The called half of a connection between two pods of this agent: the caller's identity needs no proof.
@@ -109,38 +132,57 @@ impl Core {
         snapshot: &Snapshot,
         outbound: &ConnectionFacts,
         local: &Local,
+        found: Option<&Found>,
     ) -> Result<(Side, Course), Refusal> {
         let facts = arrived_here(outbound, local);
         let destination = resolve::destination(snapshot, &facts);
+        let destination = match found {
+            Some(found) => destination.with_detected(found.spoken.protocol()),
+            None => destination,
+        };
         let verdict = policy::authorize_connection(snapshot, &facts, &destination);
-        self.admit(snapshot, &facts, &destination, verdict)
+        let (mut side, course) = self.admit(snapshot, &facts, &destination, verdict)?;
+        found.into_iter().for_each(|found| side.turned_out(found));
+        Ok((side, course))
     }
 
     fn plaintext(
         &self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
-        spoken: Protocol,
+        found: Option<&Found>,
     ) -> Result<(Record, Course), Refusal> {
         let snapshot = self.snapshot();
         let facts = self.stranger(&snapshot, pod, accepted)?;
-        self.arrived(pod, &snapshot, facts, spoken, Carrier::Socket)
+        self.arrived(pod, &snapshot, facts, found, Carrier::Socket)
     }
 
     /// What arrived at a pod goes on as bytes, or request by request: if it is an exchange, if the port is declared
-    /// as HTTP, or if policy asks about requests.
+    /// as HTTP, or if policy asks about requests. A stream whose first bytes decide that waits for them: `found` is what
+    /// they told.
     fn arrived(
         &self,
         pod: &PodHandle,
         snapshot: &Snapshot,
-        facts: ConnectionFacts,
-        spoken: Protocol,
+        mut facts: ConnectionFacts,
+        found: Option<&Found>,
         carrier: Carrier,
     ) -> Result<(Record, Course), Refusal> {
         self.ask_who_calls(pod, snapshot, facts.client_ip(), facts.peer.verified().is_some());
+        if let Some(found) = found {
+            facts.server_name = found.server_name.clone();
+        }
+        let spoken = found.map_or(Protocol::Undeclared, |found| found.spoken.protocol());
         let destination = resolve::destination(snapshot, &facts).with_detected(spoken);
         let caller = caller_pod(snapshot, &facts);
         let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller })?;
+        if found.is_none()
+            && carrier == Carrier::Stream
+            && policy::waits_for_first_bytes(snapshot, &facts, &destination)
+        {
+            let caller = caller.cloned();
+            return Ok((Record::undecided(place, Undecided { facts, destination, caller }), Course::Look));
+        }
         let verdict = policy::authorize_connection(snapshot, &facts, &destination);
         let asks = verdict.as_ref().is_ok_and(|permit| permit.requests() == Requests::NeedDecision);
         let is_http = match (carrier, destination.protocol) {
@@ -151,10 +193,17 @@ impl Core {
             (Carrier::Stream, Protocol::Http2 | Protocol::Grpc) | (_, Protocol::Tcp | Protocol::Tls) => false,
         };
         if !is_http || verdict.as_ref().is_err_and(|denial| !is_worth_reading(denial)) {
-            let (side, course) = self.admit(snapshot, &facts, &destination, verdict)?;
+            let (mut side, course) = self.admit(snapshot, &facts, &destination, verdict)?;
+            if let Some(found) = found {
+                self.learn(destination.service.as_ref(), found);
+                side.turned_out(found);
+            }
             return Ok((Record::new(place, None, side), course));
         }
         drop(verdict);
+        // What is read as HTTP in the clear asks for no name.
+        facts.server_name = ServerName::Absent;
+        found.into_iter().for_each(|found| self.learn(destination.service.as_ref(), found));
         let course = HttpCourse {
             dialled: facts.claimed_dst.unwrap_or(facts.original_dst),
             known_client: facts.peer.verified().is_some(),
@@ -178,6 +227,9 @@ impl Core {
         if client_speaks_first(destination.protocol) {
             return Ok(false);
         }
+        if policy::waits_for_first_bytes(snapshot, &facts, &destination) {
+            return Ok(false);
+        }
         let permit = policy::authorize_connection(snapshot, &facts, &destination);
         Ok(permit.is_ok_and(|permit| permit.requests() == Requests::AreCovered))
     }
@@ -196,6 +248,7 @@ impl Core {
             peer: PeerIdentity::None,
             certificate: None,
             claimed_dst: None,
+            server_name: ServerName::Unknown,
         })
     }
 
@@ -250,6 +303,21 @@ impl Core {
         let pod = self.pod(&called.uid).ok_or(Rejection::PodGone)?;
         Ok(super::dial_own(&pod, address))
     }
+}
+
+/// The first byte of a record that begins a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What is decided with where the client said nothing in time, or nothing that tells: it may yet ask for any name.
+pub(super) fn told_nothing() -> Found {
+    Found { spoken: Spoken::ServerFirst, server_name: ServerName::Unknown }
+}
+
+/// Whether the called side of a connection between two pods of this agent must see its first bytes before it decides: as
+/// with a stream of a peer.
+pub(super) fn called_waits(snapshot: &Snapshot, outbound: &ConnectionFacts, local: &Local) -> bool {
+    let facts = arrived_here(outbound, local);
+    policy::waits_for_first_bytes(snapshot, &facts, &resolve::destination(snapshot, &facts))
 }
 
 /// Whether the called side of a connection between two pods of this agent reads its bytes as HTTP, for nobody has

@@ -6,6 +6,7 @@
 
 mod asking;
 mod client_certificate;
+mod detected;
 mod http;
 mod http2;
 mod http2_exchange;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::policy;
 use mesh_common::snapshot::Snapshot;
 use mesh_common::token::TokenCache;
@@ -44,12 +45,14 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tracing::debug;
 
+pub use self::detected::{Learned, LearnedPort};
 pub use self::http::Exchange;
 pub use self::pod::PodHandle;
 pub use self::record::Record;
 pub use self::shared::{ProxyMetrics, Shared};
 
 use self::asking::Held;
+use self::detected::CoreLearned;
 use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
@@ -84,6 +87,7 @@ pub struct Core {
     /// Captured pods, to dial their applications.
     pods: RefCell<HashMap<WorkloadUid, PodHandle>>,
     http2: Http2Connections,
+    learned: CoreLearned,
     /// Tokens of end users that were found good.
     tokens: RefCell<TokenCache>,
 }
@@ -110,6 +114,7 @@ impl Proxy {
             load: LoadTable::default(),
             pods: RefCell::default(),
             tokens: RefCell::default(),
+            learned: shared.learned.core(),
             http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))
@@ -313,6 +318,26 @@ impl Conductor for Proxy {
         self.stream(pod, caller, open)
     }
 
+    fn looked(
+        &mut self,
+        pod: &PodHandle,
+        record: &mut Record,
+        found: Option<&Found>,
+    ) -> Result<Course, Refusal> {
+        match record.facts().direction {
+            Direction::Inbound => self.looked_at_stream(pod, record, found),
+            Direction::Outbound => self.looked_at_outbound(pod, record, found),
+        }
+    }
+
+    fn watches(&self, record: &Record) -> bool {
+        record.is_to_be_watched()
+    }
+
+    fn found(&mut self, record: &mut Record, found: &Found) {
+        self.connection_found(record, found);
+    }
+
     fn request(
         &mut self,
         pod: &PodHandle,
@@ -364,6 +389,9 @@ impl Conductor for Proxy {
     fn closed(&mut self, record: Record, outcome: &Outcome) {
         if outcome.reason == CloseReason::NotTaken {
             self.shared.metrics.refused(outcome.reason.reason());
+        }
+        if let Some(subject) = record.as_undecided() {
+            record::begin(&self.shared.access_log, subject, None).record.reason = outcome.reason.reason();
         }
         record.end(outcome);
     }

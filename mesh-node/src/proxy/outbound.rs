@@ -2,18 +2,18 @@
 
 use std::net::SocketAddr;
 
-use mesh_common::model::{ConnectionFacts, Direction, PeerIdentity};
+use mesh_common::model::{ConnectionFacts, Direction, Found, PeerIdentity, ServerName};
 use mesh_common::policy;
 use mesh_common::resolve::{self, Destination, Target};
 use mesh_common::route::{self, Choice, Plan};
 use mesh_common::snapshot::Snapshot;
-use mesh_common::tunnel::{Open, StreamKind};
+use mesh_common::tunnel::{Open, ResetReason, StreamKind};
 
 use super::asking::Held;
-use super::inbound::asks_about_requests;
+use super::inbound::{asks_about_requests, called_waits, told_nothing};
 use super::load::Unit;
 use super::pod::PodHandle;
-use super::record::{Decided, Record, Side, Subject, reject};
+use super::record::{Decided, Record, Side, Subject, Undecided, reject};
 use super::response::Rejection;
 use super::{Between, Core};
 use crate::transport::connect::Dial;
@@ -41,6 +41,39 @@ impl Core {
         facts: ConnectionFacts,
         destination: Destination,
     ) -> Result<(Record, Course), Refusal> {
+        self.outbound_knowing(pod, snapshot, facts, destination, None)
+    }
+
+    /// Decides a connection between two pods of this agent whose first bytes were waited for. `found` is what they told;
+    /// nothing, if they do not.
+    pub(super) fn looked_at_outbound(
+        &self,
+        pod: &PodHandle,
+        record: &mut Record,
+        found: Option<&Found>,
+    ) -> Result<Course, Refusal> {
+        let Some((place, Undecided { mut facts, .. })) = record.take_undecided() else {
+            return Err(Refusal(ResetReason::Internal));
+        };
+        drop(place);
+        let snapshot = self.snapshot();
+        let silence = told_nothing();
+        let found = found.unwrap_or(&silence);
+        facts.server_name = found.server_name.clone();
+        let destination = resolve::destination(&snapshot, &facts);
+        let course;
+        (*record, course) = self.outbound_knowing(pod, &snapshot, facts, destination, Some(found))?;
+        Ok(course)
+    }
+
+    fn outbound_knowing(
+        &self,
+        pod: &PodHandle,
+        snapshot: &Snapshot,
+        facts: ConnectionFacts,
+        destination: Destination,
+        found: Option<&Found>,
+    ) -> Result<(Record, Course), Refusal> {
         let place = self.place(pod, Subject { facts: &facts, destination: &destination, caller: None })?;
         let http = HttpCourse {
             dialled: facts.original_dst,
@@ -54,13 +87,29 @@ impl Core {
         let subject = Subject { facts: &facts, destination: &destination, caller: None };
         let decided = self.decide(snapshot, &facts, &destination, &[]);
         let (plan, decided) = self.or_reject(decided, subject)?;
-        if matches!(&plan, Plan::Local(local) if asks_about_requests(snapshot, &facts, local)) {
-            return Ok(self.requests_of(place, snapshot, facts, destination, http));
+        if let Plan::Local(local) = &plan {
+            match found {
+                None if called_waits(snapshot, &facts, local) => {
+                    let undecided = Undecided { facts, destination, caller: None };
+                    return Ok((Record::undecided(place, undecided), Course::Look));
+                }
+                Some(found)
+                    if found.spoken.protocol().is_http() && asks_about_requests(snapshot, &facts, local) =>
+                {
+                    self.learn(destination.service.as_ref(), found);
+                    return Ok(self.requests_of(place, snapshot, facts, destination, http));
+                }
+                None | Some(_) => {}
+            }
         }
-        let side = Side::open(self, subject, &decided, &plan);
+        let mut side = Side::open(self, subject, &decided, &plan);
+        if let Some(found) = found {
+            self.learn(destination.service.as_ref(), found);
+            side.turned_out(found);
+        }
         let busy = self.load.add(plan.address(), Unit::Connection);
         let mut record = Record::new(place, Some(busy), side);
-        match self.course(snapshot, pod, &mut record, plan) {
+        match self.course(snapshot, pod, &mut record, plan, found) {
             Ok(course) => Ok((record, course)),
             Err(refusal) => {
                 record.refused_by_called(refusal);
@@ -85,7 +134,7 @@ impl Core {
             Some(plan)
         })?;
         record.set_busy(self.load.add(plan.address(), Unit::Connection));
-        self.course(&snapshot, &pod, record, plan).ok()
+        self.course(&snapshot, &pod, record, plan, None).ok()
     }
 
     fn local_facts(
@@ -114,6 +163,7 @@ impl Core {
             peer: PeerIdentity::Verified(local.identity.clone()),
             certificate: None,
             claimed_dst: None,
+            server_name: ServerName::Unknown,
         })
     }
 
@@ -138,6 +188,7 @@ impl Core {
         pod: &PodHandle,
         record: &mut Record,
         plan: Plan,
+        found: Option<&Found>,
     ) -> Result<Course, Refusal> {
         let facts = record.facts();
         let planned = Planned::from(&plan);
@@ -162,7 +213,7 @@ impl Core {
                 planned,
             }),
             Plan::Local(local) => {
-                let (called, course) = self.called_here(snapshot, facts, &local)?;
+                let (called, course) = self.called_here(snapshot, facts, &local, found)?;
                 record.add_called(called);
                 Ok(course)
             }
@@ -201,8 +252,6 @@ pub(super) fn around<P>(
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::tunnel::ResetReason;
-
     use super::*;
     use crate::transport::ConnectFailure;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::model::{
-    AuthorizationPolicy, ConnectionFacts, Direction, PeerIdentity, Protocol, Service, SpiffeId, Workload,
+    AuthorizationPolicy, ConnectionFacts, Direction, Found, PeerIdentity, Protocol, Service, SpiffeId,
+    Workload,
 };
 use mesh_common::policy::{
     AuditFinding, AuditVerdict, Basis, CarriedAs, Denial, Permit, PolicyKind, PolicyName, RuleMatch,
@@ -34,7 +35,7 @@ pub struct Record(Box<Kept>);
 #[derive(Debug)]
 struct Kept {
     /// Given back at the end.
-    _place: Place,
+    place: Option<Place>,
     /// The endpoint that it makes busy.
     busy: Option<BusyGuard>,
     what: Carried,
@@ -51,6 +52,17 @@ enum Carried {
     Bytes(SmallVec<[Side; 1]>),
     /// Requests, each with a record of its own.
     Requests(HttpConnection),
+    /// Nothing so far: its first bytes are waited for.
+    Undecided(Undecided),
+}
+
+/// A connection that is decided once its first bytes are seen.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    pub(super) facts: ConnectionFacts,
+    pub(super) destination: Destination,
+    /// Inbound: the caller's pod, if it is known.
+    pub(super) caller: Option<Arc<Workload>>,
 }
 
 /// A connection whose requests are decided one by one.
@@ -102,8 +114,37 @@ impl Record {
         Self::carrying(place, None, Carried::Requests(http))
     }
 
+    pub(super) fn undecided(place: Place, undecided: Undecided) -> Self {
+        Self::carrying(place, None, Carried::Undecided(undecided))
+    }
+
     fn carrying(place: Place, busy: Option<BusyGuard>, what: Carried) -> Self {
-        Self(Box::new(Kept { _place: place, busy, what }))
+        Self(Box::new(Kept { place: Some(place), busy, what }))
+    }
+
+    /// What is to be decided now, with its place; nothing if it was.
+    pub(super) fn take_undecided(&mut self) -> Option<(Place, Undecided)> {
+        let Carried::Undecided(_) = &self.0.what else { return None };
+        let place = self.0.place.take()?;
+        let what = std::mem::replace(&mut self.0.what, Carried::Bytes(SmallVec::new()));
+        let Carried::Undecided(undecided) = what else { return None };
+        Some((place, undecided))
+    }
+
+    /// Whether it is of interest what its bytes are, and not known.
+    pub(super) fn is_to_be_watched(&self) -> bool {
+        let Carried::Bytes(sides) = &self.0.what else { return false };
+        sides.iter().any(|side| {
+            let record = &side.log.record;
+            record.detected.is_none() && matches!(side.spoken, Protocol::Undeclared | Protocol::Tls)
+        })
+    }
+
+    /// Its bytes turned out to be this.
+    pub(super) fn turned_out(&mut self, found: &Found) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.iter_mut().for_each(|side| side.turned_out(found));
+        }
     }
 
     /// The called pod of this agent reports too.
@@ -118,6 +159,7 @@ impl Record {
         match &self.0.what {
             Carried::Bytes(sides) => &sides[0].facts,
             Carried::Requests(http) => &http.facts,
+            Carried::Undecided(undecided) => &undecided.facts,
         }
     }
 
@@ -125,7 +167,10 @@ impl Record {
     pub fn service(&self) -> Option<&Arc<Service>> {
         match &self.0.what {
             Carried::Bytes(sides) => sides[0].log.record.service.as_ref(),
-            Carried::Requests(http) => http.destination.service.as_ref().map(|called| &called.service),
+            Carried::Requests(HttpConnection { destination, .. })
+            | Carried::Undecided(Undecided { destination, .. }) => {
+                destination.service.as_ref().map(|called| &called.service)
+            }
         }
     }
 
@@ -136,6 +181,8 @@ impl Record {
             (Carried::Bytes(sides), Direction::Outbound) => sides[0].log.record.destination.as_ref(),
             (Carried::Requests(http), Direction::Inbound) => http.caller.as_ref(),
             (Carried::Requests(http), Direction::Outbound) => http.destination.workload(),
+            (Carried::Undecided(undecided), Direction::Inbound) => undecided.caller.as_ref(),
+            (Carried::Undecided(undecided), Direction::Outbound) => undecided.destination.workload(),
         }
     }
 
@@ -143,7 +190,7 @@ impl Record {
     pub fn policy(&self) -> Option<&DecidedBy> {
         match &self.0.what {
             Carried::Bytes(sides) => sides[0].log.record.policy.as_deref(),
-            Carried::Requests(_) => None,
+            Carried::Requests(_) | Carried::Undecided(_) => None,
         }
     }
 
@@ -152,6 +199,7 @@ impl Record {
         match &self.0.what {
             Carried::Bytes(sides) => recorded(sides[0].spoken),
             Carried::Requests(http) => recorded(http.spoken),
+            Carried::Undecided(_) => RecordedProtocol::Tcp,
         }
     }
 
@@ -160,6 +208,8 @@ impl Record {
         let (sides, http) = match &self.0.what {
             Carried::Bytes(sides) => (&sides[..], None),
             Carried::Requests(http) => (&[][..], Some((&http.facts, CarriedAs::Requests(http.spoken)))),
+            // It is decided on what is known then.
+            Carried::Undecided(_) => (&[][..], None),
         };
         sides.iter().map(|side| (&side.facts, CarriedAs::Bytes)).chain(http)
     }
@@ -172,19 +222,20 @@ impl Record {
                 called.map(|side| side.facts.client)
             }
             Carried::Requests(http) => Some(http.facts.client),
+            Carried::Undecided(_) => None,
         }
     }
 
     pub(super) fn http(&mut self) -> Option<&mut HttpConnection> {
         match &mut self.0.what {
-            Carried::Bytes(_) => None,
+            Carried::Bytes(_) | Carried::Undecided(_) => None,
             Carried::Requests(http) => Some(http),
         }
     }
 
     pub(super) fn as_http(&self) -> Option<&HttpConnection> {
         match &self.0.what {
-            Carried::Bytes(_) => None,
+            Carried::Bytes(_) | Carried::Undecided(_) => None,
             Carried::Requests(http) => Some(http),
         }
     }
@@ -229,6 +280,12 @@ impl Record {
     pub(super) fn refused_by_called(self, Refusal(reason): Refusal) {
         let reason = CloseReason::PeerReset(reason);
         self.end(&Outcome { to_server: 0, to_client: 0, duration: Duration::ZERO, reason });
+    }
+
+    /// What is known of it, if nothing was decided.
+    pub(super) fn as_undecided(&self) -> Option<Subject<'_>> {
+        let Carried::Undecided(Undecided { facts, destination, caller }) = &self.0.what else { return None };
+        Some(Subject { facts, destination, caller: caller.as_ref() })
     }
 
     /// Says on every side how it ended. Requests have said so themselves.
@@ -278,6 +335,13 @@ impl Side {
         self.counted.carried_to_source(to_client.saturating_sub(record.bytes_sent));
         record.bytes_received = to_server;
         record.bytes_sent = to_client;
+    }
+
+    /// Found out while it passes, or before it was let through: said in the record, and decided with from now on.
+    pub(super) fn turned_out(&mut self, found: &Found) {
+        self.facts.server_name = found.server_name.clone();
+        self.log.record.detected = Some(found.spoken);
+        self.log.record.server_name = found.server_name.name().cloned();
     }
 
     fn end(&mut self, outcome: &Outcome) {
@@ -335,6 +399,7 @@ pub(super) fn begin(log: &AccessLog, subject: Subject<'_>, plan: Option<&Plan>) 
     let mut open = log.begin(facts.direction, facts.client, facts.original_dst);
     let record = &mut open.record;
     record.protocol = recorded(destination.protocol);
+    record.server_name = facts.server_name.name().cloned();
     record.service = destination.service.as_ref().map(|called| called.service.clone());
     record.source_identity = facts.peer.verified().map(|identity| identity.principal().clone());
     match facts.direction {

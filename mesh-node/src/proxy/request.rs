@@ -250,6 +250,7 @@ pub(super) fn arrived_here(outbound: &ConnectionFacts, local: &Local) -> Connect
         peer: outbound.peer.clone(),
         certificate: None,
         claimed_dst: Some(outbound.original_dst),
+        server_name: outbound.server_name.clone(),
     }
 }
 

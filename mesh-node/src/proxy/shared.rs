@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use mesh_common::model::Spoken;
 use mesh_common::snapshot::Snapshot;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
+use super::detected::Learned;
 use super::limits::Places;
 use crate::config_client::Asker;
 use crate::identity::Identities;
 use crate::kernel::{CallerWriter, OriginalDstReader};
 use crate::telemetry::access_log::{AccessLog, Audited};
-use crate::telemetry::labels::AuditEffect;
+use crate::telemetry::labels::{AskedName, AuditEffect};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::TrafficMetrics;
 use crate::transport::http2::RefusedUnseen;
@@ -34,6 +36,8 @@ pub struct Shared {
     pub callers: CallerWriter,
     /// The conductor's own metrics.
     pub metrics: ProxyMetrics,
+    /// What ports turned out to speak.
+    pub learned: Learned,
     /// Asks what addresses are, where the agent is not told everything.
     pub asker: Option<Asker>,
 }
@@ -47,6 +51,9 @@ pub struct ProxyMetrics {
     refused_unseen: [IntCounter; RefusedUnseen::ALL.len()],
     would_deny: IntCounter,
     matched: IntCounter,
+    /// By [`Spoken::ALL`], those of TLS by [`AskedName::ALL`].
+    detected: [IntCounter; Spoken::ALL.len()],
+    detected_tls: [IntCounter; AskedName::ALL.len()],
 }
 
 impl ProxyMetrics {
@@ -86,7 +93,28 @@ impl ProxyMetrics {
         let refused_unseen = RefusedUnseen::ALL.map(|became| unseen.with_label_values(&[became.as_str()]));
         let [would_deny, matched] = [AuditEffect::WouldDeny, AuditEffect::Matched]
             .map(|effect| audited.with_label_values(&[effect.as_str()]));
-        Ok(Self { refusals, tunnels_lost, refused_unseen, would_deny, matched })
+        let detected = IntCounterVec::new(
+            Opts::new(
+                "nodemesh_proxy_detected_total",
+                "Connections to ports that declare nothing, or TLS, counted when their first bytes told what they speak; \
+                 of TLS, whether it asks for the name of the Service that was dialled.",
+            ),
+            &["protocol", "server_name"],
+        )?;
+        registry.register(Box::new(detected.clone()))?;
+        let counter =
+            |spoken: Spoken, name: AskedName| detected.with_label_values(&[spoken.as_str(), name.as_str()]);
+        let detected_tls = std::array::from_fn(|name| counter(Spoken::Tls, AskedName::ALL[name]));
+        let detected = Spoken::ALL.map(|spoken| counter(spoken, AskedName::None));
+        Ok(Self { detected, detected_tls, refusals, tunnels_lost, refused_unseen, would_deny, matched })
+    }
+
+    /// Counts what a connection turned out to speak.
+    pub(super) fn detected(&self, spoken: Spoken, name: AskedName) {
+        match spoken {
+            Spoken::Tls => self.detected_tls[name as usize].inc(),
+            _ => self.detected[spoken as usize].inc(),
+        }
     }
 
     /// Counts a refusal. `reason` is one of a closed set of words.

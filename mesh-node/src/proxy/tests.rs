@@ -74,6 +74,7 @@ fn records(decide: impl FnOnce(&Proxy, &PodHandle)) -> (Vec<Value>, String) {
         access_log,
         original_dsts: OriginalDstReader::of_nothing(),
         callers: CallerWriter::of_nothing(),
+        learned: Learned::default(),
         asker: None,
         metrics: ProxyMetrics::new(&registry).unwrap(),
     });

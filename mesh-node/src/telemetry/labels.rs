@@ -36,6 +36,20 @@ closed_label! {
 }
 
 closed_label! {
+    /// Label `server_name`: what the application's own TLS asks for. Names themselves are their clients' to choose.
+    AskedName {
+        /// It asks for none, or it is no TLS.
+        None = "none",
+        /// The Service that was dialled.
+        Service = "service",
+        /// Another name.
+        Other = "other",
+        /// It could not be told.
+        Unknown = "unknown",
+    }
+}
+
+closed_label! {
     /// Label `request_protocol`.
     RequestProtocol {
         /// Opaque bytes.

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::plain::Plain;
+use super::tunnel::Watch;
 
 /// The two sockets and both directions between them.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Splice {
     pub up: Pipe,
     /// From server to client.
     pub down: Pipe,
+    /// Looks on while first bytes pass.
+    pub(in crate::transport) watch: Watch,
 }
 
 /// One direction.
@@ -61,7 +64,7 @@ impl Splice {
     /// Joins two sockets, of which nothing is known yet but that they may be readable and writable.
     pub fn new(client: Plain, server: Plain) -> Self {
         let pipe = || Pipe { readable: true, writable: true, ..Pipe::default() };
-        Self { client, server, up: pipe(), down: pipe() }
+        Self { client, server, up: pipe(), down: pipe(), watch: Watch::Off }
     }
 
     /// Whether both directions are complete.
@@ -74,7 +77,8 @@ impl Splice {
     /// # Errors
     /// [`Broken`]: which socket failed.
     pub fn step_up(&mut self, scratch: &mut [u8], budget: usize) -> Result<Step, Broken> {
-        self.up.step(&self.client, &self.server, scratch, budget)
+        let seen = |bytes: &[u8]| self.watch.client_said(std::iter::once(bytes));
+        self.up.step(&self.client, &self.server, scratch, budget, seen)
     }
 
     /// The same from server to client.
@@ -82,7 +86,7 @@ impl Splice {
     /// # Errors
     /// [`Broken`]: which socket failed.
     pub fn step_down(&mut self, scratch: &mut [u8], budget: usize) -> Result<Step, Broken> {
-        self.down.step(&self.server, &self.client, scratch, budget)
+        self.down.step(&self.server, &self.client, scratch, budget, |_| self.watch.server_said())
     }
 }
 
@@ -105,6 +109,7 @@ impl Pipe {
         sink: &Plain,
         scratch: &mut [u8],
         budget: usize,
+        mut seen: impl FnMut(&[u8]),
     ) -> Result<Step, Broken> {
         self.write_waiting(sink)?;
         let mut moved = 0;
@@ -126,6 +131,7 @@ impl Pipe {
                 Err(_) => return Err(Broken::Source),
             };
             moved += length;
+            seen(&scratch[..length]);
             // A short read means drained, which saves the read that would say so; an end shows as a hang-up.
             self.readable = length == scratch.len() || self.hung_up;
             let sent = self.write(sink, &scratch[..length])?;

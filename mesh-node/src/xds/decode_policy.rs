@@ -216,6 +216,9 @@ fn condition(condition: &messages::Condition) -> Result<Condition, FieldError> {
         Test::DestinationPort(numbers) => {
             Ok(Condition::DestinationPort(ports("destination_port", Some(numbers))?))
         }
+        Test::ConnectionServerName(values) => {
+            Ok(Condition::ConnectionServerName(strings("connection_server_name", Some(values))?))
+        }
         Test::RequestPrincipal(values) => {
             Ok(Condition::RequestPrincipal(strings("request_principal", Some(values))?))
         }

@@ -115,6 +115,7 @@ fn condition(condition: &Condition) -> messages::Condition {
         Condition::SourceServiceAccount(values) => Test::SourceServiceAccount(strings(values)),
         Condition::DestinationIp(ranges) => Test::DestinationIp(cidrs(ranges)),
         Condition::DestinationPort(ports) => Test::DestinationPort(port_match(ports)),
+        Condition::ConnectionServerName(values) => Test::ConnectionServerName(strings(values)),
         Condition::RequestPrincipal(values) => Test::RequestPrincipal(strings(values)),
         Condition::RequestAudiences(values) => Test::RequestAudiences(strings(values)),
         Condition::RequestPresenter(values) => Test::RequestPresenter(strings(values)),

@@ -258,6 +258,7 @@ fn condition() -> impl Strategy<Value = Condition> {
         strings().prop_map(Condition::SourceServiceAccount),
         matching(range).prop_map(Condition::DestinationIp),
         matching(port).prop_map(Condition::DestinationPort),
+        strings().prop_map(Condition::ConnectionServerName),
         strings().prop_map(Condition::RequestPrincipal),
         strings().prop_map(Condition::RequestAudiences),
         strings().prop_map(Condition::RequestPresenter),

@@ -3,6 +3,7 @@
 mod external;
 mod peers;
 mod requests;
+mod server_names;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

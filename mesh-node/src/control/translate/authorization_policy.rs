@@ -355,6 +355,9 @@ impl Reader {
             "destination.port" => {
                 Condition::DestinationPort(self.matches(field, lists.0, lists.1, port_text))
             }
+            "connection.sni" => {
+                Condition::ConnectionServerName(self.matches(field, lists.0, lists.1, pattern::server_name))
+            }
             key => match RequestKey::of(key) {
                 Some(key) => key.condition(self.matches(field, lists.0, lists.1, pattern::pattern)),
                 None => {

@@ -78,6 +78,20 @@ pub(super) fn host(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError>
     }
 }
 
+/// `connection.sni`: compared in lower case, without a dot at the end. What no client can ask for would make a DENY
+/// rule that never denies: it is refused.
+pub(super) fn server_name(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if lower == "." || lower.ends_with("*.") || !split(name).1.bytes().all(is_part) {
+        let reason =
+            format!("{text:?} is no name that a TLS client asks for: write HOST, as in api.example.com");
+        return Err(FieldError::new(field, reason));
+    }
+    pattern(field, name)
+}
+
 /// `methods`: a token (RFC 9110 section 5.6.2).
 pub(super) fn method(field: &Field<'_>, text: &str) -> Result<Pattern, FieldError> {
     let literal = split(text).1;
@@ -193,6 +207,24 @@ fn split(text: &str) -> (Pattern, &str) {
         (Pattern::Suffix(suffix.into()), suffix)
     } else {
         (Pattern::Exact(text.into()), text)
+    }
+}
+
+#[cfg(test)]
+mod server_names {
+    use super::*;
+    use crate::control::translate::SPEC;
+
+    #[test]
+    fn a_name_is_compared_as_it_is_found() {
+        let read = |text| server_name(&SPEC, text);
+        assert_eq!(read("API.Example.com."), Ok(Pattern::Exact("api.example.com".into())));
+        assert_eq!(read("*.Example.com"), Ok(Pattern::Suffix(".example.com".into())));
+        assert_eq!(read("api.*"), Ok(Pattern::Prefix("api.".into())));
+        assert_eq!(read("*"), Ok(Pattern::Present));
+        for wrong in ["", ".", "*.", "a*.", "a:443", "https://a", "[::1]", "b\u{fc}cher", "a b", "a*b"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
-use mesh_common::model::{MeshSettings, NamespacedName, Service, ServicePort, TargetPort, Text};
+use mesh_common::model::{MeshSettings, NamespacedName, Protocol, Service, ServicePort, TargetPort, Text};
 use smallvec::SmallVec;
 
 use super::{
@@ -48,7 +48,7 @@ pub fn service(
             .flatten()
             .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
             .collect(),
-        ports: ports(spec)?,
+        ports: ports(spec, opaque_ports(object))?,
         client_ip_affinity: client_ip_affinity(spec),
         internal_traffic_policy: internal_traffic_policy(spec, &mut findings),
         traffic_distribution: traffic_distribution(spec, &mut findings),
@@ -98,7 +98,13 @@ fn external_addresses(
     Ok(addresses)
 }
 
-fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, FieldError> {
+/// Ports that are to be carried as bytes where they declare nothing.
+fn opaque_ports(object: &core::Service) -> &str {
+    let annotations = object.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(protocol::OPAQUE_PORTS)).map_or("", String::as_str)
+}
+
+fn ports(spec: &core::ServiceSpec, opaque: &str) -> Result<Vec<ServicePort>, FieldError> {
     let path = SPEC.name("ports");
     let mut ports = Vec::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -116,7 +122,12 @@ fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, FieldError> {
             port: number,
             target_port: target_port(&field, port.target_port.as_ref(), number)?,
             node_port,
-            protocol: protocol::declared(port.app_protocol.as_deref(), port.name.as_deref()),
+            protocol: match protocol::declared(port.app_protocol.as_deref(), port.name.as_deref()) {
+                Protocol::Undeclared if protocol::is_listed(opaque, number, port.name.as_deref()) => {
+                    Protocol::Tcp
+                }
+                declared => declared,
+            },
         });
     }
     Ok(ports)

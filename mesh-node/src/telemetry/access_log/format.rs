@@ -65,6 +65,10 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
         },
     );
     line.bare_text(field!("protocol"), record.protocol.as_str());
+    if let Some(spoken) = record.detected {
+        line.bare_text(field!("detected"), spoken.as_str());
+    }
+    line.text(field!("tls.sni"), record.server_name.as_deref());
     if let Some(request) = &record.request {
         write_request(line, request);
     }

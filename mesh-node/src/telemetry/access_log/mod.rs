@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::model::{Direction, Service, Text, Workload};
+use mesh_common::model::{Direction, Service, Spoken, Text, Workload};
 use mesh_common::policy::PolicyName;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
@@ -71,6 +71,10 @@ pub struct Record {
     pub direction: Direction,
     /// What was spoken.
     pub protocol: RecordedProtocol,
+    /// What its first bytes told of a connection of bytes.
+    pub detected: Option<Spoken>,
+    /// The name that the application's own TLS asks for.
+    pub server_name: Option<Text>,
     /// The caller's pod.
     pub source: Option<Arc<Workload>>,
     /// The principal that the caller proved, without `spiffe://`.
@@ -212,6 +216,8 @@ impl AccessLog {
                 destination_address,
                 direction,
                 protocol: RecordedProtocol::Tcp,
+                detected: None,
+                server_name: None,
                 source: None,
                 source_identity: None,
                 service: None,
@@ -242,6 +248,7 @@ impl Drop for OpenRecord {
         let record = Record {
             ended: SystemTime::now(),
             duration: self.started.elapsed(),
+            server_name: self.record.server_name.take(),
             source: self.record.source.take(),
             source_identity: self.record.source_identity.take(),
             service: self.record.service.take(),

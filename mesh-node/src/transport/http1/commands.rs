@@ -70,7 +70,7 @@ impl<C: Conductor> Engine<C> {
                 let (tunnel, open) = (tunnel.clone(), *open);
                 self.http_join(key, &tunnel, open);
             }
-            Course::Http(_) => {
+            Course::Http(_) | Course::Look => {
                 debug_assert!(false, "a request goes to a stream or to an application");
                 self.http_upstream_lost(key, CloseReason::Internal);
             }

@@ -39,6 +39,7 @@ impl<C: Conductor> Engine<C> {
                 }
             },
             Course::Http(http) => self.begin_http(pod, record, near, http),
+            Course::Look => self.begin_look_at_socket(pod, record, near),
         }
     }
 
@@ -51,7 +52,11 @@ impl<C: Conductor> Engine<C> {
             Err(loss) => return self.begin_elsewhere(pod, record, near, CloseReason::TunnelLost(loss)),
         };
         let Near { socket, started, retried, said, .. } = near;
-        let pump = Pump::of_client(socket, tunnel, said);
+        let pump = {
+            // What was said before a second try was looked at then.
+            let wanted = said.is_empty() && self.conductor.watches(&record);
+            Pump::of_client(socket, tunnel, said).watched(wanted)
+        };
         let connection = Connection::new(pod, record, Kind::Pump(pump), started);
         let connection = self.enter(Connection { retried, active: self.core.now, ..connection });
         if self.register(connection) {
@@ -61,7 +66,8 @@ impl<C: Conductor> Engine<C> {
 
     fn begin_joined(&mut self, pod: C::Pod, record: C::Record, near: Near, server: OwnedFd) {
         let Near { socket, started, retried, said, .. } = near;
-        let joined = Box::new(Joined::new(socket, Plain::new(server), said));
+        let wanted = said.is_empty() && self.conductor.watches(&record);
+        let joined = Box::new(Joined::new(socket, Plain::new(server), said, wanted));
         let connection = Connection::new(pod, record, Kind::Joined(joined), started);
         let connection = self.enter(Connection { retried, active: self.core.now, ..connection });
         self.register(connection);
@@ -105,6 +111,10 @@ impl<C: Conductor> Engine<C> {
                 self.begin_http_stream(tunnel, stream, (pod, record), http);
                 return Ok(());
             }
+            Course::Look => {
+                self.begin_look(tunnel, stream, pod, record);
+                return Ok(());
+            }
             Course::Tunnel { .. } => {
                 debug_assert!(false, "a stream ends at an application");
                 self.refuse(record, CloseReason::Internal);
@@ -119,7 +129,8 @@ impl<C: Conductor> Engine<C> {
                 return Err(reason.as_reset());
             }
         };
-        let pump = Pump::of_server(Plain::new(socket), tunnel, stream);
+        let wanted = self.conductor.watches(&record);
+        let pump = Pump::of_server(Plain::new(socket), tunnel, stream).watched(wanted);
         let connection = self.enter(Connection::new(pod, record, Kind::Pump(pump), self.core.now));
         if let Some(link) = self.tunnels.get_mut(tunnel) {
             link.session.accept(stream, connection);
@@ -139,6 +150,8 @@ impl<C: Conductor> Engine<C> {
             Kind::Joined(joined) => joined.connecting().is_some(),
             // Tries elsewhere request by request.
             Kind::Http(_) => false,
+            // Nothing was tried so far.
+            Kind::Look(_) => false,
         };
         if connection.retried || !untouched {
             return false;
@@ -152,7 +165,7 @@ impl<C: Conductor> Engine<C> {
         let (socket, said) = match kind {
             Kind::Pump(pump) => pump.into_untouched().expect("it was asked above"),
             Kind::Joined(joined) => joined.into_client(),
-            Kind::Http(_) => return false,
+            Kind::Http(_) | Kind::Look(_) => return false,
         };
         // Registered anew under its new key: the edges so far were for the old one.
         self.core.reactor.remove(&socket);
@@ -184,7 +197,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Puts the sockets of a connection into epoll. Ends it if the kernel has no room.
-    fn register(&mut self, key: Key) -> bool {
+    pub(super) fn register(&mut self, key: Key) -> bool {
         let Some(connection) = self.connections.get(key) else { return false };
         let reactor = &self.core.reactor;
         let result = match &connection.kind {
@@ -193,6 +206,10 @@ impl<C: Conductor> Engine<C> {
                 .add_socket(joined.client(), Token::Client(key))
                 .and_then(|()| reactor.add_socket(joined.server(), Token::Server(key))),
             Kind::Http(http) => match http.socket() {
+                Some(socket) => reactor.add_socket(socket, Token::Client(key)),
+                None => Ok(()),
+            },
+            Kind::Look(look) => match look.socket() {
                 Some(socket) => reactor.add_socket(socket, Token::Client(key)),
                 None => Ok(()),
             },

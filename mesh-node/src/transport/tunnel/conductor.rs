@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{CertificateHash, Direction, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{CertificateHash, Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -106,6 +106,8 @@ pub enum Course {
     /// Request by request: each is decided by [`Conductor::request`]. A client that turns out to speak HTTP/2 is
     /// given to [`Conductor::hand_over`]. Not for requests.
     Http(HttpCourse),
+    /// Not known before its client's first bytes are: [`Conductor::looked`] is told of them. Not for requests.
+    Look,
 }
 
 /// How an accepted inbound connection begins.
@@ -256,6 +258,32 @@ pub trait Conductor: Sized + 'static {
         caller: &Caller,
         open: &Open,
     ) -> Result<(Self::Record, Course), Refusal>;
+
+    /// Decides a connection or stream whose course is [`Course::Look`], which changes `record` to what it is from now on.
+    /// `None`: what its client has said tells nothing, and no more of it comes, or not in time.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset, and [`closed`](Self::closed) is not called.
+    fn looked(
+        &mut self,
+        pod: &Self::Pod,
+        record: &mut Self::Record,
+        found: Option<&Found>,
+    ) -> Result<Course, Refusal> {
+        let _ = (pod, record, found);
+        Err(Refusal(ResetReason::Internal))
+    }
+
+    /// Whether it is of interest what a connection of bytes turns out to speak.
+    fn watches(&self, record: &Self::Record) -> bool {
+        let _ = record;
+        false
+    }
+
+    /// Told once of a connection that is watched what it turned out to speak, while its first bytes pass.
+    fn found(&mut self, record: &mut Self::Record, found: &Found) {
+        let _ = (record, found);
+    }
 
     /// Decides a request of a connection or stream whose course is [`Course::Http`], and counts it if it is not
     /// to go on.

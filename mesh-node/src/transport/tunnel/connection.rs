@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | [`Kind::Pump`] | `pump.rs` | a socket of an application | a stream of a tunnel |
 //! | [`Kind::Joined`] | `joined.rs` | a socket of an application | another socket |
+//! | [`Kind::Look`] | `look.rs` | a socket or a stream | none so far |
 //! | [`Kind::Http`] | `transport::http1` | a socket or a stream | for each request a stream or an application |
 
 use mesh_common::tunnel::{ResetReason, StreamId};
@@ -13,6 +14,7 @@ use super::conductor::Conductor;
 use super::core::{Core, Job, NEVER};
 use super::engine::Engine;
 use super::joined::Joined;
+use super::look::Look;
 use super::pump::Pump;
 use super::reactor::Ready;
 use super::slots::Key;
@@ -44,6 +46,7 @@ pub(in crate::transport) enum Kind<X> {
     Pump(Pump),
     Joined(Box<Joined>),
     Http(Box<Http<X>>),
+    Look(Box<Look>),
 }
 
 /// Something happened to a stream of a connection.
@@ -92,7 +95,7 @@ impl<C: Conductor> Connection<C> {
     pub(super) fn moved(&self) -> (u64, u64) {
         match &self.kind {
             Kind::Joined(joined) => joined.moved(),
-            Kind::Pump(_) | Kind::Http(_) => (self.to_server, self.to_client),
+            Kind::Pump(_) | Kind::Http(_) | Kind::Look(_) => (self.to_server, self.to_client),
         }
     }
 
@@ -108,6 +111,9 @@ impl<C: Conductor> Connection<C> {
         let connecting = match &self.kind {
             Kind::Pump(pump) => pump.connecting(),
             Kind::Joined(joined) => joined.connecting(),
+            Kind::Look(_) => {
+                return (self.started.after(core.settings.detect_timeout), CloseReason::IdleTimedOut);
+            }
             Kind::Http(http) => {
                 return (http.deadline(self.active, &core.settings), CloseReason::IdleTimedOut);
             }
@@ -144,6 +150,10 @@ impl<C: Conductor> Engine<C> {
                 http.note(ready);
                 self.http_turn(key);
             }
+            Kind::Look(look) => {
+                look.note(ready);
+                self.look_turn(key);
+            }
         }
     }
 
@@ -155,6 +165,7 @@ impl<C: Conductor> Engine<C> {
             Kind::Pump(_) => self.pump_turn(key),
             Kind::Joined(_) => self.joined_turn(key),
             Kind::Http(_) => self.http_turn(key),
+            Kind::Look(_) => self.look_turn(key),
         }
     }
 
@@ -164,7 +175,7 @@ impl<C: Conductor> Engine<C> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match &mut connection.kind {
             Kind::Pump(pump) => pump.room_again(),
-            Kind::Joined(_) => return,
+            Kind::Joined(_) | Kind::Look(_) => return,
             Kind::Http(http) => http.room_again(),
         }
         connection.queue(key, &mut self.core);
@@ -177,6 +188,7 @@ impl<C: Conductor> Engine<C> {
             Kind::Pump(_) => self.pump_event(key, event),
             Kind::Joined(_) => debug_assert!(false, "stream {stream:?} belongs to joined sockets"),
             Kind::Http(_) => self.http_event(key, stream, event),
+            Kind::Look(_) => self.look_event(key, event),
         }
     }
 
@@ -189,6 +201,7 @@ impl<C: Conductor> Engine<C> {
         if now >= deadline {
             return match connection.kind {
                 Kind::Http(_) => self.http_deadline(key),
+                Kind::Look(_) => self.look_over(key),
                 Kind::Pump(_) | Kind::Joined(_) => self.fail(key, reason),
             };
         }
@@ -231,6 +244,12 @@ impl<C: Conductor> Engine<C> {
             }
             Kind::Joined(joined) => joined.sockets().for_each(|socket| socket.end(reason)),
             Kind::Http(http) => self.http_end(*http, &mut record, reason),
+            Kind::Look(look) => {
+                if let Some((tunnel, stream)) = look.stream() {
+                    self.give_stream_up(tunnel, stream, reason.as_reset());
+                }
+                look.end(reason);
+            }
         }
         self.core.counters.connections.subtract(1);
         let duration = started.until(self.core.now);

@@ -299,10 +299,10 @@ impl<C: Conductor> Engine<C> {
             let is_told = matches!(&connection.kind, Kind::Http(http) if http.is_told_to_go());
             let permitted = !is_told && self.conductor.still_permitted(&mut connection.record);
             match &mut connection.kind {
-                Kind::Pump(_) | Kind::Joined(_) if !permitted => {
+                Kind::Pump(_) | Kind::Joined(_) | Kind::Look(_) if !permitted => {
                     self.end(key, CloseReason::NoLongerPermitted)
                 }
-                Kind::Pump(_) | Kind::Joined(_) => {}
+                Kind::Pump(_) | Kind::Joined(_) | Kind::Look(_) => {}
                 Kind::Http(http) => {
                     let exchange = http.exchange_mut();
                     let goes_on = exchange.is_none_or(|exchange| {

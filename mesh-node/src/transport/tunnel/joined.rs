@@ -6,6 +6,7 @@ use super::engine::Engine;
 use super::reactor::Ready;
 use super::settings::{BUDGET, BULK};
 use super::slots::Key;
+use super::watch::Watch;
 use crate::transport::connect;
 use crate::transport::outcome::{CloseReason, ConnectFailure};
 use crate::transport::plain::Plain;
@@ -19,12 +20,14 @@ pub(in crate::transport) struct Joined {
 }
 
 impl Joined {
-    /// The client's socket, the server's whose connect is under way, and what the client has said already.
-    pub(super) fn new(client: Plain, server: Plain, first: Vec<u8>) -> Self {
+    /// The client's socket, the server's whose connect is under way, what the client has said already, and whether it is
+    /// wanted to know what they speak.
+    pub(super) fn new(client: Plain, server: Plain, first: Vec<u8>, wanted: bool) -> Self {
         let mut splice = Splice::new(client, server);
         splice.up.writable = false;
         splice.down.readable = false;
         splice.up.put_first(first);
+        splice.watch = Watch::begin(wanted);
         Self { splice, connected: false, bulk: false }
     }
 
@@ -55,6 +58,10 @@ impl Joined {
     pub(super) fn into_client(self) -> (Plain, Vec<u8>) {
         let Splice { client, up, .. } = self.splice;
         (client, up.into_waiting())
+    }
+
+    pub(super) fn watch(&mut self) -> &mut Watch {
+        &mut self.splice.watch
     }
 
     pub(super) fn client(&self) -> &Plain {
@@ -99,9 +106,14 @@ impl<C: Conductor> Engine<C> {
         if moved > 0 {
             connection.active = self.core.now;
         }
+        let is_over = joined.splice.is_over();
+        if joined.splice.watch.has_found() {
+            self.tell_found(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
         match step {
             Err(reason) => self.end(key, reason),
-            Ok(_) if joined.splice.is_over() => self.end(key, CloseReason::Completed),
+            Ok(_) if is_over => self.end(key, CloseReason::Completed),
             Ok(Step::More) => connection.queue(key, &mut self.core),
             Ok(Step::Idle) => {}
         }

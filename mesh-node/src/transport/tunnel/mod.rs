@@ -17,7 +17,8 @@
 //! | [`engine`](Engine) | the parts, a turn, what may be asked from outside |
 //! | `conductor` | what is asked of and told to whoever decides |
 //! | `accept`, `begin` | sockets become connections: first bytes, courses, a second try |
-//! | `connection`, `pump`, `joined` | kinds of connections; HTTP/1.1 is in [`http1`](super::http1) |
+//! | `connection`, `pump`, `joined`, `look` | kinds of connections; HTTP/1.1 is in [`http1`](super::http1) |
+//! | `watch` | what first bytes tell while they pass |
 //! | `tunnels`, `link`, `tls` | the life of tunnels; one tunnel; its TLS |
 //! | `streams` | frames to connections and back |
 //! | `core`, `reactor`, `timers`, `slots` | what everything uses |
@@ -38,6 +39,7 @@ mod engine;
 mod held;
 mod joined;
 mod link;
+mod look;
 mod mailbox;
 mod pump;
 mod reactor;
@@ -49,6 +51,7 @@ pub(in crate::transport) mod tests;
 mod timers;
 mod tls;
 mod tunnels;
+mod watch;
 
 pub use accept::{ListenerId, NewListener};
 pub use conductor::{
@@ -68,3 +71,4 @@ pub(in crate::transport) use reactor::{Ready, Token};
 pub(in crate::transport) use settings::BUDGET;
 pub(in crate::transport) use slots::{Key, Slots};
 pub(in crate::transport) use timers::{Tick, Timed};
+pub(in crate::transport) use watch::Watch;

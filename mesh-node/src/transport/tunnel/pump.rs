@@ -21,6 +21,7 @@ use super::link::{Link, Phase};
 use super::reactor::Ready;
 use super::settings::{BUDGET, BULK, REPLAY};
 use super::slots::Key;
+use super::watch::Watch;
 use crate::transport::connect;
 use crate::transport::outcome::{CloseReason, ConnectFailure, TunnelLoss};
 use crate::transport::plain::Plain;
@@ -52,6 +53,8 @@ pub(in crate::transport) struct Pump {
     replay: Option<Vec<u8>>,
     /// What an earlier try has read: sent before anything else, as there is room for it.
     said: Vec<u8>,
+    /// Looks on while first bytes pass.
+    watch: Watch,
 }
 
 impl Pump {
@@ -86,7 +89,17 @@ impl Pump {
             written: 0,
             replay: None,
             said: Vec::new(),
+            watch: Watch::Off,
         }
+    }
+
+    /// The same; if `wanted`, its first bytes are looked at.
+    pub(super) fn watched(self, wanted: bool) -> Self {
+        Self { watch: Watch::begin(wanted), ..self }
+    }
+
+    pub(super) fn watch(&mut self) -> &mut Watch {
+        &mut self.watch
     }
 
     pub(super) fn note(&mut self, ready: Ready) {
@@ -175,6 +188,10 @@ impl Pump {
     /// Writes pieces of one stream, straight from the records. Returns how much went; the rest waits.
     fn deliver(&mut self, pieces: &[&[u8]]) -> Result<usize, CloseReason> {
         self.replay = None;
+        match self.of_client {
+            true => self.watch.server_said(),
+            false => self.watch.client_said(pieces.iter().copied()),
+        }
         let mut sent = 0;
         // Tried also while the connect is under way: over loopback it is done by now, and nothing waits.
         if self.pending.is_empty() && (self.writable || !self.connected) {
@@ -233,7 +250,11 @@ impl<C: Conductor> Engine<C> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Kind::Pump(pump) = &mut connection.kind else { return };
         connection.active = self.core.now;
-        match pump.deliver(pieces) {
+        let delivered = pump.deliver(pieces);
+        if pump.watch.has_found() {
+            self.tell_found(key);
+        }
+        match delivered {
             Ok(written) => self.pump_wrote(key, written),
             Err(reason) => self.fail(key, reason),
         }
@@ -254,7 +275,11 @@ impl<C: Conductor> Engine<C> {
             self.pump_wrote(key, written);
         }
         self.pump_read(key)?;
-        let over = self.pump(key).is_some_and(|(_, pump)| pump.is_over());
+        let Some((_, pump)) = self.pump(key) else { return Ok(()) };
+        let (over, has_found) = (pump.is_over(), pump.watch.has_found());
+        if has_found {
+            self.tell_found(key);
+        }
         if over {
             self.end(key, CloseReason::Completed);
         }
@@ -264,7 +289,7 @@ impl<C: Conductor> Engine<C> {
     fn pump(&mut self, key: Key) -> Option<(Key, &mut Pump)> {
         match &mut self.connections.get_mut(key)?.kind {
             Kind::Pump(pump) => Some((pump.tunnel, pump)),
-            Kind::Joined(_) | Kind::Http(_) => None,
+            Kind::Joined(_) | Kind::Http(_) | Kind::Look(_) => None,
         }
     }
 
@@ -370,6 +395,10 @@ impl Pump {
             }
             Ok(length) => {
                 self.keep_for_replay(outbox.uncommitted(length));
+                match self.of_client {
+                    true => self.watch.client_said(outbox.uncommitted(length)),
+                    false => self.watch.server_said(),
+                }
                 outbox.commit(stream, length);
                 link.count(stream, length);
                 // A short read means drained, which saves the read that would say so; an end shows as a hang-up.

@@ -130,6 +130,7 @@ impl<C: Conductor> Engine<C> {
             Kind::Pump(_) => self.pump_deliver(key, pieces),
             Kind::Joined(_) => debug_assert!(false, "stream {stream:?} belongs to joined sockets"),
             Kind::Http(_) => self.http_deliver(key, stream, pieces),
+            Kind::Look(_) => self.look_deliver(key, pieces),
         }
     }
 
@@ -205,7 +206,7 @@ impl<C: Conductor> Engine<C> {
         let reason = CloseReason::TunnelLost(loss);
         match self.connections.get(connection).map(|connection| &connection.kind) {
             Some(Kind::Http(_)) => self.http_not_joined(connection, tunnel, reason),
-            Some(Kind::Pump(_) | Kind::Joined(_)) => self.fail(connection, reason),
+            Some(Kind::Pump(_) | Kind::Joined(_) | Kind::Look(_)) => self.fail(connection, reason),
             None => {}
         }
     }
@@ -221,7 +222,7 @@ impl<C: Conductor> Engine<C> {
         };
         let pump = match &mut connection.kind {
             Kind::Pump(pump) => pump,
-            Kind::Joined(_) => return,
+            Kind::Joined(_) | Kind::Look(_) => return,
             Kind::Http(_) => {
                 if !self.http_joined(key, tunnel, id, token)
                     && let Some(link) = self.tunnels.get_mut(tunnel)

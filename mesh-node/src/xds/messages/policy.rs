@@ -182,7 +182,7 @@ pub struct Operation {
 #[derive(Clone, PartialEq, Message)]
 pub struct Condition {
     /// Exactly one.
-    #[prost(oneof = "Test", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Test", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub test: Option<Test>,
 }
 
@@ -222,6 +222,9 @@ pub enum Test {
     /// `request.auth.claims[...]`.
     #[prost(message, tag = "11")]
     RequestClaim(ClaimCondition),
+    /// `connection.sni`.
+    #[prost(message, tag = "12")]
+    ConnectionServerName(StringMatch),
 }
 
 /// A claim and what its values are compared with.

@@ -128,6 +128,7 @@ fn a_value_of_a_condition_has_the_form_of_its_key() {
         ("source.serviceAccount", "a/b/c"),
         ("destination.port", "65536"),
         ("destination.port", "http"),
+        ("connection.sni", "api:443"),
     ] {
         for list in ["values", "notValues"] {
             let spec = rule(&format!("{{when: [{{key: {key}, {list}: ['{value}']}}]}}"));
@@ -235,6 +236,7 @@ fn drawn(draws: &mut Draws) -> Value {
         "source.namespace",
         "source.serviceAccount",
         "destination.port",
+        "connection.sni",
         "request.headers[a]",
     ]);
     match name {

@@ -237,6 +237,7 @@ const RIGHT: &[(&str, &str)] = &[
         "{rules: [{when: [{key: source.ip, values: [10.0.0.1]}, {key: source.namespace, notValues: [a]},
           {key: source.principal, values: ['*']}, {key: source.serviceAccount, values: [a/b]},
           {key: destination.ip, values: [10.0.0.0/8]}, {key: destination.port, values: ['80']},
+          {key: connection.sni, values: [api.shop, '*.shop'], notValues: ['*']},
           {key: 'request.headers[X-Token]', values: ['a b', '*é', 'x*'], notValues: [c]}]}]}",
     ),
     ("PeerAuthentication", "{}"),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use mesh_common::model::endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 use mesh_common::model::service::{ServicePort, TargetPort};
 use mesh_common::model::workload::Workload;
-use mesh_common::model::{ConnectionFacts, Direction, Node, PeerIdentity, Protocol, Question, Service};
+use mesh_common::model::{
+    ConnectionFacts, Direction, Node, PeerIdentity, Protocol, Question, ServerName, Service,
+};
 use mesh_common::resolve::{self, Target};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 use proptest::prelude::*;
@@ -226,6 +228,7 @@ fn decides_alike(cache: &Cache, peer: &Peer) -> Result<(), TestCaseError> {
                 peer: PeerIdentity::None,
                 certificate: None,
                 claimed_dst: None,
+                server_name: ServerName::Unknown,
             };
             decide(&full, &partial, &facts)?;
         }

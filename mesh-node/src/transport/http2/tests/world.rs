@@ -239,6 +239,7 @@ impl World {
                             peer: PeerIdentity::Verified(peer.identity),
                             certificate: None,
                             claimed_dst: None,
+                            server_name: ServerName::Unknown,
                         };
                         Some(Rc::new(Deciding { facts, leave, world: world.clone() }))
                     };
@@ -267,6 +268,7 @@ impl World {
             certificate: None,
             local,
             claimed_dst: None,
+            server_name: ServerName::Unknown,
         };
         let deciding = Rc::new(Deciding { facts, leave: Rc::default(), world: self.clone() });
         let source = self.source.clone();
