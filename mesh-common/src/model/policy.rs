@@ -254,6 +254,17 @@ impl<T> Match<T> {
     }
 }
 
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(text) => formatter.write_str(text),
+            Self::Prefix(text) => write!(formatter, "{text}*"),
+            Self::Suffix(text) => write!(formatter, "*{text}"),
+            Self::Present => formatter.write_str("*"),
+        }
+    }
+}
+
 impl Rule {
     /// Whether it asks for anything that only a request has.
     pub fn speaks_of_requests(&self) -> bool {
@@ -290,6 +301,25 @@ impl Operation {
 }
 
 impl Condition {
+    /// `key`, as it is written.
+    pub fn key(&self) -> String {
+        match self {
+            Self::RequestHeader { name, .. } => return format!("request.headers[{name}]"),
+            Self::RequestClaim { path, .. } => return format!("request.auth.claims[{}]", path.join("][")),
+            Self::SourceIp(_) => "source.ip",
+            Self::SourceNamespace(_) => "source.namespace",
+            Self::SourcePrincipal(_) => "source.principal",
+            Self::SourceServiceAccount(_) => "source.serviceAccount",
+            Self::DestinationIp(_) => "destination.ip",
+            Self::DestinationPort(_) => "destination.port",
+            Self::ConnectionServerName(_) => "connection.sni",
+            Self::RequestPrincipal(_) => "request.auth.principal",
+            Self::RequestAudiences(_) => "request.auth.audiences",
+            Self::RequestPresenter(_) => "request.auth.presenter",
+        }
+        .to_owned()
+    }
+
     /// Whether it is about something that only a request has.
     pub fn speaks_of_requests(&self) -> bool {
         match self {

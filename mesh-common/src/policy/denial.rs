@@ -161,6 +161,11 @@ impl DenialReason {
         Self::UnknownDestination(UnknownTarget::NotLocalAddress),
     ];
 
+    /// Whether no request is read for it: in the clear where mutual TLS is required, or to nobody.
+    pub fn is_of_connection(self) -> bool {
+        matches!(self, Self::PlaintextUnderStrict | Self::UnknownDestination(_))
+    }
+
     /// The stable code for logs, metrics and responses.
     pub fn code(self) -> &'static str {
         match self {

@@ -109,7 +109,7 @@ impl Subject<'_> {
         source.min(operation).min(conditions.min().unwrap_or(Answer::Yes))
     }
 
-    fn comes_from(&self, source: &Source) -> Answer {
+    pub(super) fn comes_from(&self, source: &Source) -> Answer {
         let identity = self.identity;
         let is_caller = text_matches(&source.principals, identity.map(|identity| &**identity.principal()))
             && text_matches(&source.namespaces, identity.map(|identity| &**identity.namespace()))
@@ -124,7 +124,7 @@ impl Subject<'_> {
         self.request(|request| principal_matches(&source.request_principals, request.end_user))
     }
 
-    fn does(&self, operation: &Operation, breadth: Breadth) -> Answer {
+    pub(super) fn does(&self, operation: &Operation, breadth: Breadth) -> Answer {
         if !port_matches(&operation.ports, self.destination.port()) {
             return Answer::No;
         }
@@ -141,7 +141,7 @@ impl Subject<'_> {
         })
     }
 
-    fn fulfils(&self, condition: &Condition, breadth: Breadth) -> Answer {
+    pub(super) fn fulfils(&self, condition: &Condition, breadth: Breadth) -> Answer {
         let identity = self.identity;
         match condition {
             Condition::RequestHeader { name, values } => {

@@ -9,6 +9,7 @@ mod authenticate;
 mod denial;
 mod end_user;
 mod evaluate;
+mod explain;
 mod header;
 mod host;
 mod matching;
@@ -17,18 +18,22 @@ mod peer_authentication;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod laws_of_explaining;
+#[cfg(test)]
 mod tests;
 
 pub use authenticate::{Authenticated, authenticate};
 pub use denial::{Denial, DenialReason, ExternalDenial, PolicyKind, PolicyName};
 pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
+pub use explain::{Explained, Heard, Miss, Nearest, explain};
 
 use std::sync::Arc;
 
 use self::matching::{Layer7, Subject};
 use crate::model::policy::{Action, MutualTls};
 use crate::model::{
-    ConnectionFacts, Direction, ExternalAuthorizer, Protocol, RequestFacts, ServerName, Workload,
+    ConnectionFacts, Direction, ExternalAuthorizer, PeerAuthentication, Protocol, RequestFacts, ServerName,
+    Workload,
 };
 use crate::resolve::{self, Destination, Target};
 use crate::snapshot::Snapshot;
@@ -139,13 +144,7 @@ pub fn waits_for_first_bytes(
     }
     let Some(sets) = snapshot.policy_sets(&local.uid, destination.address) else { return false };
     let layer7 = layer7_of(destination.protocol);
-    let subject = Subject {
-        identity: facts.peer.verified(),
-        source: facts.client_ip(),
-        destination: destination.address,
-        server_name: &facts.server_name,
-        layer7,
-    };
+    let subject = subject_of(facts, destination, layer7);
     evaluate::depends_on_server_name(&sets, &subject)
         || destination.protocol == Protocol::Undeclared
             && authorize_connection(snapshot, facts, destination)
@@ -165,11 +164,7 @@ pub fn authorize_request<'a>(
     destination: &'a Destination,
     request: &RequestFacts<'_>,
 ) -> Result<Permit<'a>, Denial> {
-    let layer7 = match destination.protocol {
-        Protocol::Tcp | Protocol::Tls => Layer7::Opaque,
-        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc | Protocol::Undeclared => Layer7::Request(request),
-    };
-    authorize(snapshot, facts, destination, layer7)
+    authorize(snapshot, facts, destination, of_request(destination.protocol, request))
 }
 
 /// Whom to ask about a request that was denied for want of asking ([`ExternalDenial::NotAsked`]). What it lets pass is to
@@ -226,6 +221,27 @@ fn layer7_of(protocol: Protocol) -> Layer7<'static> {
     }
 }
 
+/// What of a request counts at a port of this protocol.
+fn of_request<'a>(protocol: Protocol, request: &'a RequestFacts<'a>) -> Layer7<'a> {
+    match layer7_of(protocol) {
+        Layer7::Opaque => Layer7::Opaque,
+        Layer7::Pending | Layer7::Request(_) => Layer7::Request(request),
+    }
+}
+
+/// What rules about a pod are compared with.
+fn subject_of<'a>(facts: &'a ConnectionFacts, destination: &Destination, layer7: Layer7<'a>) -> Subject<'a> {
+    let identity = facts.peer.verified();
+    let server_name = match layer7 {
+        // What is read as HTTP in the clear begins with no ClientHello.
+        Layer7::Request(_) => &ServerName::Absent,
+        _ if destination.protocol.is_http() => &ServerName::Absent,
+        Layer7::Opaque | Layer7::Pending => &facts.server_name,
+    };
+    let (source, address) = (facts.client_ip(), destination.address);
+    Subject { identity, source, destination: address, server_name, layer7 }
+}
+
 fn authorize<'a>(
     snapshot: &'a Snapshot,
     facts: &'a ConnectionFacts,
@@ -244,16 +260,7 @@ fn authorize<'a>(
     require_mutual_tls(snapshot, facts, local, port)?;
     let gone = || Denial::unknown(resolve::UnknownTarget::LocalGone);
     let sets = snapshot.policy_sets(&local.uid, destination.address).ok_or_else(gone)?;
-    let identity = facts.peer.verified();
-    let server_name = match layer7 {
-        // What is read as HTTP in the clear begins with no ClientHello.
-        Layer7::Request(_) => &ServerName::Absent,
-        _ if destination.protocol.is_http() => &ServerName::Absent,
-        Layer7::Opaque | Layer7::Pending => &facts.server_name,
-    };
-    let (source, address) = (facts.client_ip(), destination.address);
-    let subject = Subject { identity, source, destination: address, server_name, layer7 };
-    let allowed = evaluate::evaluate(&sets, &subject)?;
+    let allowed = evaluate::evaluate(&sets, &subject_of(facts, destination, layer7))?;
     // A token that does not hold is refused, whatever rules say: each request is looked at.
     let asks_for_tokens = matches!(layer7, Layer7::Pending)
         && snapshot
@@ -276,6 +283,15 @@ fn authorize<'a>(
     })
 }
 
+/// What is required of callers at a port of a pod, and by whom, if anybody said so. `None` if the pod is not known.
+pub fn mutual_tls_at<'a>(
+    snapshot: &'a Snapshot,
+    pod: &Workload,
+    port: u16,
+) -> Option<(MutualTls, Option<&'a PeerAuthentication>)> {
+    Some(peer_authentication::required(snapshot.peer_authentications(&pod.uid)?, port))
+}
+
 fn require_mutual_tls(
     snapshot: &Snapshot,
     facts: &ConnectionFacts,
@@ -285,9 +301,8 @@ fn require_mutual_tls(
     if facts.peer.verified().is_some() {
         return Ok(());
     }
-    let policies = snapshot.peer_authentications(&local.uid);
-    let policies = policies.ok_or_else(|| Denial::unknown(resolve::UnknownTarget::LocalGone))?;
-    match peer_authentication::required(policies, port) {
+    let required = mutual_tls_at(snapshot, local, port);
+    match required.ok_or_else(|| Denial::unknown(resolve::UnknownTarget::LocalGone))? {
         (MutualTls::Permissive, _) => Ok(()),
         (MutualTls::Strict, policy) => Err(Denial {
             reason: DenialReason::PlaintextUnderStrict,
