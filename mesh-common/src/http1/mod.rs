@@ -43,7 +43,9 @@ pub use request::RequestHead;
 pub use response::{ResponseHead, ResponseTo};
 pub use scan::HeadScan;
 pub use target::Target;
-pub use write::{CHALLENGE, LocalAnswer, ResponseFor, write_local_answer, write_request, write_response};
+pub use write::{
+    CHALLENGE, DECISION, LocalAnswer, ResponseFor, write_local_answer, write_request, write_response,
+};
 
 /// How much of a message is held before it is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use super::{
     Authority, BodyFraming, BodyWriter, Field, Offer, RequestHead, ResponseHead, Version, WEBSOCKET_VERSION,
     WEBSOCKET_VERSION_FIELD,
 };
+use crate::model::DecisionId;
 
 /// The fields of a message that changes the protocol.
 const UPGRADE: &[u8] = b"Connection: Upgrade\r\nUpgrade: websocket\r\n";
@@ -93,7 +94,12 @@ pub struct LocalAnswer<'t> {
     pub text: &'t str,
     /// The stable code of why; sent as `x-nodemesh-reason` where it is not empty.
     pub reason: &'t str,
+    /// The refusal that it tells of; sent as [`DECISION`].
+    pub decision: Option<DecisionId>,
 }
+
+/// The field that names a refusal, so that it can be asked for.
+pub const DECISION: &str = "x-nodemesh-decision-id";
 
 /// What the caller of a refused token is told (RFC 6750 section 3).
 pub const CHALLENGE: &str = "Bearer realm=\"nodemesh\", error=\"invalid_token\"";
@@ -112,6 +118,9 @@ pub fn write_local_answer(answer: LocalAnswer<'_>, to: ResponseFor, out: &mut Ve
     write_field(b"content-type", b"text/plain", out);
     if !answer.reason.is_empty() {
         write_field(b"x-nodemesh-reason", answer.reason.as_bytes(), out);
+    }
+    if let Some(decision) = &answer.decision {
+        write_field(DECISION.as_bytes(), decision.as_str().as_bytes(), out);
     }
     if answer.status == 401 {
         write_field(b"www-authenticate", CHALLENGE.as_bytes(), out);

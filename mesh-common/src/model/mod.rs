@@ -4,6 +4,7 @@
 //! reference. Nothing here is serialized; wire and dump types are separate and convert.
 
 pub mod client_hello;
+pub mod decision;
 pub mod detection;
 pub mod endpoint;
 pub mod external;
@@ -23,6 +24,7 @@ pub mod service;
 pub mod workload;
 
 pub use client_hello::ServerName;
+pub use decision::{DecisionId, DecisionIdError, NodeMark};
 pub use detection::{Detector, Found, Spoken};
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort};
 pub use external::{AuthorizerProtocol, Custom, ExternalAuthorizer, HttpCheck, IncludedBody};

@@ -53,7 +53,7 @@ use crate::identity::{AuthorityError, Identities, IdentityMetrics, Settings as P
 use crate::kernel::{self, Kernel, KernelConfig, KernelError, KernelReport, RefusedSockets};
 use crate::key_sets::KeySetsError;
 use crate::proxy::limits::Places;
-use crate::proxy::{Learned, ProxyMetrics, Shared};
+use crate::proxy::{Learned, Origin, ProxyMetrics, Shared};
 use crate::system::{ListenError, Stop, SystemError, listen, system};
 use crate::telemetry::access_log::{AccessLog, AccessLogWriter};
 use crate::telemetry::logging::{self, LogFilter, LoggingError};
@@ -207,6 +207,7 @@ fn shared(
         callers: kernel.callers(),
         metrics: ProxyMetrics::new(registry)?,
         learned: Learned::default(),
+        origin: Origin::new(&config.node.name, config.node.workers),
         asker,
     }))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_common::http1::LocalAnswer;
 use mesh_common::http1::relay::Ending;
-use mesh_common::model::{ConnectionFacts, Protocol, RequestFacts};
+use mesh_common::model::{ConnectionFacts, DecisionId, Protocol, RequestFacts};
 use mesh_common::policy;
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Plan};
@@ -41,6 +41,13 @@ struct Kept {
     sides: RequestSides,
     /// To decide it again, where its destination is decided here.
     under_way: Option<UnderWay>,
+}
+
+impl Exchange {
+    /// What the refusal is called for which it is cut off, if it is.
+    pub(super) fn decision(&self) -> Option<DecisionId> {
+        self.0.sides.iter().find_map(RequestSide::decision)
+    }
 }
 
 /// A request's way: where it goes, who reports it besides the side that asked, and with what it is decided again.
@@ -97,13 +104,14 @@ impl Core {
         let subject = http.subject();
         let decided = self.plan_request(snapshot, subject, request, &[]);
         let (plan, decided) = decided.map_err(|rejection| self.answer(subject, request, &rejection))?;
-        let side = self.begin_request(subject, &decided, &plan, request);
+        let mut side = self.begin_request(subject, &decided, &plan, request);
         let busy = self.load.add(plan.address(), Unit::Request);
         let Carried { course, called, under_way } = match self.carry(snapshot, pod, http, &plan, request) {
             Ok(carried) => carried,
-            Err((answer, rejection)) => {
+            Err((decision, rejection)) => {
+                side.refused_as(decision);
                 side.ended(&reported_rejection(&rejection, request));
-                return Err(answer);
+                return Err(LocalAnswer { decision, ..local_answer(&rejection) });
             }
         };
         let mut sides = RequestSides::from_buf([side]);
@@ -118,7 +126,8 @@ impl Core {
         let Err(denial) = still_permitted(&self.snapshot(), http, under_way.as_ref()) else { return true };
         self.shared.metrics.refused(denial.reason.code());
         let rejection = Rejection::Denied(denial);
-        sides.iter_mut().for_each(|side| side.denied(&rejection));
+        let decision = self.name_cut(http, under_way.as_ref(), &rejection);
+        sides.iter_mut().for_each(|side| side.denied(&rejection, decision));
         false
     }
 
@@ -177,7 +186,7 @@ impl Core {
         http: &HttpConnection,
         plan: &Plan,
         request: &RequestFacts<'_>,
-    ) -> Result<Carried, (LocalAnswer<'static>, Rejection)> {
+    ) -> Result<Carried, (Option<DecisionId>, Rejection)> {
         let subject = http.subject();
         let Plan::Local(local) = plan else {
             let course = self.course_of(pod, subject.facts, plan);
@@ -188,7 +197,7 @@ impl Core {
         let destination = resolve::destination(snapshot, &facts).with_detected(Protocol::Http1);
         let caller = Some(&subject.facts.local);
         let called = Subject { facts: &facts, destination: &destination, caller };
-        let refuse = |rejection: Rejection| (self.answer(called, request, &rejection), rejection);
+        let refuse = |rejection: Rejection| (self.answer(called, request, &rejection).decision, rejection);
         let authenticated = self.authenticate(snapshot, called, request).map_err(refuse)?;
         let arrive = |request: &RequestFacts<'_>| {
             let (plan, decided) = self.plan_request(snapshot, called, request, &[]).map_err(refuse)?;
@@ -255,8 +264,9 @@ impl Core {
         rejection: &Rejection,
     ) -> LocalAnswer<'static> {
         let side = self.reject_request(subject, rejection, request);
+        let decision = side.decision();
         side.ended(&reported_rejection(rejection, request));
-        local_answer(rejection)
+        LocalAnswer { decision, ..local_answer(rejection) }
     }
 }
 
@@ -276,7 +286,7 @@ fn reported_rejection(rejection: &Rejection, request: &RequestFacts<'_>) -> Repo
 
 fn local_answer(rejection: &Rejection) -> LocalAnswer<'static> {
     let (status, text) = rejection.answer();
-    LocalAnswer { status, text, reason: rejection.reason() }
+    LocalAnswer { status, text, reason: rejection.reason(), decision: None }
 }
 
 fn scope(facts: &ConnectionFacts, application: SocketAddr) -> PoolScope {

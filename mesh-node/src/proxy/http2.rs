@@ -236,7 +236,10 @@ impl Http2Connection {
         for (_, open) in self.exchanges.borrow_mut().iter_mut() {
             if let Err(denial) = still_permitted(snapshot, http, open.under_way.as_ref()) {
                 let code = denial.reason.code();
-                if open.deny(denial) {
+                let name = |kept: Option<&UnderWay>, rejection: &Rejection| {
+                    self.proxy.name_cut(http, kept, rejection)
+                };
+                if open.deny(denial, name) {
                     self.proxy.shared.metrics.refused(code);
                 }
             }
@@ -288,7 +291,12 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let kind = request.headers.iter().find(|(name, _)| *name == b"content-type");
         Http2Exchange {
             connection: self.clone(),
-            key: self.exchanges.borrow_mut().insert(Open { under_way: None, cut, denied: None }),
+            key: self.exchanges.borrow_mut().insert(Open {
+                under_way: None,
+                cut,
+                denied: None,
+                decision: None,
+            }),
             began: Instant::now(),
             is_grpc: kind.is_some_and(|(_, kind)| is_grpc_type(kind)),
             status: 0,
@@ -317,7 +325,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
             Err(rejection) if exchange.sides.is_empty() => {
                 return Err(exchange.reject(core, http.subject(), &rejection, request));
             }
-            Err(rejection) => return Err(exchange.answer(&rejection)),
+            Err(rejection) => {
+                return Err(exchange.reject_after_all(core, http.subject(), &rejection, request));
+            }
         };
         let Some(authenticated) = authenticated else {
             return self.decide_authenticated(&snapshot, http, exchange, (request, tried));
@@ -409,7 +419,7 @@ impl Http2Connection {
                 return Err(exchange.reject(core, subject, &rejection, request));
             }
             // It was permitted once and is reported already.
-            Err(rejection) => return Err(exchange.answer(&rejection)),
+            Err(rejection) => return Err(exchange.reject_after_all(core, subject, &rejection, request)),
         };
         if let Err(rejection) = exchange.take_place(core, &plan) {
             return Err(exchange.reject(core, subject, &rejection, request));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::StatusCode;
-use mesh_common::model::{HeadEdits, Protocol, RequestFacts};
+use mesh_common::model::{DecisionId, HeadEdits, Protocol, RequestFacts};
 use mesh_common::policy::Denial;
 use mesh_common::route::Plan;
 
@@ -13,7 +13,7 @@ use super::http2::Http2Connection;
 use super::limits::Place;
 use super::load::BusyGuard;
 use super::record::Subject;
-use super::request::{Reported, RequestSides};
+use super::request::{Reported, RequestSides, described};
 use super::response::Rejection;
 use super::under_way::UnderWay;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
@@ -25,6 +25,8 @@ pub(super) struct Open {
     pub(super) cut: Cut,
     /// What forbids it by now.
     pub(super) denied: Option<Rejection>,
+    /// What that is called.
+    pub(super) decision: Option<DecisionId>,
 }
 
 /// What is kept with a request, from its head to its end.
@@ -49,10 +51,15 @@ pub(super) struct Http2Exchange {
 impl Open {
     /// Cuts it off for what forbids it by now. Returns whether it was not cut before: where its caller takes nothing, it
     /// stays for a while.
-    pub(super) fn deny(&mut self, denial: Denial) -> bool {
+    pub(super) fn deny(
+        &mut self,
+        denial: Denial,
+        name: impl FnOnce(Option<&UnderWay>, &Rejection) -> Option<DecisionId>,
+    ) -> bool {
         let is_first = self.denied.is_none();
         if is_first {
-            self.denied = Some(Rejection::Denied(denial));
+            let rejection = self.denied.insert(Rejection::Denied(denial));
+            self.decision = name(self.under_way.as_ref(), rejection);
             self.cut.now();
         }
         is_first
@@ -81,13 +88,28 @@ impl Http2Exchange {
         rejection: &Rejection,
         request: &RequestFacts<'_>,
     ) -> OwnAnswer {
-        self.sides.push(core.reject_request(subject, rejection, request));
-        self.answer(rejection)
+        let side = core.reject_request(subject, rejection, request);
+        let decision = side.decision();
+        self.sides.push(side);
+        self.answer(rejection, decision)
     }
 
-    pub(super) fn answer(&mut self, rejection: &Rejection) -> OwnAnswer {
+    /// Refuses a request that was permitted once and is reported already.
+    pub(super) fn reject_after_all(
+        &mut self,
+        core: &Core,
+        subject: Subject<'_>,
+        rejection: &Rejection,
+        request: &RequestFacts<'_>,
+    ) -> OwnAnswer {
+        let decision = core.name_refusal(subject, rejection, Some(&described(request)));
+        self.answer(rejection, decision)
+    }
+
+    fn answer(&mut self, rejection: &Rejection, decision: Option<DecisionId>) -> OwnAnswer {
         self.answered = Some((rejection.flags(), rejection.reason()));
-        match rejection.verdict() {
+        self.sides.iter_mut().for_each(|side| side.refused_as(decision));
+        let answer = match rejection.verdict() {
             Verdict::Denied => match rejection.token_fault() {
                 Some(fault) => OwnAnswer::unauthenticated(fault.as_str(), fault.code()),
                 None => OwnAnswer::denied(rejection.reason()),
@@ -95,13 +117,18 @@ impl Http2Exchange {
             Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
                 OwnAnswer::unavailable(rejection.reason())
             }
-        }
+        };
+        answer.about(decision)
     }
 }
 
 impl Exchange for Http2Exchange {
     fn edits(&mut self) -> Option<HeadEdits> {
         self.edits.take()
+    }
+
+    fn decision(&self) -> Option<DecisionId> {
+        self.connection.exchanges.borrow().get(self.key)?.decision
     }
 
     fn answered(&mut self, status: StatusCode) {
@@ -135,11 +162,11 @@ impl Exchange for Http2Exchange {
             duration: self.began.elapsed(),
         };
         let open = self.connection.exchanges.borrow();
-        let denied = open.get(self.key).and_then(|open| open.denied.as_ref());
+        let denied = open.get(self.key).and_then(|open| Some((open.denied.as_ref()?, open.decision)));
         let denied = denied.filter(|_| reason == Ending::Cut.as_str());
         for mut side in self.sides.drain(..) {
-            if let Some(rejection) = denied {
-                side.denied(rejection);
+            if let Some((rejection, decision)) = denied {
+                side.denied(rejection, decision);
             }
             side.ended(&reported);
         }
@@ -177,9 +204,12 @@ mod tests {
     #[test]
     fn a_request_that_is_cut_off_is_so_once() {
         let cut = Cut::default();
-        let mut open = Open { under_way: None, cut, denied: None };
+        let mut open = Open { under_way: None, cut, denied: None, decision: None };
         let denial = || Denial { reason: DenialReason::NoRuleAllows, policy: None, rule: None };
-        assert!(open.deny(denial()));
-        assert!(!open.deny(denial()), "still there at the next snapshot");
+        assert!(open.deny(denial(), |_, _| None));
+        assert!(
+            !open.deny(denial(), |_, _| unreachable!("it has a name")),
+            "still there at the next snapshot"
+        );
     }
 }

@@ -7,7 +7,7 @@ use mesh_common::model::protocol::{Sniffed, sniff};
 use mesh_common::model::{
     ConnectionFacts, Direction, Enrolment, Found, PeerIdentity, Protocol, ServerName, Spoken, Workload,
 };
-use mesh_common::policy::{self, Denial, DenialReason, Permit, Requests};
+use mesh_common::policy::{self, Denial, Permit, Requests};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -340,7 +340,7 @@ fn client_speaks_first(declared: Protocol) -> bool {
 
 /// Whether requests are worth reading though the connection is refused: not in the clear where mutual TLS is required, nor for nobody.
 pub(super) fn is_worth_reading(denial: &Denial) -> bool {
-    !matches!(denial.reason, DenialReason::PlaintextUnderStrict | DenialReason::UnknownDestination(_))
+    !denial.reason.is_of_connection()
 }
 
 /// The caller's pod: the one at its address, if its identity is the one that was proved.

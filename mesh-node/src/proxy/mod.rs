@@ -6,6 +6,7 @@
 
 mod asking;
 mod client_certificate;
+mod decisions;
 mod detected;
 mod http;
 mod http2;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{DecisionId, Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::policy;
 use mesh_common::snapshot::Snapshot;
 use mesh_common::token::TokenCache;
@@ -45,6 +46,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tracing::debug;
 
+pub use self::decisions::{KEPT as KEPT_REFUSALS, Origin, Refused};
 pub use self::detected::{Learned, LearnedPort};
 pub use self::http::Exchange;
 pub use self::pod::PodHandle;
@@ -52,6 +54,7 @@ pub use self::record::Record;
 pub use self::shared::{ProxyMetrics, Shared};
 
 use self::asking::Held;
+use self::decisions::Decisions;
 use self::detected::CoreLearned;
 use self::http2::Http2Connections;
 use self::limits::Place;
@@ -88,6 +91,7 @@ pub struct Core {
     pods: RefCell<HashMap<WorkloadUid, PodHandle>>,
     http2: Http2Connections,
     learned: CoreLearned,
+    decisions: Decisions,
     /// Tokens of end users that were found good.
     tokens: RefCell<TokenCache>,
 }
@@ -115,6 +119,7 @@ impl Proxy {
             pods: RefCell::default(),
             tokens: RefCell::default(),
             learned: shared.learned.core(),
+            decisions: Decisions::new(shared.origin),
             http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))
@@ -373,6 +378,10 @@ impl Conductor for Proxy {
         self.request_holds(record, exchange)
     }
 
+    fn decision_of(&self, exchange: &Exchange) -> Option<DecisionId> {
+        exchange.decision()
+    }
+
     fn dial(&mut self, record: &Record, dial: &Dial) -> io::Result<OwnedFd> {
         self.connect(record.caller(), dial)
     }
@@ -411,11 +420,15 @@ impl Conductor for Proxy {
 
     fn still_permitted(&mut self, record: &mut Record) -> bool {
         let snapshot = self.snapshot();
-        let mut verdicts = record.sides().map(|(facts, carried)| policy::recheck(&snapshot, facts, carried));
-        let Some(denial) = verdicts.find_map(Result::err) else { return true };
-        drop(verdicts);
+        let refused = record.sides().find_map(|(facts, carried)| {
+            policy::recheck(&snapshot, facts, carried).err().map(|denial| (facts, denial))
+        });
+        let Some((facts, denial)) = refused else { return true };
         self.shared.metrics.refused(denial.reason.code());
-        record.denied(&Rejection::Denied(denial));
+        let rejection = Rejection::Denied(denial);
+        // Requests have each an id of their own.
+        let decision = record.as_http().is_none().then(|| self.name_closing(&snapshot, facts, &rejection));
+        record.denied(&rejection, decision.flatten());
         false
     }
 

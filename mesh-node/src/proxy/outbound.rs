@@ -227,7 +227,7 @@ impl Core {
         subject: Subject<'_>,
     ) -> Result<T, Refusal> {
         decided.map_err(|rejection| {
-            reject(&self.traffic, &self.shared.access_log, subject, &rejection);
+            reject(self, subject, &rejection);
             self.refuse(&rejection)
         })
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::model::{
-    AuthorizationPolicy, ConnectionFacts, Direction, Found, PeerIdentity, Protocol, Service, SpiffeId,
-    Workload,
+    AuthorizationPolicy, ConnectionFacts, DecisionId, Direction, Found, PeerIdentity, Protocol, Service,
+    SpiffeId, Workload,
 };
 use mesh_common::policy::{
     AuditFinding, AuditVerdict, Basis, CarriedAs, Denial, Permit, PolicyKind, PolicyName, RuleMatch,
@@ -21,7 +21,7 @@ use super::response::{Rejection, flags_of};
 use super::{Core, ProxyMetrics};
 use crate::telemetry::access_log::{AccessLog, Audited, DecidedBy, OpenRecord, Record as AccessRecord};
 use crate::telemetry::labels::{AuditEffect, RecordedProtocol, Reporter, SecurityPolicy, Verdict};
-use crate::telemetry::traffic::{CoreTraffic, OpenConnection, Parties};
+use crate::telemetry::traffic::{OpenConnection, Parties};
 use crate::transport::tunnel::Refusal;
 use crate::transport::{CloseReason, Outcome};
 
@@ -270,9 +270,9 @@ impl Record {
     }
 
     /// Says what forbids a connection that was permitted once.
-    pub(super) fn denied(&mut self, rejection: &Rejection) {
+    pub(super) fn denied(&mut self, rejection: &Rejection, decision: Option<DecisionId>) {
         if let Carried::Bytes(sides) = &mut self.0.what {
-            sides.iter_mut().for_each(|side| describe_rejection(&mut side.log.record, rejection));
+            sides.iter_mut().for_each(|side| describe_rejection(&mut side.log.record, rejection, decision));
         }
     }
 
@@ -352,16 +352,22 @@ impl Side {
 }
 
 /// Reports a connection that was not carried.
-pub(super) fn reject(traffic: &CoreTraffic, log: &AccessLog, subject: Subject<'_>, rejection: &Rejection) {
-    traffic.connection_failed(&parties(subject, None), rejection.flags());
-    let mut open = begin(log, subject, None);
+pub(super) fn reject(core: &Core, subject: Subject<'_>, rejection: &Rejection) {
+    core.traffic.connection_failed(&parties(subject, None), rejection.flags());
+    let mut open = begin(&core.shared.access_log, subject, None);
     open.record.reason = rejection.reason();
-    describe_rejection(&mut open.record, rejection);
+    let decision = core.name_refusal(subject, rejection, None);
+    describe_rejection(&mut open.record, rejection, decision);
 }
 
-/// Says what policy said, and which.
-pub(super) fn describe_rejection(record: &mut AccessRecord, rejection: &Rejection) {
+/// Says what policy said, and which, and by what name that can be asked for.
+pub(super) fn describe_rejection(
+    record: &mut AccessRecord,
+    rejection: &Rejection,
+    decision: Option<DecisionId>,
+) {
     record.verdict = rejection.verdict();
+    record.decision = decision;
     if let Rejection::Denied(denial) = rejection {
         record.policy = named(denial);
         record.error = Some(denial.to_string().into());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_common::http1;
-use mesh_common::model::{ConnectionFacts, Direction, Protocol, RequestFacts};
+use mesh_common::model::{ConnectionFacts, DecisionId, Direction, Protocol, RequestFacts};
 use mesh_common::policy::{self, Authenticated};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
@@ -102,7 +102,8 @@ impl Core {
     ) -> RequestSide {
         self.shared.metrics.refused(rejection.reason());
         let mut side = self.side_of(subject, None, request);
-        describe_rejection(&mut side.log.record, rejection);
+        let decision = self.name_refusal(subject, rejection, side.log.record.request.as_deref());
+        side.denied(rejection, decision);
         side
     }
 
@@ -165,8 +166,18 @@ impl Core {
 
 impl RequestSide {
     /// Says what forbids a request that was permitted once.
-    pub(super) fn denied(&mut self, rejection: &Rejection) {
-        describe_rejection(&mut self.log.record, rejection);
+    pub(super) fn denied(&mut self, rejection: &Rejection, decision: Option<DecisionId>) {
+        describe_rejection(&mut self.log.record, rejection, decision);
+    }
+
+    /// What the refusal is called that it reports, if it does.
+    pub(super) fn decision(&self) -> Option<DecisionId> {
+        self.log.record.decision
+    }
+
+    /// Reports a request that the other side on this node refused.
+    pub(super) fn refused_as(&mut self, decision: Option<DecisionId>) {
+        self.log.record.decision = decision;
     }
 
     /// Reports the end.
@@ -259,7 +270,7 @@ fn known_grpc_status(status: u16) -> u8 {
     u8::try_from(status).ok().filter(|status| *status <= 16).unwrap_or(2)
 }
 
-fn described(request: &RequestFacts<'_>) -> Request {
+pub(super) fn described(request: &RequestFacts<'_>) -> Request {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
     Request {
         method: text(request.method),

@@ -7,6 +7,7 @@ use mesh_common::model::Spoken;
 use mesh_common::snapshot::Snapshot;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
+use super::decisions::Origin;
 use super::detected::Learned;
 use super::limits::Places;
 use crate::config_client::Asker;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub metrics: ProxyMetrics,
     /// What ports turned out to speak.
     pub learned: Learned,
+    /// What ids of refusals begin with.
+    pub origin: Origin,
     /// Asks what addresses are, where the agent is not told everything.
     pub asker: Option<Asker>,
 }

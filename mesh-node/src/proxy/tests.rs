@@ -76,6 +76,7 @@ fn records(decide: impl FnOnce(&Proxy, &PodHandle)) -> (Vec<Value>, String) {
         callers: CallerWriter::of_nothing(),
         learned: Learned::default(),
         asker: None,
+        origin: Origin::new("a", 1),
         metrics: ProxyMetrics::new(&registry).unwrap(),
     });
     let settings = transport::http2::Settings::default();

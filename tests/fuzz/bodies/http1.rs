@@ -7,7 +7,7 @@ use mesh_common::http1::{
 
 /// Changes the side that speaks; no byte of a head.
 const TURN: u8 = 0xff;
-const REFUSED: LocalAnswer<'static> = LocalAnswer { status: 403, text: "no", reason: "no" };
+const REFUSED: LocalAnswer<'static> = LocalAnswer { status: 403, text: "no", reason: "no", decision: None };
 
 /// The first byte of `input` says what the client is, how often its bytes are cut, and what a lost upstream means;
 /// the rest is what the client says, then the upstream, and so on.

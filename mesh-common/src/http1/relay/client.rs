@@ -54,9 +54,13 @@ impl<P: Forwarded> Relay<P> {
     /// The deadline for what is being [waited for](Relay::waiting) has passed.
     pub fn timed_out(&mut self) -> Commands<P> {
         const SLOW: LocalAnswer<'static> =
-            LocalAnswer { status: 408, text: "request timed out", reason: "request_timeout" };
-        const LATE: LocalAnswer<'static> =
-            LocalAnswer { status: 504, text: "upstream request timeout", reason: "response_timeout" };
+            LocalAnswer { status: 408, text: "request timed out", reason: "request_timeout", decision: None };
+        const LATE: LocalAnswer<'static> = LocalAnswer {
+            status: 504,
+            text: "upstream request timeout",
+            reason: "response_timeout",
+            decision: None,
+        };
         let mut commands = Commands::new();
         match self.waiting() {
             Waiting::Nothing => {}
@@ -233,7 +237,8 @@ impl<P: Forwarded> Relay<P> {
 
     /// The client sent something that cannot be understood.
     fn refuse(&mut self, refusal: Refusal, sent: &[u8], commands: &mut Commands<P>) {
-        let answer = LocalAnswer { status: refusal.status(), text: "", reason: refusal.reason() };
+        let answer =
+            LocalAnswer { status: refusal.status(), text: "", reason: refusal.reason(), decision: None };
         if matches!(self.phase, Phase::Exchange(_)) {
             self.fail(answer, Ending::BadRequest(refusal), commands);
             return;

@@ -6,8 +6,12 @@ use super::{
 };
 use crate::http1::{HeadScan, LocalAnswer, ReadRules, Refusal};
 
-const GONE: LocalAnswer<'static> =
-    LocalAnswer { status: 503, text: "upstream connection ended before an answer", reason: "upstream_gone" };
+const GONE: LocalAnswer<'static> = LocalAnswer {
+    status: 503,
+    text: "upstream connection ended before an answer",
+    reason: "upstream_gone",
+    decision: None,
+};
 
 impl<P: Forwarded> Relay<P> {
     /// The upstream is there; what is [to be sent](Relay::to_upstream) can be sent. `reused` says whether it
@@ -126,8 +130,12 @@ impl<P: Forwarded> Relay<P> {
     }
 
     fn refuse_response(&mut self, refusal: Refusal, commands: &mut Commands<P>) {
-        let answer =
-            LocalAnswer { status: 502, text: "upstream response is malformed", reason: refusal.reason() };
+        let answer = LocalAnswer {
+            status: 502,
+            text: "upstream response is malformed",
+            reason: refusal.reason(),
+            decision: None,
+        };
         self.fail(answer, Ending::BadResponse(refusal), commands);
     }
 

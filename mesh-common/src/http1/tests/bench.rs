@@ -41,9 +41,12 @@ impl Bench {
         let rules = ReadRules::default();
         let dialled = Authority::parse(b"10.0.0.1:8080").unwrap();
         let mut judge = |head: &RequestHead<'_>| match head.path.as_str() {
-            "/denied" => {
-                Verdict::Answer(LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" })
-            }
+            "/denied" => Verdict::Answer(LocalAnswer {
+                status: 403,
+                text: "RBAC: access denied",
+                reason: "policy",
+                decision: None,
+            }),
             "/edited" => {
                 let removed = vec!["x-user".into()];
                 let added = vec![("x-user".into(), (*b"web").into())];

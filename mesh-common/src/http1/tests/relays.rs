@@ -157,7 +157,8 @@ fn a_request_is_not_sent_again_if_it_may_have_been_seen() {
 
 #[test]
 fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
-    let refused = LocalAnswer { status: 503, text: "connection refused", reason: "connect_refused" };
+    let refused =
+        LocalAnswer { status: 503, text: "connection refused", reason: "connect_refused", decision: None };
     let mut bench = Bench::connection();
     bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc").took(&[ACQUIRE]);
     bench.act(|relay, _| relay.upstream_failed(Failure::Untouched(refused)));
@@ -176,7 +177,8 @@ fn a_request_that_nobody_looked_at_is_tried_once_elsewhere() {
 
 #[test]
 fn what_is_pipelined_behind_a_request_that_failed_has_its_turn() {
-    const GONE: LocalAnswer<'static> = LocalAnswer { status: 503, text: "gone", reason: "gone" };
+    const GONE: LocalAnswer<'static> =
+        LocalAnswer { status: 503, text: "gone", reason: "gone", decision: None };
     let fails: [fn(&mut Bench); 4] = [
         |bench| bench.act(|relay, _| relay.upstream_failed(Failure::Lost(GONE))),
         |bench| bench.act(|relay, _| relay.upstream_broke()),
@@ -197,7 +199,7 @@ fn what_is_pipelined_behind_a_request_that_failed_has_its_turn() {
 
 #[test]
 fn a_request_too_large_to_keep_is_not_tried_elsewhere() {
-    let refused = LocalAnswer { status: 503, text: "", reason: "connect_refused" };
+    let refused = LocalAnswer { status: 503, text: "", reason: "connect_refused", decision: None };
     let mut bench = Bench::connection();
     bench
         .client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
@@ -356,7 +358,7 @@ fn an_upload_is_waited_for_until_the_response_begins() {
 
 #[test]
 fn the_body_of_an_answer_of_ours_is_counted_where_it_is_given() {
-    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" };
+    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy", decision: None };
     for (method, bytes) in [("GET", 19), ("HEAD", 0)] {
         let mut bench = Bench::connection();
         bench.client(&get("/1").replace("GET", method)).acquire(false);
@@ -378,7 +380,7 @@ fn a_drained_relay_ends_after_its_exchange() {
 
 #[test]
 fn a_cut_exchange_is_answered_if_it_was_not_yet() {
-    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" };
+    let denied = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy", decision: None };
     let mut bench = Bench::connection();
     bench.client(&get("/1")).acquire(false).act(|relay, _| relay.cut(denied));
     assert_eq!(bench.status(), 403);

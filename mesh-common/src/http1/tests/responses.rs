@@ -134,7 +134,7 @@ fn persistence_is_said_in_the_words_of_each_hop() {
 
 #[test]
 fn a_local_answer_has_its_length_and_no_body_for_head() {
-    let answer = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" };
+    let answer = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy", decision: None };
     let mut out = Vec::new();
     assert!(write_local_answer(answer, TO_11, &mut out));
     let text = String::from_utf8(out).unwrap();
@@ -144,4 +144,15 @@ fn a_local_answer_has_its_length_and_no_body_for_head() {
     write_local_answer(answer, ResponseFor { head: true, keep_alive: false, ..TO_11 }, &mut out);
     let text = String::from_utf8(out).unwrap();
     assert!(text.ends_with("connection: close\r\n\r\n"), "{text}");
+}
+
+#[test]
+fn a_refusal_names_itself() {
+    let id = "4k2nd-9xq1-7h3mz0v8w5rc";
+    let decision = Some(id.parse().unwrap());
+    let answer = LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy", decision };
+    let mut out = Vec::new();
+    write_local_answer(answer, TO_11, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.contains(&format!("\r\nx-nodemesh-decision-id: {id}\r\n")), "{text}");
 }

@@ -76,6 +76,9 @@ fn write_fields(line: &mut Line<'_>, clock: &mut Clock, record: &Record) {
     line.policy(field!("policy"), record.policy.as_deref());
     line.audit(field!("audit"), record.audit.as_deref());
     line.bare_text(field!("verdict"), record.verdict.as_str());
+    if let Some(decision) = &record.decision {
+        line.bare_text(field!("decision"), decision.as_str());
+    }
     line.bare_text(field!("reason"), record.reason);
     line.number(field!("bytes_sent"), record.bytes_sent);
     line.number(field!("bytes_received"), record.bytes_received);

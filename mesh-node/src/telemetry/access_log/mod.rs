@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::model::{Direction, Service, Spoken, Text, Workload};
+use mesh_common::model::{DecisionId, Direction, Service, Spoken, Text, Workload};
 use mesh_common::policy::PolicyName;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
@@ -93,6 +93,8 @@ pub struct Record {
     pub audit: Option<Box<Audited>>,
     /// What policy said.
     pub verdict: Verdict,
+    /// What the refusal is called, where policy refused.
+    pub decision: Option<DecisionId>,
     /// Why it ended as it did: one of the words that metrics use too.
     pub reason: &'static str,
     /// Bytes from the called side to the caller.
@@ -227,6 +229,7 @@ impl AccessLog {
                 policy: None,
                 audit: None,
                 verdict: Verdict::Undecided,
+                decision: None,
                 reason: "-",
                 bytes_sent: 0,
                 bytes_received: 0,

@@ -18,7 +18,7 @@ use crate::transport::tunnel::{Conductor, Connection, Course, Engine, Key, Kind,
 
 /// What a client is told whose exchange is no longer permitted.
 const DENIED: LocalAnswer<'static> =
-    LocalAnswer { status: 403, text: "RBAC: access denied", reason: "no_longer_permitted" };
+    LocalAnswer { status: 403, text: "RBAC: access denied", reason: "no_longer_permitted", decision: None };
 
 impl<C: Conductor> Engine<C> {
     /// Carries out commands in their order.
@@ -298,10 +298,11 @@ impl<C: Conductor> Engine<C> {
         if !goes_on {
             self.http_drain(key);
         }
-        let Some(http) = self.http_mut(key) else { return };
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
         http.told_to_go |= !goes_on;
         http.failure = Some(CloseReason::NoLongerPermitted);
-        let commands = http.relay.cut(DENIED);
+        let decision = http.exchange_mut().and_then(|exchange| self.conductor.decision_of(exchange));
+        let commands = http.relay.cut(LocalAnswer { decision, ..DENIED });
         self.http_obey(key, commands);
         self.http_turn(key);
     }

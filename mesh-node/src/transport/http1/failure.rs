@@ -52,5 +52,5 @@ pub(super) fn answer(reason: CloseReason) -> LocalAnswer<'static> {
         | CloseReason::NoDescriptors
         | CloseReason::Internal => (503, "upstream connect error or disconnect before headers"),
     };
-    LocalAnswer { status, text, reason: reason.reason() }
+    LocalAnswer { status, text, reason: reason.reason(), decision: None }
 }

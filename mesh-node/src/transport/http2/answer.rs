@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use mesh_common::http1::{CHALLENGE, Refusal, WEBSOCKET_VERSION};
+use mesh_common::http1::{CHALLENGE, DECISION, Refusal, WEBSOCKET_VERSION};
+use mesh_common::model::DecisionId;
 
 use super::connect::ConnectFailure;
 
@@ -31,6 +32,8 @@ pub struct OwnAnswer {
     pub text: &'static str,
     /// The stable code for logs and metrics.
     pub reason: &'static str,
+    /// The refusal that it tells of.
+    pub decision: Option<DecisionId>,
 }
 
 impl OwnAnswer {
@@ -41,12 +44,13 @@ impl OwnAnswer {
             grpc_status: PERMISSION_DENIED,
             text: "RBAC: access denied",
             reason,
+            decision: None,
         }
     }
 
     /// Its token does not hold. `text` says what is wrong with it, `reason` is the code of that.
     pub fn unauthenticated(text: &'static str, reason: &'static str) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, grpc_status: UNAUTHENTICATED, text, reason }
+        Self { status: StatusCode::UNAUTHORIZED, grpc_status: UNAUTHENTICATED, text, reason, decision: None }
     }
 
     /// There is nowhere to go. `reason` is the code of why.
@@ -56,6 +60,7 @@ impl OwnAnswer {
             grpc_status: UNAVAILABLE,
             text: "no healthy upstream",
             reason,
+            decision: None,
         }
     }
 
@@ -67,6 +72,7 @@ impl OwnAnswer {
                 grpc_status: DEADLINE_EXCEEDED,
                 text: "request timed out",
                 reason: "request_timeout",
+                decision: None,
             };
         }
         if let ConnectFailure::NoExtendedConnect | ConnectFailure::NoSwitch = failure {
@@ -88,7 +94,12 @@ impl OwnAnswer {
             // gRPC's own mapping of 400 (grpc/http-grpc-status-mapping).
             _ => INTERNAL,
         };
-        Self { status, grpc_status, text: "malformed request", reason: refusal.reason() }
+        Self { status, grpc_status, text: "malformed request", reason: refusal.reason(), decision: None }
+    }
+
+    /// The same, with the name of the refusal.
+    pub fn about(self, decision: Option<DecisionId>) -> Self {
+        Self { decision, ..self }
     }
 
     /// The head of this answer, and its body if it has one.
@@ -96,6 +107,10 @@ impl OwnAnswer {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(self.reason));
+        if let Some(decision) = &self.decision {
+            let name = HeaderValue::from_str(decision.as_str()).expect("an id is ASCII");
+            headers.insert(HeaderName::from_static(DECISION), name);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }

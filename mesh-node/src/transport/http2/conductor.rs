@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use mesh_common::http1::{AskedFor, Refusal};
-use mesh_common::model::{HeadEdits, RequestFacts, SpiffeId, Workload};
+use mesh_common::model::{DecisionId, HeadEdits, RequestFacts, SpiffeId, Workload};
 use mesh_common::route::{Local, Plan};
 use tokio::sync::Notify;
 
@@ -91,6 +91,11 @@ pub trait Conductor: 'static {
 pub trait Exchange: 'static {
     /// What is to be changed of the request's head, by what was decided last.
     fn edits(&mut self) -> Option<HeadEdits> {
+        None
+    }
+
+    /// What the refusal is called for which it is cut off, if it is.
+    fn decision(&self) -> Option<DecisionId> {
         None
     }
 

@@ -122,7 +122,10 @@ pub(super) async fn serve<C: Conductor>(
     };
     Ok(match answered {
         Ok(response) => upstreams::<C>(response, way, (record, cut), open, &shared.settings),
-        Err(answer) => own::<C>(answer, asked, Some(record), open),
+        Err(answer) => {
+            let decision = answer.decision.or_else(|| record.exchange().decision());
+            own::<C>(answer.about(decision), asked, Some(record), open)
+        }
     })
 }
 

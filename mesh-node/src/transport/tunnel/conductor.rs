@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{CertificateHash, Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{
+    CertificateHash, DecisionId, Direction, Found, RequestFacts, SpiffeId, WorkloadUid,
+};
 use mesh_common::tunnel::{Open, ResetReason};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -321,6 +323,11 @@ pub trait Conductor: Sized + 'static {
     /// Asked for every exchange when the engine is told to look again: whether it is still permitted. `exchange` is to say
     /// why not.
     fn request_still_permitted(&mut self, record: &Self::Record, exchange: &mut Self::Exchange) -> bool;
+
+    /// What the refusal is called for which an exchange is cut off, if it is.
+    fn decision_of(&self, _exchange: &Self::Exchange) -> Option<DecisionId> {
+        None
+    }
 
     /// Begins a TCP connection of [`Course::Direct`]. Overridden to tell the kernel, before the connect, whom the
     /// application is to see.

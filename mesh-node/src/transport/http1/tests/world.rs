@@ -181,7 +181,12 @@ impl Conductor for Judge {
         let text = format!("{method} {host} {}", request.path.as_str());
         self.log.requests.lock().unwrap().push(text.clone());
         if self.denies && request.path.as_str() == "/denied" {
-            return Err(LocalAnswer { status: 403, text: "RBAC: access denied", reason: "policy" });
+            return Err(LocalAnswer {
+                status: 403,
+                text: "RBAC: access denied",
+                reason: "policy",
+                decision: None,
+            });
         }
         let elsewhere = self.elsewhere.filter(|_| request.path.as_str() == "/elsewhere");
         Ok((text, self.course(elsewhere.unwrap_or(self.to))))

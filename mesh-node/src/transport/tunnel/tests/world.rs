@@ -165,7 +165,12 @@ impl Conductor for Script {
         _: &mut u32,
         _: &RequestFacts<'_>,
     ) -> Result<((), RequestCourse), LocalAnswer<'static>> {
-        Err(LocalAnswer { status: 403, text: "no course of this script has requests", reason: "script" })
+        Err(LocalAnswer {
+            status: 403,
+            text: "no course of this script has requests",
+            reason: "script",
+            decision: None,
+        })
     }
 
     fn next_endpoint_of_request(

@@ -1,0 +1,225 @@
+//! Refusals of late, by their ids: what a core keeps so that each can be told.
+//!
+//! In: a refusal of policy, with what was known of it. Out: its id, and later the same facts for whoever asks. Each core
+//! keeps so many and forgets the oldest, so a flood of refusals takes a bounded memory and no lock. Never: a query, a
+//! field of a request or a token, which may be credentials.
+
+use std::cell::RefCell;
+use std::time::SystemTime;
+
+use mesh_common::model::{ConnectionFacts, DecisionId, NamespacedName, NodeMark, Protocol, Text};
+use mesh_common::policy::Denial;
+use mesh_common::resolve;
+use mesh_common::snapshot::Snapshot;
+
+use super::Core;
+use super::inbound::caller_pod;
+use super::record::Subject;
+use super::response::Rejection;
+use crate::telemetry::access_log::Request;
+
+/// Refusals that an agent keeps, of all its cores together.
+pub const KEPT: usize = 4096;
+/// The fewest of one core.
+const KEPT_PER_CORE: usize = 64;
+
+/// The longest texts that are kept of a request, in bytes.
+const MAX_METHOD: usize = 32;
+const MAX_HOST: usize = 256;
+const MAX_PATH: usize = 512;
+/// Ends what was shortened.
+const MORE: &str = "...";
+
+/// What the ids of one run of an agent have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    node: NodeMark,
+    run: u32,
+    places: usize,
+}
+
+/// What is known of a refusal.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Its name.
+    pub id: DecisionId,
+    /// When.
+    pub when: SystemTime,
+    /// Of the tables by which it was decided.
+    pub generation: u64,
+    /// Who called whom.
+    pub facts: ConnectionFacts,
+    /// The caller's pod, as far as it was known.
+    pub caller: Option<NamespacedName>,
+    /// Host name of the Service that was called.
+    pub service: Option<Text>,
+    /// What was spoken, as far as it was known.
+    pub protocol: Protocol,
+    /// The request, if it was one.
+    pub request: Option<RefusedRequest>,
+    /// The code, as in the access record.
+    pub reason: &'static str,
+    /// What policy said; `None` where it would have had to see a request, and the bytes were none.
+    pub denial: Option<Denial>,
+}
+
+/// The line of a refused request, shortened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRequest {
+    /// Its method.
+    pub method: Box<str>,
+    /// The host that it names.
+    pub host: Box<str>,
+    /// Its path, without the query.
+    pub path: Box<str>,
+    /// Whom its token speaks of.
+    pub end_user: Option<Text>,
+}
+
+/// What one core keeps.
+#[derive(Debug)]
+pub(super) struct Decisions {
+    origin: Origin,
+    kept: RefCell<Ring<Refused>>,
+}
+
+/// The last so many of something.
+#[derive(Debug)]
+struct Ring<T> {
+    places: usize,
+    /// Where the next one goes, once all places are taken.
+    next: usize,
+    all: Vec<T>,
+}
+
+impl Origin {
+    /// A new run of the agent of a node, with so many cores.
+    pub fn new(node: &str, cores: usize) -> Self {
+        let places = (KEPT / cores.max(1)).max(KEPT_PER_CORE);
+        Self { node: NodeMark::of(node), run: fastrand::u32(..), places }
+    }
+
+    /// Whether an id is of this run.
+    pub fn gave(&self, id: &DecisionId) -> bool {
+        id.is_of_run(&DecisionId::new(self.node, self.run, 0))
+    }
+
+    fn next(self) -> DecisionId {
+        DecisionId::new(self.node, self.run, fastrand::u64(..))
+    }
+}
+
+impl Decisions {
+    pub(super) fn new(origin: Origin) -> Self {
+        Self { origin, kept: RefCell::new(Ring { places: origin.places, next: 0, all: Vec::new() }) }
+    }
+}
+
+impl<T> Ring<T> {
+    fn put(&mut self, one: T) {
+        if self.all.len() < self.places {
+            return self.all.push(one);
+        }
+        self.all[self.next] = one;
+        self.next = (self.next + 1) % self.places;
+    }
+}
+
+impl Core {
+    /// Names a refusal, and keeps what is known of it. `None` where it was not policy that refused.
+    pub(super) fn name_refusal(
+        &self,
+        subject: Subject<'_>,
+        rejection: &Rejection,
+        request: Option<&Request>,
+    ) -> Option<DecisionId> {
+        let denial = match rejection {
+            Rejection::Denied(denial) => Some(denial.clone()),
+            Rejection::NotHttp => None,
+            _ => return None,
+        };
+        let Subject { facts, destination, caller } = subject;
+        let id = self.decisions.origin.next();
+        self.decisions.kept.borrow_mut().put(Refused {
+            id,
+            when: SystemTime::now(),
+            generation: self.snapshot().generation(),
+            facts: facts.clone(),
+            caller: caller.map(|caller| caller.name.clone()),
+            service: destination.service.as_ref().map(|called| called.service.host.clone()),
+            protocol: destination.protocol,
+            request: request.map(RefusedRequest::of),
+            reason: rejection.reason(),
+            denial,
+        });
+        Some(id)
+    }
+
+    /// Names what closes a connection that was permitted once.
+    pub(super) fn name_closing(
+        &self,
+        snapshot: &Snapshot,
+        facts: &ConnectionFacts,
+        rejection: &Rejection,
+    ) -> Option<DecisionId> {
+        let destination = resolve::destination(snapshot, facts);
+        let caller = caller_pod(snapshot, facts);
+        self.name_refusal(Subject { facts, destination: &destination, caller }, rejection, None)
+    }
+
+    /// A refusal that is still kept.
+    pub fn refusal(&self, id: &DecisionId) -> Option<Refused> {
+        self.decisions.kept.borrow().all.iter().find(|refused| refused.id == *id).cloned()
+    }
+}
+
+impl RefusedRequest {
+    /// Whether not all of it is kept.
+    pub fn is_shortened(&self) -> bool {
+        [&self.method, &self.host, &self.path].iter().any(|text| text.ends_with(MORE))
+    }
+
+    fn of(request: &Request) -> Self {
+        Self {
+            method: shortened(&request.method, MAX_METHOD),
+            host: shortened(&request.host, MAX_HOST),
+            path: shortened(&request.path, MAX_PATH),
+            end_user: request.end_user.clone(),
+        }
+    }
+}
+
+/// The text, or as much of its beginning as may be kept.
+fn shortened(text: &str, most: usize) -> Box<str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    format!("{}{MORE}", &text[..text.floor_char_boundary(most)]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_kept_and_no_more() {
+        let mut ring = Ring { places: 3, next: 0, all: Vec::new() };
+        (0..10).for_each(|number| ring.put(number));
+        ring.all.sort_unstable();
+        assert_eq!(ring.all, [7, 8, 9]);
+    }
+
+    #[test]
+    fn a_run_knows_its_ids_and_all_its_cores_share_the_places() {
+        let (run, another) = (Origin::new("a", 2), Origin::new("a", 2));
+        assert!(run.gave(&run.next()) && run.next() != run.next());
+        assert_eq!(run.run == another.run, another.gave(&run.next()));
+        assert_eq!((run.places, Origin::new("a", 1000).places), (KEPT / 2, KEPT_PER_CORE));
+    }
+
+    #[test]
+    fn a_long_request_is_shortened_between_characters() {
+        assert_eq!(&*shortened("abc", 3), "abc");
+        assert_eq!(&*shortened("abéd", 3), "ab...");
+    }
+}
