@@ -36,6 +36,8 @@ enum Command {
     Version(cli::VersionArgs),
     /// Have the mesh come to another root, and show where that stands
     Ca(cli::AuthorityArgs),
+    /// Ask what policy says, and why
+    Authz(cli::AuthzArgs),
     /// Show what the agent knows
     Dump(cli::DumpArgs),
     /// Show or change what the agent logs
@@ -89,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Check(args) => cli::check(&args)?,
         Command::Version(args) => cli::version(&args)?,
         Command::Ca(args) => cli::authority(&args)?,
+        Command::Authz(args) => cli::authz(&args),
         Command::Dump(args) => cli::dump(&args)?,
         Command::Log(args) => cli::log(&args)?,
         Command::Uninstall(args) => app::uninstall(&args)?,

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use mesh_common::model::DecisionId;
 use mesh_common::snapshot::Snapshot;
 
 use super::documents::{BeingRead, Capability, Check, Connection, DetectedPort, NotCaptured, Problem};
 use crate::identity::CertificateSummary;
 use crate::kernel::{Feature, KernelReport};
+use crate::proxy::Refused;
 use crate::telemetry::logging::LogFilter;
 
 /// A running agent, as admin sees it. Every answer is a copy; none may take long.
@@ -36,6 +38,15 @@ pub trait Agent: Send + Sync + 'static {
 
     /// Checks of this agent's own, beside those that admin makes.
     fn checks(&self) -> impl Future<Output = Vec<Check>> + Send;
+
+    /// Whether it is told of every pod which policies are about it: else only of those of its own node.
+    fn knows_all(&self) -> bool;
+
+    /// Whether an id of a refusal is of this run of this agent.
+    fn gave(&self, id: &DecisionId) -> bool;
+
+    /// A refusal that is still kept.
+    fn refusal(&self, id: DecisionId) -> impl Future<Output = Option<Refused>> + Send;
 
     /// Open connections of every core.
     fn connections(&self) -> impl Future<Output = Vec<Connection>> + Send;

@@ -99,7 +99,7 @@ fn endpoint(snapshot: &Snapshot, endpoint: &model::Endpoint) -> Endpoint {
     }
 }
 
-fn protocol(protocol: Protocol) -> &'static str {
+pub(super) fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Http1 => "http/1.1",

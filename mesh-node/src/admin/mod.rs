@@ -8,6 +8,7 @@ mod agent;
 mod checks;
 pub mod documents;
 mod dump;
+pub mod explain;
 mod policies;
 mod routes;
 mod server;

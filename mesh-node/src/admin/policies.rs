@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_common::model::policy::{
-    Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
+    Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, PeerAuthentication,
     PolicyFault, Rule, Scope, Source,
 };
 use mesh_common::model::request_authentication::{
@@ -49,7 +49,8 @@ fn authorization(snapshot: &Snapshot, policy: &AuthorizationPolicy) -> Policy {
     }
 }
 
-fn fault(fault: &PolicyFault) -> String {
+/// What of a policy is not understood: field and reason.
+pub(super) fn fault(fault: &PolicyFault) -> String {
     match &*fault.field {
         "" => fault.reason.clone(),
         field => format!("{field}: {}", fault.reason),
@@ -150,7 +151,8 @@ fn pods(snapshot: &Snapshot, scope: &Scope) -> usize {
     }
 }
 
-fn rule(rule: &Rule) -> Value {
+/// One rule, with Istio's field names.
+pub(super) fn rule(rule: &Rule) -> Value {
     let mut fields = Map::new();
     put(&mut fields, "from", rule.from.iter().map(|from| json!({ "source": source(from) })).collect());
     put(&mut fields, "to", rule.to.iter().map(|to| json!({ "operation": operation(to) })).collect());
@@ -160,41 +162,32 @@ fn rule(rule: &Rule) -> Value {
 
 fn source(source: &Source) -> Value {
     let mut fields = Map::new();
-    put_match(&mut fields, ["principals", "notPrincipals"], &source.principals, pattern);
-    put_match(&mut fields, ["namespaces", "notNamespaces"], &source.namespaces, pattern);
-    put_match(&mut fields, ["serviceAccounts", "notServiceAccounts"], &source.service_accounts, pattern);
+    put_match(&mut fields, ["principals", "notPrincipals"], &source.principals, ToString::to_string);
+    put_match(&mut fields, ["namespaces", "notNamespaces"], &source.namespaces, ToString::to_string);
+    put_match(
+        &mut fields,
+        ["serviceAccounts", "notServiceAccounts"],
+        &source.service_accounts,
+        ToString::to_string,
+    );
     put_match(&mut fields, ["ipBlocks", "notIpBlocks"], &source.ip_blocks, ToString::to_string);
     let names = ["requestPrincipals", "notRequestPrincipals"];
-    put_match(&mut fields, names, &source.request_principals, pattern);
+    put_match(&mut fields, names, &source.request_principals, ToString::to_string);
     fields.into()
 }
 
 fn operation(operation: &Operation) -> Value {
     let mut fields = Map::new();
-    put_match(&mut fields, ["hosts", "notHosts"], &operation.hosts, pattern);
+    put_match(&mut fields, ["hosts", "notHosts"], &operation.hosts, ToString::to_string);
     put_match(&mut fields, ["ports", "notPorts"], &operation.ports, ToString::to_string);
-    put_match(&mut fields, ["methods", "notMethods"], &operation.methods, pattern);
-    put_match(&mut fields, ["paths", "notPaths"], &operation.paths, pattern);
+    put_match(&mut fields, ["methods", "notMethods"], &operation.methods, ToString::to_string);
+    put_match(&mut fields, ["paths", "notPaths"], &operation.paths, ToString::to_string);
     fields.into()
 }
 
 fn condition(condition: &Condition) -> Value {
     let mut fields = Map::new();
-    let key = match condition {
-        Condition::RequestHeader { name, .. } => format!("request.headers[{name}]"),
-        Condition::SourceIp(_) => "source.ip".to_owned(),
-        Condition::SourceNamespace(_) => "source.namespace".to_owned(),
-        Condition::SourcePrincipal(_) => "source.principal".to_owned(),
-        Condition::SourceServiceAccount(_) => "source.serviceAccount".to_owned(),
-        Condition::DestinationIp(_) => "destination.ip".to_owned(),
-        Condition::DestinationPort(_) => "destination.port".to_owned(),
-        Condition::ConnectionServerName(_) => "connection.sni".to_owned(),
-        Condition::RequestPrincipal(_) => "request.auth.principal".to_owned(),
-        Condition::RequestAudiences(_) => "request.auth.audiences".to_owned(),
-        Condition::RequestPresenter(_) => "request.auth.presenter".to_owned(),
-        Condition::RequestClaim { path, .. } => format!("request.auth.claims[{}]", path.join("][")),
-    };
-    fields.insert("key".to_owned(), key.into());
+    fields.insert("key".to_owned(), condition.key().into());
     let names = ["values", "notValues"];
     match condition {
         Condition::RequestHeader { values, .. }
@@ -205,22 +198,15 @@ fn condition(condition: &Condition) -> Value {
         | Condition::ConnectionServerName(values)
         | Condition::SourceNamespace(values)
         | Condition::SourcePrincipal(values)
-        | Condition::SourceServiceAccount(values) => put_match(&mut fields, names, values, pattern),
+        | Condition::SourceServiceAccount(values) => {
+            put_match(&mut fields, names, values, ToString::to_string)
+        }
         Condition::SourceIp(values) | Condition::DestinationIp(values) => {
             put_match(&mut fields, names, values, ToString::to_string);
         }
         Condition::DestinationPort(values) => put_match(&mut fields, names, values, ToString::to_string),
     }
     fields.into()
-}
-
-fn pattern(pattern: &Pattern) -> String {
-    match pattern {
-        Pattern::Exact(text) => text.to_string(),
-        Pattern::Prefix(text) => format!("{text}*"),
-        Pattern::Suffix(text) => format!("*{text}"),
-        Pattern::Present => "*".to_owned(),
-    }
 }
 
 fn put_match<T>(

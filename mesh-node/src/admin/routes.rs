@@ -5,13 +5,17 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use mesh_common::model::Enrolment;
+use mesh_common::model::{DecisionId, Enrolment, NodeMark};
+use mesh_common::snapshot::Snapshot;
 use serde::Serialize;
 
 use super::Agent;
 use super::documents::{Log, Refusal, Status};
-use super::{checks, dump, policies};
+use super::explain::Knowledge;
+use super::explain::documents::Question;
+use super::{checks, dump, explain, policies};
 use crate::control::MAX_LISTED;
+use crate::proxy::KEPT_REFUSALS;
 use crate::telemetry::chain::Chain;
 
 /// An answer.
@@ -19,6 +23,9 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// The longest body that is read, in bytes: a log filter.
 const MAX_BODY: usize = 4096;
+
+/// The longest question: a request's head, and some.
+const MAX_QUESTION: usize = 256 * 1024;
 
 /// The metrics' media type (Prometheus text exposition format).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -74,6 +81,10 @@ where
         (&Method::GET, "/v1/dump/policies") => json(&policies::policies(&agent.snapshot())),
         (&Method::GET, "/v1/dump/certificates") => json(&dump::certificates(agent.certificates())),
         (&Method::GET, "/v1/dump/connections") => json(&agent.connections().await),
+        (&Method::POST, "/v1/explain") => explain(agent, request.into_body()).await,
+        (&Method::GET, decided) if let Some(id) = decided.strip_prefix("/v1/decisions/") => {
+            decision(agent, id).await
+        }
         (&Method::GET, "/v1/log") => log(agent),
         (&Method::PUT, "/v1/log") => set_log(agent, request.into_body()).await,
         _ => refuse(StatusCode::NOT_FOUND, format!("{path} is not known to this agent")),
@@ -125,6 +136,67 @@ fn log(agent: &impl Agent) -> Answer {
         Ok(filter) => json(&Log { filter }),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, Chain(&error).to_string()),
     }
+}
+
+/// May somebody do something, and why.
+async fn explain<A: Agent, B>(agent: &A, body: B) -> Answer
+where
+    B: http_body::Body<Error: std::error::Error + Send + Sync + 'static>,
+{
+    let Ok(body) = Limited::new(body, MAX_QUESTION).collect().await else {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            format!("the question has no end within {MAX_QUESTION} bytes"),
+        );
+    };
+    let question: Question = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(question) => question,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("the body is no question: {error}")),
+    };
+    let (snapshot, node) = (agent.snapshot(), agent.overview().node);
+    match explain::explain(knowledge(agent, &snapshot, &node), &question) {
+        Ok(explanation) => json(&explanation),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+/// A refusal by its id.
+async fn decision(agent: &impl Agent, id: &str) -> Answer {
+    let id: DecisionId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("{id:?} {error}")),
+    };
+    let (snapshot, node) = (agent.snapshot(), agent.overview().node);
+    match agent.refusal(id).await {
+        Some(refused) => json(&explain::decision(knowledge(agent, &snapshot, &node), &refused)),
+        None => refuse(StatusCode::NOT_FOUND, not_kept(agent, &snapshot, &node, &id)),
+    }
+}
+
+/// Why nothing is known of a refusal.
+fn not_kept(agent: &impl Agent, snapshot: &Snapshot, node: &str, id: &DecisionId) -> String {
+    if agent.gave(id) {
+        return format!(
+            "{id} is of this agent, and it keeps no such refusal: it keeps the last {KEPT_REFUSALS} of all cores \
+             together; the access log may still have it"
+        );
+    }
+    if id.is_of(NodeMark::of(node)) {
+        return format!("{id} is of an earlier run of the agent of {node}: what it kept ended with it");
+    }
+    let pods = snapshot.workloads().map(|pod| &pod.node);
+    let mut others = snapshot.nodes().map(|known| &known.name).chain(pods);
+    match others.find(|other| id.is_of(NodeMark::of(other))) {
+        Some(other) => {
+            format!("{id} is of node {other}, and this is the agent of {node}: ask the agent of {other}")
+        }
+        None => format!("{id} is not of node {node}, and no node is known here that it is of"),
+    }
+}
+
+fn knowledge<'a>(agent: &impl Agent, snapshot: &'a Snapshot, node: &'a str) -> Knowledge<'a> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    Knowledge { snapshot, only_node: (!agent.knows_all()).then_some(node), now }
 }
 
 async fn set_log<A: Agent, B>(agent: &A, body: B) -> Answer

@@ -9,10 +9,15 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use mesh_common::model::DecisionId;
 use mesh_common::snapshot::Snapshot;
 
 use crate::identity::CertificateSummary;
+use crate::proxy::Refused;
 use crate::telemetry::logging::LogFilter;
+
+/// An id that this agent gave out.
+pub(crate) const GIVEN: &str = "4k2nd-9xq1-7h3mz0v8w5rc";
 
 /// An agent that knows nothing and is not ready.
 pub(crate) struct Idle {
@@ -73,6 +78,18 @@ impl Agent for Idle {
 
     async fn checks(&self) -> Vec<Check> {
         Vec::new()
+    }
+
+    fn knows_all(&self) -> bool {
+        true
+    }
+
+    fn gave(&self, id: &DecisionId) -> bool {
+        id.as_str() == GIVEN
+    }
+
+    async fn refusal(&self, _: DecisionId) -> Option<Refused> {
+        None
     }
 
     async fn connections(&self) -> Vec<Connection> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use mesh_common::model::{Direction, Workload};
+use mesh_common::model::{DecisionId, Direction, Workload};
 use mesh_common::snapshot::Snapshot;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -19,13 +19,13 @@ use crate::admin::documents::{
 };
 use crate::admin::{Agent, Overview, capabilities};
 use crate::capture::{CaptureMetrics, CausedBy};
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::control::documents::Problem;
 use crate::control::publication::{BeingRead, Publication};
 use crate::control::translate::Effect;
 use crate::identity::CertificateSummary;
 use crate::kernel::KernelReport;
-use crate::proxy::{LearnedPort, Proxy, Record, Shared};
+use crate::proxy::{LearnedPort, Proxy, Record, Refused as RefusedByPolicy, Shared};
 use crate::telemetry::logging::LogFilter;
 use crate::telemetry::registry::Registry;
 use crate::transport::tunnel::{Engine, Handle};
@@ -59,6 +59,8 @@ pub(super) struct Standing {
 pub(super) struct AgentState {
     node: String,
     workers: usize,
+    /// With folders: nothing is left out that is about pods of other nodes.
+    knows_all: bool,
     started: SystemTime,
     kernel: Vec<Capability>,
     shared: Arc<Shared>,
@@ -151,6 +153,7 @@ impl AgentState {
         Self {
             node: config.node.name.to_string(),
             workers: config.node.workers,
+            knows_all: matches!(config.source, SourceConfig::Folders(_)),
             started: SystemTime::now(),
             kernel: capabilities(report),
             shared: Arc::clone(shared),
@@ -246,6 +249,19 @@ impl Agent for AgentState {
         };
         checks.push(proof::cores(self.cores.len(), &self.stuck().await));
         checks
+    }
+
+    fn knows_all(&self) -> bool {
+        self.knows_all
+    }
+
+    fn gave(&self, id: &DecisionId) -> bool {
+        self.shared.origin.gave(id)
+    }
+
+    async fn refusal(&self, id: DecisionId) -> Option<RefusedByPolicy> {
+        let found = self.ask_each(move |engine| engine.conductor().refusal(&id)).await;
+        found.into_iter().flatten().flatten().next()
     }
 
     async fn connections(&self) -> Vec<Connection> {

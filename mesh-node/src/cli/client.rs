@@ -97,6 +97,12 @@ impl<'a> Client<'a> {
         self.ask(Method::PUT, path, body.into())
     }
 
+    /// Asks with a document; returns the answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, document: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(document).expect("documents are plain data: see admin");
+        self.ask(Method::POST, path, body.into())
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -4,8 +4,10 @@
 //! agent's files or the kernel itself: what it shows is what the agent says, or the API server.
 
 mod authority;
+mod authz;
 mod client;
 mod cluster;
+mod explained;
 pub mod reference;
 mod reference_kinds;
 mod render;
@@ -23,6 +25,7 @@ use self::client::Client;
 use crate::admin::documents::{Certificate, Check, Connection, Log, Policy, Service, Status, Workload};
 
 pub use self::authority::{AuthorityArgs, AuthorityError, authority};
+pub use self::authz::{AuthzArgs, authz};
 pub use self::client::ClientError;
 pub use self::cluster::{ClusterArgs, ClusterError, VersionArgs, version};
 

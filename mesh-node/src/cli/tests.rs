@@ -2,8 +2,11 @@ use super::*;
 use std::path::Path;
 use std::sync::Arc;
 
+use mesh_common::model::{DecisionId, NodeMark};
+
 use crate::admin::documents::BeingRead;
-use crate::admin::tests::Idle;
+use crate::admin::explain::documents::{Decision, Explanation, Question};
+use crate::admin::tests::{GIVEN, Idle};
 use crate::admin::{AdminSocket, serve_socket};
 use crate::telemetry::logging::LogFilter;
 
@@ -73,4 +76,31 @@ fn a_plugin_of_kubectl_calls_itself_what_is_typed() {
     let (refused, version) = help("/usr/bin/mesh-node");
     assert!(refused.contains("Usage: mesh-node status"), "{refused}");
     assert_eq!(version, "mesh-node 1\n");
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_kept_says_whose_it_is() {
+    let of = |id: String| async move {
+        let path = format!("/v1/decisions/{id}");
+        let asked = ask(move |socket| Client::new(socket).get::<Decision>(&path)).await;
+        let Err(ClientError::Refused { error }) = asked else { panic!("{asked:?}") };
+        error
+    };
+    let here = NodeMark::of("a");
+    let error = of(GIVEN.to_owned()).await;
+    assert!(error.contains("is of this agent, and it keeps no such refusal"), "{error}");
+    let error = of(DecisionId::new(here, 1, 2).to_string()).await;
+    assert!(error.contains("an earlier run of the agent of a"), "{error}");
+    let error = of(DecisionId::new(NodeMark::of("b"), 1, 2).to_string()).await;
+    assert!(error.contains("is not of node a"), "{error}");
+    assert!(of("4k2nd".to_owned()).await.contains("is no id of a refusal"));
+}
+
+#[tokio::test]
+async fn a_question_is_answered_or_refused_in_words() {
+    let question =
+        Question { from: Some("shop/x".to_owned()), to: "shop/y:1".to_owned(), ..Question::default() };
+    let asked = ask(move |socket| Client::new(socket).post::<Explanation>("/v1/explain", &question)).await;
+    let Err(ClientError::Refused { error }) = asked else { panic!("{asked:?}") };
+    assert_eq!(error, "--from: no pod shop/x is known; known: none");
 }
