@@ -10,6 +10,7 @@ mod chart;
 mod demo;
 mod deny;
 mod docs;
+mod fuzz;
 mod image;
 mod layers;
 mod lint;
@@ -28,6 +29,7 @@ mod test;
 mod vm;
 mod workspace;
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,6 +60,10 @@ enum Verb {
     Test {
         /// Suites to run, in this order [default: all]
         suites: Vec<Suite>,
+        /// How long each fuzz target runs, in seconds, and what it finds is kept for the next such run [default: 5, and
+        /// nothing is kept]
+        #[arg(long)]
+        seconds: Option<NonZero<u64>>,
     },
     /// Check layers, purity, orphan files and sizes
     Lint,
@@ -122,7 +128,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let object = build_ebpf::build(&root, &root.join("target/ebpf"))?;
             println!("{}", object.display());
         }
-        Verb::Test { suites } => return test::run(&suites),
+        Verb::Test { suites, seconds } => return test::run(&suites, seconds),
         Verb::Lint => lint::run()?,
         Verb::Demo { keep } => {
             setup::run(setup::May::Install, setup::For::NoCluster)?;

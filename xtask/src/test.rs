@@ -13,7 +13,7 @@ use crate::plan::How;
 use crate::previous::Previous;
 use crate::side_by_side::{self, Said};
 use crate::tally::Tally;
-use crate::{deny, docs, lint, plan, process, setup, vm};
+use crate::{deny, docs, fuzz, lint, plan, process, setup, vm};
 
 /// One suite; the order is that of a full run, cheap ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,7 +36,7 @@ pub enum Suite {
     Doc,
     /// docs/flags.md, docs/metrics.md, docs/kinds.md, docs/rights.md and manifests/foundation/crds.yaml are what the code says
     Docs,
-    /// Fuzz targets compile; their kept inputs are replayed by the unit tests
+    /// Every fuzz target replays its kept inputs and looks for others, 5 s each; --seconds says how long
     Fuzz,
     /// Kernel programs: verifier and verdicts; needs root
     Ebpf,
@@ -55,12 +55,13 @@ pub enum Suite {
     Skew,
 }
 
-/// Runs the suites, or all of them if none is named; prints each with its time, and the count at the end.
+/// Runs the suites, or all of them if none is named; prints each with its time, and the count at the end. A fuzz target runs
+/// for `fuzz_seconds`, or shortly.
 /// The exit code says whether anything failed; the count is the last line, so nothing is printed after it.
 ///
 /// # Errors
 /// If what the suites need is not here.
-pub fn run(suites: &[Suite]) -> Result<ExitCode> {
+pub fn run(suites: &[Suite], fuzz_seconds: Option<NonZero<u64>>) -> Result<ExitCode> {
     let started = Instant::now();
     let all: Vec<Suite> =
         Suite::value_variants().iter().copied().filter(|suite| !suite.is_by_name_alone()).collect();
@@ -68,7 +69,7 @@ pub fn run(suites: &[Suite]) -> Result<ExitCode> {
     let needs_go =
         suites.iter().any(|suite| matches!(suite, Suite::Cluster | Suite::Conformance | Suite::Skew));
     setup::run(setup::May::Install, if needs_go { setup::For::All } else { setup::For::NoCluster })?;
-    let mut run = Run::default();
+    let mut run = Run { fuzz_seconds, ..Run::default() };
     for suite in suites {
         run.step(*suite);
     }
@@ -119,12 +120,7 @@ impl Suite {
                     .env("RUSTDOCFLAGS", "--deny=warnings"),
             ),
             Self::Docs => run.docs(),
-            Self::Fuzz => process::run(&mut process::cargo(&[
-                "check",
-                "--quiet",
-                "--manifest-path",
-                "tests/fuzz/Cargo.toml",
-            ])),
+            Self::Fuzz => fuzz::run(run.fuzz_seconds),
             Self::Ebpf => run.tests(&["mesh-test-ebpf"], plan::USUAL),
             Self::EbpfOldest => run.oldest_kernel(),
             Self::E2e => run.tests(&["mesh-test-e2e"], plan::END_TO_END),
@@ -150,6 +146,8 @@ struct Run {
     tally: Tally,
     /// Built when the first suite asks for it.
     binaries: Option<Binaries>,
+    /// How long each fuzz target runs; shortly if nobody said.
+    fuzz_seconds: Option<NonZero<u64>>,
 }
 
 impl Run {
@@ -196,7 +194,7 @@ impl Run {
     /// Runs the tests of some packages and counts what their binaries say; all of them, also after one failed.
     fn tests(&mut self, packages: &[&str], how: How) -> Result<()> {
         self.build()?;
-        let Self { tally, binaries } = self;
+        let Self { tally, binaries, .. } = self;
         let binaries = binaries.as_ref().expect("they were built just now");
         let before = tally.tests();
         let mut failed = Vec::new();
@@ -242,7 +240,7 @@ impl Run {
     /// Runs kernel tests on the oldest kernel that is promised, and counts what their binaries say.
     fn oldest_kernel(&mut self) -> Result<()> {
         self.build()?;
-        let Self { tally, binaries } = self;
+        let Self { tally, binaries, .. } = self;
         let before = tally.tests();
         vm::run(binaries.as_ref().expect("they were built just now"), |line| show(tally, line))?;
         if tally.tests() == before {

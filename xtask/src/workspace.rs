@@ -12,7 +12,7 @@ pub fn root() -> PathBuf {
 pub fn packages() -> Vec<PathBuf> {
     let root = root();
     let places = ["mesh-common", "mesh-ebpf", "mesh-node", "xtask"];
-    let tests = ["harness", "ebpf", "e2e", "skew", "bench", "cluster", "fuzz"];
+    let tests = ["harness", "ebpf", "e2e", "skew", "bench", "cluster", "conformance", "fuzz"];
     let mut packages: Vec<PathBuf> = places.iter().map(|name| root.join(name)).collect();
     packages.extend(tests.iter().map(|name| root.join("tests").join(name)));
     packages.retain(|package| package.join("Cargo.toml").exists());

@@ -57,6 +57,7 @@ pub enum Source {
 /// Everything but what clusters need, in the order in which it is reported.
 pub const NEEDS: &[Need] = &[
     debian("cc", "links everything, builds aws-lc", Present::Program("cc"), &["gcc", "libc6-dev"]),
+    debian("c++", "builds libFuzzer", Present::Program("c++"), &["g++"]),
     Need {
         name: KERNEL_COMPILER,
         reason: "compiles the kernel programs without a nightly",
