@@ -1,7 +1,8 @@
 //! Suites that others wrote for the protocols that pass through the mesh: where their programs come from, and the way
-//! of those that cannot speak mutual TLS themselves onto the wire.
+//! of those that cannot speak mutual TLS themselves onto the wire. And servers that others wrote, to compare with.
 
 pub mod bridge;
+pub mod readers;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,20 @@ const GRPC: Recipe = Recipe {
     has_c: false,
 };
 
+/// Two servers of HTTP/1.1 with parsers of their own: Go's own one, and fasthttp.
+const READERS: Recipe = Recipe {
+    title: "HTTP1-readers",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/http1"),
+    requirements: "go",
+    versioned: "github.com/valyala/fasthttp",
+    verb: &["build"],
+    packages: &["."],
+    program: "http1-readers",
+    source: "main.go",
+    linker_flags: |_| String::new(),
+    has_c: false,
+};
+
 /// Where the suite for HTTP/2 is; builds it if it is not there.
 ///
 /// # Errors
@@ -50,4 +65,12 @@ pub fn h2spec() -> Result<PathBuf> {
 /// Go is missing or fails, or the cache cannot be written.
 pub fn grpc_interop() -> Result<PathBuf> {
     GRPC.get(|_: &Path| Ok(()))
+}
+
+/// Where the program is that asks servers of Go what they understand; builds it if it is not there.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn go_readers() -> Result<PathBuf> {
+    Ok(READERS.get(|_: &Path| Ok(()))?.join(READERS.program))
 }
