@@ -22,7 +22,7 @@ mod laws_of_explaining;
 #[cfg(test)]
 mod tests;
 
-pub use authenticate::{Authenticated, authenticate};
+pub use authenticate::{Asked, Authenticated, tokens_asked};
 pub use denial::{Denial, DenialReason, ExternalDenial, PolicyKind, PolicyName};
 pub use evaluate::{AuditFinding, AuditFindings, AuditVerdict, RuleMatch};
 pub use explain::{Explained, Heard, Miss, Nearest, explain};

@@ -8,20 +8,26 @@
 //! identity. There is one element, for one hop. A SPIFFE id has none of the characters that would need quotes. Between
 //! pods of one agent no certificate is shown, so there is no `Hash`.
 
-use std::sync::Arc;
-
 use mesh_common::model::{CertificateHash, ConnectionFacts, SpiffeId};
 
-/// What the pod `called` is told; `None` of a caller that proved nothing.
-pub(super) fn client_certificate(facts: &ConnectionFacts, called: &SpiffeId) -> Option<Arc<str>> {
+/// What the pod `called` is told; `None` of a caller that proved nothing. One allocation: HTTP/1.1 asks per request.
+pub(super) fn client_certificate(facts: &ConnectionFacts, called: &SpiffeId) -> Option<String> {
+    const SCHEME: &str = "spiffe://";
     let caller = facts.peer.verified()?;
-    let mut text = format!("By={called};");
-    if let Some(certificate) = &facts.certificate {
-        push_hash(&mut text, certificate);
+    let hash = facts.certificate.as_deref();
+    let ids = 2 * SCHEME.len() + called.principal().len() + caller.principal().len();
+    let hash_length = hash.map_or(0, |_| "Hash=;".len() + 64);
+    let mut text = String::with_capacity("By=;URI=".len() + ids + hash_length);
+    for part in ["By=", SCHEME, called.principal(), ";"] {
+        text.push_str(part);
     }
-    text.push_str("URI=");
-    text.push_str(&caller.to_string());
-    Some(text.into())
+    if let Some(hash) = hash {
+        push_hash(&mut text, hash);
+    }
+    for part in ["URI=", SCHEME, caller.principal()] {
+        text.push_str(part);
+    }
+    Some(text)
 }
 
 fn push_hash(text: &mut String, CertificateHash(hash): &CertificateHash) {

@@ -57,11 +57,11 @@ impl Core {
         request: &RequestFacts<'_>,
     ) -> Result<Option<Authenticated>, Rejection> {
         let Subject { facts, destination, .. } = subject;
+        let Some(asked) = policy::tokens_asked(snapshot, facts, destination) else { return Ok(None) };
         // A clock before the epoch: tokens that begin at some time do not hold.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut tokens = self.tokens.borrow_mut();
-        policy::authenticate(snapshot, facts, destination, request, now, &mut tokens)
-            .map_err(Rejection::Denied)
+        let authenticated = asked.authenticate(request, now, &mut self.tokens.borrow_mut());
+        authenticated.map(Some).map_err(Rejection::Denied)
     }
 
     /// Authorises a request and says where it goes.

@@ -43,63 +43,75 @@ struct Ruled<'a> {
     rule: &'a JwtRule,
 }
 
-/// Reads the tokens of a request; `now` in seconds since the epoch. `None` where nobody asks for any: outbound, and
-/// where no RequestAuthentication is about the destination.
-///
-/// # Errors
-/// A [`Denial`] for a token that does not hold, or a RequestAuthentication that is not understood.
-pub fn authenticate(
-    snapshot: &Snapshot,
+/// The RequestAuthentications about a destination; never none.
+#[derive(Debug)]
+pub struct Asked<'a>(SmallVec<[&'a Arc<RequestAuthentication>; 4]>);
+
+/// Who asks for tokens of the requests for a destination. `None` where nobody does: outbound, and where no
+/// RequestAuthentication is about it.
+pub fn tokens_asked<'a>(
+    snapshot: &'a Snapshot,
     facts: &ConnectionFacts,
     destination: &Destination,
-    request: &RequestFacts<'_>,
-    now: u64,
-    cache: &mut TokenCache,
-) -> Result<Option<Authenticated>, Denial> {
+) -> Option<Asked<'a>> {
     if facts.direction == Direction::Outbound {
-        return Ok(None);
+        return None;
     }
     // An unknown pod is refused by whoever authorises.
-    let policies = snapshot.request_authentications(&facts.local.uid, destination.address);
-    let policies = policies.unwrap_or_default();
-    if policies.is_empty() {
-        return Ok(None);
-    }
-    if let Some(policy) = policies.iter().find(|policy| policy.fault.is_some()) {
-        return Err(denial(policy, DenialReason::PolicyFault));
-    }
-    let rules: SmallVec<[Ruled<'_>; 4]> =
-        policies.iter().flat_map(|policy| policy.rules.iter().map(|rule| Ruled { policy, rule })).collect();
-    let written = policies.iter().flat_map(|policy| policy.written_headers());
-    let mut edits = HeadEdits { removed: written.cloned().collect(), ..HeadEdits::default() };
-    let found = locate(rules.iter().flat_map(|ruled| &ruled.rule.locations), request, &edits);
-    let Some(Found { location: _, token }) = found.first() else {
-        return Ok(Some(Authenticated { end_user: None, edits }));
-    };
-    let refuse = |fault| {
-        let first = rules.first().map_or_else(|| &**policies[0], |ruled| ruled.policy);
-        Err(denial(first, DenialReason::InvalidToken(fault)))
-    };
-    if found.iter().any(|other| other.token != *token) {
-        return refuse(TokenFault::Several);
-    }
-    let issuer = match token::issuer_of(token) {
-        Ok(issuer) => issuer,
-        Err(fault) => return refuse(fault),
-    };
-    let mut last = None;
-    for ruled in rules.iter().filter(|ruled| ruled.takes(&issuer, &found)) {
-        match ruled.verify(token, now, cache) {
-            Ok(claims) => {
-                let end_user = ruled.carry(claims, request, &found, &mut edits);
-                return Ok(Some(Authenticated { end_user: Some(end_user), edits }));
-            }
-            Err(fault) => last = Some((ruled.policy, fault)),
+    let policies = snapshot.request_authentications(&facts.local.uid, destination.address)?;
+    (!policies.is_empty()).then_some(Asked(policies))
+}
+
+impl Asked<'_> {
+    /// Reads the tokens of a request; `now` in seconds since the epoch.
+    ///
+    /// # Errors
+    /// A [`Denial`] for a token that does not hold, or a RequestAuthentication that is not understood.
+    pub fn authenticate(
+        &self,
+        request: &RequestFacts<'_>,
+        now: u64,
+        cache: &mut TokenCache,
+    ) -> Result<Authenticated, Denial> {
+        let policies = &self.0;
+        if let Some(policy) = policies.iter().find(|policy| policy.fault.is_some()) {
+            return Err(denial(policy, DenialReason::PolicyFault));
         }
-    }
-    match last {
-        Some((policy, fault)) => Err(denial(policy, DenialReason::InvalidToken(fault))),
-        None => refuse(TokenFault::Issuer),
+        let rules: SmallVec<[Ruled<'_>; 4]> = policies
+            .iter()
+            .flat_map(|policy| policy.rules.iter().map(|rule| Ruled { policy, rule }))
+            .collect();
+        let written = policies.iter().flat_map(|policy| policy.written_headers());
+        let mut edits = HeadEdits { removed: written.cloned().collect(), ..HeadEdits::default() };
+        let found = locate(rules.iter().flat_map(|ruled| &ruled.rule.locations), request, &edits);
+        let Some(Found { location: _, token }) = found.first() else {
+            return Ok(Authenticated { end_user: None, edits });
+        };
+        let refuse = |fault| {
+            let first = rules.first().map_or_else(|| &**policies[0], |ruled| ruled.policy);
+            Err(denial(first, DenialReason::InvalidToken(fault)))
+        };
+        if found.iter().any(|other| other.token != *token) {
+            return refuse(TokenFault::Several);
+        }
+        let issuer = match token::issuer_of(token) {
+            Ok(issuer) => issuer,
+            Err(fault) => return refuse(fault),
+        };
+        let mut last = None;
+        for ruled in rules.iter().filter(|ruled| ruled.takes(&issuer, &found)) {
+            match ruled.verify(token, now, cache) {
+                Ok(claims) => {
+                    let end_user = ruled.carry(claims, request, &found, &mut edits);
+                    return Ok(Authenticated { end_user: Some(end_user), edits });
+                }
+                Err(fault) => last = Some((ruled.policy, fault)),
+            }
+        }
+        match last {
+            Some((policy, fault)) => Err(denial(policy, DenialReason::InvalidToken(fault))),
+            None => refuse(TokenFault::Issuer),
+        }
     }
 }
 

@@ -78,7 +78,8 @@ impl World {
         };
         let destination = resolve::destination(&self.snapshot, &self.facts);
         let mut cache = TokenCache::default();
-        let said = authenticate(&self.snapshot, &self.facts, &destination, &request, NOW, &mut cache);
+        let asked = tokens_asked(&self.snapshot, &self.facts, &destination);
+        let said = asked.map(|asked| asked.authenticate(&request, NOW, &mut cache)).transpose();
         judge(&request, said)
     }
 

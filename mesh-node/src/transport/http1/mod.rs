@@ -34,7 +34,6 @@ mod turn;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::http1::BodyBytes;
@@ -72,7 +71,7 @@ pub struct RequestCourse {
     /// What is changed of its head.
     pub edits: Option<HeadEdits>,
     /// To the application: what it is told of the certificate that its caller showed (`x-forwarded-client-cert`).
-    pub client_certificate: Option<Arc<str>>,
+    pub client_certificate: Option<String>,
 }
 
 /// Who shares pooled connections to an application: one caller, which is what the application sees.
