@@ -25,6 +25,15 @@ const MANIFESTS: &str = "MESH_PREVIOUS_MANIFESTS";
 /// own they get files of their own in the folder that both commits share.
 const OWN: [&str; 5] = ["mesh-common", "mesh-ebpf", "mesh-node", "mesh-test-harness", "mesh-test-e2e"];
 
+/// How it is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As tests need it.
+    Debug,
+    /// As the bench needs it: the daemon alone.
+    Release,
+}
+
 /// A commit that this clone has.
 pub struct Previous {
     commit: String,
@@ -46,23 +55,28 @@ impl Previous {
     ///
     /// # Errors
     /// It cannot be built.
-    pub fn build(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+    pub fn build(&self, profile: Profile) -> Result<Vec<(&'static str, PathBuf)>> {
+        let (name, programs) = match profile {
+            Profile::Debug => ("dev", &PROGRAMS[..]),
+            Profile::Release => ("release", &PROGRAMS[..1]),
+        };
         let shared = shared_folder()?;
         let own = shared.join("previous");
         let source = own.join("source");
         check_out(&self.commit, &source)?;
         let mut cargo = process::cargo(&["build", "--quiet", "--message-format", "json-render-diagnostics"]);
-        for (package, program, _) in PROGRAMS {
+        cargo.args(["--profile", name]);
+        for (package, program, _) in programs {
             cargo.args(["--package", package, "--bin", program]);
         }
         for package in OWN {
-            cargo.args(["--config", &format!("profile.dev.package.{package}.debug=false")]);
+            cargo.args(["--config", &format!("profile.{name}.package.{package}.debug=false")]);
         }
         cargo.current_dir(&source).env("CARGO_TARGET_DIR", own).env("CARGO_BUILD_BUILD_DIR", &shared);
         let built = process::output(&mut cargo).with_context(|| format!("build {}", self.commit))?;
         let manifests = (MANIFESTS, source.join("manifests"));
         let programs =
-            PROGRAMS.iter().map(|(_, program, variable)| Ok((*variable, executable(&built, program)?)));
+            programs.iter().map(|(_, program, variable)| Ok((*variable, executable(&built, program)?)));
         programs.chain([Ok(manifests)]).collect()
     }
 }

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::binaries::{Binaries, Binary};
 use crate::plan::How;
-use crate::previous::Previous;
+use crate::previous::{Previous, Profile};
 use crate::side_by_side::{self, Said};
 use crate::tally::Tally;
 use crate::{deny, docs, fuzz, lint, plan, process, setup, vm};
@@ -233,7 +233,10 @@ impl Run {
     fn skew(&mut self) -> Result<()> {
         let previous = Previous::find()?;
         process::run(process::command(self.build()?.program("mesh-cluster")?).arg("build"))?;
-        self.binaries.as_mut().expect("they were built just now").add_previous(previous.build()?);
+        self.binaries
+            .as_mut()
+            .expect("they were built just now")
+            .add_previous(previous.build(Profile::Debug)?);
         self.tests(&["mesh-test-skew"], plan::USUAL)
     }
 

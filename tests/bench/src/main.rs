@@ -119,7 +119,10 @@ fn main() -> anyhow::Result<()> {
 
 fn run(args: RunArgs) -> anyhow::Result<()> {
     let world = World::start(&args.envoy, &args.traffic, &args.ways, &args.agent_flags)?;
-    let baseline = if args.ways.contains(&Way::Envoy) { Way::Envoy } else { Way::Direct }.name();
+    let baselines = [Way::Envoy, Way::Earlier].into_iter();
+    let baseline =
+        baselines.fold(Way::Direct, |other, way| if args.ways.contains(&way) { way } else { other });
+    let baseline = baseline.name();
     let rounds = Rounds {
         count: args.rounds.into(),
         seconds: args.seconds,

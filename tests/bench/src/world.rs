@@ -3,6 +3,7 @@
 //! ```text
 //!   direct    client  ------------------------------------> server
 //!   nodemesh  client-mesh -> agent A === agent B ---------> server-mesh
+//!   earlier   the same of an earlier commit, on two nodes of its own
 //!   envoy     client -> Envoy A ==== Envoy B -------------> server
 //! ```
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use mesh_test_harness::binary::Build;
 use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::mesh::Mesh;
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
@@ -62,6 +64,8 @@ pub enum Way {
     Direct,
     /// Two agents.
     Nodemesh,
+    /// Two agents of an earlier commit: the program that `MESH_PREVIOUS_NODE_BIN` names.
+    Earlier,
     /// Two Envoys.
     Envoy,
 }
@@ -73,6 +77,8 @@ pub struct World {
     processes: Vec<Process>,
     envoys: Vec<(Traffic, [u32; 2])>,
     mesh: Mesh,
+    /// With two nodes of its own: an agent takes no other's pods.
+    earlier: Option<Mesh>,
 }
 
 impl Way {
@@ -81,6 +87,7 @@ impl Way {
         match self {
             Self::Direct => "direct",
             Self::Nodemesh => "nodemesh",
+            Self::Earlier => "earlier",
             Self::Envoy => "envoy",
         }
     }
@@ -125,22 +132,21 @@ impl World {
     /// # Errors
     /// Not root, a program is missing, or something does not begin to listen.
     pub fn start(envoy: &Path, traffic: &[Traffic], ways: &[Way], flags: &[String]) -> Result<Self> {
-        let a = vec![PodSpec::new("client").mode("disabled"), PodSpec::new("client-mesh")];
-        let ports = |pod: PodSpec| pod.port("tcp-opaque", OPAQUE).port("http", HTTP).port("grpc", GRPC);
-        let b = vec![PodSpec::new("server").mode("disabled"), ports(PodSpec::new("server-mesh"))];
-        let mut mesh = Mesh::prepare(a, b)?;
-        let service = ServiceSpec::new("server-mesh", &[SERVICE])
-            .port("tcp-opaque", OPAQUE, OPAQUE)
-            .port("http", HTTP, HTTP)
-            .port("grpc", GRPC, GRPC);
-        mesh.config().write_service(&service)?;
-        mesh.config().write("policy", POLICY)?;
+        let mut mesh = prepare()?;
         if ways.contains(&Way::Nodemesh) {
-            mesh.start_agents_discarding_records(flags)?;
+            mesh.start_agents_discarding_records(Build::Own, flags)?;
         }
-        let mut world = Self { processes: Vec::new(), envoys: Vec::new(), mesh };
-        for pod in ["server", "server-mesh"] {
-            world.serve(pod, traffic)?;
+        let mut earlier = ways.contains(&Way::Earlier).then(prepare).transpose()?;
+        if let Some(earlier) = &mut earlier {
+            earlier.start_agents_discarding_records(Build::Previous, flags)?;
+        }
+        let mut world = Self { processes: Vec::new(), envoys: Vec::new(), mesh, earlier };
+        for (way, pod) in
+            [(Way::Direct, "server"), (Way::Nodemesh, "server-mesh"), (Way::Earlier, "server-mesh")]
+        {
+            if way != Way::Earlier || world.earlier.is_some() {
+                world.serve(way, pod, traffic)?;
+            }
         }
         for &traffic in traffic.iter().filter(|_| ways.contains(&Way::Envoy)) {
             world.start_envoys(envoy, traffic)?;
@@ -152,21 +158,26 @@ impl World {
     pub fn target(&self, way: Way, traffic: Traffic) -> SocketAddr {
         match way {
             Way::Direct => self.mesh.pod("server").at(traffic.port()),
-            Way::Nodemesh => SocketAddr::new(SERVICE, traffic.port()),
+            Way::Nodemesh | Way::Earlier => SocketAddr::new(SERVICE, traffic.port()),
             Way::Envoy => SocketAddr::from((Ipv4Addr::LOCALHOST, traffic.envoy_ports().0)),
         }
     }
 
     /// The pod that calls on this way.
     pub fn client(&self, way: Way) -> &Pod {
-        self.mesh.pod(if way == Way::Nodemesh { "client-mesh" } else { "client" })
+        match way {
+            Way::Direct | Way::Envoy => self.mesh.pod("client"),
+            Way::Nodemesh | Way::Earlier => self.mesh_of(way).pod("client-mesh"),
+        }
     }
 
     /// Process ids of the two proxies of this way, client's side first.
     pub fn proxies(&self, way: Way, traffic: Traffic) -> Option<[u32; 2]> {
         match way {
             Way::Direct => None,
-            Way::Nodemesh => Some(["node-a", "node-b"].map(|node| self.mesh.node(node).id())),
+            Way::Nodemesh | Way::Earlier => {
+                Some(["node-a", "node-b"].map(|node| self.mesh_of(way).node(node).id()))
+            }
             Way::Envoy => self.envoys.iter().find(|(kind, _)| *kind == traffic).map(|(_, ids)| *ids),
         }
     }
@@ -174,7 +185,7 @@ impl World {
     /// What the agents say of a load that failed: the end of their logs, and what they refused.
     pub fn excuses(&self) -> String {
         let mut text = String::new();
-        for node in self.mesh.nodes() {
+        for node in self.mesh.nodes().iter().chain(self.earlier.iter().flat_map(Mesh::nodes)) {
             text.push_str(&format!("{}:\n{}", node.name(), node.tail(10)));
             let metrics = node.metrics().unwrap_or_default();
             for sample in metrics.samples().iter().filter(|sample| sample.name.contains("refus")) {
@@ -184,23 +195,29 @@ impl World {
         text
     }
 
-    fn serve(&mut self, name: &str, traffic: &[Traffic]) -> Result<()> {
-        let pod = self.mesh.pod(name);
-        let folder = self.folder().join(name);
+    /// The nodes that a way leads over.
+    fn mesh_of(&self, way: Way) -> &Mesh {
+        match way {
+            Way::Earlier => self.earlier.as_ref().expect("it was started: only ways that were are asked for"),
+            Way::Direct | Way::Nodemesh | Way::Envoy => &self.mesh,
+        }
+    }
+
+    fn serve(&mut self, way: Way, name: &str, traffic: &[Traffic]) -> Result<()> {
+        let mesh = self.mesh_of(way);
+        let pod = mesh.pod(name);
+        let folder = mesh.topology().run().folder().join(name);
         let config = nginx(&folder)?;
         let arguments = ["-c".as_ref(), config.as_os_str(), "-p".as_ref(), folder.as_os_str()];
-        self.processes.push(pod.place().spawn(&format!("{name}-nginx"), "nginx", &arguments)?);
+        let mut servers = vec![pod.place().spawn(&format!("{name}-nginx"), "nginx", &arguments)?];
         listens(pod, HTTP)?;
         if traffic.contains(&Traffic::Grpc) {
             let own = std::env::current_exe().context("find the bench's own executable")?;
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, GRPC)).to_string();
-            self.processes.push(pod.place().spawn(
-                &format!("{name}-grpc"),
-                own,
-                &["grpc-server", &address],
-            )?);
-            listens(self.mesh.pod(name), GRPC)?;
+            servers.push(pod.place().spawn(&format!("{name}-grpc"), own, &["grpc-server", &address])?);
+            listens(pod, GRPC)?;
         }
+        self.processes.append(&mut servers);
         Ok(())
     }
 
@@ -234,6 +251,21 @@ impl World {
     fn folder(&self) -> PathBuf {
         self.mesh.topology().run().folder()
     }
+}
+
+/// Two nodes with their pods and objects; no agent runs yet.
+fn prepare() -> Result<Mesh> {
+    let a = vec![PodSpec::new("client").mode("disabled"), PodSpec::new("client-mesh")];
+    let ports = |pod: PodSpec| pod.port("tcp-opaque", OPAQUE).port("http", HTTP).port("grpc", GRPC);
+    let b = vec![PodSpec::new("server").mode("disabled"), ports(PodSpec::new("server-mesh"))];
+    let mesh = Mesh::prepare(a, b)?;
+    let service = ServiceSpec::new("server-mesh", &[SERVICE])
+        .port("tcp-opaque", OPAQUE, OPAQUE)
+        .port("http", HTTP, HTTP)
+        .port("grpc", GRPC, GRPC);
+    mesh.config().write_service(&service)?;
+    mesh.config().write("policy", POLICY)?;
+    Ok(mesh)
 }
 
 /// Waits until something listens on a port of the pod, without connecting to it.

@@ -182,12 +182,12 @@ impl Mesh {
         self.start_prepared(flags, [Build::Own; 2], |_| {})
     }
 
-    /// The same with agents whose access records nobody keeps.
+    /// The same with agents of a build, whose access records nobody keeps.
     ///
     /// # Errors
     /// One of them does not become ready.
-    pub fn start_agents_discarding_records(&mut self, flags: &[String]) -> Result<()> {
-        self.start_prepared(flags, [Build::Own; 2], Node::discard_records)
+    pub fn start_agents_discarding_records(&mut self, build: Build, flags: &[String]) -> Result<()> {
+        self.start_prepared(flags, [build; 2], Node::discard_records)
     }
 
     fn start_prepared(

