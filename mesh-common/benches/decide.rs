@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use mesh_common::model::policy::{Action, Match, Mode, Operation, Pattern, Rule, Scope, Source};
+use mesh_common::model::policy::{Action, Condition, Match, Mode, Operation, Pattern, Rule, Scope, Source};
 use mesh_common::model::service::{InternalTrafficPolicy, TrafficDistribution};
 use mesh_common::model::{
     AuthorizationPolicy, ConnectionFacts, Direction, NamespacedName, PeerIdentity, PodDetails, Protocol,
@@ -102,16 +102,19 @@ enum Policies {
     OneForEachRange,
     /// 10,000 rules for the caller, each about another path.
     PathsOfOneCaller,
-    /// 10,000 DENY rules that the index has no field for.
+    /// 10,000 ALLOW rules, each for a value of a field.
+    OneForEachHeader,
+    /// 10,000 DENY rules that rule out and ask for nothing, so that the index has no value to find them by.
     Unindexed,
 }
 
-const ALL: [Policies; 6] = [
+const ALL: [Policies; 7] = [
     Policies::OneForEachPrincipal,
     Policies::ManyOfTheNamespace,
     Policies::DenyPaths,
     Policies::OneForEachRange,
     Policies::PathsOfOneCaller,
+    Policies::OneForEachHeader,
     Policies::Unindexed,
 ];
 
@@ -174,6 +177,14 @@ impl Policies {
                 let paths = |number| exact(format!("/items/{number}"));
                 let operation = |number| Operation { paths: paths(number), ..Operation::default() };
                 let rule = |number| Rule { to: vec![operation(number)], ..caller() };
+                vec![allow(numbers.map(rule).collect())]
+            }
+            Self::OneForEachHeader => {
+                let condition = |number| Condition::RequestHeader {
+                    name: "x-tenant".into(),
+                    values: exact(format!("tenant-{number}")),
+                };
+                let rule = |number| Rule { when: vec![condition(number)], ..Rule::default() };
                 vec![allow(numbers.map(rule).collect())]
             }
             Self::Unindexed => {
@@ -291,12 +302,13 @@ fn requests(criterion: &mut Criterion) {
     let mut tables = tables(Protocol::Http1);
     let facts = inbound();
     let target = RequestTarget::parse(b"/items/9999?page=2").expect("a normal path");
-    let headers: [(&[u8], &[u8]); 6] = [
+    let headers: [(&[u8], &[u8]); 7] = [
         (b"host", b"app-0.team-0.svc.cluster.local"),
         (b"user-agent", b"curl/8"),
         (b"accept", b"*/*"),
         (b"content-type", b"application/json"),
         (b"x-request-id", b"0123456789abcdef"),
+        (b"x-tenant", b"tenant-9999"),
         (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ];
     let request = RequestFacts {

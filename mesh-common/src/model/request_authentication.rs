@@ -1,6 +1,10 @@
 //! RequestAuthentications, translated: which tokens of end users are taken, where they stand, what becomes of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::name::{NamespacedName, Text};
 use super::policy::{PolicyFault, Scope};
@@ -76,6 +80,35 @@ pub struct EndUser {
     pub claims: Arc<Claims>,
     /// Which of its claims are lists of words.
     pub space_delimited: Arc<[Text]>,
+}
+
+impl EndUser {
+    /// The values of a claim, each to be matched by itself; none if it is not there or holds no plain value.
+    pub fn values<'a>(&'a self, path: &[Text]) -> SmallVec<[Cow<'a, str>; 4]> {
+        let mut values = SmallVec::new();
+        let Some(claim) = self.claims.at(path.iter().map(|name| &**name)) else { return values };
+        let is_list_of_words = match path {
+            [name] => self.space_delimited.contains(name),
+            _ => false,
+        };
+        match claim {
+            Value::String(text) if is_list_of_words => {
+                values.extend(text.split(' ').filter(|word| !word.is_empty()).map(Into::into));
+            }
+            Value::Array(list) => values.extend(list.iter().filter_map(plain)),
+            one => values.extend(plain(one)),
+        }
+        values
+    }
+}
+
+/// Text, and the other plain values as JSON writes them.
+fn plain(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 impl TokenLocation {

@@ -1,14 +1,10 @@
 //! Whether what a token says matches. Without one nothing does, and every negation.
 
-use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::matching::{Case, pattern_matches};
 use crate::model::policy::{Match, Pattern};
 use crate::model::{EndUser, Text};
-
-/// The values of one claim; each is matched by itself.
-type Values<'a> = SmallVec<[std::borrow::Cow<'a, str>; 4]>;
 
 pub(super) fn principal_matches(list: &Match<Pattern>, user: Option<&EndUser>) -> bool {
     any_matches(list, user.and_then(|user| user.claims.principal()).map(|text| &**text))
@@ -24,7 +20,7 @@ pub(super) fn presenter_matches(list: &Match<Pattern>, user: Option<&EndUser>) -
 }
 
 pub(super) fn claim_matches(path: &[Text], list: &Match<Pattern>, user: Option<&EndUser>) -> bool {
-    let values = user.map(|user| values(user, path)).unwrap_or_default();
+    let values = user.map(|user| user.values(path)).unwrap_or_default();
     any_matches(list, values.iter().map(|value| &**value))
 }
 
@@ -41,30 +37,4 @@ fn any_matches<'a>(list: &Match<Pattern>, values: impl IntoIterator<Item = &'a s
         asked = asked || fits(&list.any_of, value);
     }
     asked
-}
-
-fn values<'a>(user: &'a EndUser, path: &[Text]) -> Values<'a> {
-    let mut values = Values::new();
-    let Some(claim) = user.claims.at(path.iter().map(|name| &**name)) else { return values };
-    let is_list_of_words = match path {
-        [name] => user.space_delimited.contains(name),
-        _ => false,
-    };
-    match claim {
-        Value::String(text) if is_list_of_words => {
-            values.extend(text.split(' ').filter(|word| !word.is_empty()).map(Into::into));
-        }
-        Value::Array(list) => values.extend(list.iter().filter_map(text)),
-        one => values.extend(text(one)),
-    }
-    values
-}
-
-/// Text, and the other plain values as JSON writes them.
-fn text(value: &Value) -> Option<std::borrow::Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(text.into()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
 }

@@ -16,9 +16,11 @@ use crate::model::policy::{
 };
 use crate::model::samples::{at, ip, pattern};
 use crate::model::{
-    AuthorizationPolicy, Custom, NamespacedName, RequestFacts, RequestTarget, ServerName, SpiffeId, Text,
+    AuthorizationPolicy, Custom, EndUser, NamespacedName, RequestFacts, RequestTarget, ServerName, SpiffeId,
+    Text,
 };
 use crate::snapshot::{Delta, Effect, PolicySet, Snapshot, Tables};
+use crate::token::Claims;
 
 const PRINCIPALS: [&str; 6] = ["*", "td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/b/sa/x", "td/ns/a/*", "*/sa/x"];
 const NAMESPACES: [&str; 4] = ["*", "a", "b", "a*"];
@@ -43,6 +45,15 @@ const AUTHORITIES: [&str; 7] = ["h", "H", "h:80", "h:8080", "x.example", "X.Exam
 const METHODS: [&str; 4] = ["*", "GET", "POST", "G*"];
 const ROLES: [&str; 4] = ["*", "admin", "user", "ad*"];
 const FIELDS: [&str; 5] = ["admin", "user", "user,admin", "", "admin, admin"];
+const USERS: [&str; 4] = ["*", "issuer/user", "issuer/*", "*/other"];
+const GROUPS: [&str; 4] = ["*", "admin", "us*", "7"];
+const TOKENS: [&str; 5] = [
+    r#"{"iss": "issuer"}"#,
+    r#"{"iss": "issuer", "sub": "user", "groups": ["admin", "user", 7]}"#,
+    r#"{"iss": "issuer", "sub": "other", "groups": "user admin", "realm": {"groups": "admin"}}"#,
+    r#"{"iss": "issuer", "sub": "user", "groups": {"admin": true}, "realm": {"groups": [7, "user"]}}"#,
+    r#"{"iss": "issuer", "sub": "user", "groups": "", "realm": "admin"}"#,
+];
 const BLOCKS: [&str; 5] = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.1/32", "fd00::/8", "10.0.1.7/24"];
 const SOURCES: [&str; 4] = ["10.0.0.1", "10.0.1.2", "192.168.0.1", "fd00::1"];
 
@@ -76,15 +87,15 @@ fn ports() -> impl Strategy<Value = Match<u16>> {
 }
 
 fn source() -> impl Strategy<Value = Source> {
-    // Nobody has a token here: what asks for one matches nothing, and its negation everything.
-    (texts(&PRINCIPALS), texts(&NAMESPACES), texts(&ACCOUNTS), blocks(), texts(&["issuer/user", "issuer/*"]))
-        .prop_map(|(principals, namespaces, service_accounts, ip_blocks, request_principals)| Source {
+    (texts(&PRINCIPALS), texts(&NAMESPACES), texts(&ACCOUNTS), blocks(), texts(&USERS)).prop_map(
+        |(principals, namespaces, service_accounts, ip_blocks, request_principals)| Source {
             request_principals,
             principals,
             namespaces,
             service_accounts,
             ip_blocks,
-        })
+        },
+    )
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -95,6 +106,13 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         texts(&ROLES).prop_map(|values| Condition::RequestHeader { name: "x-role".into(), values }),
+        texts(&["7", "*"]).prop_map(|values| Condition::RequestHeader { name: "x-other".into(), values }),
+        texts(&GROUPS).prop_map(|values| Condition::RequestClaim { path: vec!["groups".into()], values }),
+        texts(&GROUPS).prop_map(|values| Condition::RequestClaim {
+            path: vec!["realm".into(), "groups".into()],
+            values
+        }),
+        texts(&USERS).prop_map(Condition::RequestPrincipal),
         blocks().prop_map(Condition::SourceIp),
         texts(&NAMESPACES).prop_map(Condition::SourceNamespace),
         texts(&PRINCIPALS).prop_map(Condition::SourcePrincipal),
@@ -160,6 +178,7 @@ pub(super) struct Caller {
     method: &'static str,
     roles: Vec<&'static str>,
     allowed_by: Option<Text>,
+    end_user: Option<EndUser>,
 }
 
 pub(super) fn caller() -> impl Strategy<Value = Caller> {
@@ -176,23 +195,27 @@ pub(super) fn caller() -> impl Strategy<Value = Caller> {
         request,
         vec(select(&FIELDS[..]), 0..3),
         option::of(select(&["opa", "other"][..]).prop_map(Text::from)),
+        option::of(select(&TOKENS[..])),
     )
-        .prop_map(
-            |(identity, source, (port, server_name), layer7, (target, host, method), roles, allowed_by)| {
-                Caller {
-                    identity: identity.map(|principal| format!("spiffe://{principal}").parse().unwrap()),
-                    source,
-                    port,
-                    server_name,
-                    layer7,
-                    target,
-                    host,
-                    method,
-                    roles,
-                    allowed_by,
-                }
-            },
-        )
+        .prop_map(|(identity, source, reached, layer7, request, roles, allowed_by, token)| {
+            let ((port, server_name), (target, host, method)) = (reached, request);
+            Caller {
+                identity: identity.map(|principal| format!("spiffe://{principal}").parse().unwrap()),
+                source,
+                port,
+                server_name,
+                layer7,
+                target,
+                host,
+                method,
+                roles,
+                allowed_by,
+                end_user: token.map(|token| EndUser {
+                    claims: Arc::new(Claims::unsigned(&serde_json::from_str(token).unwrap())),
+                    space_delimited: Arc::new(["groups".into()]),
+                }),
+            }
+        })
 }
 
 impl Caller {
@@ -205,8 +228,8 @@ impl Caller {
             path: &path,
             query: None,
             headers: &headers,
-            end_user: None,
             allowed_by: self.allowed_by.as_ref(),
+            end_user: self.end_user.as_ref(),
         };
         let mut destination = at("10.0.0.9:0");
         destination.set_port(self.port);

@@ -87,7 +87,13 @@ impl Subject<'_> {
             Some(lower(request.path.plain().as_bytes()))
         };
         let plain = plain.as_deref().unwrap_or(&path);
-        ask(&Query { request: Some(RequestQuery { host: &host, paths: [&path, plain] }), ..query })
+        let request = RequestQuery {
+            host: &host,
+            paths: [&path, plain],
+            headers: request.headers,
+            end_user: request.end_user,
+        };
+        ask(&Query { request: Some(request), ..query })
     }
 
     /// Whether a rule matches.

@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 
 use super::network::Networks;
 use super::policy_set::RuleId;
-use crate::model::SpiffeId;
 use crate::model::policy::{Condition, Match, Operation, Pattern, Rule, Source};
+use crate::model::{EndUser, SpiffeId, Text};
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,10 @@ pub struct RequestQuery<'a> {
     pub host: &'a [u8],
     /// Every reading of the path, in lower case.
     pub paths: [&'a [u8]; 2],
+    /// Names and values of its fields.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// Whom its token speaks of.
+    pub end_user: Option<&'a EndUser>,
 }
 
 type RuleIds = SmallVec<[RuleId; 2]>;
@@ -43,7 +47,11 @@ type RuleIds = SmallVec<[RuleId; 2]>;
 #[derive(Clone, Debug, Default)]
 pub struct RuleIndex {
     length: usize,
-    texts: [Patterns; 5],
+    texts: [Patterns; 6],
+    /// By names of fields, in lower case.
+    headers: HashMap<Text, Patterns>,
+    /// By the names that lead to a claim.
+    claims: HashMap<Vec<Text>, Patterns>,
     sources: Networks<RuleIds>,
     ports: HashMap<u16, RuleIds>,
     /// Rules that name nothing of all this.
@@ -54,6 +62,8 @@ pub struct RuleIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Field {
     Text(TextField),
+    Header,
+    Claim,
     Source,
     Port,
 }
@@ -66,12 +76,15 @@ enum TextField {
     Namespace,
     Path,
     Host,
+    RequestPrincipal,
 }
 
 /// A value of a field.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Text(TextField, Pattern),
+    Header(Text, Pattern),
+    Claim(Vec<Text>, Pattern),
     Range(IpNet),
     Port(u16),
 }
@@ -84,11 +97,14 @@ const FIELDS_OF_CONNECTIONS: [Field; 5] = [
     Field::Port,
 ];
 
-const FIELDS_OF_REQUESTS: [Field; 7] = [
+const FIELDS_OF_REQUESTS: [Field; 10] = [
     Field::Text(TextField::Principal),
     Field::Text(TextField::ServiceAccount),
     Field::Text(TextField::Path),
     Field::Text(TextField::Host),
+    Field::Text(TextField::RequestPrincipal),
+    Field::Header,
+    Field::Claim,
     Field::Text(TextField::Namespace),
     Field::Source,
     Field::Port,
@@ -126,6 +142,8 @@ impl RuleIndex {
     fn file(&mut self, key: &Key, id: RuleId) {
         let ids = match key {
             Key::Text(field, pattern) => self.texts[*field as usize].entry(pattern),
+            Key::Header(name, pattern) => self.headers.entry(Text::clone(name)).or_default().entry(pattern),
+            Key::Claim(path, pattern) => self.claims.entry(path.clone()).or_default().entry(pattern),
             Key::Range(range) => self.sources.entry(*range),
             Key::Port(port) => self.ports.entry(*port).or_default(),
         };
@@ -149,18 +167,54 @@ impl RuleIndex {
             look_up(TextField::ServiceAccount, identity.qualified_account().as_bytes());
             look_up(TextField::Namespace, identity.namespace().as_bytes());
         }
-        if let Some(RequestQuery { host, paths: [path, plain] }) = query.request {
+        if let Some(request) = query.request {
+            let RequestQuery { host, paths: [path, plain], headers: _, end_user } = request;
             look_up(TextField::Host, host);
             look_up(TextField::Path, path);
             if plain != path {
                 look_up(TextField::Path, plain);
             }
+            if let Some(principal) = end_user.and_then(|user| user.claims.principal()) {
+                look_up(TextField::RequestPrincipal, principal.as_bytes());
+            }
+            self.by_headers(request.headers, &mut visit);
+            self.by_claims(end_user, &mut visit);
         }
         self.sources.of(query.source).for_each(|ids| visit(ids));
         if let Some(ids) = self.ports.get(&query.port) {
             visit(ids);
         }
         visit(&self.rest);
+    }
+
+    /// Whatever a rule may take for a value: the whole field, and each element of it if it is a list.
+    fn by_headers(&self, headers: &[(&[u8], &[u8])], visit: &mut impl FnMut(&[RuleId])) {
+        if self.headers.is_empty() {
+            return;
+        }
+        for (name, value) in headers {
+            let name: SmallVec<[u8; 64]> = name.iter().map(u8::to_ascii_lowercase).collect();
+            let Some(patterns) = std::str::from_utf8(&name).ok().and_then(|name| self.headers.get(name))
+            else {
+                continue;
+            };
+            let value = value.trim_ascii();
+            patterns.visit(value, visit);
+            if value.contains(&b',') {
+                for element in value.split(|byte| *byte == b',') {
+                    patterns.visit(element.trim_ascii(), visit);
+                }
+            }
+        }
+    }
+
+    fn by_claims(&self, end_user: Option<&EndUser>, visit: &mut impl FnMut(&[RuleId])) {
+        let Some(end_user) = end_user else { return };
+        for (path, patterns) in &self.claims {
+            for value in end_user.values(path) {
+                patterns.visit(value.as_bytes(), visit);
+            }
+        }
     }
 }
 
@@ -170,6 +224,20 @@ fn keys(rule: &Rule, field: Field) -> Option<Vec<Key>> {
         Field::Text(field) => {
             texts(rule, field)?.into_iter().map(|pattern| text_key(field, pattern)).collect()
         }
+        Field::Header => rule.when.iter().find_map(|condition| match condition {
+            Condition::RequestHeader { name, values } if !values.any_of.is_empty() => {
+                let key = |pattern: &Pattern| Key::Header(Text::clone(name), pattern.clone());
+                Some(values.any_of.iter().map(key).collect())
+            }
+            _ => None,
+        }),
+        Field::Claim => rule.when.iter().find_map(|condition| match condition {
+            Condition::RequestClaim { path, values } if !values.any_of.is_empty() => {
+                let key = |pattern: &Pattern| Key::Claim(path.clone(), pattern.clone());
+                Some(values.any_of.iter().map(key).collect())
+            }
+            _ => None,
+        }),
         Field::Source => {
             let ranges = of_sources(rule, |source| &source.ip_blocks).or_else(|| {
                 of_conditions(rule, |condition| match condition {
@@ -198,12 +266,14 @@ fn texts(rule: &Rule, field: TextField) -> Option<Vec<&Pattern>> {
         TextField::Namespace => of_sources(rule, |source| &source.namespaces),
         TextField::Path => of_operations(rule, |operation| &operation.paths),
         TextField::Host => of_operations(rule, |operation| &operation.hosts),
+        TextField::RequestPrincipal => of_sources(rule, |source| &source.request_principals),
     };
     of_parts.or_else(|| {
         of_conditions(rule, |condition| match (field, condition) {
             (TextField::Principal, Condition::SourcePrincipal(values))
             | (TextField::ServiceAccount, Condition::SourceServiceAccount(values))
-            | (TextField::Namespace, Condition::SourceNamespace(values)) => Some(values),
+            | (TextField::Namespace, Condition::SourceNamespace(values))
+            | (TextField::RequestPrincipal, Condition::RequestPrincipal(values)) => Some(values),
             _ => None,
         })
     })
