@@ -72,7 +72,9 @@ impl Previous {
         for package in OWN {
             cargo.args(["--config", &format!("profile.{name}.package.{package}.debug=false")]);
         }
-        cargo.current_dir(&source).env("CARGO_TARGET_DIR", own).env("CARGO_BUILD_BUILD_DIR", &shared);
+        // Not by the environment: the cargo that builds the kernel programs inside this one would wait for its lock.
+        cargo.args(["--config", &format!("build.build-dir={shared:?}")]);
+        cargo.current_dir(&source).env("CARGO_TARGET_DIR", own);
         let built = process::output(&mut cargo).with_context(|| format!("build {}", self.commit))?;
         let manifests = (MANIFESTS, source.join("manifests"));
         let programs =
