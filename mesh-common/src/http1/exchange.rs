@@ -80,6 +80,22 @@ impl Exchange {
         }
     }
 
+    /// Starts with a request that went out by another way, whole or not: only its response is carried.
+    pub fn answering(to: ResponseTo) -> Self {
+        Self {
+            request: None,
+            response: Response::Head(HeadScan::default()),
+            to,
+            client: ResponseFor { version: Version::Http11, keep_alive: true, head: to.head },
+            interim: 0,
+            status: 0,
+            client_stays: true,
+            upstream_stays: true,
+            is_last: false,
+            bytes: BodyBytes::default(),
+        }
+    }
+
     /// Takes bytes of the client, appends what goes up; returns how many were taken. Once the request is complete
     /// it takes none: they belong to the next one.
     ///

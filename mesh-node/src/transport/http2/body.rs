@@ -13,10 +13,10 @@ use mesh_common::http1::{StripList, is_trailer_allowed};
 use super::activity::Open;
 use super::answer::grpc_status;
 use super::conductor::{End, Ending, Exchange};
-use super::connect::Sender1;
 use super::cut::{Cut, Half};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
+use super::strict::Sender;
 use super::taking::{Data, Taking};
 use super::upload::Upload;
 
@@ -53,7 +53,7 @@ pub(super) enum Held {
 pub(super) struct Application {
     pub(super) pool: Rc<IdlePool>,
     pub(super) key: Key,
-    pub(super) sender: Sender1,
+    pub(super) sender: Sender,
 }
 
 /// Calls [`Exchange::ended`] once, whatever happens.

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
 use super::settings::Settings;
+use super::strict::{self, Asked, Strict};
 use super::upload::RequestBody;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Unavailable};
 use crate::transport::handshakes::Place;
@@ -124,8 +125,6 @@ pub(super) struct TlsTo {
 pub(super) type Sender2 = http2::SendRequest<RequestBody>;
 /// Whether the other side takes WebSockets; nothing until its settings are there.
 pub(super) type Said = Rc<dyn Fn() -> Option<bool>>;
-pub(super) type Sender1 = http1::SendRequest<RequestBody>;
-
 /// A connection that just began: how to ask on it, and the work that carries it.
 pub(super) struct Begun<S, W> {
     pub(super) sender: S,
@@ -197,8 +196,9 @@ pub(super) async fn http2_in_the_clear(
 pub(super) async fn http1_in_the_clear(
     dialled: OwnedFd,
     settings: &Settings,
-) -> Result<Begun<Sender1, Work>, ConnectFailure> {
-    let stream = connected(dialled, settings).await?;
+) -> Result<Begun<strict::Sender, Work>, ConnectFailure> {
+    let asked = Asked::default();
+    let stream = Strict::new(connected(dialled, settings).await?, asked.clone(), settings.http1_limits());
     let mut builder = http1::Builder::new();
     builder.max_headers(settings.max_fields).max_buf_size(settings.stream_window as usize);
     let (sender, connection) = builder
@@ -209,7 +209,7 @@ pub(super) async fn http1_in_the_clear(
         // How it ended is told to the request that it carried. What it may change to is taken out of it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Begun { sender, work, until: None })
+    Ok(Begun { sender: strict::Sender::new(sender, asked), work, until: None })
 }
 
 /// Whether the other side takes WebSockets over HTTP/2 (RFC 8441), which its settings say: they are waited for. One that is

@@ -439,7 +439,7 @@ async fn connect_http1<C: Conductor>(
     shared: &Rc<Shared>,
     conductor: &Rc<C>,
     plan: &Plan,
-) -> Result<super::connect::Sender1, ConnectFailure> {
+) -> Result<super::strict::Sender, ConnectFailure> {
     let begun = http1_in_the_clear(dial(conductor, plan)?, &shared.settings).await?;
     tasks::spawn(begun.work);
     let mut sender = begun.sender;

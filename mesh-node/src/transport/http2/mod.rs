@@ -24,6 +24,7 @@ mod runtime;
 mod serve;
 mod settings;
 mod sources;
+mod strict;
 mod switched;
 mod taking;
 mod upload;

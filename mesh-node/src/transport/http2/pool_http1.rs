@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::Sender1;
 use super::pool::Key;
 use super::settings::Settings;
+use super::strict::Sender;
 use crate::transport::tasks;
 
 /// Idle connections.
@@ -20,7 +20,7 @@ pub(super) struct IdlePool {
 }
 
 struct Idle {
-    sender: Sender1,
+    sender: Sender,
     since: Instant,
 }
 
@@ -30,7 +30,7 @@ impl IdlePool {
     }
 
     /// A connection that can take a request now: the one used last.
-    pub(super) async fn take(&self, key: &Key) -> Option<Sender1> {
+    pub(super) async fn take(&self, key: &Key) -> Option<Sender> {
         loop {
             let Idle { mut sender, .. } = self.idle.borrow_mut().get_mut(key)?.pop()?;
             if sender.is_ready() {
@@ -44,7 +44,7 @@ impl IdlePool {
     }
 
     /// Keeps a connection whose request and response are both complete.
-    pub(super) fn give_back(self: &Rc<Self>, key: Key, sender: Sender1) {
+    pub(super) fn give_back(self: &Rc<Self>, key: Key, sender: Sender) {
         if sender.is_closed() {
             return;
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mesh_common::http1::Limits;
+
 use crate::config::{HttpConfig, TunnelConfig};
 use crate::transport::patience::Terms;
 use crate::transport::tunnel;
@@ -73,6 +75,11 @@ impl Settings {
             max_age: tunnel.max_age,
             ..Self::default()
         }
+    }
+
+    /// How much of an application's response over HTTP/1.1 is held before it is understood.
+    pub(super) fn http1_limits(&self) -> Limits {
+        Limits { head: self.max_header_list as usize, fields: self.max_fields, ..Limits::default() }
     }
 
     /// On which what waits for a caller is kept. An agent, which may be one, tells of half a window's room at a time.

@@ -5,6 +5,7 @@
 //! `/delay/MS` waits, `/early` answers before the body is read, `/twice` answers twice; everything else describes
 //! the request. `/unfinished` answers without a length and waits for the caller to go. `/switch` answers with 101 to
 //! whoever asks, and sends back what comes then; `/switch/N` with a head that is no valid 101, and waits.
+//! `/verbatim/HEX` answers with exactly these bytes, and `/last/HEX` ends the connection after them.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -54,7 +55,7 @@ pub(crate) fn serve(number: u64, stream: &TcpStream) -> io::Result<u64> {
             "head": head.text, "body_bytes": body_bytes, "body": latin1(&body[..body_bytes.min(1024)]),
         }));
         connection.answer(&head, body_bytes)?;
-        if head.close || early || head.path == "/close" {
+        if head.close || early || head.path == "/close" || head.path.starts_with("/last/") {
             break;
         }
     }
@@ -169,6 +170,7 @@ impl Connection<'_> {
                 self.write(format!("HTTP/1.1 {}\r\n", heads[(number - 1) % heads.len()]).as_bytes())?;
                 self.wait_for_the_end()
             }
+            "verbatim" | "last" => self.write(&head.verbatim()?),
             "twice" => {
                 self.respond(200, head, PLAINTEXT_MARKER.as_bytes())?;
                 self.respond(200, head, b"smuggled")
@@ -249,6 +251,13 @@ impl Head {
         let mut segments = self.path.split('/').skip(1);
         let what = segments.next().unwrap_or_default();
         (what, segments.next().and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// The bytes of `/verbatim/HEX`.
+    fn verbatim(&self) -> io::Result<Vec<u8>> {
+        let digits = self.path.rsplit('/').next().unwrap_or_default().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        digits.chunks(2).map(byte).collect::<Option<_>>().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
