@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use super::field::{ConnectionTokens, Known};
 use super::framing::FramingFields;
 use super::offer::Protocols;
-use super::{BodyFraming, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Version};
+use super::{BodyFraming, DECISION, Field, Fields, HeadScan, MAX_FIELDS, ReadRules, Refusal, Version};
 
 /// What of a request decides how its response reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl<'a, 'r> Sorting<'a, 'r> {
 
     fn take(&mut self, field: Field<'a>) -> Result<(), Refusal> {
         match Known::of(field.name) {
-            None if self.rules.strip.covers(field.name) => {}
+            None if self.rules.strip.covers(field.name) && !names_a_refusal(field.name) => {}
             None => self.fields.push(field),
             Some(Known::ContentLength) => self.framing.take_length(field.value)?,
             Some(Known::TransferEncoding) => self.framing.take_coding(field.value)?,
@@ -159,4 +159,9 @@ fn body_framing(status: u16, fields: FramingFields, to: ResponseTo) -> Result<Bo
         (false, Some(length)) => BodyFraming::Length(length),
         (false, None) => BodyFraming::UntilClose,
     })
+}
+
+/// The field by which the called side's agent tells of its refusal: who is refused gets it.
+fn names_a_refusal(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(DECISION.as_bytes())
 }
