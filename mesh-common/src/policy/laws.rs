@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::evaluate::{Allowed, evaluate};
+use super::law_words::*;
 use super::matching::{Answer, Breadth, Layer7, Subject};
 use super::{AuditFinding, AuditVerdict, Denial, DenialReason, ExternalDenial, RuleMatch};
 use crate::model::policy::{
@@ -21,41 +22,6 @@ use crate::model::{
 };
 use crate::snapshot::{Delta, Effect, PolicySet, Snapshot, Tables};
 use crate::token::Claims;
-
-const PRINCIPALS: [&str; 6] = ["*", "td/ns/a/sa/x", "td/ns/a/sa/y", "td/ns/b/sa/x", "td/ns/a/*", "*/sa/x"];
-const NAMESPACES: [&str; 4] = ["*", "a", "b", "a*"];
-const ACCOUNTS: [&str; 3] = ["a/x", "b/x", "a/y"];
-const PATHS: [&str; 9] = ["*", "/admin", "/admin/", "/admin*", "/Public/*", "/a;b", "/a", "*/x", "/"];
-const TARGETS: [&str; 12] = [
-    "/",
-    "/admin",
-    "/ADMIN",
-    "/admin/",
-    "/admin;x",
-    "/admin%2Fx",
-    "/public/x",
-    "/Public/x",
-    "/a;b",
-    "/a",
-    "/a/",
-    "/b/x",
-];
-const HOSTS: [&str; 7] = ["*", "h", "h:80", "H*", "*.example", "h:*", "x.example:8080"];
-const AUTHORITIES: [&str; 7] = ["h", "H", "h:80", "h:8080", "x.example", "X.Example.:8080", "y"];
-const METHODS: [&str; 4] = ["*", "GET", "POST", "G*"];
-const ROLES: [&str; 4] = ["*", "admin", "user", "ad*"];
-const FIELDS: [&str; 5] = ["admin", "user", "user,admin", "", "admin, admin"];
-const USERS: [&str; 4] = ["*", "issuer/user", "issuer/*", "*/other"];
-const GROUPS: [&str; 4] = ["*", "admin", "us*", "7"];
-const TOKENS: [&str; 5] = [
-    r#"{"iss": "issuer"}"#,
-    r#"{"iss": "issuer", "sub": "user", "groups": ["admin", "user", 7]}"#,
-    r#"{"iss": "issuer", "sub": "other", "groups": "user admin", "realm": {"groups": "admin"}}"#,
-    r#"{"iss": "issuer", "sub": "user", "groups": {"admin": true}, "realm": {"groups": [7, "user"]}}"#,
-    r#"{"iss": "issuer", "sub": "user", "groups": "", "realm": "admin"}"#,
-];
-const BLOCKS: [&str; 5] = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.1/32", "fd00::/8", "10.0.1.7/24"];
-const SOURCES: [&str; 4] = ["10.0.0.1", "10.0.1.2", "192.168.0.1", "fd00::1"];
 
 fn texts(values: &'static [&'static str]) -> impl Strategy<Value = Match<Pattern>> {
     let some = || subsequence(values, 0..=2).prop_map(|texts| texts.into_iter().map(pattern).collect());

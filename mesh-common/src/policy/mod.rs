@@ -16,6 +16,8 @@ mod matching;
 mod peer_authentication;
 
 #[cfg(test)]
+mod law_words;
+#[cfg(test)]
 mod laws;
 #[cfg(test)]
 mod laws_of_explaining;

@@ -159,7 +159,8 @@ fn judge(knowledge: Knowledge<'_>, facts: &ConnectionFacts, asked: &Asked, expla
     asked.show(|request| {
         let mut cache = TokenCache::default();
         let now = knowledge.now;
-        let authenticated = policy::authenticate(snapshot, facts, &destination, request, now, &mut cache);
+        let asked = policy::tokens_asked(snapshot, facts, &destination);
+        let authenticated = asked.map(|asked| asked.authenticate(request, now, &mut cache)).transpose();
         let authenticated: Option<Authenticated> = match authenticated {
             Ok(authenticated) => authenticated,
             Err(denial) => return words::say(explanation, snapshot, Said::Before(denial)),
