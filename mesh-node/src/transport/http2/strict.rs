@@ -120,6 +120,13 @@ impl<S> Strict<S> {
         Self { stream, asked, limits, came: Vec::new(), rebuilt: Vec::new(), given: 0, end: None }
     }
 
+    /// The connection, once its protocol has changed, and what came of the new one.
+    pub(super) fn into_parts(mut self) -> (S, Vec<u8>) {
+        let mut unread = self.rebuilt.split_off(self.given);
+        unread.append(&mut self.came);
+        (self.stream, unread)
+    }
+
     /// Takes what came, or its end if that is nothing.
     fn take(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {

@@ -22,6 +22,7 @@ use super::body::Record;
 use super::conductor::{Ending, Exchange};
 use super::cut::{Cut, Half};
 use super::settings::Settings;
+use super::strict::Strict;
 use crate::transport::connect;
 use crate::transport::tasks;
 
@@ -222,12 +223,12 @@ impl Direction {
 
 impl Side {
     fn of(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
+        match upgraded.downcast::<TokioIo<Strict<TcpStream>>>() {
             Ok(parts) => {
-                let stream = parts.io.into_inner();
+                let (stream, unread) = parts.io.into_inner().into_parts();
                 // From here on only its end says whether what came is whole.
                 connect::reset_on_close(&stream);
-                Self::Connection(stream, parts.read_buf)
+                Self::Connection(stream, [&parts.read_buf[..], &unread].concat().into())
             }
             Err(upgraded) => Self::Stream(TokioIo::new(upgraded)),
         }
