@@ -191,6 +191,7 @@ pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         ConnectFailure::Closed
         | ConnectFailure::NoExtendedConnect
         | ConnectFailure::NoSwitch
+        | ConnectFailure::Malformed(_)
         | ConnectFailure::Http(_) => ResponseFlags::UpstreamFailure,
     }
 }

@@ -15,6 +15,8 @@ pub(in crate::control) mod strict;
 mod yaml;
 
 #[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod tests;

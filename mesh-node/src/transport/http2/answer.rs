@@ -75,14 +75,16 @@ impl OwnAnswer {
                 decision: None,
             };
         }
-        if let ConnectFailure::NoExtendedConnect | ConnectFailure::NoSwitch = failure {
-            let (status, text) = match failure {
-                ConnectFailure::NoSwitch => (StatusCode::BAD_GATEWAY, "upstream response is malformed"),
-                _ => (StatusCode::NOT_IMPLEMENTED, "upstream takes no WebSocket over HTTP/2"),
-            };
-            return Self { status, text, ..Self::unavailable(failure.reason()) };
-        }
-        Self { text: "upstream connect error", ..Self::unavailable(failure.reason()) }
+        let (status, text) = match failure {
+            ConnectFailure::NoSwitch | ConnectFailure::Malformed(_) => {
+                (StatusCode::BAD_GATEWAY, "upstream response is malformed")
+            }
+            ConnectFailure::NoExtendedConnect => {
+                (StatusCode::NOT_IMPLEMENTED, "upstream takes no WebSocket over HTTP/2")
+            }
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "upstream connect error"),
+        };
+        Self { status, text, ..Self::unavailable(failure.reason()) }
     }
 
     /// The request has no one meaning.

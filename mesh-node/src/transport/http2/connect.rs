@@ -1,6 +1,7 @@
 //! Connections to endpoints: the TCP connect that the conductor began, then TLS, then HTTP.
 
 use std::cell::RefCell;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use mesh_common::http1::Refusal;
 use mesh_common::model::SpiffeId;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -63,6 +65,9 @@ pub enum ConnectFailure {
     /// It answered what would open a WebSocket that is none: a success without a valid switch, or a 101 unasked for.
     #[error("the endpoint's answer is no valid change of protocol")]
     NoSwitch,
+    /// It answered over HTTP/1.1 what cannot be believed.
+    #[error("the endpoint's answer is malformed")]
+    Malformed(#[source] Refusal),
     /// The caller took too long for the request's body.
     #[error("the request's body comes too slowly (--min-body-rate)")]
     SlowRequest,
@@ -85,6 +90,7 @@ impl ConnectFailure {
             Self::Closed => "connection_closed",
             Self::NoExtendedConnect => "no_extended_connect",
             Self::NoSwitch => "no_valid_switch",
+            Self::Malformed(refusal) => refusal.reason(),
             Self::SlowRequest => "idle_timed_out",
             Self::Http(_) => "upstream_broke",
         }
@@ -103,8 +109,20 @@ impl ConnectFailure {
             | Self::Closed
             | Self::NoExtendedConnect
             | Self::NoSwitch
+            | Self::Malformed(_)
             | Self::SlowRequest
             | Self::Http(_) => false,
+        }
+    }
+}
+
+impl From<hyper::Error> for ConnectFailure {
+    fn from(error: hyper::Error) -> Self {
+        let read = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let refusal = read.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Refusal>());
+        match refusal {
+            Some(refusal) => Self::Malformed(*refusal),
+            None => Self::Http(Rc::new(error)),
         }
     }
 }

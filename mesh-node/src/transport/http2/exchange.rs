@@ -363,7 +363,7 @@ fn is_unopened(error: &hyper::Error, parts: &Parts, upload: &Upload) -> bool {
 
 /// Why there is no answer on a connection.
 fn broke(upload: &Upload, error: hyper::Error) -> ConnectFailure {
-    if upload.is_slow() { ConnectFailure::SlowRequest } else { ConnectFailure::Http(Rc::new(error)) }
+    if upload.is_slow() { ConnectFailure::SlowRequest } else { error.into() }
 }
 
 /// Whether the other side says that it did nothing about a request (RFC 9113 section 8.7): its stream was refused, or is
@@ -430,7 +430,7 @@ async fn send_upgrade<C: Conductor>(
     let mut request = for_http1(request);
     let key = websocket::as_upgrade(request.headers_mut());
     let answered = sender.try_send_request(request).await;
-    let answered = answered.map_err(|error| ConnectFailure::Http(Rc::new(error.into_error())));
+    let answered = answered.map_err(|error| ConnectFailure::from(error.into_error()));
     let answered = answered.and_then(|response| websocket::switched(response, &key));
     answered.map_err(|failure| Unsent { request: None, failure })
 }

@@ -175,7 +175,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
             if let Some(Some(refusal)) = this.end
                 && (refusal != Refusal::Unsolicited || this.rebuilt.is_empty())
             {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason())));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
             }
             if this.give(buffer) || buffer.remaining() == 0 || this.end.is_some() {
                 return Poll::Ready(Ok(()));
