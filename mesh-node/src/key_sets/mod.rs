@@ -1,8 +1,8 @@
 //! The keys of issuers that publish them: fetched by whoever runs the reconciler, a controller or a standalone agent. Agents
 //! of a controller never fetch.
 //!
-//! In: the URIs that RequestAuthentications name. Out: the keys there, or why there are none. [`schedule`] says when, and
-//! what is kept; [`address`] says from where; [`fetch`] does it. A server that hangs, drips or floods holds up nothing else:
+//! In: the URIs that RequestAuthentications name. Out: the keys there, or why there are none. `schedule` says when, and
+//! what is kept; `address` says from where; `fetch` does it. A server that hangs, drips or floods holds up nothing else:
 //! every fetch has a time, a size and a place of its own. Never: a look at a token.
 
 mod address;

@@ -65,7 +65,7 @@ pub struct Request {
     pub body: Vec<u8>,
     /// As fields.
     pub trailers: Fields,
-    /// Of ours what stood around it that does not go on: an empty line before it, its trailer section.
+    /// Of ours what does not go on: an empty line before it, its line as it came, its trailer section.
     pub around: Around,
 }
 
@@ -74,6 +74,7 @@ pub struct Request {
 pub struct Around {
     is_http_10: bool,
     after_empty_line: bool,
+    line: Vec<u8>,
     section: Vec<u8>,
 }
 
@@ -157,7 +158,8 @@ fn has_trailers_that_end_here(ours: &Request, theirs: Option<&Request>, _: &End)
 /// RFC 3986 section 2.
 fn has_what_no_uri_has(ours: &Request, theirs: Option<&Request>, end: &End) -> bool {
     let is_refused = matches!(end, End::Refused(reason) if reason.to_lowercase().contains("uri"));
-    theirs.is_none() && is_refused && ours.target.iter().any(|byte| b"\"<>^`{|}[]".contains(byte))
+    // As it came: a segment that has one may be gone from the path's normal form.
+    theirs.is_none() && is_refused && ours.around.line.iter().any(|byte| b"\"<>^`{|}[]".contains(byte))
 }
 
 /// Compares our reading with another.
@@ -270,6 +272,8 @@ fn read_ours(mut input: &[u8], reading: &mut Reading) -> Result<(), Refusal> {
         let mut request = of_head(&head);
         request.around.is_http_10 = head.version == Version::Http10;
         request.around.after_empty_line = input.starts_with(b"\r\n");
+        let mut lines = input.split(|byte| *byte == b'\n').filter(|line| *line != b"\r");
+        request.around.line = lines.next().unwrap_or_default().to_vec();
         input = &input[head.length..];
         let mut reader = BodyReader::new(head.framing);
         loop {
