@@ -157,12 +157,7 @@ impl Core {
         side.ended(reported);
     }
 
-    pub(super) fn side_of(
-        &self,
-        subject: Subject<'_>,
-        plan: Option<&Plan>,
-        request: &RequestFacts<'_>,
-    ) -> RequestSide {
+    fn side_of(&self, subject: Subject<'_>, plan: Option<&Plan>, request: &RequestFacts<'_>) -> RequestSide {
         let mut log = begin(&self.shared.access_log, subject, plan);
         log.record.request = Some(Box::new(described(request)));
         RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)) }

@@ -15,7 +15,7 @@ use crate::identity::{Alpn, Identities, server_name};
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::handshakes::{Handshakes, Place};
-use crate::transport::http1::{ExchangeOutcome, HttpCourse, Instead, PoolScope, QuestionId, RequestCourse};
+use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
@@ -84,7 +84,6 @@ impl Judge {
                     share: None,
                     edits: None,
                     client_certificate: None,
-                    response_edits: None,
                 }
             }
             To::Application(application) => {
@@ -100,7 +99,6 @@ impl Judge {
                     share: Some(share),
                     edits: None,
                     client_certificate: None,
-                    response_edits: None,
                 }
             }
         }
@@ -178,8 +176,7 @@ impl Conductor for Judge {
         _: &Self::Pod,
         (): &mut (),
         request: &RequestFacts<'_>,
-        _: Option<QuestionId>,
-    ) -> Result<(String, RequestCourse), Instead> {
+    ) -> Result<(String, RequestCourse), LocalAnswer<'static>> {
         let (method, host) = (String::from_utf8_lossy(request.method), String::from_utf8_lossy(request.host));
         let text = format!("{method} {host} {}", request.path.as_str());
         self.log.requests.lock().unwrap().push(text.clone());
@@ -189,8 +186,7 @@ impl Conductor for Judge {
                 text: "RBAC: access denied",
                 reason: "policy",
                 decision: None,
-            }
-            .into());
+            });
         }
         let elsewhere = self.elsewhere.filter(|_| request.path.as_str() == "/elsewhere");
         Ok((text, self.course(elsewhere.unwrap_or(self.to))))
