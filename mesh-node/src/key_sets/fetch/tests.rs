@@ -180,6 +180,7 @@ async fn who_drips_hangs_or_says_nothing_is_late() {
         head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx: ").await;
         while stream.write_all(b"a").await.is_ok() {
+            // The same inside a head.
             sleep(Duration::from_millis(10)).await;
         }
     })
