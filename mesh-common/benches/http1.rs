@@ -47,7 +47,7 @@ fn heads(criterion: &mut Criterion) {
                 ResponseTo::default(),
             );
             let head = head.expect("the head is well formed").expect("the head is complete");
-            write_response(&head, to, &mut out).1
+            write_response(&head, None, to, &mut out).1
         });
     });
     group.finish();

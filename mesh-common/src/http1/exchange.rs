@@ -8,6 +8,7 @@ use super::{
     Authority, BodyFraming, BodyPart, BodyReader, BodyWriter, Field, HeadScan, Offer, ReadRules, Refusal,
     RequestHead, ResponseFor, ResponseHead, ResponseTo, UnevenBody, Version, write_request, write_response,
 };
+use crate::model::HeadEdits;
 
 /// More interim responses than any application sends before its answer.
 pub const MAX_INTERIM: u8 = 16;
@@ -122,7 +123,8 @@ impl Exchange {
         Ok(taken)
     }
 
-    /// Takes bytes of the upstream, appends what goes to the client; returns how many were taken. Bytes after the
+    /// Takes bytes of the upstream, appends what goes to the client, with `edits` of its final head; returns how many were
+    /// taken. Bytes after the
     /// response's end are not taken: the upstream is then out of step and is not used again.
     ///
     /// # Errors
@@ -132,6 +134,7 @@ impl Exchange {
         &mut self,
         input: &[u8],
         rules: &ReadRules<'_>,
+        edits: Option<&HeadEdits>,
         down: &mut Vec<u8>,
     ) -> Result<usize, Refusal> {
         let mut taken = 0;
@@ -142,7 +145,7 @@ impl Exchange {
                     None => return Ok(taken),
                     Some(head) => {
                         taken += head.length;
-                        self.take_response_head(&head, down)?;
+                        self.take_response_head(&head, edits, down)?;
                     }
                 },
                 Response::Body(reader, writer) => {
@@ -185,7 +188,12 @@ impl Exchange {
         Ok(())
     }
 
-    fn take_response_head(&mut self, head: &ResponseHead<'_>, down: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn take_response_head(
+        &mut self,
+        head: &ResponseHead<'_>,
+        edits: Option<&HeadEdits>,
+        down: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         if head.is_interim() {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
@@ -193,7 +201,7 @@ impl Exchange {
             }
             // RFC 9110 section 15.2: HTTP/1.0 has none.
             if self.client.version == Version::Http11 {
-                write_response(head, self.client, down);
+                write_response(head, None, self.client, down);
             }
             self.response = Response::Head(HeadScan::default());
             return Ok(());
@@ -201,7 +209,7 @@ impl Exchange {
         // Answered before the request was complete: whether the client goes on sending it is not known, so its
         // connection ends with this answer.
         self.client.keep_alive &= self.request.is_none();
-        let (writer, client_stays) = write_response(head, self.client, down);
+        let (writer, client_stays) = write_response(head, edits, self.client, down);
         self.status = head.status;
         self.client_stays &= client_stays;
         // Who declines a handshake may still think that it switched: nobody else's request goes there.

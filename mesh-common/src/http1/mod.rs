@@ -44,7 +44,8 @@ pub use response::{ResponseHead, ResponseTo};
 pub use scan::HeadScan;
 pub use target::Target;
 pub use write::{
-    CHALLENGE, DECISION, LocalAnswer, ResponseFor, write_local_answer, write_request, write_response,
+    CHALLENGE, DECISION, GivenAnswer, LocalAnswer, ResponseFor, write_given_answer, write_local_answer,
+    write_request, write_response,
 };
 
 /// How much of a message is held before it is understood.

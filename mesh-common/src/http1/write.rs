@@ -4,7 +4,7 @@ use super::{
     Authority, BodyFraming, BodyWriter, Field, Offer, RequestHead, ResponseHead, Version, WEBSOCKET_VERSION,
     WEBSOCKET_VERSION_FIELD,
 };
-use crate::model::DecisionId;
+use crate::model::{DecisionId, HeadEdits, Text};
 
 /// The fields of a message that changes the protocol.
 const UPGRADE: &[u8] = b"Connection: Upgrade\r\nUpgrade: websocket\r\n";
@@ -53,11 +53,24 @@ pub fn write_request(
     BodyWriter::new(head.framing)
 }
 
-/// Appends `head` as a response. Returns the writer for its body and whether the connection stays open after it.
-pub fn write_response(head: &ResponseHead<'_>, to: ResponseFor, out: &mut Vec<u8>) -> (BodyWriter, bool) {
+/// Appends `head` as a response, with `edits` of its fields. Returns the writer for its body and whether the connection
+/// stays open after it.
+pub fn write_response(
+    head: &ResponseHead<'_>,
+    edits: Option<&HeadEdits>,
+    to: ResponseFor,
+    out: &mut Vec<u8>,
+) -> (BodyWriter, bool) {
     out.reserve(head.length + 64);
     write_status_line(head.status, head.phrase, out);
-    write_fields(&head.fields, out);
+    match edits {
+        None => write_fields(&head.fields, out),
+        Some(edits) => {
+            let kept = head.fields.iter().filter(|field| !edits.removes(field.name));
+            kept.for_each(|field| write_field(field.name, field.value, out));
+            edits.added.iter().for_each(|(name, value)| write_field(name.as_bytes(), value, out));
+        }
+    }
     if head.status == 101 {
         out.extend_from_slice(UPGRADE);
         out.extend_from_slice(b"\r\n");
@@ -100,6 +113,49 @@ pub struct LocalAnswer<'t> {
 
 /// The field that names a refusal, so that it can be asked for.
 pub const DECISION: &str = "x-nodemesh-decision-id";
+
+/// An answer that somebody asked gave for a request, checked: a refusal of an authorization server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenAnswer {
+    /// 200 to 599.
+    pub status: u16,
+    /// Fields, with names in lower case; none that frames a message.
+    pub fields: Vec<(Text, Box<[u8]>)>,
+    /// What follows them.
+    pub body: Box<[u8]>,
+    /// The stable code of why; sent as `x-nodemesh-reason`.
+    pub reason: &'static str,
+    /// The refusal that it tells of; sent as [`DECISION`].
+    pub decision: Option<DecisionId>,
+}
+
+impl GivenAnswer {
+    /// Bytes of its body, for whom it answers: none for HEAD.
+    pub fn body_bytes(&self, is_head: bool) -> u64 {
+        if is_head { 0 } else { self.body.len() as u64 }
+    }
+}
+
+/// Appends such an answer, whole. Returns whether the connection stays open.
+pub fn write_given_answer(answer: &GivenAnswer, to: ResponseFor, out: &mut Vec<u8>) -> bool {
+    write_status_line(answer.status, phrase(answer.status).as_bytes(), out);
+    if !matches!(answer.status, 204 | 304) {
+        write_framing(BodyFraming::Length(answer.body.len() as u64), out);
+    }
+    for (name, value) in &answer.fields {
+        write_field(name.as_bytes(), value, out);
+    }
+    write_field(b"x-nodemesh-reason", answer.reason.as_bytes(), out);
+    if let Some(decision) = &answer.decision {
+        write_field(DECISION.as_bytes(), decision.as_str().as_bytes(), out);
+    }
+    write_persistence(to.version, to.keep_alive, out);
+    out.extend_from_slice(b"\r\n");
+    if !to.head {
+        out.extend_from_slice(&answer.body);
+    }
+    to.keep_alive
+}
 
 /// What the caller of a refused token is told (RFC 6750 section 3).
 pub const CHALLENGE: &str = "Bearer realm=\"nodemesh\", error=\"invalid_token\"";
@@ -198,6 +254,13 @@ fn write_decimal(mut value: u64, digits: &mut [u8; 20]) -> usize {
 /// The phrase of a status that the daemon gives itself (RFC 9110 section 15).
 fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

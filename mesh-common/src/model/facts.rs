@@ -84,6 +84,16 @@ pub struct HeadEdits {
 }
 
 impl HeadEdits {
+    /// These, and after them `later` ones.
+    #[must_use]
+    pub fn then(mut self, later: Self) -> Self {
+        self.added.retain(|(name, _)| !later.removes(name.as_bytes()));
+        self.removed.extend(later.removed);
+        self.added.extend(later.added);
+        self.query = later.query.or(self.query);
+        self
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.added.is_empty() && self.query.is_none()

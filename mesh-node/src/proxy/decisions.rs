@@ -134,7 +134,7 @@ impl Core {
         request: Option<&Request>,
     ) -> Option<DecisionId> {
         let denial = match rejection {
-            Rejection::Denied(denial) => Some(denial.clone()),
+            Rejection::Denied(denial) | Rejection::Unanswered(denial, _) => Some(denial.clone()),
             Rejection::NotHttp => None,
             _ => return None,
         };

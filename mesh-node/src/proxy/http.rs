@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_common::http1::LocalAnswer;
 use mesh_common::http1::relay::Ending;
-use mesh_common::model::{ConnectionFacts, DecisionId, Protocol, RequestFacts};
+use mesh_common::model::{ConnectionFacts, DecisionId, HeadEdits, Protocol, RequestFacts};
 use mesh_common::policy;
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Plan};
@@ -17,6 +17,7 @@ use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
 use super::client_certificate::client_certificate;
+use super::external::{Allowance, Said, Unplanned, allowance, with_word};
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
 use super::outbound::{around, has_others};
@@ -26,7 +27,7 @@ use super::request::{Reported, RequestSide, RequestSides, arrived_here};
 use super::response::{Rejection, flags_of};
 use super::under_way::{UnderWay, still_permitted};
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
-use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
+use crate::transport::http1::{ExchangeOutcome, HttpCourse, Instead, PoolScope, QuestionId, RequestCourse};
 use crate::transport::tunnel::{Course, TunnelKey};
 use crate::transport::{CloseReason, Planned};
 
@@ -77,7 +78,10 @@ impl Core {
         pod: &PodHandle,
         record: &mut Record,
         request: &RequestFacts<'_>,
-    ) -> Result<(Exchange, RequestCourse), LocalAnswer<'static>> {
+        answered: Option<QuestionId>,
+    ) -> Result<(Exchange, RequestCourse), Instead> {
+        let said = answered.and_then(|question| self.take_answer(question));
+        let said = said.as_ref();
         let snapshot = self.snapshot();
         let http = record.http().expect("only connections of requests have any");
         http.refresh(&snapshot);
@@ -86,11 +90,11 @@ impl Core {
         let authenticated =
             authenticated.map_err(|rejection| self.answer(http.subject(), request, &rejection))?;
         let Some(authenticated) = authenticated else {
-            return self.decide_authenticated(&snapshot, pod, http, request);
+            return self.decide_authenticated(&snapshot, pod, http, (request, said));
         };
         let (exchange, course) = authenticated
-            .show(request, |request| self.decide_authenticated(&snapshot, pod, http, request))?;
-        Ok((exchange, RequestCourse { edits: authenticated.into_edits(), ..course }))
+            .show(request, |request| self.decide_authenticated(&snapshot, pod, http, (request, said)))?;
+        Ok((exchange, course.edited_before(authenticated.into_edits())))
     }
 
     /// Decides a request of which it is known whom its token speaks of, where tokens are looked at.
@@ -99,21 +103,40 @@ impl Core {
         snapshot: &Snapshot,
         pod: &PodHandle,
         http: &HttpConnection,
-        request: &RequestFacts<'_>,
-    ) -> Result<(Exchange, RequestCourse), LocalAnswer<'static>> {
+        (request, said): (&RequestFacts<'_>, Option<&Said>),
+    ) -> Result<(Exchange, RequestCourse), Instead> {
+        let called = &http.facts.local.uid;
+        let (exchange, course) = with_word(said, called, request, |request| {
+            self.decide_asked(snapshot, pod, http, (request, said))
+        })?;
+        Ok((exchange, course.allowed(allowance(said, called))))
+    }
+
+    /// Decides a request as the authorization server lets it pass, where one was asked.
+    fn decide_asked(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodHandle,
+        http: &HttpConnection,
+        (request, said): (&RequestFacts<'_>, Option<&Said>),
+    ) -> Result<(Exchange, RequestCourse), Instead> {
         let subject = http.subject();
-        let decided = self.plan_request(snapshot, subject, request, &[]);
-        let (plan, decided) = decided.map_err(|rejection| self.answer(subject, request, &rejection))?;
-        let mut side = self.begin_request(subject, &decided, &plan, request);
+        let (plan, decided) = self.plan_request(snapshot, subject, request, &[]).map_err(|rejection| {
+            let unplanned = self.unplanned(snapshot, subject, request, rejection, said);
+            self.instead(subject, request, unplanned)
+        })?;
+        let carried =
+            self.carry(snapshot, pod, http, &plan, (request, said)).map_err(|(instead, reported)| {
+                if let Some(reported) = reported {
+                    let mut side = self.begin_request(subject, &decided, &plan, request);
+                    side.refused_as(instead.decision());
+                    side.ended(&reported);
+                }
+                instead
+            });
+        let Carried { course, called, under_way } = carried?;
+        let side = self.begin_request(subject, &decided, &plan, request);
         let busy = self.load.add(plan.address(), Unit::Request);
-        let Carried { course, called, under_way } = match self.carry(snapshot, pod, http, &plan, request) {
-            Ok(carried) => carried,
-            Err((decision, rejection)) => {
-                side.refused_as(decision);
-                side.ended(&reported_rejection(&rejection, request));
-                return Err(LocalAnswer { decision, ..local_answer(&rejection) });
-            }
-        };
         let mut sides = RequestSides::from_buf([side]);
         sides.extend(called);
         Ok((Exchange(Box::new(Kept { busy, sides, under_way })), course))
@@ -185,8 +208,8 @@ impl Core {
         pod: &PodHandle,
         http: &HttpConnection,
         plan: &Plan,
-        request: &RequestFacts<'_>,
-    ) -> Result<Carried, (Option<DecisionId>, Rejection)> {
+        (request, said): (&RequestFacts<'_>, Option<&Said>),
+    ) -> Result<Carried, (Instead, Option<Reported>)> {
         let subject = http.subject();
         let Plan::Local(local) = plan else {
             let course = self.course_of(pod, subject.facts, plan);
@@ -197,17 +220,28 @@ impl Core {
         let destination = resolve::destination(snapshot, &facts).with_detected(Protocol::Http1);
         let caller = Some(&subject.facts.local);
         let called = Subject { facts: &facts, destination: &destination, caller };
-        let refuse = |rejection: Rejection| (self.answer(called, request, &rejection).decision, rejection);
-        let authenticated = self.authenticate(snapshot, called, request).map_err(refuse)?;
+        let refuse = |unplanned: Unplanned| {
+            let reported = reported_unplanned(&unplanned, request);
+            (self.instead(called, request, unplanned), reported)
+        };
+        let authenticated = self.authenticate(snapshot, called, request);
+        let authenticated = authenticated.map_err(|rejection| refuse(Unplanned::Rejected(rejection)))?;
+        let uid = &facts.local.uid;
         let arrive = |request: &RequestFacts<'_>| {
-            let (plan, decided) = self.plan_request(snapshot, called, request, &[]).map_err(refuse)?;
-            let side = self.begin_request(called, &decided, &plan, request);
-            let under_way = UnderWay::keep(http, Some(facts.clone()), request);
-            Ok(Carried { course: self.course_of(pod, &facts, &plan), called: Some(side), under_way })
+            with_word(said, uid, request, |request| {
+                let planned = self.plan_request(snapshot, called, request, &[]);
+                let (plan, decided) = planned.map_err(|rejection| {
+                    refuse(self.unplanned(snapshot, called, request, rejection, said))
+                })?;
+                let side = self.begin_request(called, &decided, &plan, request);
+                let under_way = UnderWay::keep(http, Some(facts.clone()), request);
+                let course = self.course_of(pod, &facts, &plan).allowed(allowance(said, uid));
+                Ok(Carried { course, called: Some(side), under_way })
+            })
         };
         let Some(authenticated) = authenticated else { return arrive(request) };
         let Carried { course, called, under_way } = authenticated.show(request, arrive)?;
-        let course = RequestCourse { edits: authenticated.into_edits(), ..course };
+        let course = course.edited_before(authenticated.into_edits());
         Ok(Carried { course, called, under_way })
     }
 
@@ -232,6 +266,7 @@ impl Core {
                     share: None,
                     edits: None,
                     client_certificate: None,
+                    response_edits: None,
                 }
             }
             Plan::Direct(direct) => RequestCourse {
@@ -239,6 +274,7 @@ impl Core {
                 share: Some(scope(facts, direct.address)),
                 edits: None,
                 client_certificate: None,
+                response_edits: None,
             },
             Plan::Application(_) | Plan::Local(_) => {
                 let address = plan.address();
@@ -251,8 +287,26 @@ impl Core {
                     share: is_http.then(|| scope(facts, address)),
                     edits: None,
                     client_certificate: client_certificate(facts, &facts.local.identity),
+                    response_edits: None,
                 }
             }
+        }
+    }
+
+    /// Reports a request that is not carried, unless it is asked about first.
+    fn instead(&self, subject: Subject<'_>, request: &RequestFacts<'_>, unplanned: Unplanned) -> Instead {
+        let reported = reported_unplanned(&unplanned, request);
+        match unplanned {
+            Unplanned::Rejected(rejection) => self.answer(subject, request, &rejection).into(),
+            Unplanned::Refused(rejection, mut given) => {
+                let side = self.reject_request(subject, &rejection, request);
+                given.decision = side.decision();
+                if let Some(reported) = reported {
+                    side.ended(&reported);
+                }
+                Instead::Given(given)
+            }
+            Unplanned::Ask(question) => Instead::Ask(question),
         }
     }
 
@@ -267,6 +321,38 @@ impl Core {
         let decision = side.decision();
         side.ended(&reported_rejection(rejection, request));
         LocalAnswer { decision, ..local_answer(rejection) }
+    }
+}
+
+impl RequestCourse {
+    /// The same, with what is changed of the head before what it changes itself.
+    fn edited_before(self, edits: Option<HeadEdits>) -> Self {
+        let edits = match (edits, self.edits) {
+            (Some(first), Some(later)) => Some(first.then(later)),
+            (edits, None) | (None, edits) => edits,
+        };
+        Self { edits, ..self }
+    }
+
+    /// The same, with what an authorization server lets it pass with.
+    fn allowed(self, allowance: Option<&Allowance>) -> Self {
+        let Some(Allowance { request, response }) = allowance else { return self };
+        let some = |edits: &HeadEdits| (!edits.is_empty()).then(|| edits.clone());
+        let edits = some(request).or(self.edits);
+        Self { edits, response_edits: some(response).map(Box::new), ..self }
+    }
+}
+
+/// How a side that let a request through reports that the other one did not; `None` where that is not known yet.
+fn reported_unplanned(unplanned: &Unplanned, request: &RequestFacts<'_>) -> Option<Reported> {
+    match unplanned {
+        Unplanned::Rejected(rejection) => Some(reported_rejection(rejection, request)),
+        Unplanned::Refused(rejection, given) => Some(Reported {
+            code: given.status,
+            response_bytes: given.body_bytes(request.method == b"HEAD"),
+            ..reported_rejection(rejection, request)
+        }),
+        Unplanned::Ask(_) => None,
     }
 }
 

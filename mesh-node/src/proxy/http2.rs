@@ -8,6 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{
     ConnectionFacts, Direction, PeerIdentity, Protocol, RequestFacts, ServerName, SpiffeId, Workload,
 };
-use mesh_common::policy;
+use mesh_common::policy::{self, Authenticated};
 use mesh_common::resolve;
 use mesh_common::route::{Local, Plan};
 use mesh_common::snapshot::Snapshot;
@@ -26,6 +27,7 @@ use tokio::sync::Notify;
 use tracing::debug;
 
 use super::client_certificate::client_certificate;
+use super::external::{allowance, with_word};
 use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
 use super::inbound::{caller_pod, is_worth_reading};
 use super::limits::Place;
@@ -41,8 +43,9 @@ use crate::telemetry::chain::Chain;
 use crate::transport::CloseReason;
 use crate::transport::connect;
 use crate::transport::handshakes::{self, Handshakes};
+use crate::transport::http1::{AskedBody, QuestionId};
 use crate::transport::http2::{
-    ConnectFailure, Cut, Http2, OwnAnswer, RefusedUnseen, ServeError, Settings, is_grpc_type,
+    ConnectFailure, Cut, Http2, Instead, OwnAnswer, RefusedUnseen, ServeError, Settings, is_grpc_type,
 };
 use crate::transport::tasks;
 
@@ -305,6 +308,9 @@ impl crate::transport::http2::Conductor for Http2Connection {
             sides: RequestSides::new(),
             answered: None,
             edits: None,
+            response_edits: None,
+            question: None,
+            said: None,
         }
     }
 
@@ -313,7 +319,11 @@ impl crate::transport::http2::Conductor for Http2Connection {
         exchange: &mut Http2Exchange,
         request: &RequestFacts<'_>,
         tried: &[SocketAddr],
-    ) -> Result<Plan, OwnAnswer> {
+    ) -> Result<Plan, Instead> {
+        if let Some(question) = exchange.question.take() {
+            exchange.said = self.proxy.take_answer(question);
+        }
+        let said = exchange.said.clone();
         let snapshot = self.proxy.snapshot();
         let mut record = self.record.borrow_mut();
         let http = record.http().expect("it has requests");
@@ -323,19 +333,23 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let authenticated = match core.authenticate(&snapshot, http.subject(), request) {
             Ok(authenticated) => authenticated,
             Err(rejection) if exchange.sides.is_empty() => {
-                return Err(exchange.reject(core, http.subject(), &rejection, request));
+                return Err(exchange.reject(core, http.subject(), &rejection, request).into());
             }
             Err(rejection) => {
-                return Err(exchange.reject_after_all(core, http.subject(), &rejection, request));
+                return Err(exchange.reject_after_all(core, http.subject(), &rejection, request).into());
             }
         };
-        let Some(authenticated) = authenticated else {
-            return self.decide_authenticated(&snapshot, http, exchange, (request, tried));
+        let uid = &http.facts.local.uid;
+        let mut decide = |request: &RequestFacts<'_>| {
+            with_word(said.as_ref(), uid, request, |request| {
+                self.decide_authenticated(&snapshot, http, exchange, (request, tried))
+            })
         };
-        let plan = authenticated.show(request, |request| {
-            self.decide_authenticated(&snapshot, http, exchange, (request, tried))
-        })?;
-        exchange.edits = authenticated.into_edits();
+        let plan = match &authenticated {
+            None => decide(request)?,
+            Some(authenticated) => authenticated.show(request, decide)?,
+        };
+        exchange.change(authenticated.and_then(Authenticated::into_edits), allowance(said.as_ref(), uid));
         Ok(plan)
     }
 
@@ -344,7 +358,8 @@ impl crate::transport::http2::Conductor for Http2Connection {
         exchange: &mut Http2Exchange,
         local: &Local,
         request: &RequestFacts<'_>,
-    ) -> Result<Plan, OwnAnswer> {
+    ) -> Result<Plan, Instead> {
+        let said = exchange.said.clone();
         let snapshot = self.proxy.snapshot();
         let record = self.record.borrow();
         let http = record.as_http().expect("it has requests");
@@ -354,16 +369,24 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let core = &*self.proxy;
         let authenticated = match core.authenticate(&snapshot, called, request) {
             Ok(authenticated) => authenticated,
-            Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
+            Err(rejection) => return Err(exchange.reject(core, called, &rejection, request).into()),
         };
-        let Some(authenticated) = authenticated else {
-            return self.arrive_authenticated(&snapshot, http, exchange, (called, request));
+        let uid = &facts.local.uid;
+        let mut arrive = |request: &RequestFacts<'_>| {
+            with_word(said.as_ref(), uid, request, |request| {
+                self.arrive_authenticated(&snapshot, http, exchange, (called, request))
+            })
         };
-        let plan = authenticated.show(request, |request| {
-            self.arrive_authenticated(&snapshot, http, exchange, (called, request))
-        })?;
-        exchange.edits = authenticated.into_edits();
+        let plan = match &authenticated {
+            None => arrive(request)?,
+            Some(authenticated) => authenticated.show(request, arrive)?,
+        };
+        exchange.change(authenticated.and_then(Authenticated::into_edits), allowance(said.as_ref(), uid));
         Ok(plan)
+    }
+
+    fn ask(self: &Rc<Self>, question: QuestionId, body: AskedBody) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.proxy.asking(question, body))
     }
 
     fn client_certificate(&self, plan: &Plan) -> Option<HeaderValue> {
@@ -410,19 +433,22 @@ impl Http2Connection {
         http: &HttpConnection,
         exchange: &mut Http2Exchange,
         (request, tried): (&RequestFacts<'_>, &[SocketAddr]),
-    ) -> Result<Plan, OwnAnswer> {
+    ) -> Result<Plan, Instead> {
         let subject = http.subject();
         let core = &*self.proxy;
         let (plan, decided) = match core.plan_request(snapshot, subject, request, tried) {
             Ok(planned) => planned,
             Err(rejection) if exchange.sides.is_empty() => {
-                return Err(exchange.reject(core, subject, &rejection, request));
+                let unplanned = core.unplanned(snapshot, subject, request, rejection, exchange.said.as_ref());
+                return Err(exchange.unplanned(core, subject, unplanned, request));
             }
             // It was permitted once and is reported already.
-            Err(rejection) => return Err(exchange.reject_after_all(core, subject, &rejection, request)),
+            Err(rejection) => {
+                return Err(exchange.reject_after_all(core, subject, &rejection, request).into());
+            }
         };
         if let Err(rejection) = exchange.take_place(core, &plan) {
-            return Err(exchange.reject(core, subject, &rejection, request));
+            return Err(exchange.reject(core, subject, &rejection, request).into());
         }
         exchange.busy = Some(core.load.add(plan.address(), Unit::Request));
         match exchange.sides.first_mut() {
@@ -442,19 +468,27 @@ impl Http2Connection {
         http: &HttpConnection,
         exchange: &mut Http2Exchange,
         (called, request): (Subject<'_>, &RequestFacts<'_>),
-    ) -> Result<Plan, OwnAnswer> {
+    ) -> Result<Plan, Instead> {
         let core = &*self.proxy;
         let (plan, decided) = match core.plan_request(snapshot, called, request, &[]) {
             Ok(planned) => planned,
-            Err(rejection) => return Err(exchange.reject(core, called, &rejection, request)),
+            Err(rejection) => {
+                let unplanned = core.unplanned(snapshot, called, request, rejection, exchange.said.as_ref());
+                return Err(exchange.unplanned(core, called, unplanned, request));
+            }
         };
         if let Err(rejection) = exchange.take_place(core, &plan) {
-            return Err(exchange.reject(core, called, &rejection, request));
+            return Err(exchange.reject(core, called, &rejection, request).into());
         }
         exchange.sides.truncate(1);
         exchange.sides.push(core.begin_request(called, &decided, &plan, request));
         self.keep(exchange, UnderWay::keep(http, Some(called.facts.clone()), request));
         Ok(plan)
+    }
+
+    /// The caller of a request that waited is gone.
+    pub(super) fn forget_question(&self, question: QuestionId) {
+        self.proxy.forget_question(question);
     }
 
     /// Counts a response of which too little was taken.

@@ -9,6 +9,7 @@ use mesh_common::policy::Denial;
 use mesh_common::route::Plan;
 
 use super::Core;
+use super::external::{Allowance, Said, Unplanned};
 use super::http2::Http2Connection;
 use super::limits::Place;
 use super::load::BusyGuard;
@@ -17,7 +18,8 @@ use super::request::{Reported, RequestSides, described};
 use super::response::Rejection;
 use super::under_way::UnderWay;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
-use crate::transport::http2::{ConnectFailure, Cut, End, Ending, Exchange, OwnAnswer};
+use crate::transport::http1::QuestionId;
+use crate::transport::http2::{ConnectFailure, Cut, End, Ending, Exchange, Instead, OwnAnswer};
 
 /// A request that is not over.
 pub(super) struct Open {
@@ -46,6 +48,12 @@ pub(super) struct Http2Exchange {
     pub(super) answered: Option<(ResponseFlags, &'static str)>,
     /// What is changed of its head before it is sent.
     pub(super) edits: Option<HeadEdits>,
+    /// And of its response's.
+    pub(super) response_edits: Option<Box<HeadEdits>>,
+    /// What is asked about it.
+    pub(super) question: Option<QuestionId>,
+    /// What was said of it: it is asked about once.
+    pub(super) said: Option<Said>,
 }
 
 impl Open {
@@ -106,15 +114,48 @@ impl Http2Exchange {
         self.answer(rejection, decision)
     }
 
+    /// A request that has no plan is answered, or asked about first.
+    pub(super) fn unplanned(
+        &mut self,
+        core: &Core,
+        subject: Subject<'_>,
+        unplanned: Unplanned,
+        request: &RequestFacts<'_>,
+    ) -> Instead {
+        match unplanned {
+            Unplanned::Rejected(rejection) => self.reject(core, subject, &rejection, request).into(),
+            Unplanned::Refused(rejection, mut given) => {
+                given.decision = self.reject(core, subject, &rejection, request).decision;
+                Instead::Given(given)
+            }
+            Unplanned::Ask(question) => {
+                self.question = Some(question.id);
+                Instead::Ask(question)
+            }
+        }
+    }
+
+    /// What is changed of it: by its token, then by what an authorization server lets it pass with.
+    pub(super) fn change(&mut self, first: Option<HeadEdits>, allowance: Option<&Allowance>) {
+        let some = |edits: &HeadEdits| (!edits.is_empty()).then(|| edits.clone());
+        let later = allowance.and_then(|allowance| some(&allowance.request));
+        self.edits = match (first, later) {
+            (Some(first), Some(later)) => Some(first.then(later)),
+            (first, later) => first.or(later),
+        };
+        self.response_edits = allowance.and_then(|allowance| some(&allowance.response)).map(Box::new);
+    }
+
     fn answer(&mut self, rejection: &Rejection, decision: Option<DecisionId>) -> OwnAnswer {
         self.answered = Some((rejection.flags(), rejection.reason()));
         self.sides.iter_mut().for_each(|side| side.refused_as(decision));
-        let answer = match rejection.verdict() {
-            Verdict::Denied => match rejection.token_fault() {
+        let answer = match (rejection, rejection.verdict()) {
+            (Rejection::Unanswered(_, status), _) => OwnAnswer::unanswered(*status, rejection.reason()),
+            (_, Verdict::Denied) => match rejection.token_fault() {
                 Some(fault) => OwnAnswer::unauthenticated(fault.as_str(), fault.code()),
                 None => OwnAnswer::denied(rejection.reason()),
             },
-            Verdict::Allowed | Verdict::Audited | Verdict::Undecided => {
+            (_, Verdict::Allowed | Verdict::Audited | Verdict::Undecided) => {
                 OwnAnswer::unavailable(rejection.reason())
             }
         };
@@ -131,6 +172,10 @@ impl Exchange for Http2Exchange {
         self.connection.exchanges.borrow().get(self.key)?.decision
     }
 
+    fn response_edits(&mut self) -> Option<Box<HeadEdits>> {
+        self.response_edits.take()
+    }
+
     fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
     }
@@ -138,6 +183,9 @@ impl Exchange for Http2Exchange {
     fn ended(&mut self, end: &End) {
         self.busy = None;
         self.place = None;
+        if let Some(question) = self.question.take() {
+            self.connection.forget_question(question);
+        }
         let (flags, reason) = match (end.ending, self.answered) {
             (Ending::OwnAnswer, Some(answered)) => answered,
             (Ending::Complete, _) => (ResponseFlags::None, "completed"),

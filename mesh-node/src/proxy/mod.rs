@@ -8,6 +8,7 @@ mod asking;
 mod client_certificate;
 mod decisions;
 mod detected;
+mod external;
 mod http;
 mod http2;
 mod http2_exchange;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
-use mesh_common::http1::{self, LocalAnswer};
+use mesh_common::http1;
 use mesh_common::model::{DecisionId, Direction, Found, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::policy;
 use mesh_common::snapshot::Snapshot;
@@ -56,6 +57,7 @@ pub use self::shared::{ProxyMetrics, Shared};
 use self::asking::Held;
 use self::decisions::Decisions;
 use self::detected::CoreLearned;
+use self::external::Questions;
 use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
@@ -67,7 +69,7 @@ use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
 use crate::transport::connect::{self, Dial};
 use crate::transport::handshakes::{self, Handshakes};
-use crate::transport::http1::{ExchangeOutcome, RequestCourse};
+use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
     TunnelKey, TunnelPlan,
@@ -94,6 +96,8 @@ pub struct Core {
     decisions: Decisions,
     /// Tokens of end users that were found good.
     tokens: RefCell<TokenCache>,
+    /// What is asked of authorization servers.
+    questions: Questions,
 }
 
 impl Deref for Proxy {
@@ -120,6 +124,7 @@ impl Proxy {
             tokens: RefCell::default(),
             learned: shared.learned.core(),
             decisions: Decisions::new(shared.origin),
+            questions: Questions::default(),
             http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))
@@ -135,6 +140,7 @@ impl Core {
     /// A pod is not captured any more.
     pub fn remove_pod(&self, uid: &WorkloadUid) {
         self.pods.borrow_mut().remove(uid);
+        self.forget_asking_for(uid);
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -348,8 +354,17 @@ impl Conductor for Proxy {
         pod: &PodHandle,
         record: &mut Record,
         request: &RequestFacts<'_>,
-    ) -> Result<(Exchange, RequestCourse), LocalAnswer<'static>> {
-        self.decide_request(pod, record, request)
+        answered: Option<QuestionId>,
+    ) -> Result<(Exchange, RequestCourse), Instead> {
+        self.decide_request(pod, record, request, answered)
+    }
+
+    fn ask(&mut self, question: QuestionId, body: AskedBody, done: Box<dyn FnOnce()>) {
+        self.ask_beside(question, body, done);
+    }
+
+    fn not_asked(&mut self, question: QuestionId) {
+        self.forget_question(question);
     }
 
     fn next_endpoint_of_request(

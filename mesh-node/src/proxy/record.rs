@@ -368,7 +368,7 @@ pub(super) fn describe_rejection(
 ) {
     record.verdict = rejection.verdict();
     record.decision = decision;
-    if let Rejection::Denied(denial) = rejection {
+    if let Rejection::Denied(denial) | Rejection::Unanswered(denial, _) = rejection {
         record.policy = named(denial);
         record.error = Some(denial.to_string().into());
     }

@@ -157,7 +157,12 @@ impl Core {
         side.ended(reported);
     }
 
-    fn side_of(&self, subject: Subject<'_>, plan: Option<&Plan>, request: &RequestFacts<'_>) -> RequestSide {
+    pub(super) fn side_of(
+        &self,
+        subject: Subject<'_>,
+        plan: Option<&Plan>,
+        request: &RequestFacts<'_>,
+    ) -> RequestSide {
         let mut log = begin(&self.shared.access_log, subject, plan);
         log.record.request = Some(Box::new(described(request)));
         RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)) }

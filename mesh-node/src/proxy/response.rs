@@ -15,6 +15,8 @@ use crate::transport::{CloseReason, ConnectFailure, TunnelLoss};
 pub(super) enum Rejection {
     /// Policy, or nothing is known of what was asked for.
     Denied(Denial),
+    /// An authorization server was asked and said nothing that counts: the caller is answered this status.
+    Unanswered(Denial, u16),
     /// A limit is reached.
     Limited(LimitReached),
     /// There is no endpoint.
@@ -33,7 +35,7 @@ impl Rejection {
     /// The stable word for logs and metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Denied(denial) => denial.reason.code(),
+            Self::Denied(denial) | Self::Unanswered(denial, _) => denial.reason.code(),
             Self::Limited(LimitReached::Node) => "node_connection_limit",
             Self::Limited(LimitReached::Namespace) => "namespace_connection_limit",
             Self::Limited(LimitReached::Pod) => "pod_connection_limit",
@@ -53,7 +55,7 @@ impl Rejection {
             | Self::NotCaptured
             | Self::PodGone
             | Self::WrongDestination => ResponseFlags::NoHealthyUpstream,
-            Self::Denied(_) | Self::NotHttp => ResponseFlags::Denied,
+            Self::Denied(_) | Self::Unanswered(..) | Self::NotHttp => ResponseFlags::Denied,
             Self::Limited(_) => ResponseFlags::UpstreamOverflow,
         }
     }
@@ -66,7 +68,7 @@ impl Rejection {
             | Self::NotCaptured
             | Self::PodGone
             | Self::WrongDestination => Verdict::Undecided,
-            Self::Denied(_) | Self::NotHttp => Verdict::Denied,
+            Self::Denied(_) | Self::Unanswered(..) | Self::NotHttp => Verdict::Denied,
             Self::Unroutable(_) => Verdict::Allowed,
         }
     }
@@ -81,6 +83,9 @@ impl Rejection {
 
     /// Status and body of the answer to a request. Envoy's and Istio's words, which people search for.
     pub(super) fn answer(&self) -> (u16, &'static str) {
+        if let Self::Unanswered(_, status) = self {
+            return (*status, "external authorization failed");
+        }
         match self.verdict() {
             Verdict::Denied => match self.token_fault() {
                 Some(fault) => (401, fault.as_str()),
@@ -101,7 +106,7 @@ impl Rejection {
                 ..
             })
             | Self::WrongDestination => ResetReason::WrongDestination,
-            Self::Denied(_) | Self::NotHttp => ResetReason::Denied,
+            Self::Denied(_) | Self::Unanswered(..) | Self::NotHttp => ResetReason::Denied,
             Self::Limited(_) => ResetReason::Overloaded,
             Self::Unroutable(_) | Self::NotCaptured | Self::PodGone => ResetReason::Unreachable,
         }

@@ -118,7 +118,7 @@ impl Session<'_> {
                     return Ok((0, false));
                 };
                 let client = ResponseFor { version: Version::Http11, keep_alive: true, head: to.head };
-                let (writer, _) = write_response(&head, client, &mut rebuilt);
+                let (writer, _) = write_response(&head, None, client, &mut rebuilt);
                 (
                     head.length,
                     of_response(&head),

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::http1::{
     AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, Offer,
-    ReadRules, Refusal, RequestHead, ResponseFor, StripList, Version, write_local_answer,
+    ReadRules, Refusal, RequestHead, ResponseFor, StripList, Version, write_given_answer, write_local_answer,
 };
 use crate::model::Text;
 
@@ -22,6 +22,15 @@ impl<P: Forwarded> Relay<P> {
     pub fn client_ended(&mut self) -> Commands<P> {
         let mut commands = Commands::new();
         self.client_ended = true;
+        match &self.parked {
+            // It may be whole, and its client only read from now on.
+            Some(parked) if parked.is_ready() => return commands,
+            Some(_) => {
+                self.finish_client(Close::Abort, &mut commands);
+                return commands;
+            }
+            None => {}
+        }
         match &mut self.phase {
             Phase::Head(_) | Phase::Discard(_) => {
                 if !self.held_client.is_empty() {
@@ -62,6 +71,11 @@ impl<P: Forwarded> Relay<P> {
             decision: None,
         };
         let mut commands = Commands::new();
+        if self.parked.is_some() {
+            self.answer_unknown(if self.waiting() == Waiting::Response { LATE } else { SLOW });
+            self.finish_client(Close::Linger, &mut commands);
+            return commands;
+        }
         match self.waiting() {
             Waiting::Nothing => {}
             Waiting::Request => self.finish_client(Close::Finish, &mut commands),
@@ -108,6 +122,7 @@ impl<P: Forwarded> Relay<P> {
         let mut held = std::mem::take(&mut self.held_client);
         let left = feed(&mut held, fresh, |input| self.advance_client(input, court, commands));
         self.held_client = left.unwrap_or_default();
+        self.ask_about_parked(commands);
         if let Phase::Exchange(active) = &mut self.phase
             && active.upstream == Upstream::Wanted
         {
@@ -128,6 +143,9 @@ impl<P: Forwarded> Relay<P> {
         loop {
             let rest = &input[taken..];
             let step = match &mut self.phase {
+                Phase::Head(_) if self.parked.is_some() => {
+                    self.look_at_parked(rest, court.rules).map(|()| (0, false))
+                }
                 Phase::Head(_) if rest.is_empty() => Ok((0, false)),
                 Phase::Head(_) => self.take_head(rest, court),
                 Phase::Exchange(_) => self.take_body(rest, court.rules, commands),
@@ -172,7 +190,16 @@ impl<P: Forwarded> Relay<P> {
             Verdict::ForwardEdited(plan, edits) => {
                 self.begin(&head.edited(&edits), (plan, edits.removed.clone()), court);
             }
-            Verdict::Answer(answer) => self.answer_instead(&head, answer),
+            Verdict::Answer(answer) => {
+                self.answer_instead(&head, |to, out| write_local_answer(answer, to, out));
+            }
+            Verdict::Given(answer) => {
+                self.answer_instead(&head, |to, out| write_given_answer(&answer, to, out));
+            }
+            Verdict::Wait(body) => {
+                self.park(&head, body);
+                return Ok((0, true));
+            }
         }
         Ok((head.length, true))
     }
@@ -198,7 +225,11 @@ impl<P: Forwarded> Relay<P> {
 
     /// Answers a request that does not go on. A body of known, small size is dropped; anything else ends the
     /// connection.
-    fn answer_instead(&mut self, head: &RequestHead<'_>, answer: LocalAnswer<'_>) {
+    fn answer_instead(
+        &mut self,
+        head: &RequestHead<'_>,
+        write: impl FnOnce(ResponseFor, &mut Vec<u8>) -> bool,
+    ) {
         let small = match head.framing {
             BodyFraming::None => true,
             BodyFraming::Length(length) => length <= MAX_DISCARD && !head.expects_continue,
@@ -207,7 +238,7 @@ impl<P: Forwarded> Relay<P> {
         let keep_alive = head.keep_alive && small && head.offer == Offer::None;
         let keep_alive = keep_alive && !self.last && self.kind == ClientKind::Connection;
         let to = ResponseFor { version: head.version, keep_alive, head: head.method == b"HEAD" };
-        write_local_answer(answer, to, self.to_client.buffer());
+        write(to, self.to_client.buffer());
         self.phase = match head.framing {
             _ if !keep_alive => Phase::Over,
             BodyFraming::None => Phase::Head(HeadScan::default()),
@@ -308,6 +339,7 @@ impl<P: Forwarded> Relay<P> {
 
     pub(super) fn finish_client(&mut self, close: Close, commands: &mut Commands<P>) {
         self.phase = Phase::Over;
+        self.parked = None;
         self.held_client = Vec::new();
         if close == Close::Abort {
             self.to_client.clear();

@@ -16,15 +16,17 @@
 
 mod client;
 mod outgoing;
+mod parked;
 mod upstream;
 
 use smallvec::SmallVec;
 
 pub use outgoing::{MAX_REPLAY, Outgoing, forget_sent};
 
+use self::parked::Parked;
 use super::{
-    AskedFor, Authority, BodyBytes, BodyReader, Exchange, Field, HeadScan, LocalAnswer, ReadRules, Refusal,
-    RequestHead,
+    AskedFor, Authority, BodyBytes, BodyReader, Exchange, Field, GivenAnswer, HeadScan, LocalAnswer,
+    ReadRules, Refusal, RequestHead,
 };
 use crate::model::{HeadEdits, Text};
 
@@ -54,6 +56,9 @@ pub enum Command<P> {
     Finished(P, Summary),
     /// A request was refused before anybody was asked about it; it was answered with its status.
     Refused(Refusal, AskedFor),
+    /// Ask about the request that [waits](Verdict::Wait), with what was [gathered](Relay::gathered) of its body, then say
+    /// [`Relay::resume`].
+    Ask,
     /// Send what is to be sent, then half-close; the client may go on sending (only after 101).
     FinishClient,
     /// The client has had its last answer.
@@ -172,12 +177,22 @@ pub enum Verdict<P> {
     ForwardEdited(P, HeadEdits),
     /// It is answered here; who decided so has counted it.
     Answer(LocalAnswer<'static>),
+    /// Likewise, with what somebody asked has given for it.
+    Given(Box<GivenAnswer>),
+    /// Somebody is asked first, with the first bytes of its body, at most so many; `None` asks without it. The client is
+    /// held up until [`Relay::resume`], which shows the same request again.
+    Wait(Option<usize>),
 }
 
 /// What is decided about a request that goes on.
 pub trait Forwarded {
     /// What this side says with it besides what its sender said, as who the sender is.
     fn added(&self) -> Added<'_>;
+
+    /// What is changed of its response's head.
+    fn response_edits(&self) -> Option<&HeadEdits> {
+        None
+    }
 }
 
 /// Fields that are added to a request.
@@ -229,6 +244,8 @@ pub struct Relay<P> {
     last: bool,
     /// What is held of the client follows an exchange that failed: its turn has come.
     owed: bool,
+    /// The request at the head of what is held of the client waits for who is asked about it.
+    parked: Option<Box<Parked>>,
 }
 
 #[derive(Debug)]
@@ -287,6 +304,7 @@ impl<P: Forwarded> Relay<P> {
             client_ended: false,
             last: false,
             owed: false,
+            parked: None,
         }
     }
 
@@ -326,6 +344,9 @@ impl<P: Forwarded> Relay<P> {
         if self.client_ended {
             return false;
         }
+        if let Some(parked) = &self.parked {
+            return !parked.is_ready();
+        }
         match &self.phase {
             Phase::Head(_) => self.to_client.len() < HIGH_WATER,
             Phase::Discard(_) | Phase::Over => true,
@@ -343,7 +364,7 @@ impl<P: Forwarded> Relay<P> {
 
     /// Bytes of requests' bodies that the client has sent so far, framing apart.
     pub fn client_body(&self) -> u64 {
-        self.client_body
+        self.client_body + self.parked.as_ref().map_or(0, |parked| parked.came())
     }
 
     /// Whether what a client sent behind a request that failed has its turn: [`client_bytes`](Self::client_bytes) takes
@@ -354,6 +375,9 @@ impl<P: Forwarded> Relay<P> {
 
     /// What is being waited for.
     pub fn waiting(&self) -> Waiting {
+        if let Some(parked) = &self.parked {
+            return if parked.is_ready() { Waiting::Response } else { Waiting::Body };
+        }
         match &self.phase {
             Phase::Head(_) if self.held_client.is_empty() => Waiting::Request,
             Phase::Head(_) => Waiting::Head,
@@ -367,7 +391,12 @@ impl<P: Forwarded> Relay<P> {
 
     /// Bytes that this relay holds.
     pub fn held(&self) -> usize {
-        self.held_client.len() + self.held_upstream.len() + self.to_client.len() + self.to_upstream.kept()
+        let gathered = self.parked.as_ref().map_or(0, |parked| parked.held());
+        gathered
+            + self.held_client.len()
+            + self.held_upstream.len()
+            + self.to_client.len()
+            + self.to_upstream.kept()
     }
 }
 

@@ -126,7 +126,8 @@ impl<P: Forwarded> Relay<P> {
             *answered = true;
             self.to_upstream.stop_keeping();
         }
-        active.exchange.take_response(input, rules, self.to_client.buffer())
+        let edits = active.plan.response_edits();
+        active.exchange.take_response(input, rules, edits, self.to_client.buffer())
     }
 
     fn refuse_response(&mut self, refusal: Refusal, commands: &mut Commands<P>) {

@@ -19,7 +19,7 @@ const TO_11: ResponseFor = ResponseFor { version: Version::Http11, keep_alive: t
 
 fn rebuilt(input: &str, to: ResponseFor) -> (String, bool) {
     let mut out = Vec::new();
-    let (_, keep_alive) = write_response(&good(input), to, &mut out);
+    let (_, keep_alive) = write_response(&good(input), None, to, &mut out);
     (String::from_utf8(out).unwrap(), keep_alive)
 }
 
@@ -65,7 +65,7 @@ fn head_and_304_have_a_length_without_a_body() {
     let head = read(input, to).unwrap().unwrap();
     assert_eq!((head.framing, head.content_length), (BodyFraming::None, Some(5)));
     let mut out = Vec::new();
-    write_response(&head, ResponseFor { head: true, ..TO_11 }, &mut out);
+    write_response(&head, None, ResponseFor { head: true, ..TO_11 }, &mut out);
     assert_eq!(out, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
     assert_eq!(good("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n").framing, BodyFraming::None);
 }
@@ -76,7 +76,7 @@ fn switching_protocols_needs_an_offer_and_its_fields() {
     let good = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\n";
     let head = read(good, offered).unwrap().unwrap();
     let mut out = Vec::new();
-    write_response(&head, TO_11, &mut out);
+    write_response(&head, None, TO_11, &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -28,15 +28,20 @@ impl<C: Conductor> Engine<C> {
                 Command::Acquire { fresh } => self.http_acquire(key, fresh),
                 Command::Reroute(_) => self.http_reroute(key),
                 Command::Release(how) => self.http_release(key, how),
+                Command::Ask => self.http_ask(key),
                 Command::Finished(planned, summary) => self.http_finished(key, *planned, summary),
                 Command::Refused(refusal, asked) => {
+                    self.http_not_asked(key);
                     if let Some(Connection { record, .. }) = self.connections.get_mut(key) {
                         self.conductor.request_refused(record, refusal, asked);
                     }
                 }
                 Command::FinishUpstream => self.http_note(key, |http| http.finish_upstream = true),
                 Command::FinishClient => self.http_note(key, |http| http.finish_client = true),
-                Command::CloseClient(close) => self.http_note(key, |http| http.closing = Some(close)),
+                Command::CloseClient(close) => {
+                    self.http_not_asked(key);
+                    self.http_note(key, |http| http.closing = Some(close));
+                }
             }
         }
     }
@@ -323,6 +328,9 @@ impl<C: Conductor> Engine<C> {
         reason: CloseReason,
     ) {
         http.failure.get_or_insert(reason);
+        if let Some(question) = http.question.take() {
+            self.conductor.not_asked(question);
+        }
         for command in http.relay.client_gone() {
             match command {
                 Command::Release(how) => {

@@ -9,12 +9,13 @@ use mesh_common::http1::{
     Authority, CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, IDENTITY_FIELDS, Limits, ReadRules, RequestHead,
     StripList,
 };
+use mesh_common::model::HeadEdits;
 use mesh_common::tunnel::{StreamId, StreamToken};
 
 use super::pace::Pace;
 use super::settings::{HttpSettings, LINGER};
 use super::socket::Socket;
-use super::{HttpCourse, RequestCourse};
+use super::{HttpCourse, Instead, Question, QuestionId, RequestCourse};
 use crate::transport::outcome::CloseReason;
 use crate::transport::patience::Patience;
 use crate::transport::plain::Plain;
@@ -55,6 +56,8 @@ pub(in crate::transport) struct Http<X> {
     pub(super) client_lost: Option<CloseReason>,
     /// What ended the upstream of the present exchange.
     pub(super) failure: Option<CloseReason>,
+    /// What is asked about the request that waits.
+    pub(super) question: Option<QuestionId>,
 }
 
 /// Boxed: the relay hands it on in commands, which would else be moved by the kilobyte.
@@ -72,6 +75,10 @@ impl<X> Forwarded for Plan<X> {
     fn added(&self) -> Added<'_> {
         let said = self.course.client_certificate.iter();
         said.map(|said| Field { name: CLIENT_CERTIFICATE.as_bytes(), value: said.as_bytes() }).collect()
+    }
+
+    fn response_edits(&self) -> Option<&HeadEdits> {
+        self.course.response_edits.as_deref()
     }
 }
 
@@ -171,6 +178,7 @@ impl<X> Http<X> {
             client_ended: false,
             client_lost: None,
             failure: None,
+            question: None,
         }
     }
 
@@ -297,11 +305,12 @@ impl<X> Http<X> {
         bench: Bench<'_, C>,
         act: impl FnOnce(&mut Relay<Plan<X>>, &mut Court<'_, Plan<X>>) -> Commands<Plan<X>>,
     ) -> Commands<Plan<X>> {
-        let Self { relay, dialled, strip, .. } = self;
+        let Self { relay, dialled, strip, question, .. } = self;
         let Bench { conductor, pod, record, limits, now } = bench;
         let rules = ReadRules { limits, strip: *strip };
         let mut judge = |head: &RequestHead<'_>| {
-            let decided = head.facts(dialled, |facts| conductor.request(pod, record, facts));
+            let answered = question.take();
+            let decided = head.facts(dialled, |facts| conductor.request(pod, record, facts, answered));
             match decided {
                 Ok((exchange, mut course)) => {
                     let edits = course.edits.take();
@@ -311,7 +320,12 @@ impl<X> Http<X> {
                         None => Verdict::Forward(planned),
                     }
                 }
-                Err(answer) => Verdict::Answer(answer),
+                Err(Instead::Answer(answer)) => Verdict::Answer(answer),
+                Err(Instead::Given(answer)) => Verdict::Given(answer),
+                Err(Instead::Ask(Question { id, body })) => {
+                    *question = Some(id);
+                    Verdict::Wait(body)
+                }
             }
         };
         act(relay, &mut Court { rules: &rules, dialled, judge: &mut judge })

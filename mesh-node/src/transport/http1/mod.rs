@@ -20,6 +20,7 @@
 //! [`Course::Http`]: crate::transport::tunnel::Course::Http
 
 mod applications;
+mod asking;
 mod commands;
 mod connection;
 mod ends;
@@ -36,9 +37,9 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use mesh_common::http1::BodyBytes;
 use mesh_common::http1::relay::Ending;
-use mesh_common::model::{HeadEdits, SpiffeId, WorkloadUid};
+use mesh_common::http1::{BodyBytes, GivenAnswer, LocalAnswer};
+use mesh_common::model::{DecisionId, HeadEdits, SpiffeId, WorkloadUid};
 
 use super::outcome::CloseReason;
 use super::tunnel::Course;
@@ -72,6 +73,58 @@ pub struct RequestCourse {
     pub edits: Option<HeadEdits>,
     /// To the application: what it is told of the certificate that its caller showed (`x-forwarded-client-cert`).
     pub client_certificate: Option<String>,
+    /// What is changed of its response's head.
+    pub response_edits: Option<Box<HeadEdits>>,
+}
+
+/// Why a request does not go on, so far.
+#[derive(Debug)]
+pub enum Instead {
+    /// It is answered.
+    Answer(LocalAnswer<'static>),
+    /// It is answered with what somebody asked has given for it.
+    Given(Box<GivenAnswer>),
+    /// Somebody is asked first.
+    Ask(Question),
+}
+
+impl Instead {
+    /// What the refusal is called that it tells of.
+    pub fn decision(&self) -> Option<DecisionId> {
+        match self {
+            Self::Answer(answer) => answer.decision,
+            Self::Given(given) => given.decision,
+            Self::Ask(_) => None,
+        }
+    }
+}
+
+impl From<LocalAnswer<'static>> for Instead {
+    fn from(answer: LocalAnswer<'static>) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+/// What is to be asked about a request; the conductor knows what and whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Which one.
+    pub id: QuestionId,
+    /// With the first bytes of its body, at most so many.
+    pub body: Option<usize>,
+}
+
+/// Tells a question from every other of its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QuestionId(pub u64);
+
+/// The beginning of a request's body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AskedBody {
+    /// As many bytes as are wanted at most.
+    pub bytes: Vec<u8>,
+    /// Nothing follows.
+    pub is_whole: bool,
 }
 
 /// Who shares pooled connections to an application: one caller, which is what the application sees.

@@ -115,7 +115,7 @@ impl<C: Conductor> Engine<C> {
     }
 
     /// Has the relay of a connection do something.
-    fn http_step(
+    pub(super) fn http_step(
         &mut self,
         key: Key,
         act: impl FnOnce(&mut Http<C::Exchange>, Bench<'_, C>) -> Step<C>,

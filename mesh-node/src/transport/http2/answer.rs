@@ -3,12 +3,14 @@
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use mesh_common::http1::{CHALLENGE, DECISION, Refusal, WEBSOCKET_VERSION};
+use mesh_common::http1::{CHALLENGE, DECISION, GivenAnswer, Refusal, WEBSOCKET_VERSION};
 use mesh_common::model::DecisionId;
 
 use super::connect::ConnectFailure;
+use crate::transport::http1::Question;
 
 /// gRPC status codes (grpc/statuscodes).
+const UNKNOWN: u16 = 2;
 const DEADLINE_EXCEEDED: u16 = 4;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
@@ -36,6 +38,111 @@ pub struct OwnAnswer {
     pub decision: Option<DecisionId>,
 }
 
+/// Why a request has no plan, so far.
+#[derive(Debug)]
+pub enum Instead {
+    /// It is answered.
+    Own(OwnAnswer),
+    /// It is answered with what somebody asked has given for it.
+    Given(Box<GivenAnswer>),
+    /// Somebody is asked first.
+    Ask(Question),
+}
+
+impl From<OwnAnswer> for Instead {
+    fn from(answer: OwnAnswer) -> Self {
+        Self::Own(answer)
+    }
+}
+
+/// An answer that no application gave.
+#[derive(Debug)]
+pub(super) enum Answered {
+    Own(OwnAnswer),
+    Given(Box<GivenAnswer>),
+}
+
+impl From<OwnAnswer> for Answered {
+    fn from(answer: OwnAnswer) -> Self {
+        Self::Own(answer)
+    }
+}
+
+impl Answered {
+    /// What the refusal is called that it tells of.
+    pub(super) fn decision(&self) -> Option<DecisionId> {
+        match self {
+            Self::Own(answer) => answer.decision,
+            Self::Given(given) => given.decision,
+        }
+    }
+
+    /// The same, with the name of the refusal.
+    pub(super) fn about(self, decision: Option<DecisionId>) -> Self {
+        match self {
+            Self::Own(answer) => Self::Own(OwnAnswer { decision, ..answer }),
+            Self::Given(given) => Self::Given(Box::new(GivenAnswer { decision, ..*given })),
+        }
+    }
+
+    /// Its head, and its body if it has one.
+    pub(super) fn response(self, is_grpc: bool) -> (Response<()>, Option<Bytes>) {
+        match self {
+            Self::Own(answer) => answer.response(is_grpc),
+            Self::Given(given) => given_response(*given, is_grpc),
+        }
+    }
+}
+
+/// Says what the refusal is called that an answer tells of.
+fn name_refusal(headers: &mut HeaderMap, decision: Option<DecisionId>) {
+    if let Some(decision) = decision {
+        let name = HeaderValue::from_str(decision.as_str()).expect("an id is ASCII");
+        headers.insert(HeaderName::from_static(DECISION), name);
+    }
+}
+
+/// For gRPC the status becomes the one that its libraries make of it (grpc/http-grpc-status-mapping), the body its message.
+fn given_response(given: GivenAnswer, is_grpc: bool) -> (Response<()>, Option<Bytes>) {
+    let GivenAnswer { status, fields, body, reason, decision } = given;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    for (name, value) in &fields {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    headers.insert(REASON, HeaderValue::from_static(reason));
+    name_refusal(headers, decision);
+    if !is_grpc {
+        if !matches!(status.as_u16(), 204 | 304) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        *response.status_mut() = status;
+        return (response, Some(Bytes::from(body.into_vec())).filter(|body| !body.is_empty()));
+    }
+    let code = match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    };
+    let escape = |byte: &u8| match byte {
+        b' '..=b'~' if *byte != b'%' => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    let message: String = body.iter().take(1024).map(escape).collect();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    (response, None)
+}
+
 impl OwnAnswer {
     /// Policy does not allow it. `reason` is the denial's code.
     pub fn denied(reason: &'static str) -> Self {
@@ -46,6 +153,17 @@ impl OwnAnswer {
             reason,
             decision: None,
         }
+    }
+
+    /// An authorization server was asked about it and said nothing that counts.
+    pub fn unanswered(status: u16, reason: &'static str) -> Self {
+        let grpc_status = match status {
+            413 => RESOURCE_EXHAUSTED,
+            500.. => UNAVAILABLE,
+            _ => PERMISSION_DENIED,
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+        Self { status, grpc_status, text: "external authorization failed", reason, decision: None }
     }
 
     /// Its token does not hold. `text` says what is wrong with it, `reason` is the code of that.
@@ -109,10 +227,7 @@ impl OwnAnswer {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(REASON, HeaderValue::from_static(self.reason));
-        if let Some(decision) = &self.decision {
-            let name = HeaderValue::from_str(decision.as_str()).expect("an id is ASCII");
-            headers.insert(HeaderName::from_static(DECISION), name);
-        }
+        name_refusal(headers, self.decision);
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use mesh_common::model::{DecisionId, HeadEdits, RequestFacts, SpiffeId, Workload
 use mesh_common::route::{Local, Plan};
 use tokio::sync::Notify;
 
-use super::answer::OwnAnswer;
+use super::answer::{Instead, OwnAnswer};
 use super::connect::ConnectFailure;
 use super::cut::Cut;
+use crate::transport::http1::{AskedBody, QuestionId};
 use crate::transport::outcome::NOT_TAKEN;
 
 /// Decides the requests of one connection.
@@ -50,13 +52,13 @@ pub trait Conductor: 'static {
     /// Where the request goes. `tried` holds endpoints that could not be reached just now.
     ///
     /// # Errors
-    /// The answer instead.
+    /// The answer instead, or what is to be asked first.
     fn decide(
         &self,
         exchange: &mut Self::Exchange,
         request: &RequestFacts<'_>,
         tried: &[SocketAddr],
-    ) -> Result<Plan, OwnAnswer>;
+    ) -> Result<Plan, Instead>;
 
     /// The inbound stages for a pod of this node, on the identity of [`pod`](Self::pod).
     ///
@@ -67,7 +69,13 @@ pub trait Conductor: 'static {
         exchange: &mut Self::Exchange,
         local: &Local,
         request: &RequestFacts<'_>,
-    ) -> Result<Plan, OwnAnswer>;
+    ) -> Result<Plan, Instead>;
+
+    /// Asks about a request that waits. It is decided again once this is over; dropped, nobody wants the answer.
+    fn ask(self: &Rc<Self>, question: QuestionId, body: AskedBody) -> Pin<Box<dyn Future<Output = ()>>> {
+        let _ = (question, body);
+        Box::pin(std::future::ready(()))
+    }
 
     /// What an application is told of the certificate that its caller showed (`x-forwarded-client-cert`). Nothing goes to
     /// other daemons and out of the mesh.
@@ -96,6 +104,11 @@ pub trait Exchange: 'static {
 
     /// What the refusal is called for which it is cut off, if it is.
     fn decision(&self) -> Option<DecisionId> {
+        None
+    }
+
+    /// What is to be changed of its response's head.
+    fn response_edits(&mut self) -> Option<Box<HeadEdits>> {
         None
     }
 

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::activity::Open;
-use super::answer::{OwnAnswer, is_grpc};
+use super::answer::{Answered, Instead, OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Application, Held, Record};
 use super::conductor::{Conductor, Ending, Exchange as _, RefusedUnseen};
 use super::connect::{ConnectFailure, http1_in_the_clear, takes_websockets, tls_to};
@@ -32,7 +32,7 @@ use super::pace::Wanted;
 use super::peers::Peers;
 use super::pool::{Caller, Connecting, Key, Pool, RefusedBy};
 use super::pool_http1::IdlePool;
-use super::request::{edit, facts, for_http1, normalise};
+use super::request::{edit, edit_headers, facts, for_http1, normalise};
 use super::resends::Resends;
 use super::settings::Settings;
 use super::sources::Sources;
@@ -40,6 +40,7 @@ use super::upload::{RequestBody, Upload};
 use super::{switched, websocket};
 use crate::identity::Identities;
 use crate::transport::handshakes::{Handshakes, Source};
+use crate::transport::http1::{AskedBody, Question};
 use crate::transport::tasks;
 
 /// How many endpoints a request may find unreachable: the first, and one elsewhere.
@@ -48,6 +49,9 @@ const MOST_ENDPOINTS: usize = 2;
 /// How often a request is sent to one endpoint, where it was not looked at: a connection may end under it, and so may
 /// the next one.
 const MOST_SENDS: usize = 3;
+
+/// How often somebody is asked about a request: once, and again where another pod is to serve it meanwhile.
+const MOST_QUESTIONS: usize = 3;
 
 /// What all connections of this core share.
 pub(super) struct Shared {
@@ -117,13 +121,15 @@ pub(super) async fn serve<C: Conductor>(
     let mut record = Record::new(exchange, upload, cut.clone(), open.taking().clone());
     let answered = tokio::select! {
         biased;
-        () = poll_fn(|context| cut.poll(Half::Response, context)) => Err(OwnAnswer::denied(Ending::Cut.as_str())),
+        () = poll_fn(|context| cut.poll(Half::Response, context)) => {
+            Err(OwnAnswer::denied(Ending::Cut.as_str()).into())
+        }
         answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => answered,
     };
     Ok(match answered {
         Ok(response) => upstreams::<C>(response, way, (record, cut), open, &shared.settings),
         Err(answer) => {
-            let decision = answer.decision.or_else(|| record.exchange().decision());
+            let decision = answer.decision().or_else(|| record.exchange().decision());
             own::<C>(answer.about(decision), asked, Some(record), open)
         }
     })
@@ -138,6 +144,9 @@ fn upstreams<C: Conductor>(
 ) -> Answer<C> {
     let (mut head, incoming) = response.into_parts();
     remove_connection_fields(&mut head.headers);
+    if let Some(edits) = record.exchange().response_edits() {
+        edit_headers(&mut head.headers, &edits);
+    }
     if let (Some(caller), Some(application)) = (way, head.extensions.remove::<OnUpgrade>()) {
         // As Envoy counts it, and as it is over HTTP/1.1.
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
@@ -155,12 +164,12 @@ fn asked_for(parts: &Parts) -> AskedFor {
 }
 
 fn own<C: Conductor>(
-    answer: OwnAnswer,
+    answer: impl Into<Answered>,
     asked: Asked,
     mut record: Option<Record<C::Exchange>>,
     open: Open,
 ) -> Answer<C> {
-    let (response, text) = answer.response(asked.is_grpc);
+    let (response, text) = answer.into().response(asked.is_grpc);
     let text = text.filter(|_| !asked.is_head);
     if let Some(record) = &mut record {
         record.answered(response.status());
@@ -177,11 +186,11 @@ async fn answer<C: Conductor>(
     request: (Parts, RequestBody),
     record: &mut Record<C::Exchange>,
     is_grpc: bool,
-) -> Result<Response<Incoming>, OwnAnswer> {
+) -> Result<Response<Incoming>, Answered> {
     let mut request = request;
     let is_handshake = websocket::is_handshake(&request.0);
     let mut tried = Tried::new();
-    let mut plan = decide(conductor, &request.0, record, &tried)?;
+    let mut plan = decide_asking(conductor, &mut request, record).await?;
     if let Some(said) = conductor.client_certificate(&plan) {
         request.0.headers.insert(CLIENT_CERTIFICATE, said);
     }
@@ -197,7 +206,8 @@ async fn answer<C: Conductor>(
             match send(shared, conductor, (&plan, is_grpc), request, record).await {
                 Ok(response) => {
                     let proper = websocket::proper(response, is_handshake);
-                    return proper.map_err(|failure| conductor.unreachable(record.exchange(), &failure));
+                    return proper
+                        .map_err(|failure| conductor.unreachable(record.exchange(), &failure).into());
                 }
                 Err(unsent) => unsent,
             };
@@ -208,14 +218,43 @@ async fn answer<C: Conductor>(
                 request.0 = came.unwrap_or(request.0);
                 decide(conductor, &request.0, record, &tried)
             }
-            _ => return Err(conductor.unreachable(record.exchange(), &failure)),
+            _ => return Err(conductor.unreachable(record.exchange(), &failure).into()),
         };
         // Only a plan for another endpoint helps; without one, this failure is the answer.
         plan = match other {
             Ok(other) if !tried.contains(&other.address()) => other,
-            _ => return Err(conductor.unreachable(record.exchange(), &failure)),
+            _ => return Err(conductor.unreachable(record.exchange(), &failure).into()),
         };
     }
+}
+
+/// The conductor's plan, once whoever is to be asked has answered.
+async fn decide_asking<C: Conductor>(
+    conductor: &Rc<C>,
+    (parts, body): &mut (Parts, RequestBody),
+    record: &mut Record<C::Exchange>,
+) -> Result<Plan, Answered> {
+    for _ in 0..MOST_QUESTIONS {
+        match decide(conductor, parts, record, &[]) {
+            Ok(plan) => return Ok(plan),
+            Err(Instead::Own(answer)) => return Err(answer.into()),
+            Err(Instead::Given(given)) => return Err(Answered::Given(given)),
+            Err(Instead::Ask(Question { id, body: wanted })) => {
+                let asked = match wanted {
+                    Some(most) => body.gather(most).await.map_err(|_| gone(body))?,
+                    None => AskedBody::default(),
+                };
+                conductor.ask(id, asked).await;
+            }
+        }
+    }
+    Err(OwnAnswer::unavailable("asked_too_often").into())
+}
+
+/// The body broke off before anybody was asked.
+fn gone(body: &RequestBody) -> Answered {
+    let failure = if body.upload().is_slow() { ConnectFailure::SlowRequest } else { ConnectFailure::Closed };
+    OwnAnswer::unreachable(&failure).into()
 }
 
 /// The conductor's plan; for a pod of this node, that of its inbound stages.
@@ -224,7 +263,7 @@ fn decide<C: Conductor>(
     parts: &Parts,
     record: &mut Record<C::Exchange>,
     tried: &[SocketAddr],
-) -> Result<Plan, OwnAnswer> {
+) -> Result<Plan, Instead> {
     facts(parts, |facts| match conductor.decide(record.exchange(), facts, tried)? {
         Plan::Local(local) => conductor.arrive(record.exchange(), &local, facts),
         plan => Ok(plan),

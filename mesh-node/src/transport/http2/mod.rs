@@ -14,6 +14,7 @@ mod conductor;
 mod connect;
 mod cut;
 mod exchange;
+mod own_client;
 mod pace;
 mod peers;
 mod pool;
@@ -30,10 +31,11 @@ mod taking;
 mod upload;
 mod websocket;
 
-pub use answer::{OwnAnswer, is_grpc_type};
+pub use answer::{Instead, OwnAnswer, is_grpc_type};
 pub use conductor::{Conductor, End, Ending, Exchange, RefusedUnseen};
 pub use connect::ConnectFailure;
 pub use cut::Cut;
+pub use own_client::{OwnClient, own_client};
 pub use serve::{Http2, ServeError};
 pub use settings::Settings;
 

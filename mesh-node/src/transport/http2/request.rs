@@ -68,16 +68,7 @@ pub(super) fn facts<T>(parts: &Parts, judge: impl FnOnce(&RequestFacts<'_>) -> T
 
 /// Changes what a decision asks for of a request in its one form.
 pub(super) fn edit(parts: &mut Parts, edits: &HeadEdits) {
-    let removed: SmallVec<[HeaderName; 4]> =
-        parts.headers.keys().filter(|name| edits.removes(name.as_str().as_bytes())).cloned().collect();
-    for name in removed {
-        parts.headers.remove(name);
-    }
-    for (name, value) in &edits.added {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::from_bytes(value)) {
-            parts.headers.append(name, value);
-        }
-    }
+    edit_headers(&mut parts.headers, edits);
     let Some(query) = &edits.query else { return };
     let mut target = parts.uri.path().as_bytes().to_vec();
     if let Some(query) = query {
@@ -88,6 +79,20 @@ pub(super) fn edit(parts: &mut Parts, edits: &HeadEdits) {
     let target = PathAndQuery::try_from(target).expect("less than before stands in its query");
     uri.path_and_query = Some(target);
     parts.uri = Uri::from_parts(uri).expect("it was whole before");
+}
+
+/// Changes the fields of a head.
+pub(super) fn edit_headers(headers: &mut HeaderMap, edits: &HeadEdits) {
+    let removed: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| edits.removes(name.as_str().as_bytes())).cloned().collect();
+    for name in removed {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.added {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(&**name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
 }
 
 /// The same request for an application that speaks HTTP/1.1. hyper frames the body by its length or in chunks.

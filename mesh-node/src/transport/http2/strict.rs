@@ -100,7 +100,7 @@ impl Asked {
         let Some(exchange) = asked.as_mut().filter(|exchange| !exchange.is_response_done()) else {
             return Ok(0);
         };
-        exchange.take_response(came, &ReadRules { limits, ..ReadRules::default() }, rebuilt)
+        exchange.take_response(came, &ReadRules { limits, ..ReadRules::default() }, None, rebuilt)
     }
 
     /// The application ended its side after `came`, which was not understood.

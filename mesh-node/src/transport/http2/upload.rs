@@ -7,11 +7,13 @@
 //! pace whoever sends it: nobody owes it an answer.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::http1::StripList;
@@ -22,6 +24,7 @@ use super::activity::Activity;
 use super::body::{Broken, sift};
 use super::cut::{Cut, Half};
 use super::pace::{Pace, Wanted};
+use crate::transport::http1::AskedBody;
 
 /// First bytes of a body that are kept for one more try, as many as of an opaque connection.
 const REPLAY: usize = 16 * 1024;
@@ -33,6 +36,8 @@ pub(super) struct RequestBody {
     attempt: u32,
     /// What an earlier try has read.
     again: Option<Bytes>,
+    /// And the trailers after it.
+    trailers: Option<HeaderMap>,
 }
 
 /// What all tries of a request share.
@@ -105,7 +110,7 @@ impl Upload {
         let again = Some(Bytes::from(self.kept.borrow().clone()?)).filter(|again| !again.is_empty());
         self.attempt.set(self.attempt.get() + 1);
         self.is_held.set(true);
-        Some(RequestBody { upload: self.clone(), attempt: self.attempt.get(), again })
+        Some(RequestBody { upload: self.clone(), attempt: self.attempt.get(), again, trailers: None })
     }
 
     /// The request was looked at: there is no other try.
@@ -244,6 +249,26 @@ impl Drop for Counted {
 }
 
 impl RequestBody {
+    /// Reads its first bytes, at most so many or its end; they come again.
+    pub(super) async fn gather(&mut self, most: usize) -> Result<AskedBody, Broken> {
+        let mut read: Vec<u8> = Vec::new();
+        let mut is_whole = self.is_end_stream();
+        while !is_whole && read.len() <= most {
+            let frame = poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await;
+            let Some(frame) = frame.transpose()? else { break };
+            match frame.into_data() {
+                Ok(data) => read.extend_from_slice(&data),
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            }
+            is_whole = self.trailers.is_some() || self.is_end_stream();
+        }
+        let shown = read[..read.len().min(most)].to_vec();
+        let is_whole =
+            shown.len() == read.len() && (is_whole || self.is_end_stream() || self.upload.is_complete());
+        self.again = Some(Bytes::from(read)).filter(|read| !read.is_empty());
+        Ok(AskedBody { bytes: shown, is_whole })
+    }
+
     /// What it shares with other tries.
     pub(super) fn upload(&self) -> Rc<Upload> {
         self.upload.clone()
@@ -282,14 +307,17 @@ impl Body for RequestBody {
         }
         match self.again.take() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            None => self.upload.poll(context),
+            None => match self.trailers.take() {
+                Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                None => self.upload.poll(context),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let incoming = self.upload.incoming.borrow();
         let is_over = incoming.as_ref().is_none_or(|(incoming, _)| incoming.is_end_stream());
-        self.again.is_none() && is_over && !self.upload.is_abandoned.get()
+        self.again.is_none() && self.trailers.is_none() && is_over && !self.upload.is_abandoned.get()
     }
 
     fn size_hint(&self) -> SizeHint {

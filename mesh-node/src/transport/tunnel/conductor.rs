@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_common::http1::{self, LocalAnswer};
+use mesh_common::http1;
 use mesh_common::model::{
     CertificateHash, DecisionId, Direction, Found, RequestFacts, SpiffeId, WorkloadUid,
 };
@@ -21,7 +21,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use crate::transport::Planned;
 use crate::transport::connect::{self, Dial};
 use crate::transport::handshakes::Place;
-use crate::transport::http1::{ExchangeOutcome, HttpCourse, RequestCourse};
+use crate::transport::http1::{AskedBody, ExchangeOutcome, HttpCourse, Instead, QuestionId, RequestCourse};
 use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
 
 /// A connection that was just accepted from a listener. Addresses are canonical, never IPv4-mapped.
@@ -288,16 +288,27 @@ pub trait Conductor: Sized + 'static {
     }
 
     /// Decides a request of a connection or stream whose course is [`Course::Http`], and counts it if it is not
-    /// to go on.
+    /// to go on. `answered` is the question that it waited for, which has its answer.
     ///
     /// # Errors
-    /// The answer that the client is given instead.
+    /// The answer that the client is given instead, or what is to be asked first.
     fn request(
         &mut self,
         pod: &Self::Pod,
         record: &mut Self::Record,
         request: &RequestFacts<'_>,
-    ) -> Result<(Self::Exchange, RequestCourse), LocalAnswer<'static>>;
+        answered: Option<QuestionId>,
+    ) -> Result<(Self::Exchange, RequestCourse), Instead>;
+
+    /// Asks about a request that waits. `done` is called once there is an answer, on this thread and not within this call.
+    fn ask(&mut self, question: QuestionId, body: AskedBody, done: Box<dyn FnOnce()>) {
+        let _ = (question, body, done);
+    }
+
+    /// The client of a request that waited is gone, or was told that it took too long: nobody wants the answer.
+    fn not_asked(&mut self, question: QuestionId) {
+        let _ = question;
+    }
 
     /// Asked once for a request whose endpoint was not there, before any byte reached an application: another
     /// course, or `None`.

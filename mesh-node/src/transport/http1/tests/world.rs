@@ -15,7 +15,7 @@ use crate::identity::{Alpn, Identities, server_name};
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::handshakes::{Handshakes, Place};
-use crate::transport::http1::{ExchangeOutcome, HttpCourse, PoolScope, RequestCourse};
+use crate::transport::http1::{ExchangeOutcome, HttpCourse, Instead, PoolScope, QuestionId, RequestCourse};
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
@@ -84,6 +84,7 @@ impl Judge {
                     share: None,
                     edits: None,
                     client_certificate: None,
+                    response_edits: None,
                 }
             }
             To::Application(application) => {
@@ -99,6 +100,7 @@ impl Judge {
                     share: Some(share),
                     edits: None,
                     client_certificate: None,
+                    response_edits: None,
                 }
             }
         }
@@ -176,7 +178,8 @@ impl Conductor for Judge {
         _: &Self::Pod,
         (): &mut (),
         request: &RequestFacts<'_>,
-    ) -> Result<(String, RequestCourse), LocalAnswer<'static>> {
+        _: Option<QuestionId>,
+    ) -> Result<(String, RequestCourse), Instead> {
         let (method, host) = (String::from_utf8_lossy(request.method), String::from_utf8_lossy(request.host));
         let text = format!("{method} {host} {}", request.path.as_str());
         self.log.requests.lock().unwrap().push(text.clone());
@@ -186,7 +189,8 @@ impl Conductor for Judge {
                 text: "RBAC: access denied",
                 reason: "policy",
                 decision: None,
-            });
+            }
+            .into());
         }
         let elsewhere = self.elsewhere.filter(|_| request.path.as_str() == "/elsewhere");
         Ok((text, self.course(elsewhere.unwrap_or(self.to))))

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::world::{Recorded, World};
 use crate::transport::connect::{self, Dial};
-use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, OwnAnswer, RefusedUnseen};
+use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, Instead, OwnAnswer, RefusedUnseen};
 
 /// The conductor of one connection, with the real stages.
 pub(super) struct Deciding {
@@ -120,18 +120,18 @@ impl Conductor for Deciding {
         _: &mut Record,
         request: &RequestFacts<'_>,
         tried: &[SocketAddr],
-    ) -> Result<Plan, OwnAnswer> {
-        self.plan(&self.facts, request, tried)
+    ) -> Result<Plan, Instead> {
+        Ok(self.plan(&self.facts, request, tried)?)
     }
 
-    fn arrive(&self, _: &mut Record, local: &Local, request: &RequestFacts<'_>) -> Result<Plan, OwnAnswer> {
+    fn arrive(&self, _: &mut Record, local: &Local, request: &RequestFacts<'_>) -> Result<Plan, Instead> {
         let facts = ConnectionFacts {
             direction: Direction::Inbound,
             original_dst: local.endpoint,
             local: local.workload.clone(),
             ..self.facts.clone()
         };
-        self.plan(&facts, request, &[])
+        Ok(self.plan(&facts, request, &[])?)
     }
 
     fn client_certificate(&self, _: &Plan) -> Option<HeaderValue> {

@@ -20,7 +20,7 @@ use crate::identity::{
 use crate::transport::Planned;
 use crate::transport::connect::Dial;
 use crate::transport::handshakes::{Handshakes, Limits, Place};
-use crate::transport::http1::{ExchangeOutcome, RequestCourse};
+use crate::transport::http1::{ExchangeOutcome, Instead, QuestionId, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
     ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
@@ -164,13 +164,15 @@ impl Conductor for Script {
         _: &Self::Pod,
         _: &mut u32,
         _: &RequestFacts<'_>,
-    ) -> Result<((), RequestCourse), LocalAnswer<'static>> {
+        _: Option<QuestionId>,
+    ) -> Result<((), RequestCourse), Instead> {
         Err(LocalAnswer {
             status: 403,
             text: "no course of this script has requests",
             reason: "script",
             decision: None,
-        })
+        }
+        .into())
     }
 
     fn next_endpoint_of_request(
