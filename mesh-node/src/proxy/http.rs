@@ -270,7 +270,7 @@ impl Core {
                 }
             }
             Plan::Direct(direct) => RequestCourse {
-                course: Course::Direct { dial: super::dial_from(pod, direct.address), planned },
+                course: Course::Direct { dial: super::dial::dial_from(pod, direct.address), planned },
                 share: Some(scope(facts, direct.address)),
                 edits: None,
                 client_certificate: None,
@@ -283,7 +283,7 @@ impl Core {
                 // A port that is not declared as HTTP gets a connection of its own: what it keeps is not known.
                 let is_http = !matches!(protocol_of(plan), Protocol::Tcp | Protocol::Tls);
                 RequestCourse {
-                    course: Course::Direct { dial: super::dial_own(called, address), planned },
+                    course: Course::Direct { dial: super::dial::dial_own(called, address), planned },
                     share: is_http.then(|| scope(facts, address)),
                     edits: None,
                     client_certificate: client_certificate(facts, &facts.local.identity),

@@ -301,7 +301,7 @@ impl Core {
 
     fn dial_application(&self, called: &Workload, address: SocketAddr) -> Result<Dial, Rejection> {
         let pod = self.pod(&called.uid).ok_or(Rejection::PodGone)?;
-        Ok(super::dial_own(&pod, address))
+        Ok(super::dial::dial_own(&pod, address))
     }
 }
 

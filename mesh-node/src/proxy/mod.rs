@@ -8,10 +8,12 @@ mod asking;
 mod client_certificate;
 mod decisions;
 mod detected;
+mod dial;
 mod external;
 mod http;
 mod http2;
 mod http2_exchange;
+mod http2_serve;
 mod inbound;
 pub mod limits;
 mod load;
@@ -57,17 +59,17 @@ pub use self::shared::{ProxyMetrics, Shared};
 use self::asking::Held;
 use self::decisions::Decisions;
 use self::detected::CoreLearned;
+use self::dial::dial_from;
 use self::external::Questions;
 use self::http2::Http2Connections;
 use self::limits::Place;
 use self::load::LoadTable;
 use self::record::Subject;
 use self::response::Rejection;
-use crate::capture::dial_application;
 use crate::identity::{Alpn, HandshakeFailure, Peer, server_name};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
-use crate::transport::connect::{self, Dial};
+use crate::transport::connect::Dial;
 use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, RequestCourse};
 use crate::transport::tunnel::{
@@ -457,21 +459,6 @@ impl Conductor for Proxy {
 }
 
 impl Core {
-    /// Begins a TCP connection; an application is told of `caller`.
-    fn connect(&self, caller: Option<SocketAddr>, dial: &Dial) -> io::Result<OwnedFd> {
-        match (dial.source.map(|source| source.port()), caller) {
-            // To an application, from its own address: it is told who calls.
-            (Some(0), Some(caller)) if let Some(netns) = &dial.netns => {
-                dial_application(netns, dial.destination, caller, &self.shared.callers)
-            }
-            // Out of the mesh, from the caller's own port; from another one if that is taken for this destination.
-            (Some(_), _) => {
-                connect::start(dial).or_else(|_| connect::start(&Dial { source: None, ..dial.clone() }))
-            }
-            (None, _) => connect::start(dial),
-        }
-    }
-
     fn without_certificate(&self, error: &crate::identity::Unavailable) -> TunnelLoss {
         self.shared.metrics.refused(TunnelLoss::NoCertificate.reason());
         debug!(%error, "no certificate to speak with");
@@ -489,17 +476,6 @@ impl Core {
 fn left_until(not_after: u64) -> Option<Duration> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Some(Duration::from_secs(not_after).saturating_sub(now))
-}
-
-/// A connection that leaves a pod as its own do.
-fn dial_from(pod: &PodHandle, destination: SocketAddr) -> Dial {
-    Dial { destination, source: None, netns: Some(pod.namespace().clone()) }
-}
-
-/// A connection to a pod's application, from its own address: that is how the hook of its namespace knows the daemon.
-fn dial_own(pod: &PodHandle, application: SocketAddr) -> Dial {
-    let source = Some(SocketAddr::new(application.ip(), 0));
-    Dial { destination: application, source, netns: Some(pod.namespace().clone()) }
 }
 
 /// 128 random bits that name a stream.

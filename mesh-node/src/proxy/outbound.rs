@@ -209,7 +209,7 @@ impl Core {
                 planned,
             }),
             Plan::Direct(direct) => Ok(Course::Direct {
-                dial: Dial { source: Some(facts.client), ..super::dial_from(pod, direct.address) },
+                dial: Dial { source: Some(facts.client), ..super::dial::dial_from(pod, direct.address) },
                 planned,
             }),
             Plan::Local(local) => {

@@ -22,6 +22,7 @@ mod pool_http1;
 mod request;
 mod resends;
 mod runtime;
+mod send;
 mod serve;
 mod settings;
 mod sources;
