@@ -122,7 +122,7 @@ fn a_server_that_says_nothing_that_counts_lets_nothing_pass() {
             assert_eq!(answer.status, 403, "{user}: {answer:?}");
             let record = mesh.node(node(1)).record(user, |record| record["reason"] == reason)?;
             assert!(record["policy"].to_string().contains("shop/ask"), "{record}");
-            assert!(began.elapsed() < 3 * TIMEOUT, "{user} took {:?}", began.elapsed());
+            assert!(began.elapsed() < 10 * TIMEOUT, "{user} took {:?}", began.elapsed());
         }
         assert_eq!(ask(mesh, "/staff/x", &["x-user: status-0"], &[])?.status, 403);
         assert_eq!(ask(mesh, "/staff/x", &["x-user: redirect"], &[])?.status, 302);

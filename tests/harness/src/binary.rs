@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 const PREVIOUS_MANIFESTS: &str = "MESH_PREVIOUS_MANIFESTS";
 const BUILDS_PREVIOUS: &str = "cargo xtask test skew builds the commit before this one and sets it";
@@ -36,6 +36,29 @@ impl Build {
             Self::Own => mesh_node(),
             Self::Previous => found(&PREVIOUS, || previous("MESH_PREVIOUS_NODE_BIN")),
         }
+    }
+
+    /// `flags` without those of `not_needed`, and their values, that the agent of this build does not have.
+    ///
+    /// # Errors
+    /// It cannot be found, or does not say what it has.
+    pub fn understood(self, flags: &[String], not_needed: &[&str]) -> Result<Vec<String>> {
+        static PREVIOUS: OnceLock<Result<String, String>> = OnceLock::new();
+        if self == Self::Own {
+            return Ok(flags.to_vec());
+        }
+        let program = self.mesh_node()?;
+        let help = PREVIOUS.get_or_init(|| help_of_agent(program).map_err(|error| format!("{error:#}")));
+        let help = help.as_ref().map_err(|error| anyhow!("{error}"))?;
+        let is_unknown = |flag: &String| not_needed.contains(&flag.as_str()) && !help.contains(flag.as_str());
+        let (mut understood, mut left) = (Vec::new(), flags.iter());
+        while let Some(flag) = left.next() {
+            match is_unknown(flag) {
+                true => drop(left.next()),
+                false => understood.push(flag.clone()),
+            }
+        }
+        Ok(understood)
     }
 
     /// The controller for tests of this build.
@@ -99,6 +122,13 @@ fn found(
 
 fn previous(variable: &str) -> Result<PathBuf> {
     named(variable)?.with_context(|| format!("{variable} is not set; {BUILDS_PREVIOUS}"))
+}
+
+/// What the agent's flags are.
+fn help_of_agent(program: &Path) -> Result<String> {
+    let output = Command::new(program).args(["agent", "--help"]).output();
+    let output = output.with_context(|| format!("start {}", program.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The folder of an earlier commit's manifests.

@@ -24,6 +24,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15020);
 const READINESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15021);
 
+/// Flags, each with a value, that an agent does without where its build does not know them.
+const NOT_NEEDED: [&str; 2] = ["--pod-logs", "--state-dir"];
+
 /// One node's agent, running or not.
 #[derive(Debug)]
 pub struct Node {
@@ -153,7 +156,7 @@ impl Node {
     pub fn spawn(&mut self) -> Result<()> {
         self.put_away();
         let mut arguments = vec!["agent".to_owned()];
-        arguments.extend(self.flags.iter().cloned());
+        arguments.extend(self.build.understood(&self.flags, &NOT_NEEDED)?);
         let name = format!("agent-{}", self.name);
         let host = self.host.clone();
         let place = if self.discards_records { host.discarding_stdout() } else { host };

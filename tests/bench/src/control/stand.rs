@@ -89,9 +89,24 @@ impl Stand {
         store::fill(server.store(), size.objects()).await?;
         let client = client::client(Some(server.kubeconfig())).await?;
         let stand = Self { server, client, run: Run::start()?, size };
-        // It was told of none of them: it has read them all once the first lists were answered.
-        stand.lists().await?;
+        stand.catches_up().await?;
         Ok(stand)
+    }
+
+    /// Waits until the API server has read what was written past it: it was told of nothing, and a resource that it has not
+    /// read as far as its store asks whoever lists it to come again.
+    async fn catches_up(&self) -> Result<()> {
+        let began = Instant::now();
+        while let Err(error) = self.lists().await {
+            let says = error.downcast_ref::<kube::Error>();
+            let is_behind = matches!(says, Some(kube::Error::Api(status)) if status.code == 504);
+            if !is_behind || began.elapsed() > PATIENCE {
+                return Err(error);
+            }
+            // As long as its answer says.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
     }
 
     /// How long the API server takes to give all that a controller reads, to who drops it.
