@@ -171,6 +171,8 @@ pub struct HttpConfig {
     pub max_headers: usize,
     /// From a request's first byte to the end of its head.
     pub header_timeout: Duration,
+    /// From a request's first byte until it is whole, or its response begins.
+    pub request_timeout: Duration,
     /// Bytes per second of a request's body, at least.
     pub min_body_rate: u64,
     /// Bytes per second of a response that waits for its client, at least.
@@ -277,6 +279,7 @@ impl From<HttpArgs> for HttpConfig {
             max_header_bytes: args.max_header_bytes as usize,
             max_headers: args.max_headers as usize,
             header_timeout: args.header_timeout,
+            request_timeout: args.request_timeout,
             min_body_rate: args.min_body_rate.into(),
             min_response_rate: args.min_response_rate.into(),
             idle_timeout: args.http_idle_timeout,

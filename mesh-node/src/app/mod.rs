@@ -312,6 +312,7 @@ fn engine_settings(tunnel: &TunnelConfig, http: &HttpConfig) -> Settings {
                 ..http1::Limits::default()
             },
             header_timeout: http.header_timeout,
+            request_timeout: http.request_timeout,
             body_rate: http.min_body_rate,
             response_rate: http.min_response_rate,
             idle_timeout: http.idle_timeout,

@@ -264,6 +264,10 @@ pub(crate) struct HttpArgs {
     /// Longest time from a request's first byte to the end of its head
     #[arg(long, env = "NODEMESH_HEADER_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(crate) header_timeout: Duration,
+    /// Longest time from a request's first byte until it is there as a whole, or its response begins. Calls of gRPC are
+    /// exempt: they have grpc-timeout
+    #[arg(long, env = "NODEMESH_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) request_timeout: Duration,
     /// Bytes per second that a request's body brings at least until its response begins, measured over a minute, framing
     /// apart; 0 asks only for one byte a minute. Calls of gRPC are exempt: they may be quiet for as long as they like
     #[arg(long, env = "NODEMESH_MIN_BODY_RATE", value_name = "BYTES", default_value = "16", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]

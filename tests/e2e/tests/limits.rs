@@ -231,6 +231,25 @@ fn a_head_that_does_not_end_is_answered_at_its_deadline() {
 }
 
 #[test]
+fn a_request_that_is_not_there_as_a_whole_is_answered_at_its_deadline() {
+    let flags = ["--request-timeout", "1s"];
+    timed(&flags, |mesh| {
+        let begun = format!("POST / HTTP/1.1\r\nhost: {SERVER}\r\ncontent-length: 90\r\n\r\nx");
+        let seen = mesh.pod("client").dial(at(80)).send(begun).connected()?;
+        ensure!(seen.received.starts_with("HTTP/1.1 408 "), "{seen:?}");
+        ensure!(seen.ended == "eof" && seen.after_ms >= 1000.0, "{seen:?}");
+        // 10 bytes a second.
+        let slow = ["--http2-prior-knowledge", "--limit-rate", "10", "--data-binary", &"x".repeat(1000)];
+        let seen = mesh.pod("client").curl(URL, &slow)?;
+        ensure!(seen.status == 408 && seen.body == "request timed out", "{seen:?}");
+        let reason = |record: &serde_json::Value| {
+            record["reason"] == "idle_timed_out" && record["http.status"] == 408 && record["protocol"] == "http/2"
+        };
+        mesh.node(node(0)).record("the reason", reason).map(drop)
+    });
+}
+
+#[test]
 fn a_kept_connection_without_requests_is_closed_at_its_deadline() {
     let flags = ["--http-idle-timeout", "1s"];
     timed(&flags, |mesh| {

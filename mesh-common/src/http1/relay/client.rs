@@ -205,6 +205,7 @@ impl<P: Forwarded> Relay<P> {
     }
 
     fn begin(&mut self, head: &RequestHead<'_>, (plan, removed): (P, Vec<Text>), court: &Court<'_, P>) {
+        self.heads += 1;
         self.to_upstream.start_keeping();
         let keep_client = !self.last && self.kind == ClientKind::Connection;
         // A stream's response is for a daemon, which knows that there is one.
@@ -230,6 +231,7 @@ impl<P: Forwarded> Relay<P> {
         head: &RequestHead<'_>,
         write: impl FnOnce(ResponseFor, &mut Vec<u8>) -> bool,
     ) {
+        self.heads += 1;
         let small = match head.framing {
             BodyFraming::None => true,
             BodyFraming::Length(length) => length <= MAX_DISCARD && !head.expects_continue,

@@ -239,6 +239,8 @@ pub struct Relay<P> {
     to_upstream: Outgoing,
     /// Bytes of all bodies of the client that were taken.
     client_body: u64,
+    /// Requests whose heads were taken.
+    heads: u64,
     client_ended: bool,
     /// The client is told to close after its present exchange.
     last: bool,
@@ -301,6 +303,7 @@ impl<P: Forwarded> Relay<P> {
             to_client: Outgoing::default(),
             to_upstream: Outgoing::default(),
             client_body: 0,
+            heads: 0,
             client_ended: false,
             last: false,
             owed: false,
@@ -365,6 +368,12 @@ impl<P: Forwarded> Relay<P> {
     /// Bytes of requests' bodies that the client has sent so far, framing apart.
     pub fn client_body(&self) -> u64 {
         self.client_body + self.parked.as_ref().map_or(0, |parked| parked.came())
+    }
+
+    /// Which of the client's requests it is at: counts up with the first byte of each that has its turn.
+    pub fn request(&self) -> u64 {
+        let is_in_head = matches!(self.phase, Phase::Head(_)) && self.waiting() != Waiting::Request;
+        self.heads + u64::from(is_in_head)
     }
 
     /// Whether what a client sent behind a request that failed has its turn: [`client_bytes`](Self::client_bytes) takes

@@ -34,6 +34,9 @@ pub(in crate::transport) struct Http<X> {
     /// What it waits for, and since when.
     waiting: Waiting,
     pub(super) since: Tick,
+    /// Which request it is at, and since when.
+    request: u64,
+    asked: Tick,
     /// Of the body that it waits for.
     pace: Pace,
     /// Of the client, with what waits for it; `None` while nothing does.
@@ -167,6 +170,8 @@ impl<X> Http<X> {
             strip: StripList::of(names),
             waiting: Waiting::Request,
             since: now,
+            request: 0,
+            asked: now,
             pace: Pace::begins(now, 0),
             taking: None,
             taken: 0,
@@ -239,11 +244,12 @@ impl<X> Http<X> {
             return self.since.after(settings.connect_timeout);
         }
         let after = |wait: Duration| active.after(wait);
+        let whole = self.asked.after(http.request_timeout);
         match self.waiting {
             Waiting::Request if self.is_new && self.preface_began => self.since.after(http.header_timeout),
             Waiting::Request => after(http.idle_timeout),
-            Waiting::Head => self.since.after(http.header_timeout),
-            Waiting::Body => after(http.body_timeout).min(self.pace.deadline(http)),
+            Waiting::Head => self.since.after(http.header_timeout).min(whole),
+            Waiting::Body => after(http.body_timeout).min(self.pace.deadline(http)).min(whole),
             Waiting::Response | Waiting::Opaque => after(settings.idle_timeout),
             Waiting::Nothing => after(LINGER),
         }
@@ -285,12 +291,15 @@ impl<X> Http<X> {
 
     /// Notes a change of what it waits for; says whether the deadline may have come nearer.
     pub(super) fn note_waiting(&mut self, now: Tick) -> bool {
-        let waiting = self.relay.waiting();
+        let (waiting, request) = (self.relay.waiting(), self.relay.request());
         if !self.relay.wants_client() {
             // It is held up by who takes the body, not slow.
             self.pace = Pace::begins(now, self.relay.client_body());
         }
-        if waiting == self.waiting {
+        let is_next = std::mem::replace(&mut self.request, request) != request;
+        if is_next {
+            self.asked = now;
+        } else if waiting == self.waiting {
             return false;
         }
         self.waiting = waiting;

@@ -13,6 +13,8 @@ pub struct HttpSettings {
     pub limits: Limits,
     /// `--header-timeout`: from a request's first byte to the end of its head.
     pub header_timeout: Duration,
+    /// `--request-timeout`: from a request's first byte until it is whole, or its response begins.
+    pub request_timeout: Duration,
     /// `--http-idle-timeout`: between two requests of one connection.
     pub idle_timeout: Duration,
     /// A body of which nothing more arrives.
@@ -37,6 +39,7 @@ impl Default for HttpSettings {
         Self {
             limits: Limits::default(),
             header_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(60),
             body_rate: 16,

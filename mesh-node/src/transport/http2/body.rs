@@ -151,6 +151,7 @@ impl<E: Exchange> Record<E> {
     /// The response has begun.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.request.answered();
+        self.taking.bounds().answered();
         self.exchange.answered(status);
     }
 

@@ -68,8 +68,8 @@ pub enum ConnectFailure {
     /// It answered over HTTP/1.1 what cannot be believed.
     #[error("the endpoint's answer is malformed")]
     Malformed(#[source] Refusal),
-    /// The caller took too long for the request's body.
-    #[error("the request's body comes too slowly (--min-body-rate)")]
+    /// The caller took too long for the request.
+    #[error("the request does not come in time (--min-body-rate, --request-timeout)")]
     SlowRequest,
     /// HTTP did not come about, or broke before the response's head.
     #[error("HTTP with the endpoint")]

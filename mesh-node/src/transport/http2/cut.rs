@@ -6,17 +6,26 @@ use std::task::{Context, Poll, Waker};
 
 use hyper::body::Incoming;
 
-/// Ends one exchange: its request is answered as denied, or breaks off with its response. A clone ends the same one.
+/// Ends one exchange: its request is answered, or breaks off with its response. A clone ends the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Cut(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    is_cut: Cell<bool>,
+    why: Cell<Option<Why>>,
     /// The tasks that carry the request and the response: each reads when the other side has room.
     waiting: [RefCell<Option<Waker>>; 2],
     /// Kept here because its task does not look at it while the caller's window is closed.
     response: RefCell<Option<Incoming>>,
+}
+
+/// Why an exchange is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Policy no longer permits it.
+    NotPermitted,
+    /// Its request took too long.
+    RequestTimeout,
 }
 
 /// Which way of an exchange waits.
@@ -27,9 +36,16 @@ pub(super) enum Half {
 }
 
 impl Cut {
-    /// Ends it. Does nothing if it is over.
+    /// Ends it as one that is no longer permitted. Does nothing if it is over.
     pub fn now(&self) {
-        self.0.is_cut.set(true);
+        self.end(Why::NotPermitted);
+    }
+
+    /// Ends it; what was said first of why holds.
+    pub(super) fn end(&self, why: Why) {
+        if self.0.why.get().is_none() {
+            self.0.why.set(Some(why));
+        }
         // Whoever answered is told at once, also when the caller takes nothing.
         drop(self.0.response.take());
         for waiting in &self.0.waiting {
@@ -47,12 +63,17 @@ impl Cut {
     }
 
     pub(super) fn is_cut(&self) -> bool {
-        self.0.is_cut.get()
+        self.why().is_some()
+    }
+
+    /// Why it is ended, if it is.
+    pub(super) fn why(&self) -> Option<Why> {
+        self.0.why.get()
     }
 
     /// Ready when it is to end.
     pub(super) fn poll(&self, half: Half, context: &mut Context<'_>) -> Poll<()> {
-        if self.0.is_cut.get() {
+        if self.is_cut() {
             return Poll::Ready(());
         }
         let mut waiting = self.0.waiting[half as usize].borrow_mut();

@@ -22,7 +22,8 @@ use super::answer::{Answered, Instead, OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Record};
 use super::conductor::{Conductor, Ending, Exchange as _};
 use super::connect::ConnectFailure;
-use super::cut::{Cut, Half};
+use super::cut::{Cut, Half, Why};
+use super::limit::Limit;
 use super::pace::Wanted;
 use super::peers::Peers;
 use super::pool::Pool;
@@ -98,19 +99,22 @@ pub(super) async fn serve<C: Conductor>(
     }
     let cut = Cut::default();
     let strip = StripList::of(conductor.strip());
+    let limit = Limit::of(&parts, is_grpc, incoming.is_end_stream(), &shared.settings);
     let wanted = Wanted::of(&shared.settings);
     let caller = (open.activity(), shared.bodies.clone());
     let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
     let body = upload.body().expect("nothing of it was read");
+    if let Some(limit) = limit {
+        open.taking().bounds().set(limit, &cut, &upload);
+    }
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
     let mut record = Record::new(exchange, upload, cut.clone(), open.taking().clone());
     let answered = tokio::select! {
         biased;
-        () = poll_fn(|context| cut.poll(Half::Response, context)) => {
-            Err(OwnAnswer::denied(Ending::Cut.as_str()).into())
-        }
-        answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => answered,
+        () = poll_fn(|context| cut.poll(Half::Response, context)) => None,
+        answered = answer(&shared, &conductor, (parts, body), &mut record, asked.is_grpc) => Some(answered),
     };
+    let answered = answered.unwrap_or_else(|| Err(cut_off(&*conductor, &mut record, &cut).into()));
     Ok(match answered {
         Ok(response) => upstreams::<C>(response, way, (record, cut), open, &shared.settings),
         Err(answer) => {
@@ -118,6 +122,14 @@ pub(super) async fn serve<C: Conductor>(
             own::<C>(answer.about(decision), asked, Some(record), open)
         }
     })
+}
+
+/// What the caller is told of a request that was ended before it was answered.
+fn cut_off<C: Conductor>(conductor: &C, record: &mut Record<C::Exchange>, cut: &Cut) -> OwnAnswer {
+    match cut.why() {
+        Some(Why::RequestTimeout) => conductor.unreachable(record.exchange(), &ConnectFailure::SlowRequest),
+        Some(Why::NotPermitted) | None => OwnAnswer::denied(Ending::Cut.as_str()),
+    }
 }
 
 fn upstreams<C: Conductor>(

@@ -14,6 +14,7 @@ mod conductor;
 mod connect;
 mod cut;
 mod exchange;
+mod limit;
 mod own_client;
 mod pace;
 mod peers;

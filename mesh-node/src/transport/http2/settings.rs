@@ -42,6 +42,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// `--min-body-rate`: bytes per second of a request's body, over each [`body_timeout`](Self::body_timeout).
     pub body_rate: u64,
+    /// `--request-timeout`: from a request's head until it is whole, or its response begins.
+    pub request_timeout: Duration,
     /// A body of which nothing more arrives.
     pub body_timeout: Duration,
     /// `--min-response-rate`: bytes per second that a caller takes of a response while something of it waits.
@@ -69,6 +71,7 @@ impl Settings {
             connect_timeout: tunnel.connect_timeout,
             handshake_timeout: tunnel.handshake_timeout,
             body_rate: http.min_body_rate,
+            request_timeout: http.request_timeout,
             response_rate: http.min_response_rate,
             idle_timeout: http.idle_timeout,
             switched_idle_timeout: tunnel.tcp_idle_timeout,
@@ -105,6 +108,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             body_rate: 16,
+            request_timeout: Duration::from_secs(3600),
             body_timeout: Duration::from_secs(60),
             response_rate: 16,
             response_timeout: Duration::from_secs(60),

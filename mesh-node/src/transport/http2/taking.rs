@@ -7,15 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::limit::Bounds;
 use crate::transport::patience::{Patience, Terms};
 
 /// Bytes that wait for a caller, or do not.
@@ -36,6 +38,7 @@ pub(super) struct Taking {
     is_late: Cell<bool>,
     /// Of the task that gives it to h2, while it runs.
     task: RefCell<Option<Waker>>,
+    bounds: Bounds,
     activity: Rc<Activity>,
     /// Its place among the connection's responses.
     key: usize,
@@ -102,6 +105,7 @@ impl Taking {
             given: Cell::new(0),
             is_late: Cell::new(false),
             task: RefCell::default(),
+            bounds: Bounds::default(),
             activity,
             key,
         })
@@ -119,22 +123,37 @@ impl Taking {
         self.is_late.get()
     }
 
-    /// Runs the task that gives it to h2, until it is over or late: what is dropped then resets the stream, whatever h2
-    /// holds of it.
+    /// How long its exchange may take.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// Runs the task of its exchange, which gives it to h2, until it is over or late: what is dropped then resets the stream,
+    /// whatever h2 holds of it.
     pub(super) async fn carry<T: Future>(self: Rc<Self>, mut task: Pin<Box<T>>) {
+        let mut timer = pin!(None::<Sleep>);
         poll_fn(|context| {
-            if self.is_late.get() {
-                return Poll::Ready(());
+            loop {
+                if self.is_late.get() {
+                    return Poll::Ready(());
+                }
+                self.remember(context);
+                if task.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                ready!(self.bounds.poll(timer.as_mut(), context));
             }
-            let mut waker = self.task.borrow_mut();
-            if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
-                *waker = Some(context.waker().clone());
-            }
-            drop(waker);
-            task.as_mut().poll(context).map(drop)
         })
         .await;
         self.task.take();
+        self.bounds.lift();
+    }
+
+    fn remember(&self, context: &Context<'_>) {
+        let mut waker = self.task.borrow_mut();
+        if waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
     }
 
     /// Ends it if its caller took too little.

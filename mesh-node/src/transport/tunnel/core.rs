@@ -33,6 +33,9 @@ pub(in crate::transport) struct Core {
     pub(in crate::transport) counters: Arc<Counters>,
     pub(super) handshakes: Handshakes,
     started: Instant,
+    /// How far the clock of a test is ahead.
+    #[cfg(test)]
+    pub(in crate::transport) ahead: std::time::Duration,
     pub(in crate::transport) now: Tick,
     pub(super) ready: VecDeque<Job>,
     /// Tunnels with something to seal or to write at the end of the turn.
@@ -58,6 +61,8 @@ impl Core {
             counters: handshakes.counters(),
             handshakes,
             started: Instant::now(),
+            #[cfg(test)]
+            ahead: std::time::Duration::ZERO,
             now: Tick::default(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -82,6 +87,10 @@ impl Core {
     /// Reads the clock, once per turn.
     pub(super) fn look_at_the_clock(&mut self) {
         self.now = self.tick_of(Instant::now());
+        #[cfg(test)]
+        {
+            self.now = self.now.after(self.ahead);
+        }
     }
 
     pub(super) fn tick_of(&self, instant: Instant) -> Tick {

@@ -4,6 +4,7 @@ mod deadlines;
 mod late;
 mod recheck;
 mod slow;
+mod virtual_clock;
 mod world;
 
 use std::io::{Read, Write};

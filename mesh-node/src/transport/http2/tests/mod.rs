@@ -8,5 +8,6 @@ mod forms;
 mod slow;
 mod unseen;
 mod untaken;
+mod virtual_clock;
 mod websockets;
 mod world;

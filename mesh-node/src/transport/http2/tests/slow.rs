@@ -30,13 +30,13 @@ fn settings() -> Settings {
 
 /// When an application answers.
 #[derive(Clone, Copy, PartialEq)]
-enum Answers {
+pub(super) enum Answers {
     AtOnce,
     AtTheEnd,
 }
 
 /// An application that says how each request's body ended.
-async fn reads(protocol: Protocol, answers: Answers) -> (SocketAddr, UnboundedReceiver<bool>) {
+pub(super) async fn reads(protocol: Protocol, answers: Answers) -> (SocketAddr, UnboundedReceiver<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tell, told) = unbounded_channel();
@@ -159,8 +159,15 @@ fn a_body_that_drips_on_after_the_whole_response_is_cut_off() {
     });
 }
 
-/// An application that answers each request at once and whole, and takes nothing of its body.
-async fn takes_nothing() -> SocketAddr {
+/// What an application says that takes nothing of any request's body.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Takes {
+    NothingAndAnswers,
+    NothingAndSaysNothing,
+}
+
+/// Such an application; its answers come at once and whole.
+pub(super) async fn takes_nothing(takes: Takes) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::task::spawn_local(async move {
@@ -169,8 +176,10 @@ async fn takes_nothing() -> SocketAddr {
         let mut connection = builder.initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
         let mut kept = Vec::new();
         while let Some(Ok((request, mut respond))) = connection.accept().await {
-            respond.send_response(Response::new(()), true).unwrap();
-            kept.push(request);
+            if takes == Takes::NothingAndAnswers {
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+            kept.push((request, respond));
         }
     });
     address
@@ -182,7 +191,7 @@ fn a_body_that_nobody_takes_goes_with_its_caller() {
         let settings =
             Settings { max_age: TIME, idle_timeout: TIME, handshake_timeout: 2 * TIME, ..settings() };
         let world = World::start_with(Protocol::Http2, settings).await;
-        world.application.set(takes_nothing().await);
+        world.application.set(takes_nothing(Takes::NothingAndAnswers).await);
         let stream = TokioIo::new(world.raw_caller().await);
         let (sender, connection) = handshake::<_, _, TestBody>(OnThisCore, stream).await.unwrap();
         let connection = tokio::task::spawn_local(connection);

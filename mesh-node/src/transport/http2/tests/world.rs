@@ -85,9 +85,15 @@ pub(super) struct World {
 
 /// Runs a test on one core, bounded.
 pub(super) fn on_one_core(test: impl Future<Output = ()>) {
+    on_one_core_for(Duration::from_secs(60), test);
+}
+
+/// The same, with a bound of its own.
+pub(super) fn on_one_core_for(most: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(60), test).await };
-    LocalSet::new().block_on(&runtime, bounded).expect("the test ends in 60 s");
+    let bounded = async { tokio::time::timeout(most, test).await };
+    let ended = LocalSet::new().block_on(&runtime, bounded);
+    ended.unwrap_or_else(|_| panic!("the test did not end in {most:?}"));
 }
 
 /// Waits until `holds`, at most 5 seconds.

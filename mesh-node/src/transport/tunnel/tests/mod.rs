@@ -3,6 +3,7 @@
 mod hostile;
 pub(in crate::transport) mod slow;
 mod tunnels;
+mod virtual_clock;
 pub(in crate::transport) mod world;
 
 use std::io::{ErrorKind, Read, Write};
@@ -354,6 +355,20 @@ fn one_connection_can_be_closed_by_its_name() {
     });
     assert_eq!(ends_in(goes), Some(ErrorKind::ConnectionReset));
     ping(&mut stays, b"still");
+}
+
+#[test]
+fn a_connect_that_nobody_answers_is_given_up_at_its_deadline() {
+    let world = World::new();
+    let (address, _held) = virtual_clock::full();
+    let mut script = world.script(Direction::Outbound, nobody());
+    script.outbound = Route::Direct(address);
+    let settings = Settings { connect_timeout: Duration::from_millis(100), ..Settings::default() };
+    let source = Side::start(script, Direction::Outbound, settings);
+    assert_eq!(ends_in(connect(source.address)), Some(ErrorKind::ConnectionReset));
+    let outcome = source.outcomes(1)[0];
+    assert_eq!(outcome.reason, CloseReason::Connect(ConnectFailure::TimedOut));
+    assert!(outcome.duration >= settings.connect_timeout, "{outcome:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Two engines on loopback with real TLS, a conductor that does as it is told, and an application.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -336,6 +336,25 @@ impl World {
         let destination = self.destination(application);
         (self.source(destination.address), destination)
     }
+}
+
+/// Lets so much time pass for an engine, at once, and whatever is due by then happen.
+pub(in crate::transport) fn pass<C: Conductor>(handle: &Handle<C>, time: Duration) {
+    handle.send(move |engine| engine.core.ahead += time);
+    // One turn looks at the clock, and at what is due; the next one has seen all of that happen.
+    for _ in 0..2 {
+        let (done, turned) = std::sync::mpsc::channel();
+        handle.send(move |_| done.send(()).unwrap());
+        turned.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+/// Whether a connection is open and says nothing.
+pub(in crate::transport) fn is_quiet(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let quiet = stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).unwrap();
+    quiet
 }
 
 /// A listener whose every connection is served by `serve`, each on a thread of its own.

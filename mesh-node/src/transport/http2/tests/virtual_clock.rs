@@ -1,0 +1,179 @@
+//! The deadlines of requests as they are by default, by a clock that the test moves: nothing ends a second before its time,
+//! everything does a second after it. Between its jumps the clock is the real one, by which sockets go.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use mesh_common::model::Protocol;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::slow::{Answers, Takes, reads, takes_nothing};
+use super::world::*;
+use crate::transport::http2::{Ending, Settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// In which what is due by now happens, and some more.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Runs a test whose clock may jump by days.
+fn by_the_clock(test: impl Future<Output = ()>) {
+    on_one_core_for(30 * DAY, test);
+}
+
+/// Lets so much time pass at once.
+pub(super) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+    // What is due by now happens.
+    sleep(SOON).await;
+}
+
+/// What is over a second after its deadline, and not a second before it.
+async fn ends_at<T>(deadline: Duration, what: JoinHandle<T>) -> T {
+    pass(deadline - SECOND).await;
+    assert!(!what.is_finished(), "it ended too early");
+    pass(2 * SECOND).await;
+    timeout(20 * SECOND, what).await.expect("it is over").unwrap()
+}
+
+async fn world_with(protocol: Protocol, settings: Settings) -> Rc<World> {
+    World::start_for(protocol, settings, 30 * DAY).await
+}
+
+/// Begins a request, at both agents, whose body does not end.
+async fn begin(world: &Rc<World>, request: Request<()>) -> (Sender<Bytes>, JoinHandle<Seen>) {
+    let (send, receive) = channel(1);
+    let request = request.map(|()| channel_body(receive));
+    let caller = world.caller().await;
+    let asked = spawn_local(async move { caller.ask(request).await.unwrap() });
+    eventually("both agents have it", || world.cuts.borrow().len() == 2).await;
+    (send, asked)
+}
+
+fn post() -> Request<()> {
+    Request::post("http://api.shop/x").body(()).unwrap()
+}
+
+/// Whose application answers at the end of a body.
+async fn patient_world(protocol: Protocol, settings: Settings) -> Rc<World> {
+    let world = world_with(protocol, settings).await;
+    let (application, _) = reads(protocol, Answers::AtTheEnd).await;
+    world.application.set(application);
+    world
+}
+
+#[test]
+fn a_request_has_an_hour_as_a_whole() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        by_the_clock(async {
+            let settings = Settings { body_timeout: DAY, ..Settings::default() };
+            let world = patient_world(protocol, settings.clone()).await;
+            let (_send, asked) = begin(&world, post()).await;
+            let seen = ends_at(settings.request_timeout, asked).await;
+            assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
+            assert_eq!(seen.header("x-nodemesh-reason"), Some("request_timeout"));
+            eventually("both records", || world.records.borrow().len() == 2).await;
+            assert_eq!(world.recorded(None)[0].end.ending, Ending::OwnAnswer);
+        });
+    }
+}
+
+#[test]
+fn what_comes_of_a_request_moves_its_deadline_no_further() {
+    by_the_clock(async {
+        let settings = Settings { body_timeout: DAY, ..Settings::default() };
+        let world = patient_world(Protocol::Http2, settings.clone()).await;
+        let (send, asked) = begin(&world, post()).await;
+        pass(settings.request_timeout / 2).await;
+        send.send(Bytes::from_static(&[b'x'; 1000])).await.unwrap();
+        let seen = ends_at(settings.request_timeout / 2, asked).await;
+        assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
+    });
+}
+
+#[test]
+fn a_body_has_a_minute_for_the_least_of_it() {
+    by_the_clock(async {
+        let world = patient_world(Protocol::Http2, Settings::default()).await;
+        let (_send, asked) = begin(&world, post()).await;
+        let seen = ends_at(Settings::default().body_timeout, asked).await;
+        assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
+    });
+}
+
+#[test]
+fn a_request_that_nobody_takes_is_answered_in_time_nevertheless() {
+    by_the_clock(async {
+        let settings = Settings { response_timeout: DAY, ..Settings::default() };
+        let world = world_with(Protocol::Http2, settings).await;
+        world.application.set(takes_nothing(Takes::NothingAndSaysNothing).await);
+        let (send, asked) = begin(&world, post()).await;
+        send.send(Bytes::from(vec![b'x'; 500 << 10])).await.unwrap();
+        let seen = ends_at(Settings::default().request_timeout, asked).await;
+        assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
+    });
+}
+
+#[test]
+fn what_follows_the_beginning_of_the_response_has_no_such_deadline() {
+    by_the_clock(async {
+        let world = world_with(Protocol::Http2, Settings::default()).await;
+        let (send, receive) = channel(1);
+        let request = post().map(|()| channel_body(receive));
+        let mut echoed = world.caller().await.0.send_request(request).await.unwrap().into_body();
+        pass(3 * Settings::default().request_timeout).await;
+        send.send(Bytes::from_static(b"late")).await.unwrap();
+        let frame = timeout(20 * SECOND, echoed.frame()).await.expect("it comes back");
+        assert_eq!(frame.unwrap().unwrap().into_data().unwrap().as_ref(), b"late");
+    });
+}
+
+#[test]
+fn a_call_has_no_such_deadline() {
+    by_the_clock(async {
+        let world = patient_world(Protocol::Grpc, Settings::default()).await;
+        let (send, asked) = begin(&world, grpc("/e/S", "").map(drop)).await;
+        pass(3 * Settings::default().request_timeout).await;
+        drop(send);
+        assert_eq!(timeout(20 * SECOND, asked).await.expect("it is over").unwrap().status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn a_connection_without_requests_has_five_minutes() {
+    by_the_clock(async {
+        let world = world_with(Protocol::Grpc, Settings::default()).await;
+        let mut silent = world.raw_caller().await;
+        let closed = spawn_local(async move { silent.read_to_end(&mut Vec::new()).await });
+        sleep(SOON).await;
+        let Settings { idle_timeout, handshake_timeout, .. } = Settings::default();
+        pass(idle_timeout - SECOND).await;
+        assert!(!closed.is_finished(), "it ended too early");
+        // It is told to go, and has as long for that as for a handshake.
+        pass(2 * SECOND).await;
+        pass(handshake_timeout).await;
+        let _ = timeout(20 * SECOND, closed).await.expect("it is closed").unwrap();
+    });
+}
+
+#[test]
+fn a_handshake_has_ten_seconds() {
+    by_the_clock(async {
+        let world = world_with(Protocol::Grpc, Settings::default()).await;
+        let mut mute = TcpStream::connect(world.agent).await.unwrap();
+        let closed = spawn_local(async move { mute.read_to_end(&mut Vec::new()).await });
+        let begun = || world.handshakes.counters().pending_handshakes.read() == 1;
+        eventually("it to begin", begun).await;
+        let _ = ends_at(Settings::default().handshake_timeout, closed).await;
+        assert_eq!(*world.ended.borrow(), ["handshake_timeout"]);
+    });
+}

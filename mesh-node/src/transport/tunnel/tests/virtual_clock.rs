@@ -1,0 +1,111 @@
+//! The deadlines of connections as they are by default, by a clock that the test moves: nothing ends a second before its
+//! time, everything does a second after it.
+
+use socket2::{Domain, Socket, Type};
+
+use super::world::{is_quiet, pass};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A connection that is quiet until its `deadline`, and reset then.
+fn ends_at(side: &Side, stream: TcpStream, deadline: Duration) {
+    pass(&side.handle, deadline - SECOND);
+    assert!(is_quiet(&stream), "it ended too early");
+    pass(&side.handle, 2 * SECOND);
+    assert_eq!(ends_in(stream), Some(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_connection_on_which_nothing_moves_has_an_hour() {
+    let world = World::new();
+    let (source, _destination) = world.pair(application(echo));
+    let mut stream = connect(source.address);
+    ping(&mut stream, b"first");
+    pass(&source.handle, 1800 * SECOND);
+    ping(&mut stream, b"moves");
+    ends_at(&source, stream, Settings::default().idle_timeout);
+    assert_eq!(source.outcomes(1)[0].reason, CloseReason::IdleTimedOut);
+}
+
+#[test]
+fn first_bytes_have_five_seconds() {
+    let world = World::new();
+    let destination = world.destination(nobody());
+    let stream = connect(destination.address);
+    eventually("it to wait", || (destination.counters.pending_handshakes.read() == 1).then_some(()));
+    ends_at(&destination, stream, Settings::default().detect_timeout);
+}
+
+/// A source whose tunnels go to `destination`; what it is held up by is under way when the clock moves.
+fn source_to(world: &World, destination: SocketAddr) -> (Side, TcpStream) {
+    let source = world.source(destination);
+    let stream = connect(source.address);
+    eventually("it to be under way", || (source.counters.connections.read() == 1).then_some(()));
+    (source, stream)
+}
+
+#[test]
+fn a_connection_that_waits_for_its_tunnel_has_five_seconds() {
+    let world = World::new();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (source, stream) = source_to(&world, mute.local_addr().unwrap());
+    ends_at(&source, stream, Settings::default().connect_timeout);
+}
+
+#[test]
+fn a_handshake_has_ten_seconds() {
+    let world = World::new();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (source, _stream) = source_to(&world, mute.local_addr().unwrap());
+    // It has begun to speak.
+    mute.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+    let handshakes = || source.counters.pending_handshakes.read();
+    pass(&source.handle, Settings::default().handshake_timeout - SECOND);
+    assert_eq!((handshakes(), source.log.losses.lock().unwrap().len()), (1, 0), "it ended too early");
+    pass(&source.handle, 2 * SECOND);
+    assert_eq!(handshakes(), 0);
+    assert_eq!(*source.log.losses.lock().unwrap(), [TunnelLoss::HandshakeTimedOut]);
+}
+
+/// An address that takes no connection and refuses none: as many wait there as it lets wait.
+pub(super) fn full() -> (SocketAddr, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let waits = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        waits.set_nonblocking(true).unwrap();
+        let _ = waits.connect(&address);
+        held.push(waits);
+    }
+    (address.as_socket().unwrap(), held)
+}
+
+#[test]
+fn a_connect_has_five_seconds() {
+    let world = World::new();
+    let (address, _held) = full();
+    let mut script = world.script(Direction::Outbound, nobody());
+    script.outbound = Route::Direct(address);
+    let source = Side::start(script, Direction::Outbound, Settings::default());
+    let stream = connect(source.address);
+    eventually("the connect to begin", || (source.counters.connections.read() == 1).then_some(()));
+    ends_at(&source, stream, Settings::default().connect_timeout);
+    assert_eq!(source.outcomes(1)[0].reason, CloseReason::Connect(ConnectFailure::TimedOut));
+}
+
+#[test]
+fn a_tunnel_without_streams_has_half_a_minute() {
+    let world = World::new();
+    let (source, destination) = world.pair(application(echo));
+    ping(&mut connect(source.address), b"once");
+    source.outcomes(1);
+    pass(&source.handle, Settings::default().tunnel_idle_timeout - SECOND);
+    assert_eq!(source.counters.tunnels.read(), 1, "it ended too early");
+    pass(&source.handle, 2 * SECOND);
+    eventually("the tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
+    eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
+}
