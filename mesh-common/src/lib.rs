@@ -4,11 +4,14 @@
 //! programs: `no_std`, no allocation, no dependencies. The rest, behind feature `std`, is the pure domain, in
 //! the order of the data path: what things are ([`model`]), what is known now ([`snapshot`]), where a connection
 //! is meant to go ([`resolve`]), whether it may ([`policy`]) and where exactly ([`route`]); beside it the two
-//! codecs of the wire, [`tunnel`] and [`http1`], and the [`token`]s of end users. Nothing here waits, logs, reads a clock or opens a socket.
+//! codecs of the wire, [`tunnel`] and [`http1`], what calls of [`grpc`] say, and the [`token`]s of end users. Nothing here waits,
+//! logs, reads a clock or opens a socket.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
 
+#[cfg(feature = "std")]
+pub mod grpc;
 #[cfg(feature = "std")]
 pub mod http1;
 #[cfg(feature = "std")]

@@ -10,7 +10,7 @@ use crate::workspace;
 
 /// Modules of `mesh-common`, in order.
 const COMMON: &[&str] =
-    &["abi", "token", "model", "tunnel", "http1", "snapshot", "resolve", "policy", "route"];
+    &["abi", "token", "model", "tunnel", "http1", "grpc", "snapshot", "resolve", "policy", "route"];
 
 /// Modules of `mesh-node`, in order.
 const NODE: &[&str] = &[

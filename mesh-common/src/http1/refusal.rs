@@ -89,6 +89,9 @@ pub enum Refusal {
     /// Its version is not 13.
     #[error("Sec-WebSocket-Version is not 13")]
     WebSocketVersion,
+    /// A call of gRPC says how long it may take, and not so that it can be read, or more than once.
+    #[error("grpc-timeout is malformed or repeated")]
+    GrpcTimeout,
     /// A chunk's size line is malformed.
     #[error("chunk size line is malformed")]
     ChunkSize,
@@ -151,6 +154,7 @@ impl Refusal {
             | Self::Upgrade
             | Self::WebSocketRequest
             | Self::WebSocketKey
+            | Self::GrpcTimeout
             | Self::ChunkSize
             | Self::ChunkEnd
             | Self::ChunkExtensions
@@ -190,6 +194,7 @@ impl Refusal {
             Self::WebSocketRequest => "websocket_request",
             Self::WebSocketKey => "websocket_key",
             Self::WebSocketVersion => "websocket_version",
+            Self::GrpcTimeout => "grpc_timeout",
             Self::ChunkSize => "http1_chunk_size",
             Self::ChunkEnd => "http1_chunk_end",
             Self::ChunkExtensions => "http1_chunk_extensions",

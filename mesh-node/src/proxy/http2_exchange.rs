@@ -193,7 +193,9 @@ impl Exchange for Http2Exchange {
                 (ResponseFlags::DownstreamDisconnect, end.ending.as_str())
             }
             (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
-            (Ending::IdleTimedOut, _) => (ResponseFlags::UpstreamTimeout, end.ending.as_str()),
+            (Ending::IdleTimedOut | Ending::DeadlineExceeded, _) => {
+                (ResponseFlags::UpstreamTimeout, end.ending.as_str())
+            }
             (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
         };
         if end.ending == Ending::NotTaken {
@@ -230,9 +232,10 @@ impl Drop for Http2Exchange {
 pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
     match failure {
         ConnectFailure::Connect(_) | ConnectFailure::Dial(_) => ResponseFlags::ConnectFailure,
-        ConnectFailure::ConnectTimeout | ConnectFailure::HandshakeTimeout | ConnectFailure::SlowRequest => {
-            ResponseFlags::UpstreamTimeout
-        }
+        ConnectFailure::ConnectTimeout
+        | ConnectFailure::HandshakeTimeout
+        | ConnectFailure::SlowRequest
+        | ConnectFailure::DeadlineExceeded => ResponseFlags::UpstreamTimeout,
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,

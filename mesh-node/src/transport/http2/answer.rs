@@ -11,7 +11,7 @@ use crate::transport::http1::Question;
 
 /// gRPC status codes (grpc/statuscodes).
 const UNKNOWN: u16 = 2;
-const DEADLINE_EXCEEDED: u16 = 4;
+pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
 const PERMISSION_DENIED: u16 = 7;
@@ -22,6 +22,9 @@ const UNAUTHENTICATED: u16 = 16;
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const REASON: HeaderName = HeaderName::from_static("x-nodemesh-reason");
+
+/// What a caller reads whose call took too long.
+const DEADLINE_EXCEEDED_TEXT: &str = "deadline exceeded";
 
 /// An answer that no application gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +196,15 @@ impl OwnAnswer {
                 decision: None,
             };
         }
+        if matches!(failure, ConnectFailure::DeadlineExceeded) {
+            return Self {
+                status: StatusCode::GATEWAY_TIMEOUT,
+                grpc_status: DEADLINE_EXCEEDED,
+                text: DEADLINE_EXCEEDED_TEXT,
+                reason: failure.reason(),
+                decision: None,
+            };
+        }
         let (status, text) = match failure {
             ConnectFailure::NoSwitch | ConnectFailure::Malformed(_) => {
                 (StatusCode::BAD_GATEWAY, "upstream response is malformed")
@@ -245,6 +257,12 @@ impl OwnAnswer {
         *response.status_mut() = self.status;
         (response, Some(Bytes::from_static(self.text.as_bytes())))
     }
+}
+
+/// The trailers of a response that a call which took too long ends with.
+pub(super) fn deadline_exceeded() -> HeaderMap {
+    let message = HeaderValue::from_static(DEADLINE_EXCEEDED_TEXT);
+    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(DEADLINE_EXCEEDED)), (GRPC_MESSAGE, message)])
 }
 
 /// Whether a request's answers are read as gRPC.

@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use mesh_common::http1::{StripList, is_trailer_allowed};
 
 use super::activity::Open;
-use super::answer::grpc_status;
+use super::answer::{DEADLINE_EXCEEDED, deadline_exceeded, grpc_status};
 use super::conductor::{End, Ending, Exchange};
-use super::cut::{Cut, Half};
+use super::cut::{Cut, Half, Why};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
 use super::strict::Sender;
@@ -80,8 +80,8 @@ pub(super) enum Broken {
     /// Underneath.
     #[error("the message broke off")]
     Underneath(#[from] hyper::Error),
-    /// By policy.
-    #[error("the exchange is no longer permitted")]
+    /// By us.
+    #[error("the exchange was ended")]
     Cut,
     /// By its sender's pace.
     #[error("the request's body comes too slowly")]
@@ -166,6 +166,19 @@ impl<E: Exchange> Record<E> {
         })
     }
 
+    /// What the caller is given of a response that was cut off.
+    fn break_off(&mut self) -> Option<Next> {
+        if self.ending == Ending::DeadlineExceeded {
+            return None;
+        }
+        if self.cut.why() == Some(Why::DeadlineExceeded) {
+            self.ending = Ending::DeadlineExceeded;
+            return Some(Ok(Frame::trailers(deadline_exceeded())));
+        }
+        self.ending = Ending::Cut;
+        Some(Err(Broken::Cut))
+    }
+
     /// After a change of protocol so many bytes passed: the caller's, the application's.
     pub(super) fn passed(&mut self, [up, down]: [u64; 2]) {
         self.request.count(up);
@@ -186,11 +199,17 @@ impl<E: Exchange> Drop for Record<E> {
     fn drop(&mut self) {
         // Where the caller takes nothing, its task never came to see it.
         let is_untaken = self.taking.is_late();
-        self.ending = match self.ending {
-            Ending::CallerGone if self.cut.is_cut() => Ending::Cut,
-            Ending::CallerGone | Ending::Complete if is_untaken => Ending::NotTaken,
-            ending => ending,
+        self.ending = match (self.ending, self.cut.why()) {
+            (Ending::CallerGone, Some(Why::NotPermitted)) => Ending::Cut,
+            (Ending::CallerGone, Some(Why::DeadlineExceeded)) => Ending::DeadlineExceeded,
+            (Ending::CallerGone | Ending::Complete, _) if is_untaken => Ending::NotTaken,
+            (Ending::CallerGone, None) if self.taking.bounds().is_callers_deadline() => Ending::DeadlineExceeded,
+            (ending, _) => ending,
         };
+        if self.ending == Ending::DeadlineExceeded {
+            // It is what the caller has, whoever told it.
+            self.grpc_status = Some(DEADLINE_EXCEEDED);
+        }
         let end = End {
             request_bytes: self.request.bytes(),
             response_bytes: self.response_bytes,
@@ -254,10 +273,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
             return Poll::Ready(text.take().map(|text| Ok(Frame::data(this.open.taking().give(text)))));
         }
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
-        let Some(read) = record.read(context) else {
-            record.ending = Ending::Cut;
-            return Poll::Ready(Some(Err(Broken::Cut)));
-        };
+        let Some(read) = record.read(context) else { return Poll::Ready(record.break_off()) };
         let (frame, is_end) = ready!(read);
         Poll::Ready(record.note(frame, is_end))
     }

@@ -177,7 +177,12 @@ pub enum Ending {
     IdleTimedOut,
     /// It was cut off ([`Cut`]), answered or not.
     Cut,
+    /// A call took longer than its caller waits (`grpc-timeout`).
+    DeadlineExceeded,
 }
+
+/// What that is called in logs and metrics.
+pub(super) const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
 
 impl Ending {
     /// The stable code for logs and metrics.
@@ -190,6 +195,7 @@ impl Ending {
             Self::UpstreamBroke => "upstream_broke",
             Self::IdleTimedOut => "idle_timed_out",
             Self::Cut => "no_longer_permitted",
+            Self::DeadlineExceeded => DEADLINE_EXCEEDED,
         }
     }
 }

@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
+use super::conductor::DEADLINE_EXCEEDED;
 use super::settings::Settings;
 use super::strict::{self, Asked, Strict};
 use super::upload::RequestBody;
@@ -71,6 +72,9 @@ pub enum ConnectFailure {
     /// The caller took too long for the request.
     #[error("the request does not come in time (--min-body-rate, --request-timeout)")]
     SlowRequest,
+    /// The call took longer than its caller waits.
+    #[error("the call took longer than its caller waits (grpc-timeout)")]
+    DeadlineExceeded,
     /// HTTP did not come about, or broke before the response's head.
     #[error("HTTP with the endpoint")]
     Http(#[source] Rc<hyper::Error>),
@@ -92,6 +96,7 @@ impl ConnectFailure {
             Self::NoSwitch => "no_valid_switch",
             Self::Malformed(refusal) => refusal.reason(),
             Self::SlowRequest => "idle_timed_out",
+            Self::DeadlineExceeded => DEADLINE_EXCEEDED,
             Self::Http(_) => "upstream_broke",
         }
     }
@@ -111,6 +116,7 @@ impl ConnectFailure {
             | Self::NoSwitch
             | Self::Malformed(_)
             | Self::SlowRequest
+            | Self::DeadlineExceeded
             | Self::Http(_) => false,
         }
     }

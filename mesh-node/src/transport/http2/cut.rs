@@ -26,6 +26,8 @@ pub(super) enum Why {
     NotPermitted,
     /// Its request took too long.
     RequestTimeout,
+    /// A call took longer than its caller waits (`grpc-timeout`).
+    DeadlineExceeded,
 }
 
 /// Which way of an exchange waits.

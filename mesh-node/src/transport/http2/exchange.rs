@@ -91,7 +91,10 @@ pub(super) async fn serve<C: Conductor>(
         conductor.late(asked_for(&parts));
         return Err(Reason::REFUSED_STREAM.into());
     }
-    if let Err(refusal) = normalise(&mut parts, conductor.strip(), shared.settings.max_fields) {
+    let settings = &*shared.settings;
+    let limit = normalise(&mut parts, conductor.strip(), settings.max_fields)
+        .and_then(|()| Limit::of(&parts.headers, is_grpc, way.is_some() || incoming.is_end_stream(), settings));
+    if let Err(refusal) = limit {
         let answer = own::<C>(OwnAnswer::malformed(refusal), asked, None, open);
         let response_bytes = answer.body().size_hint().exact().unwrap_or_default();
         conductor.malformed(refusal, asked_for(&parts), response_bytes);
@@ -99,12 +102,11 @@ pub(super) async fn serve<C: Conductor>(
     }
     let cut = Cut::default();
     let strip = StripList::of(conductor.strip());
-    let limit = Limit::of(&parts, is_grpc, incoming.is_end_stream(), &shared.settings);
     let wanted = Wanted::of(&shared.settings);
     let caller = (open.activity(), shared.bodies.clone());
     let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
     let body = upload.body().expect("nothing of it was read");
-    if let Some(limit) = limit {
+    if let Ok(Some(limit)) = limit {
         open.taking().bounds().set(limit, &cut, &upload);
     }
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
@@ -128,6 +130,9 @@ pub(super) async fn serve<C: Conductor>(
 fn cut_off<C: Conductor>(conductor: &C, record: &mut Record<C::Exchange>, cut: &Cut) -> OwnAnswer {
     match cut.why() {
         Some(Why::RequestTimeout) => conductor.unreachable(record.exchange(), &ConnectFailure::SlowRequest),
+        Some(Why::DeadlineExceeded) => {
+            conductor.unreachable(record.exchange(), &ConnectFailure::DeadlineExceeded)
+        }
         Some(Why::NotPermitted) | None => OwnAnswer::denied(Ending::Cut.as_str()),
     }
 }

@@ -1,25 +1,41 @@
-//! How long an exchange may take: the moment at which its request must be there as a whole (`--request-timeout`).
+//! How long an exchange may take: until when its request must be there as a whole (`--request-timeout`), or a call of gRPC be
+//! over (`grpc-timeout`).
 //!
 //! In: a request's head, and what cuts its exchange off. Out: that, when the moment comes. The timer is part of the task that
-//! runs the exchange: nothing is allocated for it, and a request without a body has none.
+//! runs the exchange: nothing is allocated for it, and a request that needs none has none.
+//!
+//! A call is ended in the moment in which its caller stops to wait for it, neither before, because an answer in time counts,
+//! nor later: whatever the application says then, nobody hears. Where its own clock comes first its own answer is passed on.
+//! The caller's clock runs ahead of ours by as long as the request took to come here, so a caller mostly goes before its call
+//! is ended here. One that goes that little earlier goes for that reason, and is reported so.
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::Method;
-use http::request::Parts;
+use http::HeaderMap;
+use mesh_common::grpc::{TIMEOUT, read_timeout};
+use mesh_common::http1::Refusal;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cut::{Cut, Why};
 use super::settings::Settings;
 use super::upload::Upload;
 
+/// What waits for longer never ends by itself: timers go no further.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Most by which a caller's clock is ahead of ours; never more than a tenth of what it waits.
+const AHEAD: Duration = Duration::from_millis(50);
+
 /// When an exchange ends that is not over by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     at: Instant,
+    /// From when on its caller goes for the same reason.
+    about: Instant,
     why: Why,
 }
 
@@ -35,14 +51,43 @@ struct Bound {
 pub(super) struct Bounds(RefCell<Option<Bound>>);
 
 impl Limit {
-    /// That of a request which is there up to its head; `None` for one that is whole, and for those that are never over by
-    /// themselves: calls of gRPC and what another protocol is to follow.
-    pub(super) fn of(parts: &Parts, is_grpc: bool, is_whole: bool, settings: &Settings) -> Option<Self> {
-        if is_grpc || is_whole || parts.method == Method::CONNECT {
-            return None;
+    /// That of a request whose head is there; `None` if it needs none: a request of which nothing is to come, and a call whose
+    /// caller waits for as long as it takes.
+    ///
+    /// # Errors
+    /// A call does not say how long it may take so that it can be read.
+    pub(super) fn of(
+        headers: &HeaderMap,
+        is_grpc: bool,
+        is_whole: bool,
+        settings: &Settings,
+    ) -> Result<Option<Self>, Refusal> {
+        if is_grpc {
+            return Ok(call_timeout(headers)?.map(Self::of_call));
         }
-        Some(Self { at: Instant::now() + settings.request_timeout, why: Why::RequestTimeout })
+        if is_whole {
+            return Ok(None);
+        }
+        let at = Instant::now() + settings.request_timeout;
+        Ok(Some(Self { at, about: at, why: Why::RequestTimeout }))
     }
+
+    fn of_call(timeout: Duration) -> Self {
+        let now = Instant::now();
+        let about = timeout.saturating_sub(AHEAD.min(timeout / 10));
+        Self { at: now + timeout, about: now + about, why: Why::DeadlineExceeded }
+    }
+}
+
+/// What a call says of how long it may take.
+fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let mut values = headers.get_all(TIMEOUT).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let timeout = read_timeout(value.as_bytes()).map_err(|_| Refusal::GrpcTimeout)?;
+    if values.next().is_some() {
+        return Err(Refusal::GrpcTimeout);
+    }
+    Ok(Some(timeout).filter(|timeout| *timeout < LONGEST))
 }
 
 impl Bounds {
@@ -55,6 +100,13 @@ impl Bounds {
     pub(super) fn answered(&self) {
         let mut bound = self.0.borrow_mut();
         bound.take_if(|bound| bound.limit.why == Why::RequestTimeout);
+    }
+
+    /// Whether a caller that goes now does so because its call took too long.
+    pub(super) fn is_callers_deadline(&self) -> bool {
+        let bound = self.0.borrow();
+        let deadline = bound.as_ref().filter(|bound| bound.limit.why == Why::DeadlineExceeded);
+        deadline.is_some_and(|bound| bound.limit.about <= Instant::now())
     }
 
     /// The exchange is over.
@@ -86,7 +138,7 @@ impl Bound {
     fn cut_off(&self) -> bool {
         let is_late = match self.limit.why {
             Why::RequestTimeout => !self.upload.is_complete(),
-            Why::NotPermitted => true,
+            Why::DeadlineExceeded | Why::NotPermitted => true,
         };
         if is_late {
             self.cut.end(self.limit.why);

@@ -1,6 +1,7 @@
 //! Tests of HTTP/2: two agents in one process, real TLS and real sockets on loopback, the real stages that decide.
 
 mod attacks;
+mod call_deadlines;
 mod conductor;
 mod exchanges;
 mod failures;

@@ -18,13 +18,13 @@ use super::slow::{Answers, Takes, reads, takes_nothing};
 use super::world::*;
 use crate::transport::http2::{Ending, Settings};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// In which what is due by now happens, and some more.
-const SOON: Duration = Duration::from_millis(100);
+pub(super) const SOON: Duration = Duration::from_millis(100);
 
 /// Runs a test whose clock may jump by days.
-fn by_the_clock(test: impl Future<Output = ()>) {
+pub(super) fn by_the_clock(test: impl Future<Output = ()>) {
     on_one_core_for(30 * DAY, test);
 }
 
@@ -38,19 +38,19 @@ pub(super) async fn pass(time: Duration) {
 }
 
 /// What is over a second after its deadline, and not a second before it.
-async fn ends_at<T>(deadline: Duration, what: JoinHandle<T>) -> T {
+pub(super) async fn ends_at<T>(deadline: Duration, what: JoinHandle<T>) -> T {
     pass(deadline - SECOND).await;
     assert!(!what.is_finished(), "it ended too early");
     pass(2 * SECOND).await;
     timeout(20 * SECOND, what).await.expect("it is over").unwrap()
 }
 
-async fn world_with(protocol: Protocol, settings: Settings) -> Rc<World> {
+pub(super) async fn world_with(protocol: Protocol, settings: Settings) -> Rc<World> {
     World::start_for(protocol, settings, 30 * DAY).await
 }
 
 /// Begins a request, at both agents, whose body does not end.
-async fn begin(world: &Rc<World>, request: Request<()>) -> (Sender<Bytes>, JoinHandle<Seen>) {
+pub(super) async fn begin(world: &Rc<World>, request: Request<()>) -> (Sender<Bytes>, JoinHandle<Seen>) {
     let (send, receive) = channel(1);
     let request = request.map(|()| channel_body(receive));
     let caller = world.caller().await;
