@@ -4,6 +4,10 @@ use proptest::prelude::*;
 
 #[path = "../../tests/fuzz/bodies/authority.rs"]
 mod authority;
+#[path = "../../tests/fuzz/bodies/grpc_messages.rs"]
+mod grpc_messages;
+#[path = "../../tests/fuzz/bodies/grpc_timeout.rs"]
+mod grpc_timeout;
 #[path = "../../tests/fuzz/bodies/jwks.rs"]
 mod jwks;
 #[path = "../../tests/fuzz/bodies/messages.rs"]
@@ -26,6 +30,16 @@ fn replay(target: &str, body: fn(&[u8])) {
 #[test]
 fn authorities_are_spelled_in_one_way() {
     replay("authority", authority::run);
+}
+
+#[test]
+fn messages_of_calls_are_counted_in_one_way() {
+    replay("grpc_messages", grpc_messages::run);
+}
+
+#[test]
+fn times_of_calls_are_read_in_one_way() {
+    replay("grpc_timeout", grpc_timeout::run);
 }
 
 #[test]

@@ -61,8 +61,23 @@ mod tests {
     #[test]
     fn what_is_no_value_is_none() {
         for value in [
-            "", "S", "1", "10", "1s", "1h", "1 S", " 1S", "1S ", "+1S", "-1S", "1.5S", "1SS", "100000000S", "\u{661}S",
-            "0x1S", "1S,2S",
+            "",
+            "S",
+            "1",
+            "10",
+            "1s",
+            "1h",
+            "1 S",
+            " 1S",
+            "1S ",
+            "+1S",
+            "-1S",
+            "1.5S",
+            "1SS",
+            "100000000S",
+            "\u{661}S",
+            "0x1S",
+            "1S,2S",
         ] {
             assert_eq!(read_timeout(value.as_bytes()), Err(MalformedTimeout), "{value:?}");
         }

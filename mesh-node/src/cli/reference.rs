@@ -170,8 +170,9 @@ fn metrics(registry: &Registry) -> String {
          `destination` the\n`_workload`, `_workload_namespace`, `_canonical_service`, `_canonical_revision`, `_app`, \
          `_version`, `_principal` and `_cluster`,\nthen `destination_service`, `destination_service_name`, \
          `destination_service_namespace`, `request_protocol`, `response_flags`\nand `connection_security_policy`; \
-         those of requests also `response_code` and `grpc_response_status`. What is not known is\n`unknown`; what \
-         found no room (`--max-series`) is `other`.\n\n| metric | kind | what |\n|---|---|---|\n"
+         those of requests also `response_code` and `grpc_response_status`; those of messages,\nwhich are counted while \
+         their call goes on, have no `response_flags`. What is not known is `unknown`; what found no\nroom \
+         (`--max-series`) is `other`.\n\n| metric | kind | what |\n|---|---|---|\n"
     );
     let (traffic, own): (Vec<_>, Vec<_>) =
         traffic::DESCRIPTIONS.iter().partition(|(name, ..)| name.starts_with("istio_"));

@@ -180,6 +180,10 @@ impl Exchange for Http2Exchange {
         self.status = status.as_u16();
     }
 
+    fn messages(&mut self, passed: [u64; 2]) {
+        self.sides.iter().for_each(|side| side.messages(passed));
+    }
+
     fn ended(&mut self, end: &End) {
         self.busy = None;
         self.place = None;

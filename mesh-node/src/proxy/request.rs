@@ -185,6 +185,11 @@ impl RequestSide {
         self.log.record.decision = decision;
     }
 
+    /// Counts messages of a call: the caller's, the application's.
+    pub(super) fn messages(&self, passed: [u64; 2]) {
+        self.counts.messages(passed);
+    }
+
     /// Reports the end.
     pub(super) fn ended(mut self, reported: &Reported) {
         let protocol = match reported.protocol {

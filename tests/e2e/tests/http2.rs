@@ -56,6 +56,56 @@ fn a_call_passes_with_its_trailers_and_is_counted_as_grpc_on_both_sides() {
 }
 
 #[test]
+fn a_call_ends_when_its_time_is_over_though_neither_side_keeps_it() {
+    with_server(pair(), GRPC, |mesh, _| {
+        let started = std::time::Instant::now();
+        let call = mesh.pod("client").open_call_with(at(GRPC), UNARY, &["--grpc-timeout", "2S"])?;
+        let ended = eventually("the call ends", PATIENCE, || call.ended())?;
+        assert_eq!((ended.status, ended.grpc_status.as_deref()), (Some(200), Some("4")), "{ended:?}");
+        assert_eq!(ended.ended, "eof");
+        assert!(started.elapsed() >= std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+        for (node, reporter) in [("node-a", "source"), ("node-b", "destination")] {
+            let labels = [("reporter", reporter), ("grpc_response_status", "4"), ("response_flags", "UT")];
+            mesh.node(node).metric("istio_requests_total", &labels, |found| found == 1.0)?;
+            let record = mesh.node(node).record("the call", |record| record["http.path"] == UNARY)?;
+            assert_eq!((&record["reason"], &record["grpc.status"]), (&"deadline_exceeded".into(), &4.into()));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn messages_are_counted_by_both_reporters_while_their_call_goes_on() {
+    with_server(pair(), GRPC, |mesh, _| {
+        let counted = |mesh: &Mesh, node: &str, name: &str, found: &dyn Fn(f64) -> bool| {
+            let labels = [("source_principal", CLIENT), ("destination_service_name", "server")];
+            mesh.node(node).metric(name, &labels, found)
+        };
+        mesh.pod("client").call(at(GRPC), UNARY, 3)?;
+        for node in ["node-a", "node-b"] {
+            for name in ["istio_request_messages_total", "istio_response_messages_total"] {
+                counted(mesh, node, name, &|found| found == 3.0)?;
+            }
+        }
+        let call = mesh.pod("client").open_call(at(GRPC), UNARY)?;
+        for node in ["node-a", "node-b"] {
+            for name in ["istio_request_messages_total", "istio_response_messages_total"] {
+                counted(mesh, node, name, &|found| found >= 5.0)?;
+            }
+        }
+        let ended = call.finish()?;
+        assert_eq!(ended.grpc_status.as_deref(), Some("0"), "{ended:?}");
+        let all = 3.0 + ended.rounds as f64;
+        for node in ["node-a", "node-b"] {
+            for name in ["istio_request_messages_total", "istio_response_messages_total"] {
+                counted(mesh, node, name, &|found| found == all)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_dry_run_says_what_it_would_refuse() {
     with_server(pair().objects("policy", &dry_run()), GRPC, |mesh, _| {
         assert_eq!(one(mesh, "client", UNARY)?.grpc_status.as_deref(), Some("0"));

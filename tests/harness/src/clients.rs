@@ -216,9 +216,18 @@ impl Pod {
     /// # Errors
     /// The first message does not come back.
     pub fn open_call(&self, to: SocketAddr, path: &str) -> Result<OpenCall> {
+        self.open_call_with(to, path, &[])
+    }
+
+    /// The same; `flags` are those of `mesh-test-pod call`.
+    ///
+    /// # Errors
+    /// The first message does not come back.
+    pub fn open_call_with(&self, to: SocketAddr, path: &str, flags: &[&str]) -> Result<OpenCall> {
         let name = format!("{}-call", self.name());
         let to = to.to_string();
-        let (process, stdin) = start(self.place(), &name, &["call", "--to", &to, "--path", path, "--hold"])?;
+        let arguments = [&["call", "--to", &to, "--path", path, "--hold"][..], flags].concat();
+        let (process, stdin) = start(self.place(), &name, &arguments)?;
         let call = OpenCall { process, stdin };
         eventually(&format!("{name} has a message back"), PATIENCE, || {
             events(&call.process.stdout(), "held").pop()

@@ -47,6 +47,13 @@ pub const SUM: usize = UNBOUNDED + 1;
 /// Numbers of a request series.
 pub const REQUEST: usize = SUM + 1;
 
+/// Numbers of a series of calls' messages.
+pub const MESSAGES: usize = 2;
+/// Messages of callers.
+pub const REQUEST_MESSAGES: usize = 0;
+/// Messages of applications.
+pub const RESPONSE_MESSAGES: usize = 1;
+
 /// Numbers of one series on one core.
 pub struct Cells<const N: usize> {
     numbers: [AtomicU64; N],
@@ -60,6 +67,8 @@ pub struct Cells<const N: usize> {
 pub type ConnectionCells = Cells<CONNECTION>;
 /// Numbers of a request series.
 pub type RequestCells = Cells<REQUEST>;
+/// Numbers of a series of calls' messages.
+pub type MessageCells = Cells<MESSAGES>;
 
 impl<const N: usize> Cells<N> {
     /// Makes cells that have counted nothing, of one series or of all that found no room.
@@ -92,6 +101,14 @@ impl<const N: usize> Cells<N> {
     /// Says that the series was evicted.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
+    }
+}
+
+impl MessageCells {
+    /// Counts messages: callers', applications'.
+    pub fn messages(&self, [request, response]: [u64; 2]) {
+        self.add(REQUEST_MESSAGES, request);
+        self.add(RESPONSE_MESSAGES, response);
     }
 }
 

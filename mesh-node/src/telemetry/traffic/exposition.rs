@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::RequestOutcome;
-use super::cells::{BOUNDS, CLOSED, CONNECTION, FAILED, OPENED, RECEIVED, REQUEST, SENT, SUM, UNBOUNDED};
+use super::cells::{
+    BOUNDS, CLOSED, CONNECTION, FAILED, MESSAGES, OPENED, RECEIVED, REQUEST, REQUEST_MESSAGES,
+    RESPONSE_MESSAGES, SENT, SUM, UNBOUNDED,
+};
 use super::names::Party;
 use super::table::{Series, Sum};
 use crate::telemetry::labels::RequestProtocol;
@@ -40,6 +43,12 @@ pub const DESCRIPTIONS: &[(&str, &str, &str)] = &[
         "histogram",
         "Time from a request's first byte to its response's last, counted when it ends.",
     ),
+    (
+        "istio_request_messages_total",
+        "counter",
+        "Messages of gRPC from callers, counted with the response's as they pass, and at the call's end.",
+    ),
+    ("istio_response_messages_total", "counter", "Messages of gRPC to callers, counted as they pass."),
     ("istio_build", "gauge", "The version that runs; always 1."),
     ("nodemesh_telemetry_series", "gauge", "Series of traffic metrics that are kept."),
     (
@@ -63,8 +72,19 @@ const CONNECTION_FAMILIES: [(&str, usize); 5] = [
     ("istio_tcp_received_bytes_total", RECEIVED),
 ];
 
+/// Families of calls' messages, with the number that each shows.
+const MESSAGE_FAMILIES: [(&str, usize); 2] = [
+    ("istio_request_messages_total", REQUEST_MESSAGES),
+    ("istio_response_messages_total", RESPONSE_MESSAGES),
+];
+
 /// Appends the traffic's families.
-pub fn write(text: &mut String, connections: &[Sum<CONNECTION>], requests: &[Sum<REQUEST>]) {
+pub fn write(
+    text: &mut String,
+    connections: &[Sum<CONNECTION>],
+    requests: &[Sum<REQUEST>],
+    messages: &[Sum<MESSAGES>],
+) {
     for (family, number) in CONNECTION_FAMILIES {
         write_head(text, family);
         for (series, numbers) in connections.iter().filter(|(_, numbers)| numbers[number] > 0) {
@@ -78,6 +98,15 @@ pub fn write(text: &mut String, connections: &[Sum<CONNECTION>], requests: &[Sum
     write_head(text, "istio_request_duration_milliseconds");
     for (series, numbers) in requests {
         write_histogram(text, "istio_request_duration_milliseconds", series, numbers);
+    }
+    for (family, number) in MESSAGE_FAMILIES {
+        write_head(text, family);
+        for (series, numbers) in messages {
+            write_names(text, family, series);
+            write_label(text, "request_protocol", series.outcome.protocol.as_str());
+            write_label(text, "connection_security_policy", series.names.security.as_str());
+            push(text, format_args!("}} {}\n", numbers[number]));
+        }
     }
 }
 
@@ -140,19 +169,23 @@ fn write_line(text: &mut String, name: &str, series: &Series, bound: Option<&str
 }
 
 fn write_labels(text: &mut String, name: &str, series: &Series, bound: Option<&str>) {
-    let Series { names, outcome } = series;
+    write_names(text, name, series);
+    write_outcome(text, &series.outcome);
+    write_label(text, "connection_security_policy", series.names.security.as_str());
+    if let Some(bound) = bound {
+        write_label(text, "le", bound);
+    }
+    text.push('}');
+}
+
+/// Who talks to whom; the labels go on after it.
+fn write_names(text: &mut String, name: &str, Series { names, .. }: &Series) {
     push(text, format_args!("{name}{{reporter=\"{}\"", names.reporter.as_str()));
     write_party(text, "source", &names.source);
     write_party(text, "destination", &names.destination);
     write_label(text, "destination_service", &names.service.host);
     write_label(text, "destination_service_name", &names.service.name);
     write_label(text, "destination_service_namespace", &names.service.namespace);
-    write_outcome(text, outcome);
-    write_label(text, "connection_security_policy", names.security.as_str());
-    if let Some(bound) = bound {
-        write_label(text, "le", bound);
-    }
-    text.push('}');
 }
 
 fn write_party(text: &mut String, side: &str, party: &Party) {

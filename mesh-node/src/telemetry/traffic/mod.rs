@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 use mesh_common::model::{Service, SpiffeId, Workload};
 
-use self::cells::{ConnectionCells, RequestCells};
+use self::cells::{Cells, ConnectionCells, MessageCells, RequestCells};
 use self::names::{Kept, Key, Names};
 use self::table::{Series, Table};
 use super::labels::{Reporter, RequestProtocol, ResponseFlags, SecurityPolicy};
@@ -80,6 +80,7 @@ struct Shared {
 struct Tables {
     connections: Table<{ cells::CONNECTION }>,
     requests: Table<{ cells::REQUEST }>,
+    messages: Table<{ cells::MESSAGES }>,
 }
 
 /// One core's part: not to be shared with another thread. A clone is the same part.
@@ -102,6 +103,7 @@ struct Resolved {
     _kept: Kept,
     connections: RefCell<HashMap<ResponseFlags, Arc<ConnectionCells>, RandomState>>,
     requests: RefCell<HashMap<RequestOutcome, Arc<RequestCells>, RandomState>>,
+    messages: RefCell<Option<Arc<MessageCells>>>,
 }
 
 /// A connection that was counted as opened, and will be as closed when this is dropped.
@@ -122,7 +124,11 @@ pub struct Requests {
 impl TrafficMetrics {
     /// Makes the counters of `cores` cores, with at most `limit` series (sets of labels).
     pub fn new(cores: usize, limit: usize) -> Self {
-        let tables = Tables { connections: Table::new(cores), requests: Table::new(cores) };
+        let tables = Tables {
+            connections: Table::new(cores),
+            requests: Table::new(cores),
+            messages: Table::new(cores),
+        };
         Self {
             shared: Arc::new(Shared {
                 tables: Mutex::new(tables),
@@ -152,14 +158,14 @@ impl TrafficMetrics {
 
     /// Appends every series in Prometheus' text format.
     pub fn render(&self, text: &mut String) {
-        let (connections, requests) = {
+        let (connections, requests, messages) = {
             let mut tables = self.shared.lock();
-            (tables.connections.sums(), tables.requests.sums())
+            (tables.connections.sums(), tables.requests.sums(), tables.messages.sums())
         };
-        exposition::write(text, &connections, &requests);
+        exposition::write(text, &connections, &requests, &messages);
         exposition::write_own(
             text,
-            connections.len() + requests.len(),
+            connections.len() + requests.len() + messages.len(),
             self.shared.evictions.load(Ordering::Relaxed),
             self.shared.overflows.load(Ordering::Relaxed),
         );
@@ -172,22 +178,19 @@ impl Shared {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connection_cells(&self, core: usize, series: &Series) -> Arc<ConnectionCells> {
+    /// The cells of one core for a series of the table that `which` says.
+    fn cells<const N: usize>(
+        &self,
+        which: impl FnOnce(&mut Tables) -> &mut Table<N>,
+        core: usize,
+        series: &Series,
+    ) -> Arc<Cells<N>> {
         let tables = &mut *self.lock();
-        let taken = tables.connections.len() + tables.requests.len();
-        let evicted = tables.connections.make_room(series, taken, self.limit, Instant::now());
+        let taken = tables.connections.len() + tables.requests.len() + tables.messages.len();
+        let table = which(tables);
+        let evicted = table.make_room(series, taken, self.limit, Instant::now());
         self.evictions.fetch_add(evicted, Ordering::Relaxed);
-        let (cells, fits) = tables.connections.cells(series, core, taken - count(evicted) < self.limit);
-        self.overflows.fetch_add(u64::from(!fits), Ordering::Relaxed);
-        cells
-    }
-
-    fn request_cells(&self, core: usize, series: &Series) -> Arc<RequestCells> {
-        let tables = &mut *self.lock();
-        let taken = tables.connections.len() + tables.requests.len();
-        let evicted = tables.requests.make_room(series, taken, self.limit, Instant::now());
-        self.evictions.fetch_add(evicted, Ordering::Relaxed);
-        let (cells, fits) = tables.requests.cells(series, core, taken - count(evicted) < self.limit);
+        let (cells, fits) = table.cells(series, core, taken - count(evicted) < self.limit);
         self.overflows.fetch_add(u64::from(!fits), Ordering::Relaxed);
         cells
     }
@@ -241,7 +244,7 @@ impl CoreTraffic {
         }
         let outcome = RequestOutcome { protocol: RequestProtocol::Tcp, code: 0, grpc_status: None, flags };
         let series = Series { names: resolved.names.clone(), outcome };
-        let cells = self.core.shared.connection_cells(self.core.number, &series);
+        let cells = self.core.shared.cells(|tables| &mut tables.connections, self.core.number, &series);
         resolved.connections.borrow_mut().insert(flags, Arc::clone(&cells));
         self.let_go_of_retired();
         cells
@@ -255,9 +258,26 @@ impl CoreTraffic {
             return;
         }
         let series = Series { names: resolved.names.clone(), outcome };
-        let cells = self.core.shared.request_cells(self.core.number, &series);
+        let cells = self.core.shared.cells(|tables| &mut tables.requests, self.core.number, &series);
         cells.request(took);
         resolved.requests.borrow_mut().insert(outcome, cells);
+        self.let_go_of_retired();
+    }
+
+    fn messages_passed(&self, resolved: &Resolved, passed: [u64; 2]) {
+        if let Some(cells) = &*resolved.messages.borrow()
+            && !cells.is_retired()
+        {
+            cells.messages(passed);
+            return;
+        }
+        // How the call ends is not known while they pass.
+        let (protocol, flags) = (RequestProtocol::Grpc, ResponseFlags::None);
+        let outcome = RequestOutcome { protocol, code: 0, grpc_status: None, flags };
+        let series = Series { names: resolved.names.clone(), outcome };
+        let cells = self.core.shared.cells(|tables| &mut tables.messages, self.core.number, &series);
+        cells.messages(passed);
+        *resolved.messages.borrow_mut() = Some(cells);
         self.let_go_of_retired();
     }
 
@@ -273,7 +293,10 @@ impl CoreTraffic {
             let mut requests = resolved.requests.borrow_mut();
             connections.retain(|_, cells| cells.is_settled());
             requests.retain(|_, cells| cells.is_settled());
-            !connections.is_empty() || !requests.is_empty() || Rc::strong_count(resolved) > 1
+            let mut messages = resolved.messages.borrow_mut();
+            messages.take_if(|cells| !cells.is_settled());
+            let is_used = !connections.is_empty() || !requests.is_empty() || messages.is_some();
+            is_used || Rc::strong_count(resolved) > 1
         });
     }
 }
@@ -285,6 +308,7 @@ impl Resolved {
             _kept: Kept::of(parties),
             connections: RefCell::default(),
             requests: RefCell::default(),
+            messages: RefCell::default(),
         }
     }
 }
@@ -320,6 +344,11 @@ impl Drop for OpenConnection {
 }
 
 impl Requests {
+    /// Counts messages of a call as they pass: the caller's, the application's.
+    pub fn messages(&self, passed: [u64; 2]) {
+        self.core.messages_passed(&self.resolved, passed);
+    }
+
     /// Counts a request that has ended, with its duration from the head's first byte to the response's last.
     pub fn ended(&self, outcome: RequestOutcome, took: Duration) {
         self.core.request_ended(&self.resolved, outcome, took);

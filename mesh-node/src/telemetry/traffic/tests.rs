@@ -78,6 +78,35 @@ fn labels_are_istios() {
 }
 
 #[test]
+fn messages_have_no_label_that_is_not_known_while_they_pass() {
+    let metrics = TrafficMetrics::new(2, 100);
+    let (web, api) = (pod("web"), pod("api"));
+    for core in [metrics.core(0), metrics.core(1)] {
+        let requests = core.requests(&between(&web, &api));
+        requests.messages([2, 0]);
+        requests.messages([1, 5]);
+    }
+    let labels = "destination_service_namespace=\"unknown\",request_protocol=\"grpc\",\
+                  connection_security_policy=\"mutual_tls\"} ";
+    assert_eq!(value(&metrics, &["istio_request_messages_total{reporter=\"source\",", labels]), Some(6.0));
+    assert_eq!(value(&metrics, &["istio_response_messages_total{reporter=\"source\",", labels]), Some(10.0));
+    assert_eq!(value(&metrics, &["istio_requests_total{"]), None, "no call has ended");
+}
+
+#[test]
+fn messages_take_room_as_other_series_do() {
+    let metrics = TrafficMetrics::new(1, 1);
+    let core = metrics.core(0);
+    let api = pod("api");
+    for name in ["a", "b", "c"] {
+        core.requests(&between(&pod(name), &api)).messages([1, 1]);
+    }
+    let other = ["istio_request_messages_total{", "source_workload=\"other\""];
+    assert_eq!(value(&metrics, &other), Some(2.0));
+    assert_eq!(value(&metrics, &["nodemesh_telemetry_series "]), Some(2.0));
+}
+
+#[test]
 fn a_scrape_adds_the_cores_up() {
     let metrics = TrafficMetrics::new(2, 100);
     let (web, api) = (pod("web"), pod("api"));

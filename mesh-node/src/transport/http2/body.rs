@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh_common::grpc::MessageCounter;
 use mesh_common::http1::{StripList, is_trailer_allowed};
 
 use super::activity::Open;
@@ -61,6 +62,9 @@ pub(super) struct Record<E: Exchange> {
     exchange: E,
     request: Rc<Upload>,
     response_bytes: u64,
+    /// Of a call's response, and what was said of both directions.
+    messages: MessageCounter,
+    said: [u64; 2],
     grpc_status: Option<u16>,
     ending: Ending,
     held: Held,
@@ -136,6 +140,8 @@ impl<E: Exchange> Record<E> {
             exchange,
             request,
             response_bytes: 0,
+            messages: MessageCounter::default(),
+            said: [0; 2],
             grpc_status: None,
             ending: Ending::CallerGone,
             held: Held::Nothing,
@@ -164,6 +170,16 @@ impl<E: Exchange> Record<E> {
             let frame = Pin::new(&mut *incoming).poll_frame(context);
             frame.map(|frame| (frame, incoming.is_end_stream()))
         })
+    }
+
+    /// Says how many messages of a call have passed since the last time; nothing of what is no call.
+    fn tell_messages(&mut self) {
+        let Some(sent) = self.request.messages() else { return };
+        let passed = [sent, self.messages.whole()];
+        let [before_up, before_down] = std::mem::replace(&mut self.said, passed);
+        if passed != [before_up, before_down] {
+            self.exchange.messages([passed[0] - before_up, passed[1] - before_down]);
+        }
     }
 
     /// What the caller is given of a response that was cut off.
@@ -203,7 +219,9 @@ impl<E: Exchange> Drop for Record<E> {
             (Ending::CallerGone, Some(Why::NotPermitted)) => Ending::Cut,
             (Ending::CallerGone, Some(Why::DeadlineExceeded)) => Ending::DeadlineExceeded,
             (Ending::CallerGone | Ending::Complete, _) if is_untaken => Ending::NotTaken,
-            (Ending::CallerGone, None) if self.taking.bounds().is_callers_deadline() => Ending::DeadlineExceeded,
+            (Ending::CallerGone, None) if self.taking.bounds().is_callers_deadline() => {
+                Ending::DeadlineExceeded
+            }
             (ending, _) => ending,
         };
         if self.ending == Ending::DeadlineExceeded {
@@ -216,6 +234,7 @@ impl<E: Exchange> Drop for Record<E> {
             grpc_status: self.grpc_status,
             ending: self.ending,
         };
+        self.tell_messages();
         self.exchange.ended(&end);
         if is_untaken {
             self.request.abandon();
@@ -252,6 +271,10 @@ impl<E: Exchange> Record<E> {
         };
         if let Some(data) = frame.data_ref() {
             self.response_bytes += data.len() as u64;
+            if self.request.messages().is_some() {
+                self.messages.passed(data);
+                self.tell_messages();
+            }
         }
         if let Some(trailers) = frame.trailers_ref() {
             self.grpc_status = grpc_status(trailers).or(self.grpc_status);

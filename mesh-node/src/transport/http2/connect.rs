@@ -22,9 +22,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::conductor::DEADLINE_EXCEEDED;
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
-use super::conductor::DEADLINE_EXCEEDED;
 use super::settings::Settings;
 use super::strict::{self, Asked, Strict};
 use super::upload::RequestBody;

@@ -92,8 +92,9 @@ pub(super) async fn serve<C: Conductor>(
         return Err(Reason::REFUSED_STREAM.into());
     }
     let settings = &*shared.settings;
-    let limit = normalise(&mut parts, conductor.strip(), settings.max_fields)
-        .and_then(|()| Limit::of(&parts.headers, is_grpc, way.is_some() || incoming.is_end_stream(), settings));
+    let limit = normalise(&mut parts, conductor.strip(), settings.max_fields).and_then(|()| {
+        Limit::of(&parts.headers, is_grpc, way.is_some() || incoming.is_end_stream(), settings)
+    });
     if let Err(refusal) = limit {
         let answer = own::<C>(OwnAnswer::malformed(refusal), asked, None, open);
         let response_bytes = answer.body().size_hint().exact().unwrap_or_default();
@@ -108,6 +109,9 @@ pub(super) async fn serve<C: Conductor>(
     let body = upload.body().expect("nothing of it was read");
     if let Ok(Some(limit)) = limit {
         open.taking().bounds().set(limit, &cut, &upload);
+    }
+    if is_grpc {
+        upload.count_messages();
     }
     let exchange = facts(&parts, |facts| conductor.begin(facts, cut.clone()));
     let mut record = Record::new(exchange, upload, cut.clone(), open.taking().clone());

@@ -145,6 +145,8 @@ impl Taking {
             }
         })
         .await;
+        // Whoever reports how it ended asks for its limit.
+        drop(task);
         self.task.take();
         self.bounds.lift();
     }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh_common::grpc::MessageCounter;
 use mesh_common::http1::StripList;
 use mesh_common::model::Text;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -53,6 +54,8 @@ pub(super) struct Upload {
     /// The body of the latest try is there.
     is_held: Cell<bool>,
     bytes: Cell<u64>,
+    /// Of a call.
+    messages: Cell<Option<MessageCounter>>,
     is_complete: Cell<bool>,
     wanted: Wanted,
     /// `None` while it may take its time.
@@ -94,6 +97,7 @@ impl Upload {
             attempt: Cell::new(0),
             is_held: Cell::new(false),
             bytes: Cell::new(0),
+            messages: Cell::default(),
             strip,
             removed: RefCell::default(),
             cut,
@@ -154,6 +158,16 @@ impl Upload {
         self.is_slow.get()
     }
 
+    /// What is sent are messages of a call, to be counted.
+    pub(super) fn count_messages(&self) {
+        self.messages.set(Some(MessageCounter::default()));
+    }
+
+    /// Whole messages that the caller has sent; `None` where it is no call.
+    pub(super) fn messages(&self) -> Option<u64> {
+        self.messages.get().map(|messages| messages.whole())
+    }
+
     /// Bytes that the caller has sent.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -195,6 +209,10 @@ impl Upload {
         match frame.data_ref() {
             Some(data) => {
                 self.bytes.set(self.bytes.get() + data.len() as u64);
+                if let Some(mut messages) = self.messages.get() {
+                    messages.passed(data);
+                    self.messages.set(Some(messages));
+                }
                 self.note(|pace, now| pace.came(data.len(), now, self.wanted));
                 self.keep(data);
             }

@@ -51,6 +51,13 @@ impl Exchange for Record {
         self.world.answered.borrow_mut().push(status);
     }
 
+    fn messages(&mut self, passed: [u64; 2]) {
+        assert_ne!(passed, [0, 0], "there is nothing to say");
+        for (said, more) in self.recorded.messages.iter_mut().zip(passed) {
+            *said += more;
+        }
+    }
+
     fn ended(&mut self, end: &End) {
         self.recorded.end = end.clone();
         self.world.records.borrow_mut().push(self.recorded.clone());
@@ -112,7 +119,10 @@ impl Conductor for Deciding {
         };
         let end = End { request_bytes: 0, response_bytes: 0, grpc_status: None, ending: Ending::CallerGone };
         let path = request.path.as_str().to_owned();
-        Record { recorded: Recorded { caller, path, status: None, end }, world: self.world.clone() }
+        Record {
+            recorded: Recorded { caller, path, status: None, messages: [0; 2], end },
+            world: self.world.clone(),
+        }
     }
 
     fn decide(

@@ -118,6 +118,8 @@ fn a_request_that_nobody_takes_is_answered_in_time_nevertheless() {
         world.application.set(takes_nothing(Takes::NothingAndSaysNothing).await);
         let (send, asked) = begin(&world, post()).await;
         send.send(Bytes::from(vec![b'x'; 500 << 10])).await.unwrap();
+        // It comes to stand at both agents, more than their windows take.
+        sleep(SOON).await;
         let seen = ends_at(Settings::default().request_timeout, asked).await;
         assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
     });

@@ -45,6 +45,8 @@ pub(super) struct Recorded {
     pub(super) caller: Option<String>,
     pub(super) path: String,
     pub(super) status: Option<StatusCode>,
+    /// Messages of a call: the caller's, the application's.
+    pub(super) messages: [u64; 2],
     pub(super) end: End,
 }
 

@@ -53,21 +53,6 @@ fn a_connection_that_waits_for_its_tunnel_has_five_seconds() {
     ends_at(&source, stream, Settings::default().connect_timeout);
 }
 
-#[test]
-fn a_handshake_has_ten_seconds() {
-    let world = World::new();
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (source, _stream) = source_to(&world, mute.local_addr().unwrap());
-    // It has begun to speak.
-    mute.accept().unwrap().0.read_exact(&mut [0]).unwrap();
-    let handshakes = || source.counters.pending_handshakes.read();
-    pass(&source.handle, Settings::default().handshake_timeout - SECOND);
-    assert_eq!((handshakes(), source.log.losses.lock().unwrap().len()), (1, 0), "it ended too early");
-    pass(&source.handle, 2 * SECOND);
-    assert_eq!(handshakes(), 0);
-    assert_eq!(*source.log.losses.lock().unwrap(), [TunnelLoss::HandshakeTimedOut]);
-}
-
 /// An address that takes no connection and refuses none: as many wait there as it lets wait.
 pub(super) fn full() -> (SocketAddr, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

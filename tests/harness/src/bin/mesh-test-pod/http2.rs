@@ -173,6 +173,9 @@ pub(crate) struct Call {
     /// Calls one after the other on the one connection
     #[arg(long, default_value = "1")]
     calls: u32,
+    /// What each says of how long it may take (grpc-timeout); this client itself keeps no time
+    #[arg(long)]
+    grpc_timeout: Option<String>,
 }
 
 /// Messages as they are put into the channel.
@@ -222,11 +225,13 @@ impl Call {
 
     async fn call(&self, mut sender: SendRequest<Messages>) -> Value {
         let (messages, body) = mpsc::channel(4);
-        let request = Request::post(format!("http://server.shop{}", self.path))
+        let mut request = Request::post(format!("http://server.shop{}", self.path))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Messages(body));
-        let Ok(request) = request else { return json!({ "ended": "no such path" }) };
+            .header("te", "trailers");
+        if let Some(within) = &self.grpc_timeout {
+            request = request.header("grpc-timeout", within);
+        }
+        let Ok(request) = request.body(Messages(body)) else { return json!({ "ended": "no such path" }) };
         // The first message goes with the head: a server may wait for it.
         let _ = messages.send(message()).await;
         let response = match sender.send_request(request).await {
