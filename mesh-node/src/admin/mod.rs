@@ -17,7 +17,7 @@ mod socket;
 pub use agent::{Agent, Overview, capabilities};
 pub use checks::counted;
 pub use routes::{Answer, metrics_answer, not_found, probe_answer};
-pub use server::{serve, serve_metrics, serve_readiness};
+pub use server::{accept, serve, serve_metrics, serve_readiness};
 pub use socket::{AdminSocket, SocketError, serve_socket};
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl Drop for AdminSocket {
 
 /// Serves the command line; ends when it is dropped.
 pub async fn serve_socket<A: Agent>(socket: AdminSocket, agent: Arc<A>) {
-    let accept = async || socket.listener.accept().await.map(|(stream, _)| stream);
+    let accept = async || socket.listener.accept().await.map(|(stream, _)| (stream, None));
     server::serve(accept, move |request: Request<Incoming>| {
         let agent = Arc::clone(&agent);
         async move { routes::admin(&*agent, request).await }

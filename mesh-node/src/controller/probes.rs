@@ -7,27 +7,31 @@ use http::{Method, Request};
 use tokio::net::TcpListener;
 
 use super::world::Known;
-use crate::admin::{Answer, metrics_answer, not_found, probe_answer, serve};
+use crate::admin::{Answer, accept, metrics_answer, not_found, probe_answer, serve};
 use crate::telemetry::registry::Registry;
 use crate::telemetry::traffic::write_build;
 
 /// Serves `/metrics`; ends when it is dropped.
 pub(super) async fn serve_metrics(listener: TcpListener, registry: Registry) {
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    serve(accept, move |request: Request<_>| {
-        let registry = registry.clone();
-        async move { metrics(&registry, request.method(), request.uri().path()) }
-    })
+    serve(
+        async || accept(&listener).await,
+        move |request: Request<_>| {
+            let registry = registry.clone();
+            async move { metrics(&registry, request.method(), request.uri().path()) }
+        },
+    )
     .await;
 }
 
 /// Serves `/readyz` and `/livez`; ends when it is dropped.
 pub(super) async fn serve_probes(listener: TcpListener, known: Arc<Known>, serves: Arc<AtomicBool>) {
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    serve(accept, move |request: Request<_>| {
-        let unmet = unmet(&known, serves.load(Ordering::Acquire));
-        async move { probes(&unmet, request.method(), request.uri().path()) }
-    })
+    serve(
+        async || accept(&listener).await,
+        move |request: Request<_>| {
+            let unmet = unmet(&known, serves.load(Ordering::Acquire));
+            async move { probes(&unmet, request.method(), request.uri().path()) }
+        },
+    )
     .await;
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The tests are in `tests/`, one file per theme. Here is what they share: the usual two pods, and policies as text.
 
+pub mod framing;
 pub mod http2_peer;
 pub mod issuer;
 pub mod peer;
