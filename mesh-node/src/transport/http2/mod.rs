@@ -10,10 +10,12 @@
 mod activity;
 mod answer;
 mod body;
+mod calm;
 mod conductor;
 mod connect;
 mod cut;
 mod exchange;
+mod fields;
 mod limit;
 mod own_client;
 mod pace;

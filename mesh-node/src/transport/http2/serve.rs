@@ -68,6 +68,9 @@ pub enum ServeError {
     /// The caller reads too little of what it asked for.
     #[error("the caller does not read its connection (--min-response-rate)")]
     NotTaken,
+    /// The caller sends too much of what asks for nothing.
+    #[error("the caller sends too many frames that ask for nothing (ENHANCE_YOUR_CALM)")]
+    Restless,
     /// The caller broke HTTP, or its connection broke.
     #[error("serve HTTP/2")]
     Http(#[source] hyper::Error),
@@ -82,13 +85,17 @@ impl ServeError {
             | Self::NoIdentity(_)
             | Self::Handshake(_)
             | Self::HandshakeTimeout => true,
-            Self::NotTrusted | Self::NotServed | Self::NotTaken | Self::Http(_) => false,
+            Self::NotTrusted | Self::NotServed | Self::NotTaken | Self::Restless | Self::Http(_) => false,
         }
     }
 
     /// Whether the caller broke a rule of HTTP/2.
     pub fn is_violation(&self) -> bool {
-        let Self::Http(error) = self else { return false };
+        let error = match self {
+            Self::Restless => return true,
+            Self::Http(error) => error,
+            _ => return false,
+        };
         let broken = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
         broken.is_some_and(h2::Error::is_library)
     }
@@ -104,6 +111,7 @@ impl ServeError {
             Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
             Self::NotTaken => TunnelLoss::NotRead.reason(),
+            Self::Restless => TunnelLoss::Violation.reason(),
             Self::Http(error) => reason_of(error),
         }
     }
@@ -225,7 +233,9 @@ impl Http2 {
             // hyper hands it from one to the next by value.
             Box::pin(exchange::serve(shared, conductor, activity.begin(), request))
         });
-        let stream = TokioIo::new(Socket::new(stream, activity.unread()));
+        let stream = Socket::new(stream, activity.unread(), settings.max_fields);
+        let is_restless = stream.is_restless();
+        let stream = TokioIo::new(stream);
         let server = server_of(Serving(activity.clone()), settings);
         let mut connection = pin!(server.serve_connection(stream, service));
         let mut over = pin!(after(valid));
@@ -236,7 +246,12 @@ impl Http2 {
         let mut is_draining = false;
         loop {
             tokio::select! {
-                result = connection.as_mut() => return result.map_err(ServeError::Http),
+                result = connection.as_mut() => {
+                    return result.map_err(|error| match is_restless.get() {
+                        true => ServeError::Restless,
+                        false => ServeError::Http(error),
+                    });
+                }
                 () = conductor.leave().notified(), if !is_draining => is_draining = true,
                 () = over.as_mut(), if !activity.is_over() => {
                     is_draining = true;

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::activity::Activity;
+use super::calm::Calm;
 use super::limit::Bounds;
 use crate::transport::patience::{Patience, Terms};
 
@@ -50,10 +51,13 @@ pub(super) struct Data {
     taking: Rc<Taking>,
 }
 
-/// A caller's connection, with what it does not read.
+/// A caller's connection, with what it does not read, and with what it sends that asks for nothing.
 pub(super) struct Socket<S> {
     stream: S,
     unread: Rc<Waiting>,
+    calm: Calm,
+    /// Whether that is why it ended: h2 keeps no error of ours.
+    is_restless: Rc<Cell<bool>>,
 }
 
 /// What is to be done about a caller.
@@ -206,8 +210,15 @@ impl Buf for Data {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(stream: S, unread: Rc<Waiting>) -> Self {
-        Self { stream, unread }
+    /// `max_fields`: that a request may have.
+    pub(super) fn new(stream: S, unread: Rc<Waiting>, max_fields: usize) -> Self {
+        let calm = Calm::new(max_fields, Instant::now());
+        Self { stream, unread, calm, is_restless: Rc::default() }
+    }
+
+    /// Set when the caller's connection ends for what it sends.
+    pub(super) fn is_restless(&self) -> Rc<Cell<bool>> {
+        self.is_restless.clone()
     }
 
     fn note<T>(&self, written: Poll<io::Result<T>>, bytes: impl FnOnce(&T) -> usize) -> Poll<io::Result<T>> {
@@ -220,13 +231,35 @@ impl<S> Socket<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+impl<S: AsyncWrite + Unpin> Socket<S> {
+    /// Tells the caller why its connection ends, if there is room for it at once: it is not waited for.
+    fn bid_farewell(&mut self, context: &mut Context<'_>) {
+        if let Some(frame) = self.calm.farewell()
+            && Pin::new(&mut self.stream).poll_write(context, frame).is_ready()
+        {
+            let _ = Pin::new(&mut self.stream).poll_flush(context);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, room)
+        let this = self.get_mut();
+        let before = room.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, room))?;
+        let was_over = this.calm.is_over();
+        if let Err(restless) = this.calm.came(&room.filled()[before..], Instant::now) {
+            if !was_over {
+                this.bid_farewell(context);
+                this.is_restless.set(true);
+            }
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, restless)));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -237,6 +270,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(count)) = written {
+            self.calm.went(&bytes[..count]);
+        }
         self.note(written, |bytes| *bytes)
     }
 
@@ -246,6 +282,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        if let Poll::Ready(Ok(mut left)) = written {
+            for piece in pieces {
+                let count = left.min(piece.len());
+                self.calm.went(&piece[..count]);
+                left -= count;
+            }
+        }
         self.note(written, |bytes| *bytes)
     }
 

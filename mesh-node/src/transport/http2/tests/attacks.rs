@@ -19,6 +19,7 @@ use crate::transport::http2::runtime::{OnThisCore, server_of};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -165,11 +166,68 @@ fn a_small_head_that_unpacks_to_a_large_one_is_refused() {
 }
 
 #[test]
-fn pings_and_settings_without_end_are_answered_or_refused_and_cost_nobody_else() {
-    for kind in [PING, SETTINGS] {
-        let payload: &[u8] = if kind == PING { &[7; 8] } else { &[] };
-        check(frame(kind, 0, 0, payload).repeat(100_000));
+fn frames_without_end_that_ask_for_nothing_end_the_connection() {
+    let floods: [(u8, u32, &[u8]); 4] = [
+        (PING, 0, &[7; 8]),
+        (SETTINGS, 0, &[]),
+        (PRIORITY, 1, &[0, 0, 0, 3, 7]),
+        (WINDOW_UPDATE, 1, &[0, 0, 0, 1]),
+    ];
+    for (kind, stream, payload) in floods {
+        let mut bytes = frame(HEADERS, END_HEADERS, 1, &head());
+        bytes.extend(frame(kind, 0, stream, payload).repeat(100_000));
+        assert_eq!(check(bytes), Some(ENHANCE_YOUR_CALM), "frames of type {kind}");
     }
+}
+
+#[test]
+fn requests_taken_back_once_they_were_read_end_the_connection() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        let mut attacker = world.raw_caller().await;
+        attacker.write_all(&preface()).await.unwrap();
+        let (mut seen, mut buffer) = (Vec::new(), [0; 16 << 10]);
+        // In batches, each taken back once its PING was answered: what stood before it was read then.
+        let over = async {
+            for batch in streams(20_000).collect::<Vec<u32>>().chunks(50) {
+                let ask = |stream: &u32| frame(HEADERS, END_HEADERS, *stream, &head());
+                let asked: Vec<u8> = batch.iter().flat_map(ask).collect();
+                attacker.write_all(&[asked, frame(PING, 0, 0, &[1; 8])].concat()).await?;
+                while !seen.windows(9).any(|header| header[..5] == [0, 0, 8, PING, 1]) {
+                    match attacker.read(&mut buffer).await? {
+                        0 => return Ok(()),
+                        count => seen.extend_from_slice(&buffer[..count]),
+                    }
+                }
+                seen.clear();
+                let reset = |stream: &u32| frame(RESET, 0, *stream, &8_u32.to_be_bytes());
+                attacker.write_all(&batch.iter().flat_map(reset).collect::<Vec<u8>>()).await?;
+            }
+            panic!("20,000 requests were taken back");
+        };
+        let over: std::io::Result<()> = tokio::time::timeout(Duration::from_secs(20), over).await.unwrap();
+        if over.is_err() {
+            // What it was told before the end is still there.
+            while let Ok(count @ 1..) = attacker.read(&mut buffer).await {
+                seen.extend_from_slice(&buffer[..count]);
+            }
+        }
+        assert_eq!(goaway_code(&seen), ENHANCE_YOUR_CALM);
+        eventually("the end is told", || !world.served.borrow().is_empty()).await;
+        assert_eq!(world.served.take(), [Some(true)]);
+        assert_eq!(world.caller().await.ask(get("/good")).await.unwrap().status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn a_head_of_very_many_fields_ends_the_connection() {
+    // A cookie goes into the table, and comes out of it 700 times: 29 kB of fields, below the limit of a head's size.
+    let mut block = head();
+    block.extend([0x40, 6]);
+    block.extend(b"cookie\x01a");
+    block.extend([0xbe; 700]);
+    let bytes = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block);
+    assert_eq!(check(bytes), Some(ENHANCE_YOUR_CALM));
 }
 
 #[test]

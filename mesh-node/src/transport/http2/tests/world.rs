@@ -267,6 +267,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (captured, client) = listener.accept().await.unwrap();
+        // As those that are captured.
+        captured.set_nodelay(true).unwrap();
         let local = pod("web", "web", "a", "127.0.0.1");
         let facts = ConnectionFacts {
             direction: Direction::Outbound,
