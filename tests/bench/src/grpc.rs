@@ -89,7 +89,11 @@ pub async fn load(address: SocketAddr, connections: usize, seconds: u64) -> anyh
     Requests::from_micros(micros, started.elapsed())
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+/// A connection for calls.
+///
+/// # Errors
+/// It cannot be made.
+pub async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true)?;
     let (client, connection) =
@@ -105,16 +109,25 @@ async fn call_until(
 ) -> anyhow::Result<Vec<u32>> {
     let mut micros = Vec::new();
     while Instant::now() < end {
-        let request = Request::post(&uri)
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(Bytes::from_static(MESSAGE)))?;
         let started = Instant::now();
-        client.ready().await?;
-        let answer = client.send_request(request).await?.into_body().collect().await?;
-        let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
-        ensure!(status.is_some_and(|status| status == "0"), "a call ended with grpc-status {status:?}");
+        call(&mut client, &uri).await?;
         micros.push(started.elapsed().as_micros().min(u128::from(u32::MAX)) as u32);
     }
     Ok(micros)
+}
+
+/// One call.
+///
+/// # Errors
+/// It ends otherwise than with grpc-status 0.
+pub async fn call(client: &mut SendRequest<Full<Bytes>>, uri: &str) -> anyhow::Result<()> {
+    let request = Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from_static(MESSAGE)))?;
+    client.ready().await?;
+    let answer = client.send_request(request).await?.into_body().collect().await?;
+    let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+    ensure!(status.is_some_and(|status| status == "0"), "a call ended with grpc-status {status:?}");
+    Ok(())
 }

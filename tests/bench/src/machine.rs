@@ -47,6 +47,15 @@ pub fn peak_megabytes(process: u32) -> Result<f64> {
     megabytes(process, "VmHWM:")
 }
 
+/// Has the most that it ever was begin anew (proc(5): `/proc/PID/clear_refs`, since Linux 4.0).
+///
+/// # Errors
+/// The process is gone.
+pub fn forget_peak(process: u32) -> Result<()> {
+    let path = format!("/proc/{process}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
 fn megabytes(process: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{process}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;

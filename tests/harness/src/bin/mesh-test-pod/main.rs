@@ -2,6 +2,7 @@
 //!
 //! Each line on standard output is one JSON object with the key `event`. Nothing here knows of a mesh.
 
+mod attack;
 mod connection;
 mod dial;
 mod first;
@@ -12,6 +13,7 @@ mod load;
 mod report;
 mod serve;
 mod sockets;
+mod turn_away;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -36,6 +38,10 @@ enum Command {
     Load(load::Load),
     /// Calls a gRPC method over HTTP/2 without TLS and reports how each call ended
     Call(http2::Call),
+    /// Attacks a server and reports what it did, and what that cost
+    Attack(attack::AttackArguments),
+    /// Tells each HTTP/2 connection that it takes no stream, and goes away
+    TurnAway(turn_away::TurnAway),
     /// Makes one socket of each kind that might get past a mesh
     Sockets(sockets::Sockets),
     /// Takes the ports of loopback and dials: is anything delivered to them?
@@ -55,6 +61,8 @@ fn main() -> Result<()> {
         Command::Hold(hold) => hold.run(),
         Command::Load(load) => load.run(),
         Command::Call(call) => call.run(),
+        Command::Attack(attack) => attack.run(),
+        Command::TurnAway(server) => server.run(),
         Command::Sockets(sockets) => sockets.run(),
         Command::Squat(squat) => squat.run(),
         Command::Reap { run } => mesh_test_harness::run::reap(&run, std::io::stdin()),

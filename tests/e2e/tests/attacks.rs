@@ -1,0 +1,194 @@
+//! Every attack of the list (RELIABILITY 2.3 and 2.4) from a pod, briefly: what the attacker has of it is bounded, its connection
+//! ends where it floods, a client beside it is served, and the application sees no more than it should. How much it costs is
+//! measured by `cargo xtask bench attacks`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_test_harness::attacks::Attack;
+use mesh_test_harness::binary::test_pod;
+use mesh_test_harness::eventually::{PATIENCE, eventually};
+use mesh_test_harness::mesh::{Mesh, Scenario};
+use mesh_test_harness::objects::{PodSpec, ServiceSpec};
+use mesh_test_harness::servers::{Kind, Server, events};
+use mesh_test_harness::topology::WIRE;
+use serde_json::Value;
+
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+const TURNS_AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 11));
+/// Declared as HTTP/2 by its name.
+const HTTP2: u16 = 50051;
+const HTTP1: u16 = 8080;
+/// RFC 9113 section 7.
+const ENHANCE_YOUR_CALM: &str = "11";
+/// What an attacker has: so many connections, one after the other, of so many bytes.
+const CONNECTIONS: &str = "3";
+const BYTES: &str = "2000000";
+/// For an attack that does not end by itself.
+const LENGTH: &str = "1000";
+/// Ten times what the settings let a connection hold (256 heads of 32 KiB), and some for the allocator.
+const MOST_GROWN_KB: u64 = 100_000;
+
+/// What is to become of the attacker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Each connection is ended, with this code where the attacker reads it.
+    Calmed,
+    /// Each connection is ended, by whatever code: it broke a rule.
+    Ended,
+    /// It may go on: its requests are answered or refused one by one, and it has no more than its share.
+    Bounded,
+}
+
+fn wanted(attack: Attack) -> Wanted {
+    match attack {
+        Attack::RapidReset
+        | Attack::LateReset
+        | Attack::MadeYouReset
+        | Attack::EmptyData
+        | Attack::HpackBomb
+        | Attack::SettingsFlood
+        | Attack::PingFlood
+        | Attack::PriorityFlood
+        | Attack::WindowUpdateFlood => Wanted::Calmed,
+        Attack::Continuation | Attack::ErrorResetQueue | Attack::ManyTrailers | Attack::StreamIds => {
+            Wanted::Ended
+        }
+        Attack::Burn
+        | Attack::Requests
+        | Attack::CookieCrumbs
+        | Attack::ZeroWindow
+        | Attack::ForbiddenTrailers
+        | Attack::GoawayInRequest
+        | Attack::SlowHeads
+        | Attack::SlowBodies
+        | Attack::ManyConnections => Wanted::Bounded,
+    }
+}
+
+/// Most requests that the application may see of an attack; `None` where each is one that it should see.
+fn most_seen(attack: Attack) -> Option<usize> {
+    match attack {
+        // For each connection as many as are read at a time before the limit shows.
+        Attack::RapidReset | Attack::LateReset | Attack::MadeYouReset => Some(3 * 600),
+        Attack::ErrorResetQueue => Some(3 * 300),
+        Attack::Continuation | Attack::HpackBomb | Attack::CookieCrumbs => Some(3),
+        Attack::SettingsFlood | Attack::PingFlood | Attack::ManyConnections | Attack::SlowHeads => Some(0),
+        Attack::EmptyData | Attack::PriorityFlood | Attack::WindowUpdateFlood | Attack::GoawayInRequest => {
+            Some(3)
+        }
+        Attack::StreamIds => Some(3),
+        Attack::Burn
+        | Attack::Requests
+        | Attack::ZeroWindow
+        | Attack::ManyTrailers
+        | Attack::ForbiddenTrailers
+        | Attack::SlowBodies => None,
+    }
+}
+
+#[test]
+fn every_attack_is_bounded_and_costs_nobody_else_a_request() {
+    let ports = |pod: PodSpec| pod.port("http2", HTTP2).port("http", HTTP1);
+    let service = |name, address| {
+        ServiceSpec::new(name, &[address]).port("http2", HTTP2, HTTP2).port("http", HTTP1, HTTP1)
+    };
+    let a = vec![PodSpec::new("evil"), PodSpec::new("good")];
+    let b = vec![ports(PodSpec::new("server")), ports(PodSpec::new("turns-away"))];
+    let scenario = Scenario::new(a, b).capture_only(WIRE);
+    scenario.service(service("server", SERVER)).service(service("turns-away", TURNS_AWAY)).run(|mesh| {
+        let server = mesh.pod("server").serve(Kind::Http2, HTTP2)?;
+        let _http1 = mesh.pod("server").serve(Kind::Http, HTTP1)?;
+        for attack in Attack::all().iter().filter(|attack| **attack != Attack::Burn) {
+            attacked(mesh, &server, *attack).with_context(|| attack.name())?;
+        }
+        turned_away(mesh)
+    });
+}
+
+fn attacked(mesh: &mut Mesh, server: &Server, attack: Attack) -> Result<()> {
+    let before = memory(mesh)?;
+    let seen_before = of_attackers(server);
+    let flags = ["--grpc", "--connections", "2", "--every-ms", "10"];
+    let good = mesh.pod("good").load(SocketAddr::new(SERVER, HTTP2), &flags)?;
+    let port = if attack.is_http1() { HTTP1 } else { HTTP2 };
+    let event = run(mesh, attack, SocketAddr::new(SERVER, port))?;
+    let loaded = good.finish()?;
+    ensure!(loaded.failed == 0 && loaded.answered > 0, "the client beside it: {loaded:?}; {event}");
+    is_as_wanted(&event, wanted(attack))?;
+    let seen = of_attackers(server) - seen_before;
+    ensure!(most_seen(attack).is_none_or(|most| seen <= most), "the application saw {seen}: {event}");
+    for (before, now) in before.into_iter().zip(memory(mesh)?) {
+        ensure!(now.saturating_sub(before) < MOST_GROWN_KB, "a daemon grew from {before} to {now} kB");
+    }
+    Ok(())
+}
+
+fn is_as_wanted(event: &Value, wanted: Wanted) -> Result<()> {
+    let counts = |key: &str| -> Result<BTreeMap<String, u64>> {
+        serde_json::from_value(event[key].clone()).with_context(|| format!("{key} of {event}"))
+    };
+    let (goaways, ended) = (counts("goaways")?, counts("ended")?);
+    let is_open = ended.contains_key("open") || ended.contains_key("done");
+    match wanted {
+        Wanted::Calmed => {
+            ensure!(!is_open && goaways.contains_key(ENHANCE_YOUR_CALM), "{event}");
+            ensure!(goaways.keys().all(|code| code == ENHANCE_YOUR_CALM), "{event}");
+        }
+        Wanted::Ended => ensure!(!is_open, "{event}"),
+        Wanted::Bounded => {}
+    }
+    Ok(())
+}
+
+/// A server that takes no stream and goes away is the attacker: who asks it is answered 503 in time, and nobody spins.
+fn turned_away(mesh: &mut Mesh) -> Result<()> {
+    let pod = mesh.pod("turns-away");
+    let listen = ["turn-away", "--listen", &format!("0.0.0.0:{HTTP2}")];
+    let server = pod.place().spawn("turn-away", test_pod()?, &listen)?;
+    eventually("it listens", PATIENCE, || (!events(&server.stdout(), "listening").is_empty()).then_some(()))?;
+    let good = mesh.pod("good").load(SocketAddr::new(SERVER, HTTP2), &["--grpc", "--every-ms", "10"])?;
+    let event = run(mesh, Attack::Requests, SocketAddr::new(TURNS_AWAY, HTTP2))?;
+    let loaded = good.finish()?;
+    ensure!(loaded.failed == 0 && loaded.answered > 0, "{loaded:?}; {event}");
+    let connections = events(&server.stdout(), "accepted").len();
+    ensure!((1..300).contains(&connections), "{connections} connections to who takes nobody");
+    Ok(())
+}
+
+fn run(mesh: &Mesh, attack: Attack, to: SocketAddr) -> Result<Value> {
+    let (name, to) = (attack.name(), to.to_string());
+    let connections = match attack {
+        Attack::SlowHeads | Attack::ManyConnections => "200",
+        Attack::SlowBodies | Attack::ZeroWindow => "8",
+        _ => CONNECTIONS,
+    };
+    let arguments = [
+        ["attack", &name],
+        ["--to", &to],
+        ["--for-ms", LENGTH],
+        ["--most-connections", connections],
+        ["--most-bytes", BYTES],
+    ];
+    let process = mesh.pod("evil").place().spawn("attack", test_pod()?, arguments.as_flattened())?;
+    let output = process.wait(Duration::from_secs(20))?.success("the attack")?;
+    events(&output, "attacked").pop().context("the attack reports")
+}
+
+/// Requests that the application saw which are not of the client that behaves: that one calls gRPC.
+fn of_attackers(server: &Server) -> usize {
+    let is_grpc = |event: &Value| event["headers"]["content-type"] == "application/grpc";
+    server.events("request").iter().filter(|event| !is_grpc(event)).count()
+}
+
+/// Resident memory of both daemons, kB.
+fn memory(mesh: &Mesh) -> Result<Vec<u64>> {
+    let resident = |id: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        line.trim().trim_end_matches(" kB").parse().context("read VmRSS")
+    };
+    mesh.nodes().iter().map(|node| resident(node.id())).collect()
+}
