@@ -175,7 +175,10 @@ impl Recipe {
 const NO_GO: &str = "start go; it builds Kubernetes: cargo xtask setup says how to get it";
 
 /// `$XDG_CACHE_HOME/nodemesh`, or `~/.cache/nodemesh`.
-fn cache() -> Result<PathBuf> {
+///
+/// # Errors
+/// There is neither that variable nor a home folder.
+pub fn cache() -> Result<PathBuf> {
     let own = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let caches = own.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
     Ok(caches

@@ -1,6 +1,7 @@
 //! Suites that others wrote for the protocols that pass through the mesh: where their programs come from, and the way
 //! of those that cannot speak mutual TLS themselves onto the wire. And servers that others wrote, to compare with.
 
+pub mod autobahn;
 pub mod bridge;
 pub mod readers;
 

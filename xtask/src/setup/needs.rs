@@ -147,7 +147,7 @@ pub const NEEDS: &[Need] = &[
     debian("iperf3", "measures bulk transfer", Present::Program("iperf3"), &["iperf3"]),
     debian(
         "python3 venv",
-        "installs the Envoy that bench compares with",
+        "installs the Envoy that bench compares with, and a test suite for WebSockets",
         Present::Program("python3"),
         &["python3", "python3-venv"],
     ),
