@@ -74,10 +74,10 @@ enum Verb {
         keep: bool,
     },
     /// Measure no mesh, two agents and two Envoys in one run, then the deciders; or, with control, a controller and agents of
-    /// a large cluster; needs root
+    /// a large cluster; or, with detect, what it costs that a port declares nothing; needs root
     Bench {
-        /// Words for mesh-bench run, as in --rounds 5 --traffic l4, or control or earlier and words for it, as in control --agents
-        /// 100; --help lists them
+        /// Words for mesh-bench run, as in --rounds 5 --traffic l4, or control, detect or earlier and words for it, as in control
+        /// --agents 100; --help lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod control;
+mod detect;
 mod edits;
 mod envoy;
 mod figures;
@@ -23,6 +24,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::report::Report;
 use crate::rounds::Rounds;
 use crate::world::{Traffic, Way, World};
 
@@ -51,6 +53,24 @@ enum Command {
         /// How long, in milliseconds
         #[arg(long, default_value_t = 2000)]
         for_ms: u64,
+    },
+    /// Measure what it costs that a port declares nothing
+    Detect {
+        /// How often everything is measured
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
+        /// File for the figures as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Serve what is measured by it, as an application in a pod
+    FirstByteServer,
+    /// Connect to addresses in turn and print how long the first byte of an answer took, as JSON
+    FirstByte {
+        /// What is spoken there
+        spoken: detect::Spoken,
+        /// Whom to call
+        addresses: Vec<SocketAddr>,
     },
     /// Open connections, have one request answered on each, and keep them until standard input ends
     Hold {
@@ -111,6 +131,11 @@ fn main() -> anyhow::Result<()> {
     let command = match CommandLine::parse().command {
         Command::Run(args) => return run(args),
         Command::Attacks(args) => return attacks::run(&args),
+        Command::Detect { rounds, json } => return detect(rounds.into(), json),
+        Command::FirstByte { spoken, addresses } => {
+            println!("{}", detect::first_byte(spoken, &addresses)?);
+            return Ok(());
+        }
         Command::Control(args) => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -121,9 +146,11 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         match command {
-            Command::Run(_) | Command::Control(_) | Command::Attacks(_) => {
-                unreachable!("they were run above")
-            }
+            Command::Run(_)
+            | Command::Control(_)
+            | Command::Attacks(_)
+            | Command::Detect { .. }
+            | Command::FirstByte { .. } => unreachable!("they were run above"),
             Command::Paced { address, every_ms, for_ms } => {
                 let (pause, length) = (Duration::from_millis(every_ms), Duration::from_millis(for_ms));
                 let measured =
@@ -131,6 +158,7 @@ fn main() -> anyhow::Result<()> {
                 println!("{}", measured.json());
                 Ok(())
             }
+            Command::FirstByteServer => detect::serve().await.context("serve first bytes"),
             Command::Hold { address, connections } => hold::hold(address, connections).await,
             Command::GrpcServer { address } => grpc::serve(address).await.context("serve gRPC"),
             Command::GrpcLoad { address, connections, seconds } => {
@@ -160,10 +188,21 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     drop(world);
     if measures_mesh {
         edits::measure(&mut report)?;
+        detect::measure(&mut report, args.rounds.into())?;
     }
-    let outcomes = goals::outcomes(&report);
+    tell(&report, baseline, args.json)
+}
+
+fn detect(rounds: usize, json: Option<PathBuf>) -> anyhow::Result<()> {
+    let mut report = Report::default();
+    detect::measure(&mut report, rounds)?;
+    tell(&report, Way::Direct.name(), json)
+}
+
+fn tell(report: &Report, baseline: &str, json: Option<PathBuf>) -> anyhow::Result<()> {
+    let outcomes = goals::outcomes(report);
     print!("{}\n{}", report.table(baseline), goals::table(&outcomes));
-    if let Some(path) = args.json {
+    if let Some(path) = json {
         let all = json!({"figures": report.json(baseline), "goals": goals::json(&outcomes)});
         let text = serde_json::to_string_pretty(&all)?;
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;

@@ -122,7 +122,7 @@ impl Report {
     /// A line per figure and path: the figure itself, and its ratio to `baseline` of the same rounds.
     pub fn table(&self, baseline: &str) -> String {
         let mut text = format!(
-            "{:<8} {:<28} {:<10} {:>34} {:>28}\n",
+            "{:<12} {:<28} {:<10} {:>34} {:>28}\n",
             "traffic",
             "figure",
             "path",
@@ -136,7 +136,7 @@ impl Report {
             for (path, series) in paths {
                 let spread = Spread::of(&series.rounds).map_or_else(|| "-".to_owned(), print);
                 let ratio = ratios(paths, path, baseline).map_or_else(|| "-".to_owned(), print);
-                let _ = writeln!(text, "{kind:<8} {name:<28} {path:<10} {spread:>34} {ratio:>28}");
+                let _ = writeln!(text, "{kind:<12} {name:<28} {path:<10} {spread:>34} {ratio:>28}");
             }
         }
         text

@@ -95,7 +95,7 @@ impl Way {
 
 impl Traffic {
     /// As it stands in the table.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::L4 => "l4",
             Self::Http1 => "http1",

