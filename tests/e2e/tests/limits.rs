@@ -273,6 +273,22 @@ fn a_connection_on_which_nothing_moves_is_ended_at_its_deadline() {
     });
 }
 
+#[test]
+fn a_websocket_on_which_nothing_moves_is_ended_at_its_deadline() {
+    let flags = ["--tcp-idle-timeout", "1s"];
+    timed(&flags, |mesh| {
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                       sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let seen = mesh.pod("client").dial(at(80)).send(request("GET /switch", upgrade)).connected()?;
+        ensure!(seen.received.starts_with("HTTP/1.1 101 "), "{seen:?}");
+        ensure!(seen.ended == "reset" && seen.after_ms >= 1000.0, "{seen:?}");
+        let record =
+            mesh.node(node(0)).record("the reason", |record| record["reason"] == "idle_timed_out")?;
+        ensure!(record["http.status"] == 101, "{record}");
+        Ok(())
+    });
+}
+
 /// Runs a test with deadlines of a second, and bounded waits of many.
 fn timed(flags: &[&str], test: impl FnOnce(&Mesh) -> Result<()>) {
     let scenario = Scenario::new(vec![PodSpec::new("client")], vec![server("server")]).service(service());

@@ -7,8 +7,8 @@ mod slow;
 mod virtual_clock;
 mod world;
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use self::world::{
     Seen, Side, To, application, ask, connect, eventually, get, judge, nobody, pair, polite, read_all,
     read_message,
 };
+use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{Engine, Settings};
 use crate::transport::{CloseReason, ConnectFailure};
@@ -304,10 +305,9 @@ fn a_response_that_is_cut_short_ends_in_a_reset_or_in_an_error() {
 const HANDSHAKE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-#[test]
-fn a_websocket_passes_after_101() {
-    let world = World::new();
-    let upgrades = application(|mut stream| {
+/// An application that switches, says `hi`, and echoes.
+fn switching() -> SocketAddr {
+    application(|mut stream| {
         let (head, _) = read_message(&mut stream).unwrap();
         assert!(head.contains("Upgrade: websocket"), "{head}");
         stream
@@ -316,8 +316,40 @@ fn a_websocket_passes_after_101() {
             )
             .unwrap();
         crate::transport::tunnel::tests::world::echo(stream);
-    });
-    let (source, destination) = pair(&world, upgrades);
+    })
+}
+
+#[test]
+fn a_quiet_websocket_has_the_time_of_tcp_and_not_that_of_requests() {
+    let (short, long) = (Duration::from_millis(50), Duration::from_millis(400));
+    let world = World::new();
+    let http = HttpSettings {
+        header_timeout: short,
+        body_timeout: short,
+        idle_timeout: short,
+        ..HttpSettings::default()
+    };
+    let local = judge(&world, Direction::Outbound, To::Application(switching()));
+    let settings = Settings { http, idle_timeout: long, ..Settings::default() };
+    let source = Side::start(local, Direction::Outbound, settings);
+    let mut client = connect(source.address);
+    client.write_all(HANDSHAKE).unwrap();
+    let (head, _) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let quiet = Instant::now();
+    let mut rest = Vec::new();
+    let ended = client.read_to_end(&mut rest).map_err(|error| error.kind());
+    assert_eq!((ended, &rest[..]), (Err(ErrorKind::ConnectionReset), &b"hi"[..]));
+    // What had come before it may have been some of the time.
+    assert!(quiet.elapsed() >= long / 2, "{:?}", quiet.elapsed());
+    let (_, outcome) = &source.exchanges(1)[0];
+    assert_eq!((outcome.status, outcome.ending), (101, Ending::TimedOut));
+}
+
+#[test]
+fn a_websocket_passes_after_101() {
+    let world = World::new();
+    let (source, destination) = pair(&world, switching());
     let mut client = connect(source.address);
     client.write_all(HANDSHAKE).unwrap();
     client.write_all(b"early").unwrap();
