@@ -5,7 +5,9 @@ use http_body_util::BodyExt;
 use mesh_common::http1::{IDENTITY_FIELDS, Refusal};
 use mesh_common::model::{HeadEdits, PathError, Protocol};
 
+use super::slow::{Answers, reads};
 use super::world::*;
+use crate::transport::http2::Settings;
 use crate::transport::http2::request::{facts, for_http1, normalise};
 
 /// A request whose target or fields `change` alters, in its one form.
@@ -204,5 +206,39 @@ fn crumbs_of_a_cookie_are_one_field_for_rules_too() {
     facts(&parts, |facts| {
         let values = facts.headers.iter().filter(|(name, _)| *name == b"cookie").map(|(_, value)| *value);
         assert_eq!(values.collect::<Vec<_>>(), [b"a=1; role=admin"]);
+    });
+}
+
+/// What one field comes to (RFC 9113 section 6.5.2).
+fn size(name: &str, value: usize) -> usize {
+    name.len() + value + 32
+}
+
+#[test]
+fn limits_hold_at_their_edge() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        // One that does not say what it saw: that would be over its caller's own limits.
+        let (application, _) = reads(Protocol::Http2, Answers::AtTheEnd).await;
+        world.application.set(application);
+        let caller = world.caller().await;
+        let Settings { max_fields, max_header_list, .. } = Settings::default();
+        for (fields, status) in [(max_fields, 200), (max_fields + 1, 431)] {
+            let mut request = get("/x");
+            for number in 0..fields {
+                request.headers_mut().append("x-field", number.into());
+            }
+            assert_eq!(caller.ask(request).await.unwrap().status, status, "{fields} fields");
+        }
+        assert_eq!(*world.malformed.borrow(), [Refusal::TooManyFields]);
+        let pseudo = [(":method", 3), (":scheme", 4), (":authority", "api.shop".len()), (":path", 2)];
+        let before: usize = pseudo.iter().map(|(name, value)| size(name, *value)).sum();
+        // h2 takes what is less than it says it takes at most.
+        for (list, status) in [(max_header_list - 1, 200), (max_header_list + 1, 431)] {
+            let mut request = get("/x");
+            let value = "x".repeat(list as usize - before - size("x-field", 0));
+            request.headers_mut().append("x-field", value.parse().unwrap());
+            assert_eq!(caller.ask(request).await.unwrap().status, status, "{list} bytes");
+        }
     });
 }
