@@ -45,7 +45,8 @@ pub enum Suite {
     EbpfOldest,
     /// End to end: real daemons, pods as network namespaces; needs root
     E2e,
-    /// Suites that others wrote, through the mesh: h2spec, gRPC's interoperability tests; needs root and Go
+    /// Suites that others wrote, through the mesh: h2spec, gRPC's interoperability tests, Autobahn's, Istio's authorizer; needs root, Go
+    /// and Python
     Conformance,
     /// On a real API server and real clusters of two and three nodes, built from Go modules; needs root and Go. The first
     /// time it builds Kubernetes, twelve minutes

@@ -52,6 +52,20 @@ const READERS: Recipe = Recipe {
     has_c: false,
 };
 
+/// The authorization server of Istio's samples.
+const AUTHORIZER: Recipe = Recipe {
+    title: "Istio-ext-authz",
+    module: concat!(env!("CARGO_MANIFEST_DIR"), "/external_authorization"),
+    requirements: "go",
+    versioned: "istio.io/istio",
+    verb: &["build"],
+    packages: &["istio.io/istio/samples/extauthz/cmd/extauthz"],
+    program: "extauthz",
+    source: "go.mod",
+    linker_flags: |_| String::new(),
+    has_c: false,
+};
+
 /// Where the suite for HTTP/2 is; builds it if it is not there.
 ///
 /// # Errors
@@ -74,4 +88,12 @@ pub fn grpc_interop() -> Result<PathBuf> {
 /// Go is missing or fails, or the cache cannot be written.
 pub fn go_readers() -> Result<PathBuf> {
     Ok(READERS.get(|_: &Path| Ok(()))?.join(READERS.program))
+}
+
+/// Where the authorization server of Istio's samples is; builds it if it is not there.
+///
+/// # Errors
+/// Go is missing or fails, or the cache cannot be written.
+pub fn istio_authorizer() -> Result<PathBuf> {
+    Ok(AUTHORIZER.get(|_: &Path| Ok(()))?.join(AUTHORIZER.program))
 }
