@@ -18,6 +18,7 @@ pub mod policy;
 pub mod protocol;
 pub mod question;
 pub mod request_authentication;
+mod request_id;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod service;
@@ -40,5 +41,6 @@ pub use policy::{AuthorizationPolicy, PeerAuthentication};
 pub use protocol::Protocol;
 pub use question::{NoQuestion, Question};
 pub use request_authentication::{EndUser, RequestAuthentication};
+pub use request_id::{REQUEST_ID, RequestId};
 pub use service::{Service, ServicePort, TargetPort};
 pub use workload::{Enrolment, PodDetails, Workload, WorkloadUid};

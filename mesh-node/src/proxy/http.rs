@@ -134,8 +134,12 @@ impl Core {
                 }
                 instead
             });
-        let Carried { course, called, under_way } = carried?;
+        let Carried { mut course, mut called, under_way } = carried?;
         let side = self.begin_request(subject, &decided, &plan, request);
+        course.request_id = side.made_id().cloned();
+        if let Some(called) = &mut called {
+            called.is_of_the_same_request(&side);
+        }
         let busy = self.load.add(plan.address(), Unit::Request);
         let mut sides = RequestSides::from_buf([side]);
         sides.extend(called);
@@ -181,7 +185,8 @@ impl Core {
         if let Some(side) = exchange.0.sides.first_mut() {
             self.redirect_request(side, subject, &plan);
         }
-        Some(self.course_of(pod, subject.facts, &plan))
+        let request_id = exchange.0.sides.first().and_then(RequestSide::made_id).cloned();
+        Some(RequestCourse { request_id, ..self.course_of(pod, subject.facts, &plan) })
     }
 
     /// Reports a request that ended.
@@ -266,6 +271,7 @@ impl Core {
                     share: None,
                     edits: None,
                     client_certificate: None,
+                    request_id: None,
                     response_edits: None,
                 }
             }
@@ -274,6 +280,7 @@ impl Core {
                 share: Some(scope(facts, direct.address)),
                 edits: None,
                 client_certificate: None,
+                request_id: None,
                 response_edits: None,
             },
             Plan::Application(_) | Plan::Local(_) => {
@@ -287,6 +294,7 @@ impl Core {
                     share: is_http.then(|| scope(facts, address)),
                     edits: None,
                     client_certificate: client_certificate(facts, &facts.local.identity),
+                    request_id: None,
                     response_edits: None,
                 }
             }

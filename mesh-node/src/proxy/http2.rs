@@ -350,7 +350,9 @@ impl Http2Connection {
             return Err(exchange.reject(core, called, &rejection, request).into());
         }
         exchange.sides.truncate(1);
-        exchange.sides.push(core.begin_request(called, &decided, &plan, request));
+        let mut side = core.begin_request(called, &decided, &plan, request);
+        exchange.sides.first().into_iter().for_each(|caller| side.is_of_the_same_request(caller));
+        exchange.sides.push(side);
         self.keep(exchange, UnderWay::keep(http, Some(called.facts.clone()), request));
         Ok(plan)
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use mesh_common::model::{DecisionId, HeadEdits, Protocol, RequestFacts};
 use mesh_common::policy::Denial;
 use mesh_common::route::Plan;
@@ -166,6 +166,14 @@ impl Http2Exchange {
 impl Exchange for Http2Exchange {
     fn edits(&mut self) -> Option<HeadEdits> {
         self.edits.take()
+    }
+
+    fn request_id(&self) -> Option<HeaderValue> {
+        let id = self.sides.first()?.made_id()?;
+        let mut value = HeaderValue::from_str(id.as_str()).expect("an id is visible ASCII");
+        // None is like another: in the table of fields that both sides keep it would push out what comes again.
+        value.set_sensitive(true);
+        Some(value)
     }
 
     fn decision(&self) -> Option<DecisionId> {

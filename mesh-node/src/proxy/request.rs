@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_common::http1;
-use mesh_common::model::{ConnectionFacts, DecisionId, Direction, Protocol, RequestFacts};
+use mesh_common::model::{
+    ConnectionFacts, DecisionId, Direction, Protocol, REQUEST_ID, RequestFacts, RequestId,
+};
 use mesh_common::policy::{self, Authenticated};
 use mesh_common::resolve::{self, Destination};
 use mesh_common::route::{self, Choice, Local, Plan};
@@ -32,6 +34,8 @@ pub(super) type RequestSides = SmallVec<[RequestSide; 1]>;
 pub(super) struct RequestSide {
     log: OpenRecord,
     counts: Requests,
+    /// Its id was made here: nobody before gave it one.
+    made_id: Option<RequestId>,
 }
 
 /// How a request ended, for its reporters.
@@ -90,6 +94,9 @@ impl Core {
     ) -> RequestSide {
         let mut side = self.side_of(subject, Some(plan), request);
         decided.report(&mut side.log.record, &self.shared.metrics);
+        if !request.headers.iter().any(|(name, _)| is_request_id(name)) {
+            side.is_called(RequestId::new(fastrand::u128(..)));
+        }
         side
     }
 
@@ -146,10 +153,17 @@ impl Core {
         let subject = http.subject();
         let mut log = begin(&self.shared.access_log, subject, None);
         let http1::AskedFor { method, path } = asked;
-        let request =
-            Request { method, path, host: Box::default(), end_user: None, status: 0, grpc_status: None };
+        let request = Request {
+            method,
+            path,
+            host: Box::default(),
+            id: None,
+            end_user: None,
+            status: 0,
+            grpc_status: None,
+        };
         log.record.request = Some(Box::new(request));
-        RequestSide { log, counts: self.traffic.requests(&parties(subject, None)) }
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, None)), made_id: None }
     }
 
     fn refused_undecided(&self, side: RequestSide, reported: &Reported) {
@@ -165,11 +179,30 @@ impl Core {
     ) -> RequestSide {
         let mut log = begin(&self.shared.access_log, subject, plan);
         log.record.request = Some(Box::new(described(request)));
-        RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)) }
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)), made_id: None }
     }
 }
 
 impl RequestSide {
+    fn is_called(&mut self, id: RequestId) {
+        if let Some(request) = &mut self.log.record.request {
+            request.id = Some(id.clone());
+        }
+        self.made_id = Some(id);
+    }
+
+    /// What the request is called that had no name when it came.
+    pub(super) fn made_id(&self) -> Option<&RequestId> {
+        self.made_id.as_ref()
+    }
+
+    /// Both report one request: it has one name.
+    pub(super) fn is_of_the_same_request(&mut self, other: &Self) {
+        if let Some(id) = &other.made_id {
+            self.is_called(id.clone());
+        }
+    }
+
     /// Says what forbids a request that was permitted once.
     pub(super) fn denied(&mut self, rejection: &Rejection, decision: Option<DecisionId>) {
         describe_rejection(&mut self.log.record, rejection, decision);
@@ -282,12 +315,18 @@ fn known_grpc_status(status: u16) -> u8 {
 
 pub(super) fn described(request: &RequestFacts<'_>) -> Request {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
+    let given = request.headers.iter().find(|(name, _)| is_request_id(name));
     Request {
         method: text(request.method),
         path: request.path.as_str().into(),
         host: text(request.host),
+        id: given.and_then(|(_, value)| RequestId::given(value)),
         end_user: request.end_user.and_then(|user| user.claims.principal().cloned()),
         status: 0,
         grpc_status: None,
     }
+}
+
+fn is_request_id(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(REQUEST_ID.as_bytes())
 }

@@ -196,7 +196,7 @@ pub trait Forwarded {
 }
 
 /// Fields that are added to a request.
-pub type Added<'a> = SmallVec<[Field<'a>; 1]>;
+pub type Added<'a> = SmallVec<[Field<'a>; 2]>;
 
 /// Nothing is kept of the decision, and nothing said.
 impl Forwarded for () {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use itoa::Integer;
-use mesh_common::model::{Direction, NamespacedName, Workload};
+use mesh_common::model::{Direction, NamespacedName, RequestId, Workload};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -93,6 +93,7 @@ fn write_request(line: &mut Line<'_>, request: &Request) {
     line.known(field!("http.method"), &request.method);
     line.known(field!("http.host"), &request.host);
     line.known(field!("http.path"), &request.path);
+    line.text(field!("http.request_id"), request.id.as_ref().map(RequestId::as_str));
     line.text(field!("http.principal"), request.end_user.as_deref());
     if request.status != 0 {
         line.number(field!("http.status"), request.status);

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::model::{DecisionId, Direction, Service, Spoken, Text, Workload};
+use mesh_common::model::{DecisionId, Direction, RequestId, Service, Spoken, Text, Workload};
 use mesh_common::policy::PolicyName;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
@@ -152,6 +152,8 @@ pub struct Request {
     pub path: Box<str>,
     /// The host that it names.
     pub host: Box<str>,
+    /// `x-request-id`: what its caller called it, or what it was called here.
+    pub id: Option<RequestId>,
     /// Whom its token speaks of, as `ISSUER/SUBJECT`; `None` without a token that was looked at.
     pub end_user: Option<Text>,
     /// The response's status code; 0 if there was none.

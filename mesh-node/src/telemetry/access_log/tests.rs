@@ -1,7 +1,7 @@
 use super::*;
 use std::sync::{Mutex, PoisonError};
 
-use mesh_common::model::NamespacedName;
+use mesh_common::model::{NamespacedName, RequestId};
 use mesh_common::policy::PolicyKind;
 
 /// What a writer wrote, to look at.
@@ -79,6 +79,7 @@ fn what_a_peer_chose_forges_no_field_and_no_line() {
                 method: "GET".into(),
                 path: path.into(),
                 host: "api".into(),
+                id: None,
                 end_user: None,
                 status: 403,
                 grpc_status: None,
@@ -100,13 +101,15 @@ fn a_request_is_written_with_its_parties_and_its_statuses() {
             method: "GET".into(),
             path: "/x".into(),
             host: "api".into(),
+            id: Some(RequestId::new(0)),
             end_user: None,
             status: 200,
             grpc_status: Some(5),
         }));
     });
     let request = text.lines().next().unwrap();
-    let head = " http.method=GET http.host=api http.path=/x http.status=200 grpc.status=5 ";
+    let head = " http.method=GET http.host=api http.path=/x http.request_id=00000000-0000-4000-8000-000000000000 \
+                http.status=200 grpc.status=5 ";
     assert!(request.contains(head), "{request}");
     assert!(request.contains(" bytes_sent=0 "), "{request}");
     assert!(request.contains(" src.identity=spiffe://cluster.local/ns/a/sa/b "), "{request}");
@@ -121,6 +124,7 @@ fn a_request_without_an_answer_has_no_status() {
                 method: "GET".into(),
                 path: "/x".into(),
                 host: "api".into(),
+                id: None,
                 end_user: None,
                 status: 0,
                 grpc_status: None,

@@ -9,7 +9,7 @@ use mesh_common::http1::{
     Authority, CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, IDENTITY_FIELDS, Limits, ReadRules, RequestHead,
     StripList,
 };
-use mesh_common::model::HeadEdits;
+use mesh_common::model::{HeadEdits, REQUEST_ID};
 use mesh_common::tunnel::{StreamId, StreamToken};
 
 use super::pace::Pace;
@@ -76,8 +76,10 @@ pub(in crate::transport) struct Planned<X> {
 
 impl<X> Forwarded for Plan<X> {
     fn added(&self) -> Added<'_> {
-        let said = self.course.client_certificate.iter();
-        said.map(|said| Field { name: CLIENT_CERTIFICATE.as_bytes(), value: said.as_bytes() }).collect()
+        let said = self.course.client_certificate.as_deref().map(|said| (CLIENT_CERTIFICATE, said));
+        let called = self.course.request_id.as_ref().map(|id| (REQUEST_ID, id.as_str()));
+        let fields = said.into_iter().chain(called);
+        fields.map(|(name, value)| Field { name: name.as_bytes(), value: value.as_bytes() }).collect()
     }
 
     fn response_edits(&self) -> Option<&HeadEdits> {

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use mesh_common::http1::relay::Ending;
 use mesh_common::http1::{BodyBytes, GivenAnswer, LocalAnswer};
-use mesh_common::model::{DecisionId, HeadEdits, SpiffeId, WorkloadUid};
+use mesh_common::model::{DecisionId, HeadEdits, RequestId, SpiffeId, WorkloadUid};
 
 use super::outcome::CloseReason;
 use super::tunnel::Course;
@@ -73,6 +73,8 @@ pub struct RequestCourse {
     pub edits: Option<HeadEdits>,
     /// To the application: what it is told of the certificate that its caller showed (`x-forwarded-client-cert`).
     pub client_certificate: Option<String>,
+    /// What it is called from here on, where its caller called it nothing (`x-request-id`).
+    pub request_id: Option<RequestId>,
     /// What is changed of its response's head.
     pub response_edits: Option<Box<HeadEdits>>,
 }

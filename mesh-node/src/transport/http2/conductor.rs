@@ -102,6 +102,11 @@ pub trait Exchange: 'static {
         None
     }
 
+    /// What it is called from here on, where its caller called it nothing (`x-request-id`).
+    fn request_id(&self) -> Option<HeaderValue> {
+        None
+    }
+
     /// What the refusal is called for which it is cut off, if it is.
     fn decision(&self) -> Option<DecisionId> {
         None

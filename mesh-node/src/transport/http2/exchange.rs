@@ -14,6 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, StripList};
+use mesh_common::model::REQUEST_ID;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
 
@@ -199,6 +200,9 @@ async fn answer<C: Conductor>(
     let mut plan = decide_asking(conductor, &mut request, record).await?;
     if let Some(said) = conductor.client_certificate(&plan) {
         request.0.headers.insert(CLIENT_CERTIFICATE, said);
+    }
+    if let Some(id) = record.exchange().request_id() {
+        request.0.headers.insert(REQUEST_ID, id);
     }
     loop {
         let edits = record.exchange().edits();

@@ -84,6 +84,7 @@ impl Judge {
                     share: None,
                     edits: None,
                     client_certificate: None,
+                    request_id: None,
                     response_edits: None,
                 }
             }
@@ -100,6 +101,7 @@ impl Judge {
                     share: Some(share),
                     edits: None,
                     client_certificate: None,
+                    request_id: None,
                     response_edits: None,
                 }
             }
