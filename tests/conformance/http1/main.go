@@ -1,7 +1,8 @@
-// Reads requests as servers of Go do, and says what they understood.
+// Reads requests as servers of Go do, or a response as its client does, and says what they understood.
 //
-// In: what a client says on a connection before it closes its side, after its length (4 bytes, big-endian), one after another.
-// Out: one line of JSON for each, as Reading has it. The argument names the server: net/http or fasthttp.
+// In: what a client says on a connection before it closes its side, after its length (4 bytes, big-endian), one after another;
+// for "net/http client" what a server says, after a byte that is 1 if the request was HEAD.
+// Out: one line of JSON for each, as Reading or Answer has it. The argument names the server, net/http or fasthttp, or the client.
 package main
 
 import (
@@ -39,13 +40,36 @@ type Request struct {
 	Trailers [][][]byte `json:"trailers"`
 }
 
+// Answer is what a client understood of what a server says.
+type Answer struct {
+	// The interim ones and, unless it was refused, the final one.
+	Responses []Response `json:"responses"`
+	// Of the final one.
+	Body     []byte     `json:"body"`
+	Trailers [][][]byte `json:"trailers"`
+	// Bytes after its end.
+	Left int `json:"left"`
+	// Whether the connection ends with it.
+	Closes bool `json:"closes"`
+	// What is wrong with it.
+	Refused string `json:"refused"`
+}
+
+// Response is the head of one.
+type Response struct {
+	Status int        `json:"status"`
+	Fields [][][]byte `json:"fields"`
+}
+
 func main() {
-	var read func([]byte) Reading
+	var read func([]byte) any
 	switch os.Args[1] {
 	case "net/http":
 		read = netHTTP()
 	case "fasthttp":
 		read = fastHTTP()
+	case "net/http client":
+		read = netHTTPClient
 	default:
 		log.Fatalf("no server is named %s", os.Args[1])
 	}
@@ -79,7 +103,7 @@ func finish(reading Reading, answers []byte) Reading {
 }
 
 // netHTTP is the standard library's server.
-func netHTTP() func([]byte) Reading {
+func netHTTP() func([]byte) any {
 	var reading Reading
 	listener := &listener{connections: make(chan net.Conn)}
 	handler := func(_ http.ResponseWriter, request *http.Request) {
@@ -99,7 +123,7 @@ func netHTTP() func([]byte) Reading {
 		ErrorLog:                     log.New(io.Discard, "", 0),
 	}
 	go func() { log.Fatal(server.Serve(listener)) }()
-	return func(said []byte) Reading {
+	return func(said []byte) any {
 		reading = Reading{}
 		client := newClient(said)
 		listener.connections <- client
@@ -118,8 +142,38 @@ func pairs(header http.Header) [][][]byte {
 	return fields
 }
 
+// netHTTPClient is how the standard library's client reads.
+func netHTTPClient(said []byte) any {
+	request := &http.Request{Method: http.MethodGet}
+	if said[0] == 1 {
+		request.Method = http.MethodHead
+	}
+	input := bufio.NewReader(bytes.NewReader(said[1:]))
+	var answer Answer
+	for {
+		response, err := http.ReadResponse(input, request)
+		if err != nil {
+			answer.Refused = err.Error()
+			return answer
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			answer.Refused = err.Error()
+			return answer
+		}
+		answer.Responses = append(answer.Responses, Response{response.StatusCode, pairs(response.Header)})
+		// As its transport goes on: 101 is final.
+		if response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
+			answer.Body, answer.Trailers, answer.Closes = body, pairs(response.Trailer), response.Close
+			left, _ := io.ReadAll(input)
+			answer.Left = len(left)
+			return answer
+		}
+	}
+}
+
 // fastHTTP is a server with parsers of its own.
-func fastHTTP() func([]byte) Reading {
+func fastHTTP() func([]byte) any {
 	var reading Reading
 	server := &fasthttp.Server{
 		Handler: func(context *fasthttp.RequestCtx) {
@@ -141,7 +195,7 @@ func fastHTTP() func([]byte) Reading {
 		DisableHeaderNamesNormalizing: true,
 		Logger:                        log.New(io.Discard, "", 0),
 	}
-	return func(said []byte) Reading {
+	return func(said []byte) any {
 		reading = Reading{}
 		client := newClient(said)
 		if err := server.ServeConn(client); err != nil {

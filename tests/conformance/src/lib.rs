@@ -1,5 +1,5 @@
 //! Suites that others wrote for the protocols that pass through the mesh: where their programs come from, and the way
-//! of those that cannot speak mutual TLS themselves onto the wire. And servers that others wrote, to compare with.
+//! of those that cannot speak mutual TLS themselves onto the wire. And servers and clients that others wrote, to compare with.
 
 pub mod autobahn;
 pub mod bridge;
@@ -38,7 +38,7 @@ const GRPC: Recipe = Recipe {
     has_c: false,
 };
 
-/// Two servers of HTTP/1.1 with parsers of their own: Go's own one, and fasthttp.
+/// Two servers of HTTP/1.1 with parsers of their own, Go's own one and fasthttp, and Go's own client.
 const READERS: Recipe = Recipe {
     title: "HTTP1-readers",
     module: concat!(env!("CARGO_MANIFEST_DIR"), "/http1"),
@@ -82,7 +82,7 @@ pub fn grpc_interop() -> Result<PathBuf> {
     GRPC.get(|_: &Path| Ok(()))
 }
 
-/// Where the program is that asks servers of Go what they understand; builds it if it is not there.
+/// Where the program is that asks servers and a client of Go what they understand; builds it if it is not there.
 ///
 /// # Errors
 /// Go is missing or fails, or the cache cannot be written.

@@ -1,4 +1,4 @@
-//! Servers of HTTP/1.1 in Go, asked what they understand of what a client says.
+//! Servers and a client of HTTP/1.1 in Go, asked what they understand of what the other side says.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::go_readers;
 
-/// A server that is running, asked over its standard input.
+/// One that is running, asked over its standard input.
 pub struct Reader {
     name: &'static str,
     child: Child,
@@ -17,7 +17,10 @@ pub struct Reader {
     answers: BufReader<ChildStdout>,
 }
 
-/// What it understood of a connection.
+/// Names and values.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a server understood of a connection.
 #[derive(Debug)]
 pub struct Understood {
     /// Those that were whole and accepted.
@@ -36,15 +39,32 @@ pub struct Understanding {
     /// Empty if there is none.
     pub host: Vec<u8>,
     /// Names and values.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub fields: Fields,
     /// Without its framing.
     pub body: Vec<u8>,
     /// Names and values.
-    pub trailers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub trailers: Fields,
+}
+
+/// What a client understood of an answer.
+#[derive(Debug)]
+pub struct Answered {
+    /// Status and fields of each response: the interim ones and, unless it was refused, the final one.
+    pub responses: Vec<(u16, Fields)>,
+    /// Of the final one, without its framing.
+    pub body: Vec<u8>,
+    /// Names and values.
+    pub trailers: Fields,
+    /// Bytes that were said after its end.
+    pub left: usize,
+    /// Whether the connection ends with it.
+    pub closes: bool,
+    /// What is wrong with it; empty if nothing.
+    pub refused: String,
 }
 
 impl Reader {
-    /// Starts `net/http` or `fasthttp`; builds them if they are not there.
+    /// Starts `net/http`, `fasthttp` or `net/http client`; builds them if they are not there.
     ///
     /// # Errors
     /// Go is missing or fails, or the program does not start.
@@ -67,13 +87,27 @@ impl Reader {
     /// # Errors
     /// It has ended, or answers what cannot be read.
     pub fn ask(&mut self, input: &[u8]) -> Result<Understood> {
-        let mut question = u32::try_from(input.len())?.to_be_bytes().to_vec();
-        question.extend_from_slice(input);
-        self.asked.write_all(&question).with_context(|| format!("ask {}", self.name))?;
+        let said = self.exchange(&[input])?;
+        understood(&said).with_context(|| format!("{} says {said}", self.name))
+    }
+
+    /// Asks a client what it understands of what a server says before it closes, in answer to a request to HEAD or to GET.
+    ///
+    /// # Errors
+    /// It has ended, or answers what cannot be read.
+    pub fn ask_of_answer(&mut self, is_head: bool, input: &[u8]) -> Result<Answered> {
+        let said = self.exchange(&[&[u8::from(is_head)], input])?;
+        answered(&said).with_context(|| format!("{} says {said}", self.name))
+    }
+
+    fn exchange(&mut self, question: &[&[u8]]) -> Result<Value> {
+        let question = question.concat();
+        let mut written = u32::try_from(question.len())?.to_be_bytes().to_vec();
+        written.extend_from_slice(&question);
+        self.asked.write_all(&written).with_context(|| format!("ask {}", self.name))?;
         let mut line = String::new();
         self.answers.read_line(&mut line).with_context(|| format!("hear {}", self.name))?;
-        let said = serde_json::from_str(&line).with_context(|| format!("{} says {line:?}", self.name))?;
-        understood(&said).with_context(|| format!("{} says {line}", self.name))
+        serde_json::from_str(&line).with_context(|| format!("{} says {line:?}", self.name))
     }
 }
 
@@ -102,12 +136,27 @@ fn understanding(said: &Value) -> Result<Understanding> {
     })
 }
 
+fn answered(said: &Value) -> Result<Answered> {
+    let responses = said["responses"].as_array().into_iter().flatten().map(|response| {
+        let status = response["status"].as_u64().context("a status is a number")?;
+        Ok((u16::try_from(status)?, fields(&response["fields"])?))
+    });
+    Ok(Answered {
+        responses: responses.collect::<Result<_>>()?,
+        body: bytes(&said["body"])?,
+        trailers: fields(&said["trailers"])?,
+        left: usize::try_from(said["left"].as_u64().context("what is left is a number")?)?,
+        closes: said["closes"].as_bool().context("it closes or not")?,
+        refused: said["refused"].as_str().context("refused is text")?.to_owned(),
+    })
+}
+
 /// Go writes no bytes as null.
 fn bytes(said: &Value) -> Result<Vec<u8>> {
     BASE64.decode(said.as_str().unwrap_or_default().as_bytes()).context("bytes are in base64")
 }
 
-fn fields(said: &Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn fields(said: &Value) -> Result<Fields> {
     let pairs = said.as_array().into_iter().flatten();
     pairs.map(|pair| Ok((bytes(&pair[0])?, bytes(&pair[1])?))).collect()
 }

@@ -78,7 +78,8 @@ pub struct Around {
     section: Vec<u8>,
 }
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+/// Names and values.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl fmt::Debug for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,7 +204,7 @@ fn is_rest_alike(ours: &Request, theirs: &Request) -> bool {
     ours.method == theirs.method
         && ours.body == theirs.body
         && is_subset(&ours.fields, &theirs.fields)
-        && theirs.fields.iter().all(|(name, _)| ends_here(name, theirs) || has(&ours.fields, name))
+        && theirs.fields.iter().all(|(name, _)| ends_here(name, &theirs.fields) || has(&ours.fields, name))
         && is_subset(&ours.trailers, &theirs.trailers)
 }
 
@@ -225,29 +226,32 @@ fn written(target: &Target<'_>) -> Vec<u8> {
 }
 
 /// Whether each name of `fields` has the same values, in the same order, among the others.
-fn is_subset(fields: &Fields, others: &Fields) -> bool {
+pub fn is_subset(fields: &Fields, others: &Fields) -> bool {
     fields.iter().all(|(name, _)| values(fields, name).eq(values(others, name)))
 }
 
-fn values<'f>(fields: &'f Fields, name: &[u8]) -> impl Iterator<Item = &'f [u8]> {
+/// The values of one name, in their order.
+pub fn values<'f>(fields: &'f Fields, name: &[u8]) -> impl Iterator<Item = &'f [u8]> {
     fields.iter().filter(move |field| field.0.eq_ignore_ascii_case(name)).map(|field| &*field.1)
 }
 
-fn has(fields: &Fields, name: &[u8]) -> bool {
+/// Whether there is a field of this name.
+pub fn has(fields: &Fields, name: &[u8]) -> bool {
     values(fields, name).next().is_some()
 }
 
-/// Whether a field is not for the next hop (RFC 9110 section 7.6.1), or is told otherwise.
-fn ends_here(name: &[u8], request: &Request) -> bool {
+/// Whether a field of a head is not for the next hop (RFC 9110 section 7.6.1), or is told otherwise.
+pub fn ends_here(name: &[u8], fields: &Fields) -> bool {
     let known = ["connection", "content-length", "expect", "host", "http2-settings", "keep-alive"];
     let also = ["proxy-connection", "te", "transfer-encoding", "upgrade"];
     let nominated =
         |value: &[u8]| value.split(|byte| *byte == b',').any(|token| is(token.trim_ascii(), name));
     let is_known = known.iter().chain(&also).any(|known| is(known.as_bytes(), name));
-    is_known || values(&request.fields, b"connection").any(nominated)
+    is_known || values(fields, b"connection").any(nominated)
 }
 
-fn is(one: &[u8], other: &[u8]) -> bool {
+/// Without regard to case.
+pub fn is(one: &[u8], other: &[u8]) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
@@ -317,7 +321,8 @@ fn of_head(head: &RequestHead<'_>) -> Request {
     }
 }
 
-fn owned(fields: &[Field<'_>]) -> Fields {
+/// What a reader of ours understood, kept.
+pub fn owned(fields: &[Field<'_>]) -> Fields {
     fields.iter().map(|field| (field.name.to_vec(), field.value.to_vec())).collect()
 }
 
@@ -357,7 +362,8 @@ async fn answer(
     Ok(Response::new(Nothing))
 }
 
-fn pairs(fields: &hyper::HeaderMap) -> Fields {
+/// What hyper understood, kept.
+pub fn pairs(fields: &hyper::HeaderMap) -> Fields {
     fields
         .iter()
         .map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec()))
@@ -377,7 +383,7 @@ fn finish<F: Future>(mut future: Pin<&mut F>) -> F::Output {
 }
 
 /// An empty body.
-struct Nothing;
+pub struct Nothing;
 
 impl Body for Nothing {
     type Data = Bytes;

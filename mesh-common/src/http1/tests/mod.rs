@@ -6,4 +6,5 @@ mod bodies;
 mod laws;
 mod relays;
 mod requests;
+mod response_laws;
 mod responses;
