@@ -243,7 +243,7 @@ pub(crate) struct TunnelArgs {
     /// How long first bytes are waited for where policy needs them
     #[arg(long, env = "NODEMESH_DETECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) detect_timeout: Duration,
-    /// Time without a byte after which a TCP connection or a WebSocket is ended
+    /// Time without a byte after which a TCP connection, a WebSocket or an exchange of HTTP is ended
     #[arg(long, env = "NODEMESH_TCP_IDLE_TIMEOUT", value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub(crate) tcp_idle_timeout: Duration,
 }

@@ -247,7 +247,8 @@ pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         ConnectFailure::ConnectTimeout
         | ConnectFailure::HandshakeTimeout
         | ConnectFailure::SlowRequest
-        | ConnectFailure::DeadlineExceeded => ResponseFlags::UpstreamTimeout,
+        | ConnectFailure::DeadlineExceeded
+        | ConnectFailure::IdleTimedOut => ResponseFlags::UpstreamTimeout,
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,

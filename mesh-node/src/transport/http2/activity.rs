@@ -1,6 +1,7 @@
 //! Whether a caller's connection is in use.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(super) struct Activity {
     is_gone: Cell<bool>,
     began: Instant,
     terms: Terms,
+    /// How long nothing may move of an exchange.
+    most_idle: Duration,
     /// Responses that are not over, or not taken.
     takings: RefCell<Slab<Weak<Taking>>>,
     /// Of the exchange that began last, until it has its task.
@@ -49,8 +52,8 @@ pub(super) struct GoesOn(Rc<Activity>);
 pub(super) struct Serving(pub(super) Rc<Activity>);
 
 impl Activity {
-    /// `terms`: on which what waits for the caller is kept.
-    pub(super) fn new(terms: Terms) -> Rc<Self> {
+    /// `terms`: on which what waits for the caller is kept. `most_idle`: how long nothing may move of an exchange.
+    pub(super) fn new(terms: Terms, most_idle: Duration) -> Rc<Self> {
         let now = Instant::now();
         Rc::new(Self {
             open: Cell::new(0),
@@ -61,6 +64,7 @@ impl Activity {
             is_gone: Cell::new(false),
             began: now,
             terms,
+            most_idle,
             takings: RefCell::default(),
             newest: RefCell::default(),
             unread: Rc::new(Waiting::new(&terms)),
@@ -84,6 +88,30 @@ impl Activity {
             return Late::OfConnection;
         }
         takings.map(|taking| taking.look(now, &self.terms)).max().unwrap_or(Late::No)
+    }
+
+    /// How long nothing may move of an exchange.
+    pub(super) fn most_idle(&self) -> Duration {
+        self.most_idle
+    }
+
+    /// Ends exchanges of which nothing moves for too long, for as long as it is polled. One clock for all of them: what begins,
+    /// or moves, after a look is not late before the next one.
+    pub(super) async fn end_idle(&self) -> Infallible {
+        let mut next = Instant::now() + self.most_idle;
+        loop {
+            sleep_until(next).await;
+            next = self.look_for_idle();
+        }
+    }
+
+    /// Ends those that are idle now. Returns when to look again.
+    pub(super) fn look_for_idle(&self) -> Instant {
+        let now = Instant::now();
+        let takings = self.takings.borrow();
+        let takings = takings.iter().filter_map(|(_, taking)| taking.upgrade());
+        let late = takings.filter_map(|taking| taking.end_idle(now, self.most_idle));
+        late.fold(now + self.most_idle, Instant::min)
     }
 
     /// A response is over, and taken.

@@ -13,7 +13,7 @@ use crate::transport::http1::Question;
 const UNKNOWN: u16 = 2;
 pub(super) const DEADLINE_EXCEEDED: u16 = 4;
 const INTERNAL: u16 = 13;
-const UNAVAILABLE: u16 = 14;
+pub(super) const UNAVAILABLE: u16 = 14;
 const PERMISSION_DENIED: u16 = 7;
 const RESOURCE_EXHAUSTED: u16 = 8;
 const UNIMPLEMENTED: u16 = 12;
@@ -25,6 +25,9 @@ const REASON: HeaderName = HeaderName::from_static("x-nodemesh-reason");
 
 /// What a caller reads whose call took too long.
 const DEADLINE_EXCEEDED_TEXT: &str = "deadline exceeded";
+
+/// What a caller reads to whom nothing came for too long.
+const IDLE_TIMED_OUT_TEXT: &str = "upstream request timeout";
 
 /// An answer that no application gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +209,7 @@ impl OwnAnswer {
             };
         }
         let (status, text) = match failure {
+            ConnectFailure::IdleTimedOut => (StatusCode::GATEWAY_TIMEOUT, IDLE_TIMED_OUT_TEXT),
             ConnectFailure::NoSwitch | ConnectFailure::Malformed(_) => {
                 (StatusCode::BAD_GATEWAY, "upstream response is malformed")
             }
@@ -261,8 +265,17 @@ impl OwnAnswer {
 
 /// The trailers of a response that a call which took too long ends with.
 pub(super) fn deadline_exceeded() -> HeaderMap {
-    let message = HeaderValue::from_static(DEADLINE_EXCEEDED_TEXT);
-    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(DEADLINE_EXCEEDED)), (GRPC_MESSAGE, message)])
+    grpc_trailers(DEADLINE_EXCEEDED, DEADLINE_EXCEEDED_TEXT)
+}
+
+/// Those of a call on which nothing moved for too long.
+pub(super) fn idle_timed_out() -> HeaderMap {
+    grpc_trailers(UNAVAILABLE, IDLE_TIMED_OUT_TEXT)
+}
+
+fn grpc_trailers(status: u16, message: &'static str) -> HeaderMap {
+    let message = HeaderValue::from_static(message);
+    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(status)), (GRPC_MESSAGE, message)])
 }
 
 /// Whether a request's answers are read as gRPC.

@@ -12,7 +12,7 @@ use mesh_common::grpc::MessageCounter;
 use mesh_common::http1::{StripList, is_trailer_allowed};
 
 use super::activity::Open;
-use super::answer::{DEADLINE_EXCEEDED, deadline_exceeded, grpc_status};
+use super::answer::{DEADLINE_EXCEEDED, UNAVAILABLE, deadline_exceeded, grpc_status, idle_timed_out};
 use super::conductor::{End, Ending, Exchange};
 use super::cut::{Cut, Half, Why};
 use super::pool::{Key, Place};
@@ -158,6 +158,7 @@ impl<E: Exchange> Record<E> {
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.request.answered();
         self.taking.bounds().answered();
+        self.cut.moves();
         self.exchange.answered(status);
     }
 
@@ -184,15 +185,20 @@ impl<E: Exchange> Record<E> {
 
     /// What the caller is given of a response that was cut off.
     fn break_off(&mut self) -> Option<Next> {
-        if self.ending == Ending::DeadlineExceeded {
+        if matches!(self.ending, Ending::DeadlineExceeded | Ending::IdleTimedOut) {
             return None;
         }
-        if self.cut.why() == Some(Why::DeadlineExceeded) {
-            self.ending = Ending::DeadlineExceeded;
-            return Some(Ok(Frame::trailers(deadline_exceeded())));
-        }
-        self.ending = Ending::Cut;
-        Some(Err(Broken::Cut))
+        let (ending, trailers) = match self.cut.why() {
+            Some(Why::DeadlineExceeded) => (Ending::DeadlineExceeded, Some(deadline_exceeded())),
+            Some(Why::IdleTimedOut) if self.request.messages().is_some() => {
+                self.grpc_status = Some(UNAVAILABLE);
+                (Ending::IdleTimedOut, Some(idle_timed_out()))
+            }
+            Some(Why::IdleTimedOut) => (Ending::IdleTimedOut, None),
+            _ => (Ending::Cut, None),
+        };
+        self.ending = ending;
+        Some(trailers.map_or(Err(Broken::Cut), |trailers| Ok(Frame::trailers(trailers))))
     }
 
     /// After a change of protocol so many bytes passed: the caller's, the application's.
@@ -218,9 +224,14 @@ impl<E: Exchange> Drop for Record<E> {
         self.ending = match (self.ending, self.cut.why()) {
             (Ending::CallerGone, Some(Why::NotPermitted)) => Ending::Cut,
             (Ending::CallerGone, Some(Why::DeadlineExceeded)) => Ending::DeadlineExceeded,
+            (Ending::CallerGone, Some(Why::IdleTimedOut)) => Ending::IdleTimedOut,
             (Ending::CallerGone | Ending::Complete, _) if is_untaken => Ending::NotTaken,
             (Ending::CallerGone, None) if self.taking.bounds().is_callers_deadline() => {
                 Ending::DeadlineExceeded
+            }
+            // Another agent on the way, whose clock is a little ahead, ends it for that.
+            (Ending::CallerGone | Ending::UpstreamBroke, None) if self.taking.is_idle() => {
+                Ending::IdleTimedOut
             }
             (ending, _) => ending,
         };

@@ -184,7 +184,7 @@ pub enum Ending {
     NotTaken,
     /// The response broke off.
     UpstreamBroke,
-    /// Nothing moved for too long, after a change of protocol.
+    /// Nothing moved for too long, after the response had begun or both sides had changed the protocol.
     IdleTimedOut,
     /// It was cut off ([`Cut`]), answered or not.
     Cut,
@@ -192,8 +192,9 @@ pub enum Ending {
     DeadlineExceeded,
 }
 
-/// What that is called in logs and metrics.
+/// What those are called in logs and metrics.
 pub(super) const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
+pub(super) const IDLE_TIMED_OUT: &str = "idle_timed_out";
 
 impl Ending {
     /// The stable code for logs and metrics.
@@ -204,7 +205,7 @@ impl Ending {
             Self::CallerGone => "caller_gone",
             Self::NotTaken => NOT_TAKEN,
             Self::UpstreamBroke => "upstream_broke",
-            Self::IdleTimedOut => "idle_timed_out",
+            Self::IdleTimedOut => IDLE_TIMED_OUT,
             Self::Cut => "no_longer_permitted",
             Self::DeadlineExceeded => DEADLINE_EXCEEDED,
         }

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::conductor::DEADLINE_EXCEEDED;
+use super::conductor::{DEADLINE_EXCEEDED, IDLE_TIMED_OUT};
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
 use super::settings::Settings;
@@ -75,6 +75,9 @@ pub enum ConnectFailure {
     /// The call took longer than its caller waits.
     #[error("the call took longer than its caller waits (grpc-timeout)")]
     DeadlineExceeded,
+    /// Nothing moved for too long, and nothing was answered.
+    #[error("the endpoint does not answer in time (--tcp-idle-timeout)")]
+    IdleTimedOut,
     /// HTTP did not come about, or broke before the response's head.
     #[error("HTTP with the endpoint")]
     Http(#[source] Rc<hyper::Error>),
@@ -95,7 +98,7 @@ impl ConnectFailure {
             Self::NoExtendedConnect => "no_extended_connect",
             Self::NoSwitch => "no_valid_switch",
             Self::Malformed(refusal) => refusal.reason(),
-            Self::SlowRequest => "idle_timed_out",
+            Self::SlowRequest | Self::IdleTimedOut => IDLE_TIMED_OUT,
             Self::DeadlineExceeded => DEADLINE_EXCEEDED,
             Self::Http(_) => "upstream_broke",
         }
@@ -117,6 +120,7 @@ impl ConnectFailure {
             | Self::Malformed(_)
             | Self::SlowRequest
             | Self::DeadlineExceeded
+            | Self::IdleTimedOut
             | Self::Http(_) => false,
         }
     }

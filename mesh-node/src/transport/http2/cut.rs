@@ -1,10 +1,11 @@
-//! Ends one exchange from outside its own tasks.
+//! Ends one exchange from outside its own tasks, and says since when nothing of it moves, which is one reason to.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 /// Ends one exchange: its request is answered, or breaks off with its response. A clone ends the same one.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Cut(Rc<State>);
 #[derive(Debug, Default)]
 struct State {
     why: Cell<Option<Why>>,
+    /// When something of it last moved, either way.
+    moved: Cell<Option<Instant>>,
     /// The tasks that carry the request and the response: each reads when the other side has room.
     waiting: [RefCell<Option<Waker>>; 2],
     /// Kept here because its task does not look at it while the caller's window is closed.
@@ -28,6 +31,8 @@ pub(super) enum Why {
     RequestTimeout,
     /// A call took longer than its caller waits (`grpc-timeout`).
     DeadlineExceeded,
+    /// Nothing moved for too long (`--tcp-idle-timeout`).
+    IdleTimedOut,
 }
 
 /// Which way of an exchange waits.
@@ -55,6 +60,16 @@ impl Cut {
                 waker.wake();
             }
         }
+    }
+
+    /// Something of it moves now.
+    pub(super) fn moves(&self) {
+        self.0.moved.set(Some(Instant::now()));
+    }
+
+    /// When something of it last moved; `None` while it has not begun.
+    pub(super) fn moved(&self) -> Option<Instant> {
+        self.0.moved.get()
     }
 
     /// Has the task that carries a half look at it again.

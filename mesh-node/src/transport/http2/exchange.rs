@@ -103,6 +103,7 @@ pub(super) async fn serve<C: Conductor>(
         return Ok(answer);
     }
     let cut = Cut::default();
+    open.taking().is_of(&cut);
     let strip = StripList::of(conductor.strip());
     let wanted = Wanted::of(&shared.settings);
     let caller = (open.activity(), shared.bodies.clone());
@@ -138,6 +139,7 @@ fn cut_off<C: Conductor>(conductor: &C, record: &mut Record<C::Exchange>, cut: &
         Some(Why::DeadlineExceeded) => {
             conductor.unreachable(record.exchange(), &ConnectFailure::DeadlineExceeded)
         }
+        Some(Why::IdleTimedOut) => conductor.unreachable(record.exchange(), &ConnectFailure::IdleTimedOut),
         Some(Why::NotPermitted) | None => OwnAnswer::denied(Ending::Cut.as_str()),
     }
 }

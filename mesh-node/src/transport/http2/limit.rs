@@ -27,7 +27,7 @@ use super::upload::Upload;
 /// What waits for longer never ends by itself: timers go no further.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Most by which a caller's clock is ahead of ours; never more than a tenth of what it waits.
+/// Most by which the clock of a caller, or of another agent, is ahead of ours; never more than a tenth of what it waits.
 const AHEAD: Duration = Duration::from_millis(50);
 
 /// When an exchange ends that is not over by then.
@@ -74,9 +74,13 @@ impl Limit {
 
     fn of_call(timeout: Duration) -> Self {
         let now = Instant::now();
-        let about = timeout.saturating_sub(AHEAD.min(timeout / 10));
-        Self { at: now + timeout, about: now + about, why: Why::DeadlineExceeded }
+        Self { at: now + timeout, about: now + about(timeout), why: Why::DeadlineExceeded }
     }
+}
+
+/// So much of a time, after which another one on the way has come to its end of it by its own clock.
+pub(super) fn about(timeout: Duration) -> Duration {
+    timeout.saturating_sub(AHEAD.min(timeout / 10))
 }
 
 /// What a call says of how long it may take.
@@ -100,6 +104,13 @@ impl Bounds {
     pub(super) fn answered(&self) {
         let mut bound = self.0.borrow_mut();
         bound.take_if(|bound| bound.limit.why == Why::RequestTimeout);
+    }
+
+    /// Whether more of a request must come by its deadline.
+    pub(super) fn is_request_awaited(&self) -> bool {
+        let bound = self.0.borrow();
+        let request = bound.as_ref().filter(|bound| bound.limit.why == Why::RequestTimeout);
+        request.is_some_and(|bound| !bound.upload.is_complete())
     }
 
     /// Whether a caller that goes now does so because its call took too long.
@@ -138,7 +149,7 @@ impl Bound {
     fn cut_off(&self) -> bool {
         let is_late = match self.limit.why {
             Why::RequestTimeout => !self.upload.is_complete(),
-            Why::DeadlineExceeded | Why::NotPermitted => true,
+            Why::DeadlineExceeded | Why::NotPermitted | Why::IdleTimedOut => true,
         };
         if is_late {
             self.cut.end(self.limit.why);

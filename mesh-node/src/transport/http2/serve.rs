@@ -226,7 +226,7 @@ impl Http2 {
         C: Conductor,
     {
         let settings = &self.shared.settings;
-        let activity = Activity::new(settings.terms());
+        let activity = Activity::new(settings.terms(), settings.stream_idle_timeout);
         let _presence = activity.presence();
         let service = service_fn(|request| {
             let (shared, conductor) = (self.shared.clone(), conductor.clone());
@@ -242,6 +242,7 @@ impl Http2 {
         // Another agent connects because it has a request; one that says nothing is not waited for.
         let first = valid.map_or(settings.idle_timeout, |_| settings.handshake_timeout);
         let mut idle = pin!(activity.idle(first, settings.idle_timeout));
+        let mut idle_exchanges = pin!(activity.end_idle());
         let mut looks = interval(settings.response_timeout / 2);
         let mut is_draining = false;
         loop {
@@ -263,6 +264,7 @@ impl Http2 {
                     Late::OfStream => {}
                     Late::OfConnection => return Err(ServeError::NotTaken),
                 },
+                never = idle_exchanges.as_mut() => match never {},
                 () = idle.as_mut() => break,
             }
             connection.as_mut().graceful_shutdown();
@@ -291,7 +293,9 @@ async fn bid_farewell(
         match timeout(patience, connection.as_mut()).await {
             Ok(result) => return result.map_err(ServeError::Http),
             Err(_) if activity.look() == Late::OfConnection => return Err(ServeError::NotTaken),
-            Err(_) if activity.is_open() => {}
+            Err(_) if activity.is_open() => {
+                activity.look_for_idle();
+            }
             Err(_) => return Ok(()),
         }
     }

@@ -52,8 +52,8 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// A connection on which nothing was open for so long is closed.
     pub idle_timeout: Duration,
-    /// `--tcp-idle-timeout`: a WebSocket on which nothing moves.
-    pub switched_idle_timeout: Duration,
+    /// `--tcp-idle-timeout`: an exchange, or a WebSocket, on which nothing moves (Envoy's `stream_idle_timeout`).
+    pub stream_idle_timeout: Duration,
     /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
     pub max_age: Duration,
     /// A PING is sent when a connection with open streams was silent for so long...
@@ -74,7 +74,7 @@ impl Settings {
             request_timeout: http.request_timeout,
             response_rate: http.min_response_rate,
             idle_timeout: http.idle_timeout,
-            switched_idle_timeout: tunnel.tcp_idle_timeout,
+            stream_idle_timeout: tunnel.tcp_idle_timeout,
             max_age: tunnel.max_age,
             ..Self::default()
         }
@@ -113,7 +113,7 @@ impl Default for Settings {
             response_rate: 16,
             response_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),
-            switched_idle_timeout: Duration::from_secs(3600),
+            stream_idle_timeout: Duration::from_secs(3600),
             max_age: Duration::from_secs(60),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),

@@ -65,9 +65,8 @@ pub(super) fn carry<E: Exchange>(
     (mut record, cut, open): (Record<E>, Cut, GoesOn),
     settings: &Settings,
 ) {
-    let Settings {
-        handshake_timeout: patience, switched_idle_timeout: idle, body_timeout: half_over, ..
-    } = *settings;
+    let Settings { handshake_timeout: patience, stream_idle_timeout: idle, body_timeout: half_over, .. } =
+        *settings;
     tasks::spawn(Box::pin(async move {
         // Both are there as soon as the head is on its way, or never.
         let both = timeout(patience, async { (caller.await, application.await) });

@@ -4,7 +4,7 @@
 //! longer. Looked at now and then: a request that is answered and taken costs no clock. Its window alone would not tell: the
 //! last piece of a response waits in h2 when whoever gave it is gone.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -18,7 +18,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::activity::Activity;
 use super::calm::Calm;
-use super::limit::Bounds;
+use super::cut::{Cut, Why};
+use super::limit::{Bounds, about};
 use crate::transport::patience::{Patience, Terms};
 
 /// Bytes that wait for a caller, or do not.
@@ -40,6 +41,8 @@ pub(super) struct Taking {
     /// Of the task that gives it to h2, while it runs.
     task: RefCell<Option<Waker>>,
     bounds: Bounds,
+    /// Of its exchange, once that has begun.
+    cut: OnceCell<Cut>,
     activity: Rc<Activity>,
     /// Its place among the connection's responses.
     key: usize,
@@ -110,13 +113,21 @@ impl Taking {
             is_late: Cell::new(false),
             task: RefCell::default(),
             bounds: Bounds::default(),
+            cut: OnceCell::new(),
             activity,
             key,
         })
     }
 
+    /// It is part of the exchange that `cut` ends, which begins now.
+    pub(super) fn is_of(&self, cut: &Cut) {
+        cut.moves();
+        let _ = self.cut.set(cut.clone());
+    }
+
     /// Hands bytes on.
     pub(super) fn give(self: &Rc<Self>, bytes: Bytes) -> Data {
+        self.moves();
         self.given.set(self.given.get() + bytes.len() as u64);
         self.waiting.waits.set(self.waiting.waits.get() || !bytes.is_empty());
         Data { bytes, taking: self.clone() }
@@ -182,7 +193,37 @@ impl Taking {
         }
     }
 
+    /// Ends its exchange if nothing of it has moved for `patience`: not while more of its request must come, which has deadlines
+    /// of its own. Returns when to look again, where that is known.
+    pub(super) fn end_idle(&self, now: Instant, patience: Duration) -> Option<Instant> {
+        // What goes on without its task is a WebSocket, which looks after itself, or the rest of a body that must keep its pace.
+        self.task.borrow().as_ref()?;
+        let cut = self.cut.get().filter(|cut| !cut.is_cut())?;
+        let late = cut.moved()? + patience;
+        if late > now {
+            return Some(late);
+        }
+        if self.bounds.is_request_awaited() {
+            return None;
+        }
+        cut.end(Why::IdleTimedOut);
+        None
+    }
+
+    /// Whether nothing of its exchange has moved for about as long as that may be so.
+    pub(super) fn is_idle(&self) -> bool {
+        let moved = self.cut.get().and_then(Cut::moved);
+        moved.is_some_and(|moved| moved.elapsed() >= about(self.activity.most_idle()))
+    }
+
+    fn moves(&self) {
+        if let Some(cut) = self.cut.get() {
+            cut.moves();
+        }
+    }
+
     fn took(&self, bytes: usize) {
+        self.moves();
         let is_rest = self.waiting.taken.get() + (bytes as u64) < self.given.get();
         self.waiting.took(bytes, is_rest);
     }

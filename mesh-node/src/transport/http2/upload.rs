@@ -202,9 +202,11 @@ impl Upload {
             return self.wait(context);
         };
         let Some(frame) = frame.transpose()? else {
+            self.cut.moves();
             self.is_complete.set(true);
             return Poll::Ready(None);
         };
+        self.cut.moves();
         let frame = sift(frame, StripList { also: &self.removed.borrow(), ..self.strip });
         match frame.data_ref() {
             Some(data) => {

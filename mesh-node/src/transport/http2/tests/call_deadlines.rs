@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::slow::{Answers, Takes, reads, takes_nothing};
-use super::virtual_clock::{SECOND, SOON, begin, by_the_clock, ends_at, pass, world_with};
+use super::virtual_clock::{SECOND, SOON, begin, by_the_clock, ends_at, never_idle, pass, world_with};
 use super::world::*;
 use crate::transport::http2::{Ending, Settings};
 
@@ -99,7 +99,7 @@ fn a_call_that_nobody_takes_is_over_in_time_nevertheless() {
 #[test]
 fn a_call_that_is_answered_in_time_ends_as_its_application_says() {
     by_the_clock(async {
-        let world = world_with(Protocol::Grpc, Settings::default()).await;
+        let world = world_with(Protocol::Grpc, never_idle()).await;
         for within in ["3H", "99999999H"] {
             world.cuts.borrow_mut().clear();
             let (send, asked) = begin(&world, call(within)).await;

@@ -6,6 +6,7 @@ mod conductor;
 mod exchanges;
 mod failures;
 mod forms;
+mod idle;
 mod messages;
 mod slow;
 mod unseen;

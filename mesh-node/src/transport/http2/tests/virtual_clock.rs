@@ -49,6 +49,11 @@ pub(super) async fn world_with(protocol: Protocol, settings: Settings) -> Rc<Wor
     World::start_for(protocol, settings, 30 * DAY).await
 }
 
+/// Where exchanges of which nothing moves are not ended for that.
+pub(super) fn never_idle() -> Settings {
+    Settings { stream_idle_timeout: 10 * DAY, ..Settings::default() }
+}
+
 /// Begins a request, at both agents, whose body does not end.
 pub(super) async fn begin(world: &Rc<World>, request: Request<()>) -> (Sender<Bytes>, JoinHandle<Seen>) {
     let (send, receive) = channel(1);
@@ -128,7 +133,7 @@ fn a_request_that_nobody_takes_is_answered_in_time_nevertheless() {
 #[test]
 fn what_follows_the_beginning_of_the_response_has_no_such_deadline() {
     by_the_clock(async {
-        let world = world_with(Protocol::Http2, Settings::default()).await;
+        let world = world_with(Protocol::Http2, never_idle()).await;
         let (send, receive) = channel(1);
         let request = post().map(|()| channel_body(receive));
         let mut echoed = world.caller().await.0.send_request(request).await.unwrap().into_body();
@@ -142,7 +147,7 @@ fn what_follows_the_beginning_of_the_response_has_no_such_deadline() {
 #[test]
 fn a_call_has_no_such_deadline() {
     by_the_clock(async {
-        let world = patient_world(Protocol::Grpc, Settings::default()).await;
+        let world = patient_world(Protocol::Grpc, never_idle()).await;
         let (send, asked) = begin(&world, grpc("/e/S", "").map(drop)).await;
         pass(3 * Settings::default().request_timeout).await;
         drop(send);

@@ -293,7 +293,7 @@ fn a_quiet_websocket_ends_after_its_time_and_not_after_that_of_requests() {
         let settings = Settings {
             body_timeout: short / 4,
             response_timeout: short / 4,
-            switched_idle_timeout: short,
+            stream_idle_timeout: short,
             ..Settings::default()
         };
         let world = world_with(Protocol::Http1, by_hand(switches).await, settings).await;
