@@ -8,6 +8,7 @@ mod agent;
 mod cni;
 mod cores;
 mod departure;
+mod drain;
 mod footprint;
 mod hold;
 mod keeper;
@@ -20,14 +21,12 @@ mod uninstall;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_common::http1;
 use mesh_common::tunnel::Limits;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
 pub use self::cni::{Call, cni, is_plugin};
@@ -37,6 +36,7 @@ pub use self::uninstall::uninstall;
 use self::agent::{AgentState, Standing};
 use self::cores::Cores;
 use self::departure::Departure;
+use self::drain::drain;
 use self::keeper::Keeper;
 use self::pods::Pods;
 use self::sources::{Following, Sources};
@@ -256,24 +256,6 @@ fn access_log(
     }
     let (log, writer) = AccessLog::start(registry, config.log.format, Box::new(io::stdout()))?;
     Ok((log, Some(writer)))
-}
-
-/// Lets open connections finish, bounded, then ends the cores. The other ends of tunnels end them, once they have heard
-/// of it: what they send until then may go elsewhere.
-async fn drain(pods: Pods, limit: Duration) {
-    let cores = pods.into_cores();
-    info!(connections = cores.connections(), "draining");
-    cores.drain();
-    let deadline = Instant::now() + limit;
-    let idle = async {
-        while cores.connections() > 0 || cores.tunnels() > 0 {
-            sleep_until((Instant::now() + Duration::from_millis(20)).min(deadline)).await;
-        }
-    };
-    if timeout(limit, idle).await.is_err() {
-        info!(connections = cores.connections(), "the rest is reset");
-    }
-    cores.stop();
 }
 
 fn kernel_config(config: &Config) -> KernelConfig {

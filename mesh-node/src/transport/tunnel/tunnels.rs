@@ -152,6 +152,8 @@ impl<C: Conductor> Engine<C> {
             link.phase = Phase::Handshaking;
             link.local = own_address(&link.socket, link.local);
             link.deadline = self.core.now.after(self.core.settings.handshake_timeout);
+            // It may be earlier than that of the connect.
+            self.core.arm(&mut link.scheduled, link.deadline, Timed::Tunnel(tunnel));
             return self.tunnel_read(tunnel);
         }
         if ready.writable && link.blocked {

@@ -1,7 +1,7 @@
 //! The deadlines of requests as they are by default, by a clock that the test moves: nothing ends a second before its time,
 //! everything does a second after it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use std::time::Duration;
 use mesh_common::model::Direction;
 
 use super::world::{Side, To, application, ask, connect, get, judge, polite, read_all, read_message};
+use super::{HANDSHAKE, switching};
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
-use crate::transport::tunnel::tests::world::{World, eventually, is_quiet, pass};
+use crate::transport::tunnel::tests::world::{World, eventually, is_quiet, pass, ping};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -143,4 +144,45 @@ fn what_follows_the_beginning_of_the_response_has_no_such_deadline() {
     assert!(read_message(&mut client).unwrap().0.starts_with("HTTP/1.1 200 "));
     pass(&source.handle, 2 * only_as_a_whole().request_timeout);
     assert!(is_quiet(&client), "{:?}", read_all(&mut client));
+}
+
+#[test]
+fn an_application_that_never_answers_has_an_hour() {
+    let world = World::new();
+    let (has_it, given) = std::sync::mpsc::channel();
+    let mute = application(move |mut stream| {
+        read_message(&mut stream);
+        has_it.send(()).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let local = judge(&world, Direction::Outbound, To::Application(mute));
+    let source = Side::start(local, Direction::Outbound, Settings::default());
+    let mut client = client_that_said(&source, &get("/"));
+    given.recv().unwrap();
+    pass(&source.handle, Settings::default().idle_timeout - SECOND);
+    assert!(is_quiet(&client), "{:?}", read_all(&mut client));
+    pass(&source.handle, 2 * SECOND);
+    let (head, _) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 504 ") && head.contains("response_timeout"), "{head}");
+}
+
+#[test]
+fn a_quiet_websocket_has_an_hour() {
+    let world = World::new();
+    let local = judge(&world, Direction::Outbound, To::Application(switching()));
+    let source = Side::start(local, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    client.write_all(HANDSHAKE).unwrap();
+    let (head, _) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    client.read_exact(&mut [0; 2]).unwrap();
+    let idle = Settings::default().idle_timeout;
+    for _ in 0..2 {
+        ping(&mut client, b"moves");
+        pass(&source.handle, idle - SECOND);
+        assert!(is_quiet(&client), "it ended too early");
+    }
+    pass(&source.handle, 2 * SECOND);
+    let ended = client.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset));
 }

@@ -1,10 +1,12 @@
 //! The deadlines of connections as they are by default, by a clock that the test moves: nothing ends a second before its
 //! time, everything does a second after it.
 
+use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
 use super::world::{is_quiet, pass};
 use super::*;
+use crate::identity::{Alpn, server_name};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -93,4 +95,45 @@ fn a_tunnel_without_streams_has_half_a_minute() {
     pass(&source.handle, 2 * SECOND);
     eventually("the tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
     eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
+}
+
+/// A handshake of this side that is under way, whatever comes of it, until its `deadline`.
+fn handshake_ends_at(side: &Side, deadline: Duration) {
+    pass(&side.handle, deadline - SECOND);
+    let lost = || side.log.losses.lock().unwrap().clone();
+    assert_eq!((lost(), side.counters.pending_handshakes.read()), (vec![], 1), "it ended too early");
+    pass(&side.handle, 2 * SECOND);
+    assert_eq!((lost(), side.counters.pending_handshakes.read()), (vec![TunnelLoss::HandshakeTimedOut], 0));
+}
+
+#[test]
+fn a_handshake_with_an_agent_that_says_nothing_has_ten_seconds() {
+    let world = World::new();
+    // Also where it is over before a connect would be.
+    for handshake_timeout in [Settings::default().handshake_timeout, 3 * SECOND] {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let script = world.script(Direction::Outbound, mute.local_addr().unwrap());
+        let settings = Settings { handshake_timeout, ..Settings::default() };
+        let source = Side::start(script, Direction::Outbound, settings);
+        let _stream = connect(source.address);
+        let mut accepted = mute.accept().unwrap().0;
+        accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The connect is over for both sides once something was said.
+        accepted.read_exact(&mut [0]).unwrap();
+        handshake_ends_at(&source, handshake_timeout);
+    }
+}
+
+#[test]
+fn a_handshake_of_an_agent_that_says_nothing_more_has_ten_seconds() {
+    let world = World::new();
+    let destination = world.destination(nobody());
+    let mut stream = connect(destination.address);
+    let config = world.identities.client(&world.client, &world.server, Alpn::Mux1).unwrap();
+    let name = server_name(Some("web.shop.svc.cluster.local"), destination.address.ip());
+    let mut tls = ClientConnection::new(config, name).unwrap();
+    tls.write_tls(&mut stream).unwrap();
+    // The answer: from now on the client is waited for.
+    stream.read_exact(&mut [0]).unwrap();
+    handshake_ends_at(&destination, Settings::default().handshake_timeout);
 }

@@ -341,8 +341,9 @@ impl World {
 /// Lets so much time pass for an engine, at once, and whatever is due by then happen.
 pub(in crate::transport) fn pass<C: Conductor>(handle: &Handle<C>, time: Duration) {
     handle.send(move |engine| engine.core.ahead += time);
-    // One turn looks at the clock, and at what is due; the next one has seen all of that happen.
-    for _ in 0..2 {
+    // The turn that is told may answer at once, by the time from before; the next one answers before it looks at what is due;
+    // the one after that has seen all of it happen.
+    for _ in 0..3 {
         let (done, turned) = std::sync::mpsc::channel();
         handle.send(move |_| done.send(()).unwrap());
         turned.recv_timeout(PATIENCE).unwrap();
