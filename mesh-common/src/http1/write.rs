@@ -20,6 +20,11 @@ pub struct ResponseFor {
     pub head: bool,
 }
 
+impl ResponseFor {
+    /// Somebody of whom nothing is known, and who will not be listened to again.
+    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, keep_alive: false, head: false };
+}
+
 /// Appends `head` as an HTTP/1.1 request, with `added` fields after those that the client sent. `dialled` stands
 /// in for a Host that HTTP/1.0 may leave out. The writer returned takes the body.
 pub fn write_request(

@@ -15,7 +15,7 @@ use super::explain::Knowledge;
 use super::explain::documents::Question;
 use super::{checks, dump, explain, policies};
 use crate::control::MAX_LISTED;
-use crate::proxy::KEPT_REFUSALS;
+use crate::proxy::{KEPT_OTHERS, KEPT_REFUSALS};
 use crate::telemetry::chain::Chain;
 
 /// An answer.
@@ -177,8 +177,8 @@ async fn decision(agent: &impl Agent, id: &str) -> Answer {
 fn not_kept(agent: &impl Agent, snapshot: &Snapshot, node: &str, id: &DecisionId) -> String {
     if agent.gave(id) {
         return format!(
-            "{id} is of this agent, and it keeps no such refusal: it keeps the last {KEPT_REFUSALS} of all cores \
-             together; the access log may still have it"
+            "{id} is of this agent, and it keeps no such refusal: of all cores together it keeps the last \
+             {KEPT_REFUSALS} by policy and {KEPT_OTHERS} others; the access log may still have it"
         );
     }
     if id.is_of(NodeMark::of(node)) {

@@ -43,7 +43,7 @@ enum Verb {
 #[derive(Args, Clone)]
 struct ExplainArgs {
     /// Id of a refusal, from the response's field x-nodemesh-decision-id or the access record's field decision
-    #[arg(value_name = "ID", conflicts_with_all = ["from", "from_identity", "to", "method", "path", "host", "header", "config_dir"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["from", "from_identity", "to", "method", "path", "host", "header", "sni", "config_dir"])]
     id: Option<DecisionId>,
     /// Who calls: a pod as NAMESPACE/POD, an IP address, or outside for a stranger
     #[arg(long, value_name = "CALLER", required_unless_present_any = ["id", "from_identity"])]
@@ -69,6 +69,9 @@ struct ExplainArgs {
     /// Token of the end user; it is verified, and never shown
     #[arg(long, env = "NODEMESH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// Name that the TLS of a connection asks for, where the application speaks TLS itself
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "host", "header"])]
+    sni: Option<String>,
     /// Ask a folder of Kubernetes YAML, and no agent
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
@@ -162,9 +165,9 @@ fn run(args: &ExplainArgs) -> Result<ExitCode, AuthzError> {
 
 impl ExplainArgs {
     fn question(&self) -> Question {
-        let Self { from, from_identity, to, method, path, host, header, token, .. } = self.clone();
+        let Self { from, from_identity, to, method, path, host, header, token, sni, .. } = self.clone();
         let to = to.unwrap_or_default();
-        Question { from, from_identity, to, method, path, host, headers: header, token }
+        Question { from, from_identity, to, method, path, host, headers: header, token, server_name: sni }
     }
 
     /// Reads the folder as an agent does.

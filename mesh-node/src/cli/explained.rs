@@ -51,7 +51,7 @@ pub fn decision(decision: &Decision) -> String {
     optional(&mut text, "decided by", decision.decided_by.as_deref());
     line(&mut text, "reason", &decision.code);
     match &decision.now {
-        None => text + "\nwhat would be said of it now cannot be asked: ask with --from and --to\n",
+        None => text + "\nwhat policy would say of the same now can be asked with --from and --to\n",
         Some(now) => {
             let asked = match decision.request {
                 Some(_) => {

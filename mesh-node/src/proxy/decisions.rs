@@ -1,16 +1,20 @@
 //! Refusals of late, by their ids: what a core keeps so that each can be told.
 //!
-//! In: a refusal of policy, with what was known of it. Out: its id, and later the same facts for whoever asks. Each core
+//! In: a refusal, with what was known of it. Out: its id, and later the same facts for whoever asks. Each core
 //! keeps so many and forgets the oldest, so a flood of refusals takes a bounded memory and no lock. Never: a query, a
 //! field of a request or a token, which may be credentials.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::time::SystemTime;
 
+use mesh_common::http1;
 use mesh_common::model::{ConnectionFacts, DecisionId, NamespacedName, NodeMark, Protocol, Text};
 use mesh_common::policy::Denial;
 use mesh_common::resolve;
+use mesh_common::route::Unroutable;
 use mesh_common::snapshot::Snapshot;
+use mesh_common::tunnel::ResetReason;
 
 use super::Core;
 use super::inbound::caller_pod;
@@ -18,9 +22,12 @@ use super::record::Subject;
 use super::response::Rejection;
 use crate::telemetry::access_log::Request;
 
-/// Refusals that an agent keeps, of all its cores together.
+/// Refusals by policy that an agent keeps, of all its cores together.
 pub const KEPT: usize = 4096;
-/// The fewest of one core.
+/// Other refusals that it keeps: of limits, of what cannot be read, of what is not there. They are kept apart, for anybody
+/// may cause many of them.
+pub const KEPT_OTHERS: usize = 1024;
+/// The fewest of one core, of either.
 const KEPT_PER_CORE: usize = 64;
 
 /// The longest texts that are kept of a request, in bytes.
@@ -35,7 +42,7 @@ const MORE: &str = "...";
 pub struct Origin {
     node: NodeMark,
     run: u32,
-    places: usize,
+    cores: usize,
 }
 
 /// What is known of a refusal.
@@ -59,8 +66,27 @@ pub struct Refused {
     pub request: Option<RefusedRequest>,
     /// The code, as in the access record.
     pub reason: &'static str,
-    /// What policy said; `None` where it would have had to see a request, and the bytes were none.
-    pub denial: Option<Denial>,
+    /// Who or what refused.
+    pub cause: Cause,
+}
+
+/// Who or what refuses.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// Policy, or nothing is known of what was asked for.
+    Policy(Denial),
+    /// Policy would have to see a request, and the bytes are none.
+    NotHttp,
+    /// The request cannot be understood.
+    Malformed(http1::Refusal),
+    /// The client did not send the rest of its request in time.
+    Slow,
+    /// The caller's certificate has ended since it was shown.
+    Late,
+    /// There is no endpoint.
+    NoEndpoint(Unroutable),
+    /// A limit, or the pod that was called is not to be reached that way: why.
+    Carrying(&'static str),
 }
 
 /// The line of a refused request, shortened.
@@ -80,7 +106,13 @@ pub struct RefusedRequest {
 #[derive(Debug)]
 pub(super) struct Decisions {
     origin: Origin,
-    kept: RefCell<Ring<Refused>>,
+    kept: RefCell<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    by_policy: Ring<Refused>,
+    others: Ring<Refused>,
 }
 
 /// The last so many of something.
@@ -95,13 +127,17 @@ struct Ring<T> {
 impl Origin {
     /// A new run of the agent of a node, with so many cores.
     pub fn new(node: &str, cores: usize) -> Self {
-        let places = (KEPT / cores.max(1)).max(KEPT_PER_CORE);
-        Self { node: NodeMark::of(node), run: fastrand::u32(..), places }
+        Self { node: NodeMark::of(node), run: fastrand::u32(..), cores: cores.max(1) }
     }
 
     /// Whether an id is of this run.
     pub fn gave(&self, id: &DecisionId) -> bool {
         id.is_of_run(&DecisionId::new(self.node, self.run, 0))
+    }
+
+    /// Places of one core, of so many of all.
+    fn places(self, of_all: usize) -> usize {
+        (of_all / self.cores).max(KEPT_PER_CORE)
     }
 
     fn next(self) -> DecisionId {
@@ -111,7 +147,8 @@ impl Origin {
 
 impl Decisions {
     pub(super) fn new(origin: Origin) -> Self {
-        Self { origin, kept: RefCell::new(Ring { places: origin.places, next: 0, all: Vec::new() }) }
+        let ring = |of_all| Ring { places: origin.places(of_all), next: 0, all: Vec::new() };
+        Self { origin, kept: RefCell::new(Kept { by_policy: ring(KEPT), others: ring(KEPT_OTHERS) }) }
     }
 }
 
@@ -126,21 +163,28 @@ impl<T> Ring<T> {
 }
 
 impl Core {
-    /// Names a refusal, and keeps what is known of it. `None` where it was not policy that refused.
+    /// Names a refusal, and keeps what is known of it.
     pub(super) fn name_refusal(
         &self,
         subject: Subject<'_>,
         rejection: &Rejection,
         request: Option<&Request>,
-    ) -> Option<DecisionId> {
-        let denial = match rejection {
-            Rejection::Denied(denial) | Rejection::Unanswered(denial, _) => Some(denial.clone()),
-            Rejection::NotHttp => None,
-            _ => return None,
-        };
+    ) -> DecisionId {
+        self.name(subject, (rejection.cause(), rejection.reason()), request)
+    }
+
+    /// Names what was refused for a cause and its code.
+    pub(super) fn name(
+        &self,
+        subject: Subject<'_>,
+        (cause, reason): (Cause, &'static str),
+        request: Option<&Request>,
+    ) -> DecisionId {
         let Subject { facts, destination, caller } = subject;
         let id = self.decisions.origin.next();
-        self.decisions.kept.borrow_mut().put(Refused {
+        let mut kept = self.decisions.kept.borrow_mut();
+        let ring = if cause.is_of_policy() { &mut kept.by_policy } else { &mut kept.others };
+        ring.put(Refused {
             id,
             when: SystemTime::now(),
             generation: self.snapshot().generation(),
@@ -149,10 +193,10 @@ impl Core {
             service: destination.service.as_ref().map(|called| called.service.host.clone()),
             protocol: destination.protocol,
             request: request.map(RefusedRequest::of),
-            reason: rejection.reason(),
-            denial,
+            reason,
+            cause,
         });
-        Some(id)
+        id
     }
 
     /// Names what closes a connection that was permitted once.
@@ -161,7 +205,7 @@ impl Core {
         snapshot: &Snapshot,
         facts: &ConnectionFacts,
         rejection: &Rejection,
-    ) -> Option<DecisionId> {
+    ) -> DecisionId {
         let destination = resolve::destination(snapshot, facts);
         let caller = caller_pod(snapshot, facts);
         self.name_refusal(Subject { facts, destination: &destination, caller }, rejection, None)
@@ -169,7 +213,59 @@ impl Core {
 
     /// A refusal that is still kept.
     pub fn refusal(&self, id: &DecisionId) -> Option<Refused> {
-        self.decisions.kept.borrow().all.iter().find(|refused| refused.id == *id).cloned()
+        let kept = self.decisions.kept.borrow();
+        let mut all = kept.by_policy.all.iter().chain(&kept.others.all);
+        all.find(|refused| refused.id == *id).cloned()
+    }
+}
+
+impl Cause {
+    /// Whether policy was asked: it may say something else by now.
+    pub fn is_of_policy(&self) -> bool {
+        matches!(self, Self::Policy(_) | Self::NotHttp)
+    }
+
+    /// What a reset of the called pod's node says, if it refuses.
+    pub(super) fn of_peer(reset: ResetReason) -> Option<Self> {
+        match reset {
+            ResetReason::Denied => Some(Self::Carrying(
+                "the called pod's node refuses it: that agent's record of the connection has an id of its own",
+            )),
+            ResetReason::Overloaded => Some(Self::Carrying(
+                "the called pod's node takes no more: a limit of its connections is reached",
+            )),
+            _ => None,
+        }
+    }
+
+    /// What policy said, if it said something.
+    pub fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Policy(denial) => Some(denial),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(denial) => write!(formatter, "{denial}"),
+            Self::NotHttp => formatter.write_str("rules ask about requests, and the bytes are not HTTP"),
+            Self::Malformed(refusal) => {
+                write!(
+                    formatter,
+                    "the request cannot be understood, and was answered {}: {refusal}",
+                    refusal.status()
+                )
+            }
+            Self::Slow => {
+                formatter.write_str("the rest of the request did not come in time, and it was answered 408")
+            }
+            Self::Late => formatter.write_str("the caller's certificate has ended since it was shown"),
+            Self::NoEndpoint(unroutable) => write!(formatter, "{unroutable}"),
+            Self::Carrying(why) => formatter.write_str(why),
+        }
     }
 }
 
@@ -214,7 +310,7 @@ mod tests {
         let (run, another) = (Origin::new("a", 2), Origin::new("a", 2));
         assert!(run.gave(&run.next()) && run.next() != run.next());
         assert_eq!(run.run == another.run, another.gave(&run.next()));
-        assert_eq!((run.places, Origin::new("a", 1000).places), (KEPT / 2, KEPT_PER_CORE));
+        assert_eq!((run.places(KEPT), Origin::new("a", 1000).places(KEPT)), (KEPT / 2, KEPT_PER_CORE));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use mesh_common::tunnel::{Open, StreamKind};
 
 use super::Core;
 use super::client_certificate::client_certificate;
+use super::decisions::Cause;
 use super::external::{Allowance, Said, Unplanned, allowance, with_word};
 use super::limits::Place;
 use super::load::{BusyGuard, Unit};
@@ -154,7 +155,7 @@ impl Core {
         self.shared.metrics.refused(denial.reason.code());
         let rejection = Rejection::Denied(denial);
         let decision = self.name_cut(http, under_way.as_ref(), &rejection);
-        sides.iter_mut().for_each(|side| side.denied(&rejection, decision));
+        sides.iter_mut().for_each(|side| side.denied(&rejection, Some(decision)));
         false
     }
 
@@ -189,8 +190,13 @@ impl Core {
         Some(RequestCourse { request_id, ..self.course_of(pod, subject.facts, &plan) })
     }
 
-    /// Reports a request that ended.
-    pub(super) fn end_request(exchange: Exchange, outcome: &ExchangeOutcome) {
+    /// Reports a request that ended. Returns what the refusal is called if it ended by one.
+    pub(super) fn end_request(
+        &self,
+        record: &Record,
+        mut exchange: Exchange,
+        outcome: &ExchangeOutcome,
+    ) -> Option<DecisionId> {
         let reported = Reported {
             protocol: RecordedProtocol::Http1,
             code: outcome.status,
@@ -201,9 +207,14 @@ impl Core {
             response_bytes: outcome.bytes.response,
             duration: outcome.duration,
         };
+        let refused = record.as_http().zip(cause_of(outcome));
+        let decision = refused.and_then(|(http, cause)| {
+            self.name_reported(http, (cause, reported.reason), &mut exchange.0.sides)
+        });
         for side in exchange.0.sides {
             side.ended(&reported);
         }
+        decision
     }
 
     /// Where a plan leads; for a pod of this agent the inbound stages decide too.
@@ -398,6 +409,16 @@ fn protocol_of(plan: &Plan) -> Protocol {
         Plan::Direct(direct) => direct.protocol,
         Plan::Local(local) => local.protocol,
         Plan::Application(application) => application.protocol,
+    }
+}
+
+/// What refused a request that was permitted at first, if it was refused.
+fn cause_of(outcome: &ExchangeOutcome) -> Option<Cause> {
+    match (outcome.ending, outcome.failure) {
+        (Ending::BadRequest(refusal), _) => Some(Cause::Malformed(refusal)),
+        (Ending::TimedOut, _) if outcome.status == 408 => Some(Cause::Slow),
+        (Ending::Answered(_), Some(CloseReason::PeerReset(reset))) => Cause::of_peer(reset),
+        _ => None,
     }
 }
 

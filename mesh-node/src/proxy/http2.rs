@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use http::HeaderValue;
 use mesh_common::http1::{AskedFor, FORWARDING_FIELDS, IDENTITY_FIELDS, Refusal};
-use mesh_common::model::{Direction, RequestFacts, SpiffeId, Workload};
+use mesh_common::model::{DecisionId, Direction, RequestFacts, SpiffeId, Workload};
 use mesh_common::policy::{self, Authenticated};
 use mesh_common::resolve;
 use mesh_common::route::{Local, Plan};
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::Proxy;
 use super::client_certificate::client_certificate;
+use super::decisions::Cause;
 use super::dial::{dial_from, dial_own};
 use super::external::{allowance, with_word};
 use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
@@ -140,10 +141,10 @@ impl crate::transport::http2::Conductor for Http2Connection {
         if self.identity.is_some() { IDENTITY_FIELDS } else { FORWARDING_FIELDS }
     }
 
-    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64) {
+    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64) -> DecisionId {
         let record = self.record.borrow();
         let http = record.as_http().expect("it has requests");
-        self.proxy.report_refused(http, refusal, asked, response_bytes);
+        self.proxy.report_refused(http, refusal, asked, response_bytes)
     }
 
     fn late(&self, asked: AskedFor) {
@@ -290,7 +291,17 @@ impl crate::transport::http2::Conductor for Http2Connection {
 
     fn unreachable(&self, exchange: &mut Http2Exchange, failure: &ConnectFailure) -> OwnAnswer {
         exchange.answered = Some((flags_of_failure(failure), failure.reason()));
-        OwnAnswer::unreachable(failure)
+        let answer = OwnAnswer::unreachable(failure);
+        let cause = match failure {
+            ConnectFailure::SlowRequest => Cause::Slow,
+            ConnectFailure::TooManyHandshakes => Cause::Carrying(
+                "too many TLS handshakes are under way (--max-pending-handshakes, --max-pending-handshakes-per-source)",
+            ),
+            _ => return answer,
+        };
+        let record = self.record.borrow();
+        let http = record.as_http().expect("it has requests");
+        answer.about(self.proxy.name_reported(http, (cause, answer.reason), &mut exchange.sides))
     }
 }
 

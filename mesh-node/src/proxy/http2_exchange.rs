@@ -62,12 +62,12 @@ impl Open {
     pub(super) fn deny(
         &mut self,
         denial: Denial,
-        name: impl FnOnce(Option<&UnderWay>, &Rejection) -> Option<DecisionId>,
+        name: impl FnOnce(Option<&UnderWay>, &Rejection) -> DecisionId,
     ) -> bool {
         let is_first = self.denied.is_none();
         if is_first {
             let rejection = self.denied.insert(Rejection::Denied(denial));
-            self.decision = name(self.under_way.as_ref(), rejection);
+            self.decision = Some(name(self.under_way.as_ref(), rejection));
             self.cut.now();
         }
         is_first
@@ -111,7 +111,7 @@ impl Http2Exchange {
         request: &RequestFacts<'_>,
     ) -> OwnAnswer {
         let decision = core.name_refusal(subject, rejection, Some(&described(request)));
-        self.answer(rejection, decision)
+        self.answer(rejection, Some(decision))
     }
 
     /// A request that has no plan is answered, or asked about first.
@@ -271,7 +271,8 @@ mod tests {
         let cut = Cut::default();
         let mut open = Open { under_way: None, cut, denied: None, decision: None };
         let denial = || Denial { reason: DenialReason::NoRuleAllows, policy: None, rule: None };
-        assert!(open.deny(denial(), |_, _| None));
+        let id = "4k2nd-9xq1-7h3mz0v8w5rc".parse().unwrap();
+        assert!(open.deny(denial(), |_, _| id));
         assert!(
             !open.deny(denial(), |_, _| unreachable!("it has a name")),
             "still there at the next snapshot"

@@ -49,7 +49,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tracing::debug;
 
-pub use self::decisions::{KEPT as KEPT_REFUSALS, Origin, Refused};
+pub use self::decisions::{Cause, KEPT as KEPT_REFUSALS, KEPT_OTHERS, Origin, Refused};
 pub use self::detected::{Learned, LearnedPort};
 pub use self::http::Exchange;
 pub use self::pod::PodHandle;
@@ -380,15 +380,23 @@ impl Conductor for Proxy {
         self.request_elsewhere(pod, record, exchange, failure)
     }
 
-    fn exchange_ended(&mut self, _: &mut Record, exchange: Exchange, outcome: &ExchangeOutcome) {
-        Core::end_request(exchange, outcome);
+    fn exchange_ended(
+        &mut self,
+        record: &mut Record,
+        exchange: Exchange,
+        outcome: &ExchangeOutcome,
+    ) -> Option<DecisionId> {
+        self.end_request(record, exchange, outcome)
     }
 
-    fn request_refused(&mut self, record: &mut Record, refusal: http1::Refusal, asked: http1::AskedFor) {
-        if let Some(http) = record.as_http() {
-            // What cannot be read is answered with a status alone.
-            self.report_refused(http, refusal, asked, 0);
-        }
+    fn request_refused(
+        &mut self,
+        record: &mut Record,
+        refusal: http1::Refusal,
+        asked: http1::AskedFor,
+    ) -> Option<DecisionId> {
+        // What cannot be read is answered with a status alone.
+        record.as_http().map(|http| self.report_refused(http, refusal, asked, 0))
     }
 
     fn request_still_permitted(&mut self, record: &Record, exchange: &mut Exchange) -> bool {
@@ -445,7 +453,7 @@ impl Conductor for Proxy {
         let rejection = Rejection::Denied(denial);
         // Requests have each an id of their own.
         let decision = record.as_http().is_none().then(|| self.name_closing(&snapshot, facts, &rejection));
-        record.denied(&rejection, decision.flatten());
+        record.denied(&rejection, decision);
         false
     }
 

@@ -357,7 +357,7 @@ pub(super) fn reject(core: &Core, subject: Subject<'_>, rejection: &Rejection) {
     let mut open = begin(&core.shared.access_log, subject, None);
     open.record.reason = rejection.reason();
     let decision = core.name_refusal(subject, rejection, None);
-    describe_rejection(&mut open.record, rejection, decision);
+    describe_rejection(&mut open.record, rejection, Some(decision));
 }
 
 /// Says what policy said, and which, and by what name that can be asked for.

@@ -16,6 +16,7 @@ use mesh_common::snapshot::Snapshot;
 use smallvec::SmallVec;
 
 use super::Core;
+use super::decisions::Cause;
 use super::inbound::caller_pod;
 use super::record::{
     Decided, HttpConnection, Subject, begin, describe_called, describe_rejection, parties, recorded,
@@ -110,7 +111,7 @@ impl Core {
         self.shared.metrics.refused(rejection.reason());
         let mut side = self.side_of(subject, None, request);
         let decision = self.name_refusal(subject, rejection, side.log.record.request.as_deref());
-        side.denied(rejection, decision);
+        side.denied(rejection, Some(decision));
         side
     }
 
@@ -127,9 +128,10 @@ impl Core {
         refusal: http1::Refusal,
         asked: http1::AskedFor,
         response_bytes: u64,
-    ) {
+    ) -> DecisionId {
         let mut side = self.undecided_side(http, asked);
         side.log.record.error = Some(refusal.to_string().into());
+        let decision = self.name_undecided(http, (Cause::Malformed(refusal), refusal.reason()), &mut side);
         let reported = Reported {
             code: refusal.status(),
             flags: ResponseFlags::DownstreamProtocolError,
@@ -138,6 +140,7 @@ impl Core {
             ..undecided(http)
         };
         self.refused_undecided(side, &reported);
+        decision
     }
 
     /// Reports a request that came after its caller's certificate had ended, and that nobody looked at.
@@ -146,7 +149,32 @@ impl Core {
         side.log.record.verdict = Verdict::Denied;
         side.log.record.error = Some("the caller's certificate has ended since it was shown".into());
         let (flags, reason) = (ResponseFlags::IdentityError, Reason::Expired.as_str());
+        self.name_undecided(http, (Cause::Late, reason), &mut side);
         self.refused_undecided(side, &Reported { flags, reason, ..undecided(http) });
+    }
+
+    /// Names the refusal of a request that its sides report.
+    pub(super) fn name_reported(
+        &self,
+        http: &HttpConnection,
+        why: (Cause, &'static str),
+        sides: &mut [RequestSide],
+    ) -> Option<DecisionId> {
+        let (first, others) = sides.split_first_mut()?;
+        let decision = self.name_undecided(http, why, first);
+        others.iter_mut().for_each(|side| side.refused_as(Some(decision)));
+        Some(decision)
+    }
+
+    fn name_undecided(
+        &self,
+        http: &HttpConnection,
+        why: (Cause, &'static str),
+        side: &mut RequestSide,
+    ) -> DecisionId {
+        let decision = self.name(http.subject(), why, side.log.record.request.as_deref());
+        side.refused_as(Some(decision));
+        decision
     }
 
     fn undecided_side(&self, http: &HttpConnection, asked: http1::AskedFor) -> RequestSide {

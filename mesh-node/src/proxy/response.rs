@@ -6,6 +6,7 @@ use mesh_common::route::Unroutable;
 use mesh_common::token::TokenFault;
 use mesh_common::tunnel::ResetReason;
 
+use super::decisions::Cause;
 use super::limits::LimitReached;
 use crate::telemetry::labels::{ResponseFlags, Verdict};
 use crate::transport::{CloseReason, ConnectFailure, TunnelLoss};
@@ -45,6 +46,27 @@ impl Rejection {
             Self::WrongDestination => "wrong_destination",
             Self::NotHttp => "request_rules_need_http",
         }
+    }
+
+    /// Who or what refuses, to be kept under the refusal's id.
+    pub(super) fn cause(&self) -> Cause {
+        Cause::Carrying(match self {
+            Self::Denied(denial) | Self::Unanswered(denial, _) => return Cause::Policy(denial.clone()),
+            Self::NotHttp => return Cause::NotHttp,
+            Self::Limited(LimitReached::Node) => {
+                "the node has as many connections as --max-connections lets it"
+            }
+            Self::Limited(LimitReached::Namespace) => {
+                "the pod's namespace has as many connections as --max-connections-per-namespace lets it"
+            }
+            Self::Limited(LimitReached::Pod) => {
+                "the pod has as many connections as --max-connections-per-pod lets it"
+            }
+            Self::Unroutable(unroutable) => return Cause::NoEndpoint(*unroutable),
+            Self::NotCaptured => "somebody dialled the mesh's own listener, and was not led there",
+            Self::PodGone => "the pod is not in the mesh any more",
+            Self::WrongDestination => "a peer named an address that this pod does not answer for",
+        })
     }
 
     /// What the metric's label says.

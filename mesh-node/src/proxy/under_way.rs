@@ -66,7 +66,7 @@ impl Core {
         http: &HttpConnection,
         kept: Option<&UnderWay>,
         rejection: &Rejection,
-    ) -> Option<DecisionId> {
+    ) -> DecisionId {
         let snapshot = self.snapshot();
         let facts = kept.map_or(&http.facts, |kept| kept.facts(http));
         let destination = resolve::destination(&snapshot, facts).with_detected(http.spoken);

@@ -9,10 +9,11 @@ pub mod peer;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
+use mesh_test_harness::process::Ended;
 use mesh_test_harness::topology::NODES;
 
 /// The IPv4 address of Service `server`.
@@ -120,6 +121,40 @@ pub fn unreadable_is_told(mesh: &Mesh, path: &str) -> Result<()> {
     ensure!(record["http.method"] == "GET" && record["http.status"] == 400, "{record}");
     ensure!(record.get("http.host").is_none(), "{record}");
     Ok(())
+}
+
+/// The id of a refusal that a response's head names.
+pub fn decision_id(answer: &str) -> Option<String> {
+    let line = answer.lines().find(|line| line.starts_with("x-nodemesh-decision-id: "))?;
+    Some(line.rsplit(' ').next()?.trim().to_owned())
+}
+
+/// What the agent of a node tells of the refusal that a response's head names; its record has the id too, and the reason.
+///
+/// # Errors
+/// The head names none, no record has it, or the agent does not tell it.
+pub fn refusal_is_told(mesh: &Mesh, index: usize, answer: &str, reason: &str) -> Result<String> {
+    let node = mesh.node(node(index));
+    let id = decision_id(answer).with_context(|| format!("{reason}: no id in {answer}"))?;
+    let record = node.record(reason, |record| record["decision"] == id.as_str())?;
+    ensure!(record["reason"] == reason, "{reason}: {record}");
+    let told = node.command(&["authz", "explain", &id])?.success(reason)?;
+    let line = format!("\nreason:      {reason}\n");
+    ensure!(told.contains(&id) && told.contains(&line), "{reason}: {told}");
+    Ok(told)
+}
+
+/// What `authz explain` says on the called pod's node, and of the folder that its agent reads: the same.
+///
+/// # Errors
+/// It is not the same.
+pub fn explained(mesh: &Mesh, question: &[&str]) -> Result<Ended> {
+    let folder = mesh.config().path().display().to_string();
+    let ask = |more: &[&str]| mesh.node(node(1)).command(&[&["authz", "explain"], question, more].concat());
+    let (of_agent, of_folder) = (ask(&[])?, ask(&["--config-dir", &folder])?);
+    let is_same = of_agent.stdout == of_folder.stdout && of_agent.status == of_folder.status;
+    ensure!(is_same, "{question:?}: the agent says {of_agent:?}, of its folder it is {of_folder:?}");
+    Ok(of_agent)
 }
 
 /// Rules that one service account of namespace `shop` matches.

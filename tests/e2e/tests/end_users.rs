@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use anyhow::Result;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use mesh_test_e2e::issuer::{self, ISSUER, key_set, new_key};
-use mesh_test_e2e::{HTTP, at, policy, request, server, service};
+use mesh_test_e2e::{HTTP, at, explained, policy, refusal_is_told, request, server, service};
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::PodSpec;
@@ -26,17 +26,38 @@ fn tokens_are_verified_and_rules_speak_of_them() {
         assert_eq!(get(mesh, "/staff", Some(&alice))?, 200);
         assert_eq!(get(mesh, "/staff", Some(&mallory))?, 403, "a good token of somebody else");
         let expired = token("alice", &["staff"], -100);
-        for (what, bad) in [("expired", &*expired), ("another signature", &forged()), ("no token", "a.b.c")] {
+        for (what, bad, reason) in [
+            ("expired", &*expired, "token_expired"),
+            ("another signature", &forged(), "token_signature_invalid"),
+            ("no token", "a.b.c", "token_not_compact"),
+        ] {
             let answer = ask(mesh, "GET /open", &format!("authorization: Bearer {bad}\r\n"))?;
             assert!(answer.starts_with("HTTP/1.1 401 "), "{what}: {answer}");
             let challenge = "www-authenticate: Bearer realm=\"nodemesh\", error=\"invalid_token\"";
             assert!(answer.contains(challenge), "{what}: {answer}");
+            let told = refusal_is_told(mesh, 1, &answer, reason)?;
+            assert!(told.contains("RequestAuthentication shop/users"), "{what}: {told}");
         }
         assert_eq!(server.events("request").len(), 2, "the server saw what was let through alone");
         let record = mesh.b().record("the end user", |record| record["http.principal"].is_string())?;
         assert_eq!(record["http.principal"], format!("{ISSUER}/alice"), "{record}");
         let record = mesh.b().record("the refusal", |record| record["reason"] == "token_expired")?;
         assert_eq!(record["policy"], "RequestAuthentication shop/users", "{record}");
+        for (token, code, said) in [
+            (None, 1, "end user:    no token, of those that RequestAuthentication shop/users takes\n"),
+            (Some(&alice), 0, "end user:    https://issuer.example/alice, by a token that holds\n"),
+            (Some(&mallory), 1, "when request.auth.claims[realm][groups]"),
+            (Some(&expired), 1, "end user:    its token does not hold: "),
+            (Some(&forged()), 1, "end user:    its token does not hold: "),
+        ] {
+            let mut question = vec!["--from", "shop/client", "--to", "shop/server:80", "--path", "/staff"];
+            question.extend(token.iter().flat_map(|token| ["--token", token.as_str()]));
+            let answer = explained(mesh, &question)?;
+            assert!(answer.status.code() == Some(code) && answer.stdout.contains(said), "{said}: {answer:?}");
+            let shown = format!("{}{}", answer.stdout, answer.stderr);
+            let tail = token.and_then(|token| token.rsplit('.').next());
+            assert!(!tail.is_some_and(|tail| shown.contains(tail)), "the token is not shown: {shown}");
+        }
         Ok(())
     });
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{self as config, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_test_e2e::{HTTP, node, policy, server, service};
+use mesh_test_e2e::{HTTP, decision_id, explained, node, policy, refusal_is_told, server, service};
 use mesh_test_harness::clients::Response;
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -66,6 +66,9 @@ fn what_custom_matches_is_asked_of_its_server_over_grpc() {
             mesh.node(node(1)).record("the refusal", |record| record["reason"] == "ext_authz_denied")?;
         assert_eq!(record["http.status"], 418, "{record}");
         assert!(record["policy"].to_string().contains("shop/ask"), "{record}");
+        let told = refusal_is_told(mesh, 1, &answer.body, "ext_authz_denied")?;
+        assert!(told.contains("AuthorizationPolicy shop/ask") && told.contains("/staff/list"), "{told}");
+        assert!(told.contains("asks the authorization server opa"), "what follows now is said: {told}");
         assert_eq!(server.events("request").len(), 2, "the server saw what was let through alone");
         Ok(())
     });
@@ -88,6 +91,7 @@ fn over_http2_and_between_pods_of_one_node_it_is_the_same() {
             let refused = ask("mallory")?;
             assert_eq!(refused.status, 418, "{pod} {url}: {refused:?}");
             assert!(refused.body.contains("not you, mallory"), "{pod} {url}: {refused:?}");
+            refusal_is_told(mesh, 1, &refused.body, "ext_authz_denied")?;
         }
         let grpc = [
             "--http2-prior-knowledge",
@@ -99,6 +103,7 @@ fn over_http2_and_between_pods_of_one_node_it_is_the_same() {
         ];
         let answer = mesh.pod("client").curl("http://10.96.0.10:8082/staff/Z", &grpc)?;
         assert!(answer.body.contains("grpc-status: 2") && answer.body.contains("not you"), "{answer:?}");
+        refusal_is_told(mesh, 1, &answer.body, "ext_authz_denied")?;
         Ok(())
     });
 }
@@ -122,6 +127,8 @@ fn a_server_that_says_nothing_that_counts_lets_nothing_pass() {
             assert_eq!(answer.status, 403, "{user}: {answer:?}");
             let record = mesh.node(node(1)).record(user, |record| record["reason"] == reason)?;
             assert!(record["policy"].to_string().contains("shop/ask"), "{record}");
+            let told = refusal_is_told(mesh, 1, &answer.body, reason)?;
+            assert!(told.contains("AuthorizationPolicy shop/ask"), "{user}: {told}");
             assert!(began.elapsed() < 10 * TIMEOUT, "{user} took {:?}", began.elapsed());
         }
         assert_eq!(ask(mesh, "/staff/x", &["x-user: status-0"], &[])?.status, 403);
@@ -147,20 +154,40 @@ fn a_server_that_says_nothing_that_counts_lets_nothing_pass() {
 fn where_the_server_is_gone_it_is_as_the_configuration_says() {
     with_servers("", |mesh, _, _| {
         let ask = |field: &str| ask(mesh, "/staff/x", &[field], &[]);
+        let question = ["--from", "shop/client", "--to", "shop/server:80", "--path", "/staff/x"];
+        let said = explained(mesh, &question)?;
+        assert_eq!(said.status.code(), Some(2), "its word decides: {said:?}");
+        for part in [
+            "DEPENDS: the authorization server opa is asked; if it allows: no ALLOW policy is about it",
+            "AuthorizationPolicy shop/ask rules[0] asks the authorization server opa (shop/opa:9191) first",
+            "if it says nothing in time, refused",
+        ] {
+            assert!(said.stdout.contains(part), "{part:?} in {}", said.stdout);
+        }
+        let other = explained(mesh, &["--from", "shop/client", "--to", "shop/server:80", "--path", "/open"])?;
+        assert!(other.status.success() && !other.stdout.contains("opa"), "nobody is asked: {other:?}");
         mesh.config().write("mesh", &configuration("envoyExtAuthzGrpc", 9999, "statusOnError: '503'"))?;
         eventually("nobody answers at that port", PATIENCE, || {
             (ask("x-user: alice").ok()?.status == 503).then_some(())
         })?;
+        let answer = ask("x-user: alice")?;
+        let id = decision_id(&answer.body).with_context(|| format!("{answer:?}"))?;
+        let told = mesh.node(node(1)).command(&["authz", "explain", &id])?.success("explain")?;
+        assert!(told.contains("AuthorizationPolicy shop/ask") && told.contains("ext_authz_error"), "{told}");
         mesh.config().write("mesh", &configuration("envoyExtAuthzGrpc", 9999, "failOpen: true"))?;
         eventually("what is not answered passes", PATIENCE, || {
             (ask("x-user: mallory").ok()?.status == 200).then_some(())
         })?;
+        let said = explained(mesh, &question)?;
+        assert!(said.stdout.contains("if it says nothing in time, as if it allowed"), "{}", said.stdout);
         mesh.config().remove("mesh")?;
         eventually("without a server nothing passes", PATIENCE, || {
             (ask("x-user: alice").ok()?.status == 403).then_some(())
         })?;
-        mesh.node(node(1))
-            .record("nobody to ask", |record| record["reason"] == "ext_authz_unknown_provider")?;
+        refusal_is_told(mesh, 1, &ask("x-user: alice")?.body, "ext_authz_unknown_provider")?;
+        let said = explained(mesh, &question)?;
+        assert_eq!(said.status.code(), Some(1), "there is nobody to ask: {said:?}");
+        assert!(said.stdout.starts_with("REFUSED: "), "{}", said.stdout);
         Ok(())
     });
 }
@@ -174,7 +201,7 @@ fn a_body_is_shown_as_far_as_the_configuration_says() {
         assert!(server.event("request", 1, PATIENCE)?.to_string().contains("sixteen letters."));
         let answer = post("seventeen letters")?;
         assert_eq!(answer.status, 413, "{answer:?}");
-        mesh.node(node(1)).record("the body", |record| record["reason"] == "ext_authz_body_too_large")?;
+        refusal_is_told(mesh, 1, &answer.body, "ext_authz_body_too_large")?;
         let partial = "includeRequestBodyInCheck: {maxRequestBytes: 16, allowPartialMessage: true}";
         mesh.config().write("mesh", &configuration("envoyExtAuthzGrpc", GRPC, partial))?;
         eventually("of a longer one the beginning is shown", PATIENCE, || {

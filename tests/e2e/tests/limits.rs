@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_test_e2e::{ECHO, HTTP, SERVER, at, node, request, server, service};
+use mesh_test_e2e::{ECHO, HTTP, SERVER, at, decision_id, node, request, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::clients::{Held, Reading, Response};
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
@@ -63,8 +63,11 @@ fn is_reset(response: &Response) -> bool {
 fn refused_at_the_servers_node(mesh: &Mesh, pod: &str, reason: &str) -> Result<()> {
     let dialled = mesh.pod(pod).dial(at(ECHO)).send("x").run()?;
     ensure!(dialled.refusal() == Some("reset"), "{pod}: {dialled:?}");
-    let response = mesh.pod(pod).curl(URL, &[])?;
+    let response = mesh.pod(pod).curl(URL, &["-i"])?;
     ensure!(response.status == 503, "{pod}: {response:?}");
+    let id = decision_id(&response.body).with_context(|| format!("no id in {response:?}"))?;
+    let told = mesh.node(node(0)).command(&["authz", "explain", &id])?.success("explain")?;
+    ensure!(told.contains("the called pod's node takes no more"), "{told}");
     refusal_is_told(mesh, 1, pod, reason)
 }
 
@@ -80,6 +83,10 @@ fn refusal_is_told(mesh: &Mesh, index: usize, pod: &str, reason: &str) -> Result
     eventually_true("each has its record", PATIENCE, || {
         node.records().iter().filter(|record| told(record)).count() >= 2
     })?;
+    let record = node.record(reason, told)?;
+    let id = record["decision"].as_str().with_context(|| format!("no id in {record}"))?;
+    let told = node.command(&["authz", "explain", id])?.success("explain")?;
+    ensure!(told.contains(&format!("/{pod}, ")) && told.contains("as --max-connections"), "{told}");
     Ok(())
 }
 

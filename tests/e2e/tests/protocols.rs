@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_test_e2e::{SERVER, SERVER_V6, UNDECLARED, policy};
+use mesh_test_e2e::{SERVER, SERVER_V6, UNDECLARED, explained, policy};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -278,6 +278,23 @@ fn a_rule_about_the_name_that_tls_asks_for_holds_before_anything_passes() {
             record["direction"] == "inbound" && record["tls.sni"] == "other.shop"
         })?;
         ensure!(record["policy"].as_str().is_some_and(|name| name.contains("shop/names")), "{record}");
+        let id = record["decision"].as_str().with_context(|| format!("no id in {record}"))?;
+        let told = mesh.b().command(&["authz", "explain", id])?.success("explain")?;
+        ensure!(
+            told.matches("other.shop is not one of secure.shop").count() == 1,
+            "asked with the name: {told}"
+        );
+        let to = format!("shop/server:{SECURE}");
+        let question = ["--from", "shop/client", "--to", &to];
+        for (name, code, words) in [
+            (None, 1, "no name is known that its TLS asks for"),
+            (Some("other.shop"), 1, "other.shop is not one of secure.shop"),
+            (Some("Secure.Shop."), 0, "AuthorizationPolicy shop/names rules[0] allows it"),
+        ] {
+            let flags: Vec<&str> = name.iter().flat_map(|name| ["--sni", name]).collect();
+            let said = explained(mesh, &[&question[..], &flags].concat())?;
+            ensure!(said.status.code() == Some(code) && said.stdout.contains(words), "{name:?}: {said:?}");
+        }
         Ok(())
     });
 }

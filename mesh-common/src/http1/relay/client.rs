@@ -6,9 +6,9 @@ use super::{
 };
 use crate::http1::{
     AskedFor, BodyBytes, BodyFraming, BodyPart, BodyReader, Exchange, HeadScan, LocalAnswer, Offer,
-    ReadRules, Refusal, RequestHead, ResponseFor, StripList, Version, write_given_answer, write_local_answer,
+    ReadRules, Refusal, RequestHead, ResponseFor, StripList, write_given_answer, write_local_answer,
 };
-use crate::model::Text;
+use crate::model::{DecisionId, Text};
 
 impl<P: Forwarded> Relay<P> {
     /// Takes bytes of the client.
@@ -115,6 +115,16 @@ impl<P: Forwarded> Relay<P> {
             self.fail(answer, Ending::Cut, &mut commands);
         }
         commands
+    }
+
+    /// Answers a client whose message was [refused](Command::Refused), or whose [exchange](Command::Finished) ended with an
+    /// answer of ours: what the refusal is called, if it is one, is known now. Nothing is said where nobody is to be answered.
+    pub fn answer_refused(&mut self, decision: Option<DecisionId>) {
+        if let Some(unsaid) = self.unsaid.take() {
+            let (answer, to) = *unsaid;
+            let decision = answer.decision.or(decision);
+            write_local_answer(LocalAnswer { decision, ..answer }, to, self.to_client.buffer());
+        }
     }
 
     pub(super) fn take_client(&mut self, fresh: &[u8], court: &mut Court<'_, P>, commands: &mut Commands<P>) {
@@ -280,7 +290,7 @@ impl<P: Forwarded> Relay<P> {
         if matches!(self.phase, Phase::Head(_)) {
             asked = AskedFor::of_head(sent);
             if !(self.expects_http2 && refusal == Refusal::StartLine) {
-                self.answer_unknown(answer);
+                self.unsaid = Some(Box::new((answer, ResponseFor::UNKNOWN)));
             }
         }
         commands.push(Command::Refused(refusal, asked));
@@ -288,7 +298,7 @@ impl<P: Forwarded> Relay<P> {
     }
 
     /// Ends the exchange with an answer of the daemon's own, if the client was not given another one yet.
-    pub(super) fn fail(&mut self, answer: LocalAnswer<'_>, ending: Ending, commands: &mut Commands<P>) {
+    pub(super) fn fail(&mut self, answer: LocalAnswer<'static>, ending: Ending, commands: &mut Commands<P>) {
         let Phase::Exchange(active) = &mut self.phase else {
             return;
         };
@@ -300,7 +310,7 @@ impl<P: Forwarded> Relay<P> {
         let mut to = active.exchange.client();
         to.keep_alive &= !self.last && !self.client_ended && self.kind == ClientKind::Connection;
         let complete = active.exchange.is_request_done();
-        write_local_answer(answer, to, self.to_client.buffer());
+        self.unsaid = Some(Box::new((answer, to)));
         let mut bytes = active.exchange.bytes();
         bytes.response += answer.body_bytes(to.head);
         self.end_exchange(Summary { status: answer.status, bytes, ending }, Release::Abort, commands);
@@ -316,8 +326,7 @@ impl<P: Forwarded> Relay<P> {
 
     /// Answers somebody of whom nothing is known, and who will not be listened to again.
     fn answer_unknown(&mut self, answer: LocalAnswer<'_>) {
-        let to = ResponseFor { version: Version::Http11, keep_alive: false, head: false };
-        write_local_answer(answer, to, self.to_client.buffer());
+        write_local_answer(answer, ResponseFor::UNKNOWN, self.to_client.buffer());
     }
 
     pub(super) fn finish_exchange(&mut self, ending: Ending, release: Release, commands: &mut Commands<P>) {
@@ -344,6 +353,7 @@ impl<P: Forwarded> Relay<P> {
         self.parked = None;
         self.held_client = Vec::new();
         if close == Close::Abort {
+            self.unsaid = None;
             self.to_client.clear();
         }
         commands.push(Command::CloseClient(close));

@@ -26,7 +26,7 @@ pub use outgoing::{MAX_REPLAY, Outgoing, forget_sent};
 use self::parked::Parked;
 use super::{
     AskedFor, Authority, BodyBytes, BodyReader, Exchange, Field, GivenAnswer, HeadScan, LocalAnswer,
-    ReadRules, Refusal, RequestHead,
+    ReadRules, Refusal, RequestHead, ResponseFor,
 };
 use crate::model::{HeadEdits, Text};
 
@@ -52,9 +52,10 @@ pub enum Command<P> {
     FinishUpstream,
     /// The upstream has served its exchange.
     Release(Release),
-    /// The exchange is over: for logs and metrics.
+    /// The exchange is over: for logs and metrics. Then say [`Relay::answer_refused`], with what the refusal is
+    /// called if it ended by one.
     Finished(P, Summary),
-    /// A request was refused before anybody was asked about it; it was answered with its status.
+    /// A request was refused before anybody was asked about it: report it, then say [`Relay::answer_refused`].
     Refused(Refusal, AskedFor),
     /// Ask about the request that [waits](Verdict::Wait), with what was [gathered](Relay::gathered) of its body, then say
     /// [`Relay::resume`].
@@ -248,6 +249,8 @@ pub struct Relay<P> {
     owed: bool,
     /// The request at the head of what is held of the client waits for who is asked about it.
     parked: Option<Box<Parked>>,
+    /// What a client is answered by us, once it is known what the refusal is called, if it is one.
+    unsaid: Option<Box<(LocalAnswer<'static>, ResponseFor)>>,
 }
 
 #[derive(Debug)]
@@ -308,6 +311,7 @@ impl<P: Forwarded> Relay<P> {
             last: false,
             owed: false,
             parked: None,
+            unsaid: None,
         }
     }
 

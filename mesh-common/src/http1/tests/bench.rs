@@ -2,7 +2,7 @@
 
 use crate::http1::relay::*;
 use crate::http1::*;
-use crate::model::HeadEdits;
+use crate::model::{DecisionId, HeadEdits};
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 pub(super) const OK_SENT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -22,12 +22,14 @@ pub(super) struct Bench {
     /// Everything that went each way.
     pub(super) down: String,
     pub(super) up: String,
+    /// What a refusal is called.
+    pub(super) decision: Option<DecisionId>,
 }
 
 impl Bench {
     pub(super) fn new(kind: ClientKind) -> Self {
         let (commands, down, up) = (Vec::new(), String::new(), String::new());
-        Self { relay: Relay::new(kind), commands, down, up }
+        Self { relay: Relay::new(kind), commands, down, up, decision: None }
     }
 
     pub(super) fn connection() -> Self {
@@ -56,6 +58,11 @@ impl Bench {
         };
         let mut court = Court { rules: &rules, dialled: &dialled, judge: &mut judge };
         let commands = act(&mut self.relay, &mut court);
+        let is_refusal =
+            |command: &Command<_>| matches!(command, Command::Refused(..) | Command::Finished(..));
+        if commands.iter().any(is_refusal) {
+            self.relay.answer_refused(self.decision);
+        }
         self.commands.extend(commands);
         self.flush();
     }

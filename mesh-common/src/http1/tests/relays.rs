@@ -92,6 +92,31 @@ fn a_refused_head_is_answered_and_ends_the_connection() {
 }
 
 #[test]
+fn an_answer_to_what_was_refused_names_the_refusal() {
+    let id = "4k2nd-9xq1-7h3mz0v8w5rc";
+    let post = |rest: &str| format!("POST /1 HTTP/1.1\r\nHost: a\r\n{rest}");
+    for (sent, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(), 400),
+        (post("Transfer-Encoding: chunked\r\n\r\n0x1\r\n"), 400),
+        (post("Content-Length: 9\r\n\r\nx"), 408),
+    ] {
+        let mut bench = Bench::connection();
+        bench.decision = Some(id.parse().unwrap());
+        bench.client(&sent);
+        if bench.down.is_empty() {
+            bench.act(|relay, _| relay.timed_out());
+        }
+        assert_eq!(bench.status(), status, "{sent:?}");
+        assert_eq!(
+            bench.down.matches(&format!("\r\nx-nodemesh-decision-id: {id}\r\n")).count(),
+            1,
+            "{}",
+            bench.down
+        );
+    }
+}
+
+#[test]
 fn a_bad_first_chunk_never_reaches_the_upstream() {
     let mut bench = Bench::connection();
     bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ");

@@ -2,7 +2,7 @@
 
 use mesh_common::http1::{FORWARDING_FIELDS, IDENTITY_FIELDS, StripList};
 use mesh_common::model::request_authentication::TokenLocation;
-use mesh_common::model::{RequestFacts, RequestTarget};
+use mesh_common::model::{RequestFacts, RequestTarget, ServerName};
 use mesh_common::snapshot::Snapshot;
 use mesh_common::token;
 
@@ -15,6 +15,8 @@ use super::parties::{Calling, Target};
 pub(super) struct Asked {
     /// `None`: a connection, whatever it carries.
     request: Option<Request>,
+    /// What the connection's TLS asks for, if it is the application's own.
+    pub(super) server_name: ServerName,
     pub(super) notes: Vec<String>,
 }
 
@@ -27,9 +29,9 @@ struct Request {
 }
 
 impl Asked {
-    /// A connection.
-    pub(super) fn connection() -> Self {
-        Self { request: None, notes: Vec::new() }
+    /// A connection, whose TLS asks for this name.
+    pub(super) fn connection(server_name: ServerName) -> Self {
+        Self { request: None, server_name, notes: Vec::new() }
     }
 
     /// A request without fields.
@@ -40,7 +42,7 @@ impl Asked {
             host: host.to_owned(),
             headers: Vec::new(),
         };
-        Self { request: Some(request), notes: Vec::new() }
+        Self { request: Some(request), server_name: ServerName::Absent, notes: Vec::new() }
     }
 
     /// What a question asks for: a request if it says anything of one.
@@ -50,10 +52,17 @@ impl Asked {
         calling: &Calling,
         target: &Target,
     ) -> Result<Self, String> {
-        let Question { method, path, host, headers, token, .. } = question;
+        let Question { method, path, host, headers, token, server_name, .. } = question;
         let said = [method, path, host, token];
         if said.iter().all(|said| said.is_none()) && headers.is_empty() {
-            return Ok(Self::connection());
+            let name = server_name.as_deref().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+            return Ok(Self::connection(
+                name.map_or(ServerName::Absent, |name| ServerName::Name(name.into())),
+            ));
+        }
+        if server_name.is_some() {
+            return Err("--sni: a connection whose bytes are TLS of its own has no request that can be read"
+                .to_owned());
         }
         let method = method.as_deref().unwrap_or("GET");
         if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -24,6 +24,9 @@ pub struct Question {
     pub headers: Vec<(String, String)>,
     /// The end user's token.
     pub token: Option<String>,
+    /// Of a connection: the name that its TLS asks for.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 /// Whether it may.

@@ -128,7 +128,7 @@ fn answer(knowledge: Knowledge<'_>, calling: &Calling, target: &Target, asked: A
         words::say(&mut explanation, snapshot, Said::Nobody(reason));
         return explanation;
     }
-    let Some(facts) = inbound_facts(calling, target) else {
+    let Some(facts) = inbound_facts(calling, target, &asked) else {
         words::say(
             &mut explanation,
             snapshot,
@@ -231,7 +231,7 @@ fn outbound_facts(calling: &Calling, target: &Target) -> Option<ConnectionFacts>
     })
 }
 
-fn inbound_facts(calling: &Calling, target: &Target) -> Option<ConnectionFacts> {
+fn inbound_facts(calling: &Calling, target: &Target, asked: &Asked) -> Option<ConnectionFacts> {
     let local: &Arc<Workload> = target.pod.as_ref()?;
     Some(ConnectionFacts {
         direction: Direction::Inbound,
@@ -241,8 +241,7 @@ fn inbound_facts(calling: &Calling, target: &Target) -> Option<ConnectionFacts> 
         peer: calling.identity.clone().map_or(PeerIdentity::None, PeerIdentity::Verified),
         certificate: None,
         claimed_dst: Some(target.dialled),
-        // What TLS of the application's own would name is not asked here.
-        server_name: ServerName::Absent,
+        server_name: asked.server_name.clone(),
     })
 }
 

@@ -12,12 +12,8 @@ use crate::proxy::Refused;
 
 /// Says what is kept of a refusal, and what would be said now where that can be asked.
 pub fn decision(knowledge: Knowledge<'_>, refused: &Refused) -> Decision {
-    let Refused { id, when, generation, facts, protocol, service, request, reason, denial, .. } = refused;
+    let Refused { id, when, generation, facts, protocol, service, request, reason, cause, .. } = refused;
     let when = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let words = match denial {
-        Some(denial) => denial.to_string(),
-        None => "rules ask about requests, and the bytes are not HTTP".to_owned(),
-    };
     let is_inbound = facts.direction == Direction::Inbound;
     Decision {
         id: id.to_string(),
@@ -40,10 +36,11 @@ pub fn decision(knowledge: Knowledge<'_>, refused: &Refused) -> Decision {
             format!("{} {}{}", request.method, request.host, request.path).escape_debug().to_string()
         }),
         end_user: request.as_ref().and_then(|request| request.end_user.as_ref()).map(ToString::to_string),
-        reason: words,
+        reason: cause.to_string(),
         code: (*reason).to_owned(),
-        decided_by: denial.as_ref().and_then(words::decided_by),
-        now: is_inbound.then(|| now(knowledge, refused, facts)).flatten(),
+        decided_by: cause.denial().and_then(words::decided_by),
+        // What policy had no part in it may allow, then as now.
+        now: (is_inbound && cause.is_of_policy()).then(|| now(knowledge, refused, facts)).flatten(),
     }
 }
 
@@ -58,7 +55,7 @@ fn caller_name(refused: &Refused) -> Option<String> {
 fn now(knowledge: Knowledge<'_>, refused: &Refused, facts: &ConnectionFacts) -> Option<Explanation> {
     let pod = knowledge.snapshot.workload(&facts.local.uid)?;
     let asked = match &refused.request {
-        None => Asked::connection(),
+        None => Asked::connection(facts.server_name.clone()),
         Some(request) if request.is_shortened() => return None,
         Some(request) => Asked::plain(&request.method, &request.path, &request.host),
     };

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mesh_common::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Mode, MutualTls, Operation, Pattern, PeerAuthentication,
@@ -8,7 +9,10 @@ use mesh_common::model::service::{
     InternalTrafficPolicy, Service, ServicePort, TargetPort, TrafficDistribution,
 };
 use mesh_common::model::workload::{Enrolment, PodDetails};
-use mesh_common::model::{NamespacedName, SpiffeId, TrustDomain, Workload, WorkloadUid};
+use mesh_common::model::{
+    AuthorizerProtocol, Custom, ExternalAuthorizer, NamespacedName, SpiffeId, TrustDomain, Workload,
+    WorkloadUid,
+};
 use mesh_common::snapshot::{Delta, Snapshot, Tables};
 
 use super::documents::{Answer, Explanation, Question};
@@ -262,4 +266,79 @@ fn an_agent_that_is_not_told_of_others_policies_says_so() {
     let error = explain(knowledge("node-of-client"), &asked).unwrap_err();
     assert!(error.ends_with("ask the agent of node-of-web"), "{error}");
     assert!(explain(knowledge("node-of-web"), &asked).is_ok());
+}
+
+/// What is asked of server `opa` for `/staff*`; `None`: the mesh's configuration has no such server.
+fn custom(fail_open: Option<bool>) -> Delta {
+    let authorizer = fail_open.map(|fail_open| {
+        Arc::new(ExternalAuthorizer {
+            name: "opa".into(),
+            protocol: AuthorizerProtocol::Grpc,
+            service: NamespacedName::new("shop", "opa"),
+            port: 9191,
+            timeout: Duration::from_secs(1),
+            fail_open,
+            status_on_error: 403,
+            body: None,
+        })
+    });
+    policy(
+        "ask",
+        Action::Custom(Arc::new(Custom { provider: "opa".into(), authorizer })),
+        vec![to("/staff*")],
+    )
+}
+
+fn to(path: &str) -> Rule {
+    Rule { to: vec![Operation { paths: exact(&[path]), ..Operation::default() }], ..Rule::default() }
+}
+
+#[test]
+fn an_authorization_server_has_the_word_before_the_rules_and_after_it_they_have() {
+    let asked = |deltas: Vec<Delta>, path: &str| ask(&snapshot(deltas), &get("shop/client", path)).unwrap();
+    for (fail_open, silent) in [(false, "refused"), (true, "as if it allowed")] {
+        let allow = policy("all", Action::Allow, vec![Rule::default()]);
+        let said = asked(vec![custom(Some(fail_open)), allow], "/staff");
+        assert_eq!(said.answer, Answer::DependsOnProvider, "{said:?}");
+        let then = "the authorization server opa is asked; if it allows: AuthorizationPolicy shop/all rules[0] allows it";
+        assert_eq!(said.reason, then);
+        let note = "AuthorizationPolicy shop/ask rules[0] asks the authorization server opa (shop/opa:9191) first: if it \
+                    denies, the request is refused; if it says nothing in time, ";
+        assert_eq!(said.notes, [format!("{note}{silent}")]);
+    }
+    let deny = policy("deny", Action::Deny, vec![to("/staff*")]);
+    let said = asked(vec![custom(Some(true)), deny], "/staff");
+    assert_eq!(
+        said.decided_by.as_deref(),
+        Some("AuthorizationPolicy shop/deny rules[0]"),
+        "whatever it says"
+    );
+    assert!(said.answer == Answer::Refused && said.notes.iter().any(|note| note.contains("opa")), "{said:?}");
+    let said = asked(vec![custom(Some(false))], "/open");
+    assert!(said.answer == Answer::Allowed && said.notes.is_empty(), "nobody is asked: {said:?}");
+    let said = asked(vec![custom(None)], "/staff");
+    assert_eq!(said.code.as_deref(), Some("ext_authz_unknown_provider"), "{said:?}");
+    assert_eq!(said.decided_by.as_deref(), Some("AuthorizationPolicy shop/ask rules[0]"), "{said:?}");
+    let connection =
+        ask(&snapshot(vec![custom(Some(false))]), &question("shop/client", "shop/web:80")).unwrap();
+    assert_eq!(connection.answer, Answer::DependsOnRequest, "{connection:?}");
+}
+
+#[test]
+fn the_name_that_tls_asks_for_counts() {
+    let rule = Rule { when: vec![Condition::ConnectionServerName(exact(&["db.shop"]))], ..Rule::default() };
+    let snapshot = snapshot(vec![policy("names", Action::Allow, vec![rule])]);
+    let named = |name: Option<&str>| Question {
+        server_name: name.map(ToOwned::to_owned),
+        ..question("shop/client", "shop/web:9000")
+    };
+    let said = |name| ask(&snapshot, &named(name)).unwrap();
+    assert_eq!(said(Some("DB.shop.")).answer, Answer::Allowed);
+    for name in [None, Some("other.shop")] {
+        let said = said(name);
+        assert_eq!(said.answer, Answer::Refused, "{said:?}");
+        assert_eq!(said.nearest.unwrap().misses[0].field, "when[0] connection.sni.values", "{name:?}");
+    }
+    let both = Question { path: Some("/".to_owned()), ..named(Some("db.shop")) };
+    assert!(ask(&snapshot, &both).unwrap_err().starts_with("--sni: "));
 }

@@ -32,8 +32,12 @@ impl<C: Conductor> Engine<C> {
                 Command::Finished(planned, summary) => self.http_finished(key, *planned, summary),
                 Command::Refused(refusal, asked) => {
                     self.http_not_asked(key);
-                    if let Some(Connection { record, .. }) = self.connections.get_mut(key) {
-                        self.conductor.request_refused(record, refusal, asked);
+                    let Some(Connection { record, kind, .. }) = self.connections.get_mut(key) else {
+                        continue;
+                    };
+                    let decision = self.conductor.request_refused(record, refusal, asked);
+                    if let Kind::Http(http) = kind {
+                        http.relay.answer_refused(decision);
                     }
                 }
                 Command::FinishUpstream => self.http_note(key, |http| http.finish_upstream = true),
@@ -235,7 +239,8 @@ impl<C: Conductor> Engine<C> {
         let duration = planned.started.until(self.core.now);
         let failure = http.failure.take();
         let outcome = ExchangeOutcome { status, bytes, duration, ending, failure };
-        self.conductor.exchange_ended(record, planned.exchange, &outcome);
+        let decision = self.conductor.exchange_ended(record, planned.exchange, &outcome);
+        http.relay.answer_refused(decision);
     }
 
     /// Everything for the client was sent: does what was to be done then.

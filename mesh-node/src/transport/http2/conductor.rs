@@ -35,7 +35,8 @@ pub trait Conductor: 'static {
     fn strip(&self) -> &'static [&'static str];
 
     /// A request came that has no one meaning; it is answered, with a body of so many bytes, and counted, never decided.
-    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64);
+    /// Returns what the refusal is called.
+    fn malformed(&self, refusal: Refusal, asked: AskedFor, response_bytes: u64) -> DecisionId;
 
     /// A request came after the caller's certificate had ended; it is refused unseen and counted, never decided.
     fn late(&self, asked: AskedFor);

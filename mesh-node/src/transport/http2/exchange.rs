@@ -97,10 +97,10 @@ pub(super) async fn serve<C: Conductor>(
         Limit::of(&parts.headers, is_grpc, way.is_some() || incoming.is_end_stream(), settings)
     });
     if let Err(refusal) = limit {
-        let answer = own::<C>(OwnAnswer::malformed(refusal), asked, None, open);
-        let response_bytes = answer.body().size_hint().exact().unwrap_or_default();
-        conductor.malformed(refusal, asked_for(&parts), response_bytes);
-        return Ok(answer);
+        let answer = OwnAnswer::malformed(refusal);
+        let response_bytes = if asked.is_grpc || asked.is_head { 0 } else { answer.text.len() as u64 };
+        let decision = conductor.malformed(refusal, asked_for(&parts), response_bytes);
+        return Ok(own::<C>(answer.about(Some(decision)), asked, None, open));
     }
     let cut = Cut::default();
     open.taking().is_of(&cut);

@@ -320,16 +320,23 @@ pub trait Conductor: Sized + 'static {
         failure: CloseReason,
     ) -> Option<RequestCourse>;
 
-    /// Told once for every exchange that was given, when it is over.
+    /// Told once for every exchange that was given, when it is over. Returns what the refusal is called if it is one, of what its
+    /// client sent after its head.
     fn exchange_ended(
         &mut self,
         record: &mut Self::Record,
         exchange: Self::Exchange,
         outcome: &ExchangeOutcome,
-    );
+    ) -> Option<DecisionId>;
 
-    /// Told of a request that was answered with its status before anybody was asked: it could not be understood.
-    fn request_refused(&mut self, record: &mut Self::Record, refusal: http1::Refusal, asked: http1::AskedFor);
+    /// Told of a request that is answered with its status before anybody is asked: it cannot be understood. Returns what the
+    /// refusal is called.
+    fn request_refused(
+        &mut self,
+        record: &mut Self::Record,
+        refusal: http1::Refusal,
+        asked: http1::AskedFor,
+    ) -> Option<DecisionId>;
 
     /// Asked for every exchange when the engine is told to look again: whether it is still permitted. `exchange` is to say
     /// why not.

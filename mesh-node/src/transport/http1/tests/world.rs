@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{Direction, RequestFacts, SpiffeId, WorkloadUid};
+use mesh_common::model::{DecisionId, Direction, RequestFacts, SpiffeId, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use rustls_pki_types::CertificateDer;
 
@@ -22,6 +22,9 @@ use crate::transport::tunnel::{
     ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
+
+/// What every refusal is called here.
+pub(super) const DECISION: &str = "4k2nd-9xq1-7h3mz0v8w5rc";
 
 /// What a conductor was asked and told.
 #[derive(Default)]
@@ -209,12 +212,24 @@ impl Conductor for Judge {
         Some(self.course(second))
     }
 
-    fn exchange_ended(&mut self, (): &mut (), exchange: String, outcome: &ExchangeOutcome) {
+    fn exchange_ended(
+        &mut self,
+        (): &mut (),
+        exchange: String,
+        outcome: &ExchangeOutcome,
+    ) -> Option<DecisionId> {
         self.log.exchanges.lock().unwrap().push((exchange, *outcome));
+        Some(DECISION.parse().unwrap())
     }
 
-    fn request_refused(&mut self, (): &mut (), refusal: http1::Refusal, _: http1::AskedFor) {
+    fn request_refused(
+        &mut self,
+        (): &mut (),
+        refusal: http1::Refusal,
+        _: http1::AskedFor,
+    ) -> Option<DecisionId> {
         self.log.refusals.lock().unwrap().push(refusal);
+        Some(DECISION.parse().unwrap())
     }
 
     fn request_still_permitted(&mut self, (): &(), _: &mut String) -> bool {

@@ -18,6 +18,9 @@ use super::world::{Recorded, World};
 use crate::transport::connect::{self, Dial};
 use crate::transport::http2::{Conductor, Cut, End, Ending, Exchange, Instead, OwnAnswer, RefusedUnseen};
 
+/// What every refusal is called here.
+pub(super) const DECISION: &str = "4k2nd-9xq1-7h3mz0v8w5rc";
+
 /// The conductor of one connection, with the real stages.
 pub(super) struct Deciding {
     pub(super) facts: ConnectionFacts,
@@ -107,8 +110,9 @@ impl Conductor for Deciding {
         self.world.late.set(self.world.late.get() + 1);
     }
 
-    fn malformed(&self, refusal: Refusal, _: AskedFor, _: u64) {
+    fn malformed(&self, refusal: Refusal, _: AskedFor, _: u64) -> DecisionId {
         self.world.malformed.borrow_mut().push(refusal);
+        DECISION.parse().unwrap()
     }
 
     fn begin(self: &Rc<Self>, request: &RequestFacts<'_>, cut: Cut) -> Record {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mesh_common::http1::{self, LocalAnswer};
-use mesh_common::model::{Direction, RequestFacts, SpiffeId, TrustDomain, WorkloadUid};
+use mesh_common::model::{DecisionId, Direction, RequestFacts, SpiffeId, TrustDomain, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use rustls_pki_types::CertificateDer;
 
@@ -185,9 +185,13 @@ impl Conductor for Script {
         None
     }
 
-    fn exchange_ended(&mut self, _: &mut u32, (): (), _: &ExchangeOutcome) {}
+    fn exchange_ended(&mut self, _: &mut u32, (): (), _: &ExchangeOutcome) -> Option<DecisionId> {
+        None
+    }
 
-    fn request_refused(&mut self, _: &mut u32, _: http1::Refusal, _: http1::AskedFor) {}
+    fn request_refused(&mut self, _: &mut u32, _: http1::Refusal, _: http1::AskedFor) -> Option<DecisionId> {
+        None
+    }
 
     fn request_still_permitted(&mut self, _: &u32, (): &mut ()) -> bool {
         self.permitted
