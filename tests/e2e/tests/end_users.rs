@@ -46,7 +46,7 @@ fn tokens_are_verified_and_rules_speak_of_them() {
         for (token, code, said) in [
             (None, 1, "end user:    no token, of those that RequestAuthentication shop/users takes\n"),
             (Some(&alice), 0, "end user:    https://issuer.example/alice, by a token that holds\n"),
-            (Some(&mallory), 1, "when request.auth.claims[realm][groups]"),
+            (Some(&mallory), 1, "end user:    https://issuer.example/mallory, by a token that holds\n"),
             (Some(&expired), 1, "end user:    its token does not hold: "),
             (Some(&forged()), 1, "end user:    its token does not hold: "),
         ] {
