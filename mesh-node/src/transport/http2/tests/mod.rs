@@ -11,6 +11,7 @@ mod messages;
 mod slow;
 mod unseen;
 mod untaken;
+mod versions;
 mod virtual_clock;
 mod websockets;
 mod world;

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mesh_common::http1::Refusal;
 use mesh_common::model::Protocol;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::world::*;
@@ -336,9 +336,9 @@ fn bytes_sent_early_wait_for_the_answer() {
     });
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
 }
@@ -348,7 +348,7 @@ fn data(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Each field as a literal without indexing (RFC 7541 section 6.2.2).
-fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -358,6 +358,22 @@ fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
         }
     }
     frame(1, 4, &block)
+}
+
+/// The stream, or its connection, ends with PROTOCOL_ERROR and without an answer.
+pub(super) async fn reset(raw: &mut (impl AsyncRead + Unpin), asked: &str) {
+    loop {
+        let mut head = [0; 9];
+        raw.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        raw.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], 1, "answered: {asked}");
+        // RST_STREAM or GOAWAY.
+        if matches!(head[3], 3 | 7) {
+            assert_eq!(payload[payload.len().min(8) - 1], 1, "{asked}: {payload:?}");
+            return;
+        }
+    }
 }
 
 const HANDSHAKE: [(&str, &str); 6] = [
@@ -385,18 +401,7 @@ fn a_protocol_said_twice_or_of_another_method_resets_the_stream() {
         for fields in [twice, get, pathless] {
             let mut raw = world.raw_caller().await;
             raw.write_all(&[PREFACE, &headers(&fields)].concat()).await.unwrap();
-            loop {
-                let mut head = [0; 9];
-                raw.read_exact(&mut head).await.unwrap();
-                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
-                raw.read_exact(&mut payload).await.unwrap();
-                assert_ne!(head[3], 1, "answered: {fields:?}");
-                if matches!(head[3], 3 | 7) {
-                    // RST_STREAM or GOAWAY with PROTOCOL_ERROR.
-                    assert_eq!(payload[payload.len().min(8) - 1], 1, "{payload:?}");
-                    break;
-                }
-            }
+            reset(&mut raw, &format!("{fields:?}")).await;
         }
         assert_eq!(world.dials.get(), 0);
     });
