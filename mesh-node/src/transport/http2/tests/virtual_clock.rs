@@ -161,6 +161,7 @@ fn a_connection_without_requests_has_five_minutes() {
         let world = world_with(Protocol::Grpc, Settings::default()).await;
         let mut silent = world.raw_caller().await;
         let closed = spawn_local(async move { silent.read_to_end(&mut Vec::new()).await });
+        // The agent has taken the connection, and its clock runs.
         sleep(SOON).await;
         let Settings { idle_timeout, handshake_timeout, .. } = Settings::default();
         pass(idle_timeout - SECOND).await;
