@@ -14,7 +14,7 @@ use super::http2::Http2Connection;
 use super::limits::Place;
 use super::load::BusyGuard;
 use super::record::Subject;
-use super::request::{Reported, RequestSides, described};
+use super::request::{Reported, RequestSides, described, given_id};
 use super::response::Rejection;
 use super::under_way::UnderWay;
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags, Verdict};
@@ -110,7 +110,7 @@ impl Http2Exchange {
         rejection: &Rejection,
         request: &RequestFacts<'_>,
     ) -> OwnAnswer {
-        let decision = core.name_refusal(subject, rejection, Some(&described(request)));
+        let decision = core.name_refusal(subject, rejection, Some(&described(request, given_id(request))));
         self.answer(rejection, Some(decision))
     }
 

@@ -36,7 +36,7 @@ pub(super) struct RequestSide {
     log: OpenRecord,
     counts: Requests,
     /// Its id was made here: nobody before gave it one.
-    made_id: Option<RequestId>,
+    is_id_made: bool,
 }
 
 /// How a request ended, for its reporters.
@@ -93,9 +93,10 @@ impl Core {
         plan: &Plan,
         request: &RequestFacts<'_>,
     ) -> RequestSide {
-        let mut side = self.side_of(subject, Some(plan), request);
+        let given = given_id(request);
+        let mut side = self.side_of(subject, Some(plan), request, given);
         decided.report(&mut side.log.record, &self.shared.metrics);
-        if !request.headers.iter().any(|(name, _)| is_request_id(name)) {
+        if given.is_none() {
             side.is_called(RequestId::new(fastrand::u128(..)));
         }
         side
@@ -109,7 +110,7 @@ impl Core {
         request: &RequestFacts<'_>,
     ) -> RequestSide {
         self.shared.metrics.refused(rejection.reason());
-        let mut side = self.side_of(subject, None, request);
+        let mut side = self.side_of(subject, None, request, given_id(request));
         let decision = self.name_refusal(subject, rejection, side.log.record.request.as_deref());
         side.denied(rejection, Some(decision));
         side
@@ -191,7 +192,7 @@ impl Core {
             grpc_status: None,
         };
         log.record.request = Some(Box::new(request));
-        RequestSide { log, counts: self.traffic.requests(&parties(subject, None)), made_id: None }
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, None)), is_id_made: false }
     }
 
     fn refused_undecided(&self, side: RequestSide, reported: &Reported) {
@@ -199,34 +200,37 @@ impl Core {
         side.ended(reported);
     }
 
+    /// One reporter of a request that came with the id `given`.
     pub(super) fn side_of(
         &self,
         subject: Subject<'_>,
         plan: Option<&Plan>,
         request: &RequestFacts<'_>,
+        given: Option<&[u8]>,
     ) -> RequestSide {
         let mut log = begin(&self.shared.access_log, subject, plan);
-        log.record.request = Some(Box::new(described(request)));
-        RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)), made_id: None }
+        log.record.request = Some(Box::new(described(request, given)));
+        RequestSide { log, counts: self.traffic.requests(&parties(subject, plan)), is_id_made: false }
     }
 }
 
 impl RequestSide {
     fn is_called(&mut self, id: RequestId) {
         if let Some(request) = &mut self.log.record.request {
-            request.id = Some(id.clone());
+            request.id = Some(id);
+            self.is_id_made = true;
         }
-        self.made_id = Some(id);
     }
 
     /// What the request is called that had no name when it came.
     pub(super) fn made_id(&self) -> Option<&RequestId> {
-        self.made_id.as_ref()
+        let request = self.log.record.request.as_ref().filter(|_| self.is_id_made);
+        request?.id.as_ref()
     }
 
     /// Both report one request: it has one name.
     pub(super) fn is_of_the_same_request(&mut self, other: &Self) {
-        if let Some(id) = &other.made_id {
+        if let Some(id) = other.made_id() {
             self.is_called(id.clone());
         }
     }
@@ -341,20 +345,22 @@ fn known_grpc_status(status: u16) -> u8 {
     u8::try_from(status).ok().filter(|status| *status <= 16).unwrap_or(2)
 }
 
-pub(super) fn described(request: &RequestFacts<'_>) -> Request {
+/// What is recorded of a request that came with the id `given`.
+pub(super) fn described(request: &RequestFacts<'_>, given: Option<&[u8]>) -> Request {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
-    let given = request.headers.iter().find(|(name, _)| is_request_id(name));
     Request {
         method: text(request.method),
         path: request.path.as_str().into(),
         host: text(request.host),
-        id: given.and_then(|(_, value)| RequestId::given(value)),
+        id: given.and_then(RequestId::given),
         end_user: request.end_user.and_then(|user| user.claims.principal().cloned()),
         status: 0,
         grpc_status: None,
     }
 }
 
-fn is_request_id(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(REQUEST_ID.as_bytes())
+/// What a request's `x-request-id` is as it came, whether or not it can be recorded.
+pub(super) fn given_id<'a>(request: &RequestFacts<'a>) -> Option<&'a [u8]> {
+    let is_id = |name: &[u8]| name.eq_ignore_ascii_case(REQUEST_ID.as_bytes());
+    request.headers.iter().find(|(name, _)| is_id(name)).map(|(_, value)| *value)
 }

@@ -8,7 +8,7 @@ use mesh_common::{policy, resolve};
 use super::Core;
 use super::inbound::caller_pod;
 use super::record::{HttpConnection, Subject};
-use super::request::described;
+use super::request::{described, given_id};
 use super::response::Rejection;
 use crate::telemetry::access_log::Request;
 
@@ -38,7 +38,7 @@ impl UnderWay {
 
     /// What is said of it.
     pub(super) fn described(&self) -> Request {
-        self.request.show(described)
+        self.request.show(|request| described(request, given_id(request)))
     }
 
     fn still_permitted(&self, snapshot: &Snapshot, http: &HttpConnection) -> Result<(), Denial> {

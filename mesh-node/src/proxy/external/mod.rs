@@ -27,7 +27,7 @@ use self::channel::Clients;
 use self::check::Asked;
 pub(super) use self::word::{Allowance, Word};
 use super::record::Subject;
-use super::request::Reported;
+use super::request::{Reported, given_id};
 use super::response::Rejection;
 use super::{Core, Proxy};
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
@@ -204,7 +204,7 @@ impl Core {
         let Some(Open { about, .. }) = self.questions.open.borrow_mut().remove(&question) else { return };
         let About { facts, destination, caller, .. } = &*about;
         let subject = Subject { facts, destination, caller: caller.as_ref() };
-        let side = about.request.show(|request| self.side_of(subject, None, request));
+        let side = about.request.show(|request| self.side_of(subject, None, request, given_id(request)));
         side.ended(&Reported {
             protocol: about.protocol,
             code: 0,
