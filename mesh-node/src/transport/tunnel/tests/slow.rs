@@ -34,12 +34,18 @@ fn counts(mut stream: TcpStream) {
     stream.write_all(&(all.len() as u64).to_be_bytes()).unwrap();
 }
 
+/// No deadline of its own: how long a machine takes for megabytes over a slow wire says nothing of the engine.
+fn patient() -> Settings {
+    Settings { connect_timeout: PATIENCE, handshake_timeout: PATIENCE, silence: PATIENCE, ..Settings::default() }
+}
+
 /// Has `count` clients send `total` bytes each, `piece` by `piece`, over a slow wire, and checks that all arrive and
 /// that no more than the backlog waits for the wire meanwhile.
 fn check_uploads(count: usize, total: usize, piece: usize) {
     let world = World::new();
-    let destination = world.destination(application(counts));
-    let source = world.source(slow_wire(destination.address));
+    let destination = Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
+    let script = world.script(Direction::Outbound, slow_wire(destination.address));
+    let source = Side::start(script, Direction::Outbound, patient());
     let clients: Vec<_> = (0..count)
         .map(|_| {
             let mut client = connect(source.address);
@@ -110,10 +116,10 @@ fn refuses_late(world: &World, count: usize, each: usize) -> SocketAddr {
 fn what_is_said_again_elsewhere_waits_for_the_network_too() {
     const CLIENTS: usize = 300;
     let world = World::new();
-    let destination = world.destination(application(counts));
+    let destination = Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
     let mut script = world.script(Direction::Outbound, refuses_late(&world, CLIENTS, REPLAY));
     script.second = Some(Route::Tunnel(slow_wire(destination.address)));
-    let source = Side::start(script, Direction::Outbound, Settings::default());
+    let source = Side::start(script, Direction::Outbound, patient());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(source.address)).collect();
     clients.iter_mut().for_each(|client| client.write_all(&[7; REPLAY]).unwrap());
     let mut most = 0;
@@ -124,7 +130,8 @@ fn what_is_said_again_elsewhere_waits_for_the_network_too() {
     for client in &mut clients {
         client.shutdown(Shutdown::Write).unwrap();
         let mut arrived = [0; 8];
-        client.read_exact(&mut arrived).unwrap();
+        let answer = client.read_exact(&mut arrived);
+        assert!(answer.is_ok(), "{answer:?}; tunnels were lost: {:?}", source.log.losses.lock().unwrap());
         assert_eq!(u64::from_be_bytes(arrived), REPLAY as u64);
         most = most.max(backlog(&source));
     }
