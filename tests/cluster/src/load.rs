@@ -35,6 +35,8 @@ pub struct Outcome {
     pub longest: f64,
     /// The statuses of those that failed, as they came.
     pub statuses: Vec<String>,
+    /// When each was answered, in seconds since the machine started, and with which status.
+    pub answers: Vec<(f64, String)>,
 }
 
 impl Load {
@@ -84,6 +86,7 @@ impl Outcome {
         for (at, status) in said.lines().filter_map(|line| line.split_once(' ')) {
             let Ok(at) = at.parse::<f64>() else { continue };
             outcome.requests += 1;
+            outcome.answers.push((at, status.to_owned()));
             let since = *good.get_or_insert(at);
             let is_good = status == "200";
             if !is_good {
@@ -99,6 +102,11 @@ impl Outcome {
             }
         }
         outcome
+    }
+
+    /// When an answer with this status came for the first time from then on.
+    pub fn first_after(&self, since: f64, status: &str) -> Option<f64> {
+        self.answers.iter().find(|(at, answered)| *at >= since && answered == status).map(|(at, _)| *at)
     }
 }
 
@@ -122,6 +130,8 @@ mod tests {
         assert_eq!((outcome.requests, outcome.failed), (5, 2));
         assert!((outcome.longest - 0.5).abs() < 1e-9);
         assert_eq!(outcome.statuses, ["000", "503"]);
+        assert_eq!(outcome.first_after(1.2, "200"), Some(1.5));
+        assert_eq!(outcome.first_after(1.3, "503"), None);
         assert!((Outcome::read("1.0 000\n2.0 000\n").longest - 1.0).abs() < 1e-9);
     }
 }

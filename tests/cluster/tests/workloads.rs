@@ -1,8 +1,9 @@
 //! Pods of every kind that a kubelet runs, and every way to reach them, with only certificates and default deny.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_cluster::mesh::{Mesh, PATIENCE, SYSTEM, WAIT};
@@ -44,6 +45,8 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
         mesh.kubectl(&["apply", "-f", AUTHENTICATED])?;
         who_has_no_certificate_is_refused(&mesh)?;
         who_has_one_is_served(&mesh)?;
+        a_service_for_its_own_node_serves_no_other(&mesh)?;
+        a_person_gets_in(&mesh)?;
         a_proxy_in_front_is_served_once_it_is_enrolled(&mesh)?;
         probes_go_on(&mesh)?;
         jobs_end_well(&mesh)
@@ -142,6 +145,42 @@ fn who_has_one_is_served(mesh: &Mesh) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// `internalTrafficPolicy: Local`
+fn a_service_for_its_own_node_serves_no_other(mesh: &Mesh) -> Result<()> {
+    mesh.answers("web-b", "http://web-b-near/", "200")?;
+    mesh.answers("web-a", "http://web-b-near/", "503")?;
+    let refusal =
+        ["src.workload=default/web-a", "dst.service=web-b-near.default.", "reason=no_ready_endpoint_on_node"];
+    recorded(mesh, "the refusal", &refusal)
+}
+
+/// `kubectl port-forward`: the pod's kubelet connects inside of the pod, where nothing is captured.
+fn a_person_gets_in(mesh: &Mesh) -> Result<()> {
+    let mut forward = mesh.cluster().control_plane().kubectl_command();
+    forward.args(["port-forward", "pod/web-b", ":8080"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut forward = Ended(forward.spawn().context("start kubectl")?);
+    let mut said = String::new();
+    // Open until the end: kubectl says more.
+    let mut output = BufReader::new(forward.0.stdout.take().context("standard output is piped")?);
+    output.read_line(&mut said).context("read what kubectl says")?;
+    let port = said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|rest| rest.split(' ').next());
+    let url = format!("http://127.0.0.1:{}/", port.with_context(|| format!("kubectl said {said}"))?);
+    let answered = from_elsewhere(&url)?;
+    ensure!(answered == "200", "{url} answered {answered}");
+    Ok(())
+}
+
+/// A process that is ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Fails if it ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Its callers have no certificate before and after; it has one once it is enrolled, and nothing of it is begun again.

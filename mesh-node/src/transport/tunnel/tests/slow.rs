@@ -36,14 +36,20 @@ fn counts(mut stream: TcpStream) {
 
 /// No deadline of its own: how long a machine takes for megabytes over a slow wire says nothing of the engine.
 fn patient() -> Settings {
-    Settings { connect_timeout: PATIENCE, handshake_timeout: PATIENCE, silence: PATIENCE, ..Settings::default() }
+    Settings {
+        connect_timeout: PATIENCE,
+        handshake_timeout: PATIENCE,
+        silence: PATIENCE,
+        ..Settings::default()
+    }
 }
 
 /// Has `count` clients send `total` bytes each, `piece` by `piece`, over a slow wire, and checks that all arrive and
 /// that no more than the backlog waits for the wire meanwhile.
 fn check_uploads(count: usize, total: usize, piece: usize) {
     let world = World::new();
-    let destination = Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
+    let destination =
+        Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
     let script = world.script(Direction::Outbound, slow_wire(destination.address));
     let source = Side::start(script, Direction::Outbound, patient());
     let clients: Vec<_> = (0..count)
@@ -116,7 +122,8 @@ fn refuses_late(world: &World, count: usize, each: usize) -> SocketAddr {
 fn what_is_said_again_elsewhere_waits_for_the_network_too() {
     const CLIENTS: usize = 300;
     let world = World::new();
-    let destination = Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
+    let destination =
+        Side::start(world.script(Direction::Inbound, application(counts)), Direction::Inbound, patient());
     let mut script = world.script(Direction::Outbound, refuses_late(&world, CLIENTS, REPLAY));
     script.second = Some(Route::Tunnel(slow_wire(destination.address)));
     let source = Side::start(script, Direction::Outbound, patient());

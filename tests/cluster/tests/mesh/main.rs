@@ -1,5 +1,7 @@
 //! The mesh, installed with kubectl as a person does it, on a cluster of two nodes.
 
+mod policies;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -16,12 +18,10 @@ use mesh_test_harness::figure;
 const PODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pods.yaml");
 /// Only certificates, and nobody is allowed anything.
 const CLOSED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/closed.yaml");
-/// The one may, with GET.
-const ONE_MAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/one-may.yaml");
 /// What nobody can mean, and no pattern refuses.
 const BROKEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broken.yaml");
 /// What scrapes.
-const PROMETHEUS: &str = include_str!("prometheus.yaml");
+const PROMETHEUS: &str = include_str!("../prometheus.yaml");
 /// Sums that are above zero.
 const SCRAPED: [&str; 8] = [
     // Every agent and every controller.
@@ -45,7 +45,7 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
     let work = || {
         mesh.populate(Path::new(PODS))?;
         carries_encrypted(&mesh)?;
-        refuses(&mesh)?;
+        policies::are_tried_put_in_force_edited_and_taken_away(&mesh)?;
         reads_well(&mesh)?;
         is_scraped(&mesh)?;
         conforms(&mesh)?;
@@ -79,34 +79,6 @@ fn carries_encrypted(mesh: &Mesh) -> Result<()> {
         });
         both.then_some(())
     })
-}
-
-/// Policies by kubectl: in force on both nodes, while the kubelets' probes go on.
-fn refuses(mesh: &Mesh) -> Result<()> {
-    let in_force = |policy: &str, from: &str, to: &str, method: &str, expected: &str| {
-        let begun = Instant::now();
-        let reason = format!("{policy}: {method} from web-{from} to web-{to} gives {expected}");
-        eventually(&reason, PATIENCE, || {
-            let status = mesh.ask(&format!("web-{from}"), &url(to), method);
-            status.is_ok_and(|status| status == expected).then_some(())
-        })?;
-        figure(&format!("{reason} after {} ms", begun.elapsed().as_millis()));
-        Ok::<_, anyhow::Error>(())
-    };
-    mesh.kubectl(&["apply", "-f", CLOSED])?;
-    for (from, to) in [("a", "b"), ("b", "a")] {
-        in_force("nobody may", from, to, "GET", "403")?;
-    }
-    mesh.kubectl(&["apply", "-f", ONE_MAY])?;
-    in_force("one may", "a", "b", "GET", "200")?;
-    in_force("one may", "a", "b", "POST", "403")?;
-    // Longer than the kubelet takes to say that a pod whose probes fail is not ready.
-    let probed = ["wait", "--for=condition=Ready=false", "--timeout=8s", "pod", "--all"];
-    ensure!(mesh.kubectl(&probed).is_err(), "a kubelet's probe is refused");
-    for policy in [ONE_MAY, CLOSED] {
-        mesh.kubectl(&["delete", "-f", policy])?;
-    }
-    in_force("everybody may", "b", "a", "GET", "200")
 }
 
 /// What kubectl shows of our kinds, and what the cluster says of the pods of the mesh.
