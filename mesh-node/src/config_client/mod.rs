@@ -291,7 +291,8 @@ impl ConfigClient {
     }
 
     fn report(&self) {
-        let problems = problems::problems(&self.settings, self.world().refused(), &self.trouble);
+        let snapshot = self.publication.snapshots().load_full();
+        let problems = problems::problems(&self.settings, self.world().refused(), &snapshot, &self.trouble);
         self.publication.report(problems);
     }
 

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use mesh_common::model::NamespacedName;
+use mesh_common::model::policy::PolicyFault;
+use mesh_common::snapshot::Snapshot;
+
 use super::world::Refused;
 use super::{ClientSettings, Trouble};
 use crate::control::documents::{Complaint, ObjectName, Place, Problem};
 use crate::control::translate::Effect;
-use crate::xds::Key;
+use crate::xds::{Key, ResourceType};
 
 /// Most resources that are listed one by one.
 const MAX_LISTED: usize = 1000;
@@ -15,6 +19,7 @@ const MAX_LISTED: usize = 1000;
 pub(super) fn problems(
     settings: &ClientSettings,
     refused: &BTreeMap<Key, Refused>,
+    snapshot: &Snapshot,
     trouble: &Trouble,
 ) -> Vec<Problem> {
     let place = Place { file: format!("controller {}", settings.address).into(), document: 0 };
@@ -29,11 +34,31 @@ pub(super) fn problems(
         whole(format!("the state cannot be written to {}: {reason}", settings.state_dir.display()))
     });
     let roots = trouble.roots.iter().map(|reason| whole(format!("its roots cannot be used: {reason}")));
+    // What the controller did not understand of an object, and told every agent.
+    let policies = faults(snapshot).filter(|(name, _)| !refused.keys().any(|key| object(key) == *name));
+    let policies = policies.take(MAX_LISTED).map(|(name, fault)| {
+        problem(Some(name), Some(fault.field.clone()), fault.reason.clone(), Effect::Denies)
+    });
     let resources = refused.iter().take(MAX_LISTED).map(|(key, Refused { error, denies })| {
         let effect = if *denies { Effect::Denies } else { Effect::LastGoodKept };
         problem(Some(object(key)), Some(error.field.clone()), error.reason.clone(), effect)
     });
-    stream.chain(saving).chain(roots).chain(resources).collect()
+    stream.chain(saving).chain(roots).chain(resources).chain(policies).collect()
+}
+
+fn faults(snapshot: &Snapshot) -> impl Iterator<Item = (ObjectName, &PolicyFault)> {
+    let name = |kind: &str, name: &NamespacedName| ObjectName {
+        kind: kind.to_owned(),
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+    };
+    let authorization = snapshot.authorization_policies().filter_map(move |policy| {
+        Some((name(ResourceType::AuthorizationPolicy.name(), &policy.name), policy.fault.as_deref()?))
+    });
+    let request = snapshot.all_request_authentications().filter_map(move |policy| {
+        Some((name(ResourceType::RequestAuthentication.name(), &policy.name), policy.fault.as_deref()?))
+    });
+    authorization.chain(request)
 }
 
 fn object(key: &Key) -> ObjectName {

@@ -12,6 +12,7 @@ use mesh_test_cluster::node::Inside;
 use mesh_test_cluster::node_inside;
 use mesh_test_cluster::programs::{self, Programs};
 use mesh_test_cluster::standing::{self, Standing};
+use mesh_test_harness::binary::Build;
 
 /// Start, look at and end a Kubernetes of this machine's own: a control plane and nodes that run pods
 #[derive(Parser)]
@@ -44,8 +45,8 @@ enum Verb {
     },
     /// Give an image to every node
     Load {
-        /// The image, as an OCI archive
-        image: PathBuf,
+        /// The image, as an OCI archive [default: the mesh of this working copy, as tests have it]
+        image: Option<PathBuf>,
     },
     /// Run the Gateway API's official conformance suite against the mesh that is installed on it
     Conformance {
@@ -112,7 +113,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Status { output } => return status(output),
         Verb::Shell { words } => return shell(&words),
-        Verb::Load { image } => Standing::present()?.load(&image)?,
+        Verb::Load { image } => load(image)?,
         Verb::Conformance { test, report } => conformance(test.as_deref(), &report)?,
         Verb::Down => Standing::present()?.down()?,
         Verb::Hold { size } => standing::hold(size.nodes)?,
@@ -130,6 +131,13 @@ fn conformance(test: Option<&str>, report: &Path) -> Result<()> {
     suite.apply_definitions()?;
     println!("{}\nthe report: {}", suite.run()?, report.display());
     Ok(())
+}
+
+fn load(image: Option<PathBuf>) -> Result<()> {
+    let standing = Standing::present()?;
+    let folder = standing.kubeconfig.with_file_name("images");
+    let image = image.map_or_else(|| images::mesh(&folder, Build::Own), Ok)?;
+    standing.load(&image)
 }
 
 fn told(inside: &str) -> Result<Inside> {

@@ -110,6 +110,11 @@ fn reads_well(mesh: &Mesh) -> Result<()> {
         whole.iter().all(|part| told.contains(part)).then_some(())
     })
     .with_context(described)?;
+    let agent = [SYSTEM, "exec", "daemonset/nodemesh-agent", "--", "mesh-node", "status"];
+    eventually("an agent says which policy was not understood", PATIENCE, || {
+        kubectl(&agent).contains(&format!("AuthorizationPolicy default/broken: {field}")).then_some(())
+    })
+    .with_context(|| kubectl(&agent))?;
     mesh.kubectl(&["delete", "-f", CLOSED, "-f", BROKEN])?;
     // Who would be refused if the namespace allowed no more than the controllers need.
     let mut label = mesh.cluster().control_plane().kubectl_command();
