@@ -19,6 +19,7 @@ pub(super) struct Metrics {
     doubtful: IntGauge,
     generation: IntGauge,
     certificates: IntCounterVec,
+    roots_due: IntGauge,
 }
 
 impl Metrics {
@@ -58,6 +59,10 @@ impl Metrics {
                 "outcome",
                 "Answers to agents that asked for a certificate, by what came of it; issued is one.",
             )?,
+            roots_due: registry.gauge(
+                "nodemesh_controller_ca_root_due",
+                "Namespaces whose ConfigMap nodemesh-ca-root is still to be written, as the replica that leads sees them; 0 in others.",
+            )?,
         })
     }
 
@@ -79,6 +84,11 @@ impl Metrics {
 
     pub(super) fn certificate(&self, outcome: &str) {
         self.certificates.with_label_values(&[outcome]).inc();
+    }
+
+    /// Takes in how many namespaces the roots are still to be written.
+    pub(super) fn roots_due(&self, count: usize) {
+        self.roots_due.set(gauge(count));
     }
 
     /// Takes what is in force after a batch.

@@ -3,7 +3,7 @@
 //! In: the objects of a Kubernetes API server, and the calls of agents. Out: what each agent is to know, certificates
 //! for the pods of its node, and what a person should know, in the objects' status. [`world`] knows what there is;
 //! [`tokens`] knows who calls, and `certificates` signs; [`authority_secret`] keeps the key; who holds the [`lease`]
-//! writes `status`. Never: a look at traffic.
+//! writes `status`, and the roots for programs outside the mesh. Never: a look at traffic.
 
 pub mod agents;
 pub mod audit;
@@ -11,6 +11,7 @@ pub mod authority_secret;
 mod backoff;
 mod certificates;
 pub mod client;
+mod cluster_roots;
 pub mod daemon_set;
 mod definitions;
 pub mod discovery;
@@ -22,6 +23,8 @@ mod metrics;
 pub mod preflight;
 mod probes;
 mod rates;
+mod roots_ledger;
+mod roots_writer;
 pub mod rotate;
 mod rotation;
 mod rotator;
@@ -64,6 +67,7 @@ use self::client::ClientError;
 use self::discovery::{Discovery, DiscoverySettings};
 use self::lease::{Candidate, Leadership};
 use self::metrics::Metrics;
+use self::roots_writer::RootsWriter;
 use self::rotator::Rotator;
 use self::route_status::RouteWriter;
 use self::server::Services;
@@ -290,6 +294,7 @@ impl Parts {
         let secret = self.secret(&clock);
         let held = Arc::new(secret.obtain().await);
         let leadership = self.write_status(tasks);
+        tasks.spawn(self.roots_writer(leadership.clone(), Arc::clone(&held)).run());
         let rotator = self.rotator(leadership, agent.clone());
         tasks.spawn(secret.follow(Arc::clone(&held), rotator));
         let authority = self.authority(held, &local);
@@ -335,6 +340,13 @@ impl Parts {
         let (client, me) = (self.client.clone(), self.config.pod_name.to_string());
         let record = TrustRecord::new(client, &self.config.mesh.root_namespace, me);
         Rotator { leadership, known: Arc::clone(&self.known), record, agent, said: None }
+    }
+
+    /// Who puts the roots where programs outside the mesh find them.
+    fn roots_writer(&self, leadership: Leadership, authority: Arc<HeldAuthority>) -> RootsWriter {
+        let (client, metrics) = (self.client.clone(), self.metrics.clone());
+        let root_namespace = self.config.mesh.root_namespace.to_string();
+        RootsWriter { client, root_namespace, authority, leadership, metrics }
     }
 
     /// Begins to write status, whenever it is this replica's turn; returns what tells of that.

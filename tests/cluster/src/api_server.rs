@@ -23,10 +23,18 @@ impl ApiServer {
     /// # Errors
     /// A program cannot be built or started, or it ends; the text has the last lines of its log.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more flags for the API server.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn start_with(flags: &[&str]) -> Result<Self> {
         let run = Run::start()?;
         let certificates = Certificates::make(&run.folder().join("pki"))?;
         let site = control_plane::loopback()?;
-        let mut control_plane = ControlPlane::start(&run, &certificates, site, Form::Light)?;
+        let mut control_plane = ControlPlane::start(&run, &certificates, site, Form::Light, flags)?;
         control_plane.wait_until_ready()?;
         Ok(Self { control_plane, _run: run })
     }

@@ -58,7 +58,7 @@ impl Cluster {
             // Nobody else is in the namespace.
             store: [2379, 2380],
         };
-        let mut control_plane = ControlPlane::start(&run, &certificates, site, Form::Full)?;
+        let mut control_plane = ControlPlane::start(&run, &certificates, site, Form::Full, &[])?;
         let images = images::make(&run.folder().join("images"))?;
         say.step("images are made");
         let common = Common {

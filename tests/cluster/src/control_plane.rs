@@ -56,11 +56,17 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts the store and the API server; they are not ready yet.
+    /// Starts the store and the API server, with more flags for this one; they are not ready yet.
     ///
     /// # Errors
     /// A program cannot be started.
-    pub fn start(run: &Run, certificates: &Certificates, site: Site, form: Form) -> Result<Self> {
+    pub fn start(
+        run: &Run,
+        certificates: &Certificates,
+        site: Site,
+        form: Form,
+        more: &[&str],
+    ) -> Result<Self> {
         let programs = Programs::get()?;
         let url = format!("https://{}", site.address);
         certificates.server("api-server", &[site.address.ip(), network::FIRST_SERVICE.into()])?;
@@ -72,6 +78,7 @@ impl ControlPlane {
             Form::Light => flags.extend(light_flags()),
             Form::Full => flags.extend(full_flags(certificates)?),
         }
+        flags.extend(more.iter().map(|&flag| flag.to_owned()));
         let api_server = spawn("kube-apiserver", flags)?;
         Ok(Self { site, kubeconfig, programs, workers: Vec::new(), api_server, _etcd: etcd })
     }

@@ -111,6 +111,13 @@ impl Stand {
         Self::with(server, kubeconfig, None, DAY).await
     }
 
+    /// The same, with more flags for the API server.
+    pub async fn with_flags(flags: &[&str]) -> Result<Self> {
+        let server = api_server_with("base", flags)?;
+        let kubeconfig = controllers_own(&server, None)?;
+        Self::with(server, kubeconfig, None, DAY).await
+    }
+
     /// The same, for certificates that are good for so long.
     pub async fn signing_for(lifetime: Duration) -> Result<Self> {
         let server = api_server("base")?;
@@ -402,7 +409,12 @@ impl Stand {
 
 /// An API server with what the manifests bring.
 fn api_server(part: &str) -> Result<ApiServer> {
-    let server = ApiServer::start()?;
+    api_server_with(part, &[])
+}
+
+/// The same, with more flags for it.
+fn api_server_with(part: &str, flags: &[&str]) -> Result<ApiServer> {
+    let server = ApiServer::start_with(flags)?;
     for part in ["foundation", part] {
         let folder = format!("{}/../../manifests/{part}", env!("CARGO_MANIFEST_DIR"));
         server.kubectl(&["apply", "-k", &folder])?;

@@ -10,6 +10,7 @@ mod gateway;
 mod objects;
 mod person;
 mod road;
+mod roots;
 mod rotation;
 mod signing_requests;
 mod sleeper;

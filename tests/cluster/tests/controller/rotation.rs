@@ -135,12 +135,12 @@ impl Mesh {
 }
 
 /// A key and its root.
-fn made() -> Result<SigningPem> {
+pub fn made() -> Result<SigningPem> {
     Ok(SigningPem::make(&TrustDomain::parse("cluster.local")?, &system_clock())?)
 }
 
 /// Puts another key into the Secret, as parts of these names.
-fn put(stand: &Stand, [key, certificate]: [&str; 2], signing: &SigningPem) -> Result<()> {
+pub fn put(stand: &Stand, [key, certificate]: [&str; 2], signing: &SigningPem) -> Result<()> {
     let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone());
     let data = serde_json::json!({certificate: text(&signing.certificates)?, key: text(&signing.key)?});
     let patch = serde_json::json!({"stringData": data}).to_string();
