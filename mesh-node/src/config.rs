@@ -190,6 +190,8 @@ pub struct LimitConfig {
     pub connections_per_namespace: u32,
     /// Connections of one pod.
     pub connections_per_pod: u32,
+    /// From the last time that a source was cut off for abuse to the end of its penalty; zero for no penalties.
+    pub abuse_penalty: Duration,
     /// How long open connections may finish at the end.
     pub drain_timeout: Duration,
 }
@@ -293,6 +295,7 @@ impl From<LimitArgs> for LimitConfig {
             connections: args.max_connections.get(),
             connections_per_namespace: args.max_connections_per_namespace.get(),
             connections_per_pod: args.max_connections_per_pod.get(),
+            abuse_penalty: args.abuse_penalty,
             drain_timeout: args.drain_timeout,
         }
     }

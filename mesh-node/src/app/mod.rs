@@ -201,6 +201,7 @@ fn shared(
         snapshots: publication.snapshots(),
         identities: Arc::clone(identities),
         places: Places::new(&config.limits),
+        abuse_penalty: config.limits.abuse_penalty,
         traffic: TrafficMetrics::new(config.node.workers, config.admin.max_series),
         access_log,
         original_dsts: kernel.original_dsts(),

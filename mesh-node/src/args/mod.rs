@@ -15,7 +15,8 @@ use ipnet::IpNet;
 use mesh_common::model::TrustDomain;
 
 use self::values::{
-    address, at_least_one, cidr, duration, host_and_port, namespace, node_name, signer_name, trust_domain,
+    address, at_least_one, cidr, duration, duration_or_none, host_and_port, namespace, node_name,
+    signer_name, trust_domain,
 };
 
 /// Flags of `mesh-node agent`.
@@ -312,6 +313,10 @@ pub(crate) struct LimitArgs {
         value_parser = at_least_one::<NonZeroU32>
     )]
     pub(crate) max_pending_handshakes_per_source: NonZeroU32,
+    /// How long whoever was cut off for abuse again and again (a pod of the node, or an address that connects) begins only one
+    /// connection in each fifth of it, per core, counted from the last time; 0s for never
+    #[arg(long, env = "NODEMESH_ABUSE_PENALTY", value_name = "DURATION", default_value = "10s", value_parser = duration_or_none)]
+    pub(crate) abuse_penalty: Duration,
     /// How long open connections may finish when the agent is told to stop
     #[arg(long, env = "NODEMESH_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(crate) drain_timeout: Duration,

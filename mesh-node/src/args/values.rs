@@ -7,11 +7,15 @@ use ipnet::IpNet;
 use mesh_common::model::TrustDomain;
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be more than zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it as in 500ms, 10s, 5m or 24h")),
+    match duration_or_none(text)? {
+        duration if duration.is_zero() => Err("must be more than zero".to_owned()),
+        duration => Ok(duration),
     }
+}
+
+/// Zero says that there is none of what it is for.
+pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as in 500ms, 10s, 5m or 24h"))
 }
 
 /// As the API server takes it: a domain, then a path.

@@ -35,7 +35,7 @@ impl Proxy {
         let proxy = self.clone();
         tasks::spawn(async move {
             let served = proxy.http2.server.serve(socket, connection.clone()).await;
-            proxy.http2_client_ended(&connection.pod, served);
+            proxy.http2_client_ended(&connection, served);
         });
     }
 
@@ -78,7 +78,7 @@ impl Proxy {
             if let Some(reason) = served.as_ref().err().filter(|error| error.is_of_handshake()) {
                 proxy.report_unresolved(&pod, Between::inbound(peer, local), reason.reason());
             }
-            proxy.http2_ended(&pod, served);
+            proxy.http2_ended(&pod, (peer, local), served);
         });
     }
 
@@ -107,19 +107,31 @@ impl Proxy {
     }
 
     /// A connection in the clear is no tunnel: what breaks it is its client's doing.
-    fn http2_client_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
+    fn http2_client_ended(&self, connection: &Http2Connection, served: Result<(), ServeError>) {
         let Err(error) = served else { return };
+        let pod = &connection.pod;
         match &error {
             ServeError::NotTaken => self.shared.metrics.refused(error.reason()),
-            error if error.is_violation() => self.shared.metrics.refused("http2_violation"),
+            error if error.is_violation() => {
+                self.shared.metrics.refused("http2_violation");
+                self.client_cut_off(pod, connection.record.borrow().facts());
+            }
             _ => {}
         }
         debug!(pod = %pod.uid().0, reason = error.reason(), error = %Chain(&error), "HTTP/2 client lost");
     }
 
-    fn http2_ended(&self, pod: &PodHandle, served: Result<(), ServeError>) {
+    fn http2_ended(
+        &self,
+        pod: &PodHandle,
+        (peer, local): (SocketAddr, SocketAddr),
+        served: Result<(), ServeError>,
+    ) {
         let Err(error) = served else { return };
         self.shared.metrics.tunnel_lost(error.reason());
+        if error.is_violation() {
+            self.peer_cut_off(pod, peer, Some(local));
+        }
         debug!(pod = %pod.uid().0, reason = error.reason(), error = %Chain(&error), "HTTP/2 connection lost");
     }
 

@@ -192,6 +192,7 @@ mod tests {
             connections: node,
             connections_per_namespace: namespace,
             connections_per_pod: pod,
+            abuse_penalty: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         })
     }

@@ -4,7 +4,9 @@
 //! counts. One [`Proxy`] per core; what the cores share is in [`Shared`]. Everything here is a plain function on the
 //! core's thread: it looks up, decides and returns. Does no I/O of its own but two look-ups of the kernel's maps.
 
+mod abuse;
 mod asking;
+mod certificates;
 mod client_certificate;
 mod decisions;
 mod detected;
@@ -36,7 +38,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use mesh_common::http1;
@@ -57,6 +59,7 @@ pub use self::record::Record;
 pub use self::shared::{ProxyMetrics, Shared};
 
 use self::asking::Held;
+use self::certificates::left_until;
 use self::decisions::Decisions;
 use self::detected::CoreLearned;
 use self::dial::dial_from;
@@ -72,14 +75,12 @@ use crate::telemetry::traffic::CoreTraffic;
 use crate::transport::connect::Dial;
 use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, RequestCourse};
+use crate::transport::penalties::Penalties;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
     TunnelKey, TunnelPlan,
 };
 use crate::transport::{self, CloseReason, Outcome, TunnelLoss};
-
-/// A tunnel is re-made this long before its certificate expires, at least.
-const RETIRE_BEFORE: Duration = Duration::from_secs(1);
 
 /// Decides for one core. A clone decides for the same one: the engine has one, each HTTP/2 connection another.
 #[derive(Clone)]
@@ -100,6 +101,8 @@ pub struct Core {
     tokens: RefCell<TokenCache>,
     /// What is asked of authorization servers.
     questions: Questions,
+    /// Who was cut off for abuse.
+    penalties: Penalties,
 }
 
 impl Deref for Proxy {
@@ -127,6 +130,7 @@ impl Proxy {
             learned: shared.learned.core(),
             decisions: Decisions::new(shared.origin),
             questions: Questions::default(),
+            penalties: Penalties::new(shared.abuse_penalty),
             http2: Http2Connections::new(Arc::clone(&shared.identities), http2, handshakes),
             shared,
         }))
@@ -219,11 +223,20 @@ impl Conductor for Proxy {
     type Exchange = Exchange;
     type Held = Held;
 
+    fn holds_back(&mut self, pod: &PodHandle) -> Option<Duration> {
+        self.waits_for_penalty(pod)
+    }
+
+    fn admit_inbound(&mut self, _: &PodHandle, peer: IpAddr) -> Result<(), Refusal> {
+        self.admit_address(peer)
+    }
+
     fn accept_outbound(
         &mut self,
         pod: &PodHandle,
         accepted: &Accepted<'_>,
     ) -> Result<Outbound<Record, Held>, Refusal> {
+        self.begins_in_penalty(pod);
         self.outbound(pod, accepted)
     }
 
@@ -438,6 +451,9 @@ impl Conductor for Proxy {
         if let Some((client, address)) = tunnel.peer.zip(tunnel.never_up_at) {
             self.report_unresolved(pod, Between::inbound(client, address), reason);
         }
+        if let (TunnelLoss::Violation, Some(client), None) = (tunnel.loss, tunnel.peer, tunnel.key) {
+            self.peer_cut_off(pod, client, None);
+        }
         let peer = tunnel.peer.map(tracing::field::display);
         let expected = tunnel.key.map(|key| tracing::field::display(&key.identity));
         debug!(pod = %pod.uid().0, peer, expected, reason, streams = tunnel.streams, "tunnel lost");
@@ -464,26 +480,6 @@ impl Conductor for Proxy {
     fn tunnel_still_wanted(&mut self, pod: &PodHandle, _: &SpiffeId) -> bool {
         self.snapshot().workload(pod.uid()).is_some()
     }
-}
-
-impl Core {
-    fn without_certificate(&self, error: &crate::identity::Unavailable) -> TunnelLoss {
-        self.shared.metrics.refused(TunnelLoss::NoCertificate.reason());
-        debug!(%error, "no certificate to speak with");
-        TunnelLoss::NoCertificate
-    }
-
-    /// When a tunnel of this identity must be re-made: at three quarters of what is left of its certificate.
-    fn retire_at(&self, local: &SpiffeId) -> Option<Instant> {
-        let left = left_until(self.shared.identities.not_after(local)?)?;
-        Some(Instant::now() + left.saturating_sub(RETIRE_BEFORE).min(left.mul_f64(0.75)))
-    }
-}
-
-/// How long until `not_after`, in seconds since the epoch; nothing if it is over.
-fn left_until(not_after: u64) -> Option<Duration> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    Some(Duration::from_secs(not_after).saturating_sub(now))
 }
 
 /// 128 random bits that name a stream.

@@ -11,6 +11,9 @@ use super::limits::LimitReached;
 use crate::telemetry::labels::{ResponseFlags, Verdict};
 use crate::transport::{CloseReason, ConnectFailure, TunnelLoss};
 
+/// What a penalty is called in logs and metrics.
+pub(super) const PENALTY: &str = "abuse_penalty";
+
 /// Why a connection, stream or request was not carried.
 #[derive(Clone, Debug)]
 pub(super) enum Rejection {
@@ -20,6 +23,8 @@ pub(super) enum Rejection {
     Unanswered(Denial, u16),
     /// A limit is reached.
     Limited(LimitReached),
+    /// Its source was cut off for abuse again and again, and began another connection just now.
+    Penalty,
     /// There is no endpoint.
     Unroutable(Unroutable),
     /// The kernel's map has no original destination: nobody was led here, somebody dialled the listener itself.
@@ -40,6 +45,7 @@ impl Rejection {
             Self::Limited(LimitReached::Node) => "node_connection_limit",
             Self::Limited(LimitReached::Namespace) => "namespace_connection_limit",
             Self::Limited(LimitReached::Pod) => "pod_connection_limit",
+            Self::Penalty => PENALTY,
             Self::Unroutable(unroutable) => unroutable.code(),
             Self::NotCaptured => "no_original_destination",
             Self::PodGone => "pod_gone",
@@ -62,6 +68,7 @@ impl Rejection {
             Self::Limited(LimitReached::Pod) => {
                 "the pod has as many connections as --max-connections-per-pod lets it"
             }
+            Self::Penalty => "its source was cut off for abuse again and again (--abuse-penalty)",
             Self::Unroutable(unroutable) => return Cause::NoEndpoint(*unroutable),
             Self::NotCaptured => "somebody dialled the mesh's own listener, and was not led there",
             Self::PodGone => "the pod is not in the mesh any more",
@@ -78,7 +85,7 @@ impl Rejection {
             | Self::PodGone
             | Self::WrongDestination => ResponseFlags::NoHealthyUpstream,
             Self::Denied(_) | Self::Unanswered(..) | Self::NotHttp => ResponseFlags::Denied,
-            Self::Limited(_) => ResponseFlags::UpstreamOverflow,
+            Self::Limited(_) | Self::Penalty => ResponseFlags::UpstreamOverflow,
         }
     }
 
@@ -87,6 +94,7 @@ impl Rejection {
         match self {
             Self::Denied(Denial { reason: DenialReason::UnknownDestination(_), .. })
             | Self::Limited(_)
+            | Self::Penalty
             | Self::NotCaptured
             | Self::PodGone
             | Self::WrongDestination => Verdict::Undecided,
@@ -114,7 +122,7 @@ impl Rejection {
                 None => (403, "RBAC: access denied"),
             },
             Verdict::Allowed | Verdict::Audited | Verdict::Undecided => match self {
-                Self::Limited(_) => (503, "upstream connect error: overflow"),
+                Self::Limited(_) | Self::Penalty => (503, "upstream connect error: overflow"),
                 _ => (503, "no healthy upstream"),
             },
         }
@@ -129,7 +137,7 @@ impl Rejection {
             })
             | Self::WrongDestination => ResetReason::WrongDestination,
             Self::Denied(_) | Self::Unanswered(..) | Self::NotHttp => ResetReason::Denied,
-            Self::Limited(_) => ResetReason::Overloaded,
+            Self::Limited(_) | Self::Penalty => ResetReason::Overloaded,
             Self::Unroutable(_) | Self::NotCaptured | Self::PodGone => ResetReason::Unreachable,
         }
     }

@@ -1,6 +1,7 @@
 //! What the cores share: handles that are read without waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_common::model::Spoken;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub identities: Arc<Identities>,
     /// Limits of connections.
     pub places: Places,
+    /// `--abuse-penalty`.
+    pub abuse_penalty: Duration,
     /// Istio's metrics.
     pub traffic: TrafficMetrics,
     /// Access records.
@@ -50,6 +53,7 @@ pub struct Shared {
 pub struct ProxyMetrics {
     refusals: IntCounterVec,
     tunnels_lost: IntCounterVec,
+    penalties: IntCounterVec,
     /// By [`RefusedUnseen::ALL`].
     refused_unseen: [IntCounter; RefusedUnseen::ALL.len()],
     would_deny: IntCounter,
@@ -80,6 +84,12 @@ impl ProxyMetrics {
             "Tunnels that ended otherwise than by agreement, counted when they did.",
             "reason",
         )?;
+        let penalties = counter(
+            "nodemesh_proxy_penalties_total",
+            "Sources that were cut off for abuse so often that they begin connections only now and then, counted when that \
+             begins on a core: pods of this node (pod), and addresses that connect to them (address).",
+            "source",
+        )?;
         let unseen = counter(
             "nodemesh_proxy_requests_refused_unseen_total",
             "Refusals of HTTP/2 requests that the other side did not look at, counted at each: sent_again, or failed, \
@@ -109,7 +119,16 @@ impl ProxyMetrics {
             |spoken: Spoken, name: AskedName| detected.with_label_values(&[spoken.as_str(), name.as_str()]);
         let detected_tls = std::array::from_fn(|name| counter(Spoken::Tls, AskedName::ALL[name]));
         let detected = Spoken::ALL.map(|spoken| counter(spoken, AskedName::None));
-        Ok(Self { detected, detected_tls, refusals, tunnels_lost, refused_unseen, would_deny, matched })
+        Ok(Self {
+            detected,
+            detected_tls,
+            refusals,
+            tunnels_lost,
+            penalties,
+            refused_unseen,
+            would_deny,
+            matched,
+        })
     }
 
     /// Counts what a connection turned out to speak.
@@ -138,6 +157,11 @@ impl ProxyMetrics {
         if audited.matched > 0 {
             self.matched.inc();
         }
+    }
+
+    /// Counts a penalty that begins. `source` is one of a closed set of words.
+    pub(super) fn penalty(&self, source: &'static str) {
+        self.penalties.with_label_values(&[source]).inc();
     }
 
     /// Counts a lost tunnel. `reason` is one of a closed set of words.

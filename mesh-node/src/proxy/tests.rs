@@ -61,6 +61,7 @@ fn records(decide: impl FnOnce(&Proxy, &PodHandle)) -> (Vec<Value>, String) {
         connections: 10,
         connections_per_namespace: 10,
         connections_per_pod: 10,
+        abuse_penalty: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     };
     let places = limits::Places::new(&limits);
@@ -70,6 +71,7 @@ fn records(decide: impl FnOnce(&Proxy, &PodHandle)) -> (Vec<Value>, String) {
         snapshots: Arc::new(ArcSwap::from_pointee(Tables::default().snapshot())),
         identities: identities(folder.path(), &registry),
         places,
+        abuse_penalty: Duration::ZERO,
         traffic: TrafficMetrics::new(1, 100),
         access_log,
         original_dsts: OriginalDstReader::of_nothing(),

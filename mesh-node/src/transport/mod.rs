@@ -3,7 +3,8 @@
 //! In: a captured socket or a stream, and the [`tunnel::Course`] that the conductor derived from a `Plan`. Out: an
 //! [`Outcome`]. [`tunnel`] is the engine that moves the bytes, [`splice`] joins two sockets in the clear,
 //! [`http1`] runs exchanges on the engine, [`http2`] serves HTTP/2 and gRPC beside it, [`connect`] makes TCP
-//! connections in a pod's network namespace, [`handshakes`] bounds those of TLS.
+//! connections in a pod's network namespace, [`handshakes`] bounds those of TLS, [`penalties`] knows who was cut off
+//! for abuse.
 
 pub mod connect;
 pub mod handshakes;
@@ -11,6 +12,7 @@ pub mod http1;
 pub mod http2;
 pub mod outcome;
 mod patience;
+pub mod penalties;
 mod plain;
 mod planned;
 pub mod splice;

@@ -49,7 +49,8 @@ fn with_server(test: impl FnOnce(&Mesh) -> Result<()>) {
     let pods = vec![server("server").port("http2", PORT)];
     let scenario =
         Scenario::new(vec![PodSpec::new("client")], pods).service(service().port("http2", PORT, PORT));
-    scenario.run(|mesh| {
+    // Most of its tests end as an attack does, one after the other.
+    scenario.flags(&["--abuse-penalty", "0s"]).run(|mesh| {
         let _server = mesh.pod("server").serve(Kind::Http2, PORT)?;
         test(mesh)
     });

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_harness::attacks::Attack;
 use mesh_test_harness::binary::test_pod;
-use mesh_test_harness::eventually::{PATIENCE, eventually};
+use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
 use mesh_test_harness::servers::{Kind, Server, events};
@@ -97,7 +97,8 @@ fn every_attack_is_bounded_and_costs_nobody_else_a_request() {
     };
     let a = vec![PodSpec::new("evil"), PodSpec::new("good")];
     let b = vec![ports(PodSpec::new("server")), ports(PodSpec::new("turns-away"))];
-    let scenario = Scenario::new(a, b).capture_only(WIRE);
+    // Each attack is to be met, none to wait for those before it.
+    let scenario = Scenario::new(a, b).capture_only(WIRE).flags(&["--abuse-penalty", "0s"]);
     scenario.service(service("server", SERVER)).service(service("turns-away", TURNS_AWAY)).run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http2, HTTP2)?;
         let _http1 = mesh.pod("server").serve(Kind::Http, HTTP1)?;
@@ -158,21 +159,146 @@ fn turned_away(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
+/// For how long, and how often, somebody comes back who was cut off.
+const BACK_AGAIN: (&str, &str) = ("5000", "100");
+/// Most connections of them that are served by a daemon of one core: five before the penalty, one each two seconds in it, and
+/// some more if the attacker ran for longer than it was told.
+const MOST_SERVED: u64 = 12;
+
+/// A server, and on the other node `evil`, `good` and `outsider`, which is not of the mesh.
+fn penalties(test: impl FnOnce(&mut Mesh) -> Result<()>) {
+    let ports = |pod: PodSpec| pod.port("http2", HTTP2).port("http", HTTP1);
+    let outsider = |name| PodSpec::new(name).mode("disabled");
+    let a = vec![PodSpec::new("evil"), PodSpec::new("good"), outsider("outsider"), outsider("visitor")];
+    let scenario = Scenario::new(a, vec![ports(PodSpec::new("server"))]).flags(&["--workers", "1"]);
+    let service =
+        ServiceSpec::new("server", &[SERVER]).port("http2", HTTP2, HTTP2).port("http", HTTP1, HTTP1);
+    scenario.capture_only(WIRE).service(service).run(|mesh| {
+        for pod in ["outsider", "visitor"] {
+            mesh.allow_plaintext(pod);
+        }
+        let _http2 = mesh.pod("server").serve(Kind::Http2, HTTP2)?;
+        let _http1 = mesh.pod("server").serve(Kind::Http, HTTP1)?;
+        test(mesh)
+    });
+}
+
+#[test]
+fn a_pod_that_is_cut_off_again_and_again_waits_and_nobody_else_does() {
+    penalties(|mesh| {
+        let good = mesh.pod("good").load(SocketAddr::new(SERVER, HTTP2), &["--grpc", "--every-ms", "10"])?;
+        let event = back_again(mesh, "evil", SocketAddr::new(SERVER, HTTP2))?;
+        // What is not served waits: nothing is refused, or there would be more of them.
+        ensure!((5..=MOST_SERVED + 1).contains(&connections(&event)), "{event}");
+        is_told(mesh, "node-a", "pod", "src.workload", "shop/evil")?;
+        // Nobody else notices, on new connections either; who waits is served at last, one by one.
+        ensure!(asks(mesh, "good")?.0, "of another pod");
+        let (served, first) = asks(mesh, "evil")?;
+        ensure!(served, "what waits is served");
+        let (served, second) = asks(mesh, "evil")?;
+        ensure!(served && first + second >= Duration::from_secs(2), "{first:?} and {second:?} in a penalty");
+        is_over(mesh, "evil")?;
+        let loaded = good.finish()?;
+        ensure!(loaded.failed == 0 && loaded.answered > 0, "the client beside it: {loaded:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_address_that_is_cut_off_again_and_again_is_turned_away_and_nobody_else_is() {
+    penalties(|mesh| {
+        let good = mesh.pod("good").load(SocketAddr::new(SERVER, HTTP2), &["--grpc", "--every-ms", "10"])?;
+        let event = back_again(mesh, "outsider", mesh.pod("server").at(HTTP2))?;
+        ensure!(connections(&event) > 50, "what is refused costs no time: {event}");
+        is_told(mesh, "node-b", "address", "dst.workload", "shop/server")?;
+        let reason = [("reason", "abuse_penalty")];
+        mesh.node("node-b").metric("nodemesh_proxy_refusals_total", &reason, |count| count >= 1.0)?;
+        ensure!(visits(mesh, "visitor")?, "of another address");
+        ensure!(asks(mesh, "good")?.0, "of the mesh");
+        eventually_true("its penalty is over", PENALTY_ENDS, || {
+            (0..3).all(|_| visits(mesh, "outsider").unwrap_or(false))
+        })?;
+        let loaded = good.finish()?;
+        ensure!(loaded.failed == 0 && loaded.answered > 0, "the client beside it: {loaded:?}");
+        Ok(())
+    });
+}
+
+/// What is left of the default penalty, and of what still waits to be cut off.
+const PENALTY_ENDS: Duration = Duration::from_secs(40);
+
+/// Is cut off, and comes back. Returns what the attacker saw.
+fn back_again(mesh: &Mesh, pod: &str, to: SocketAddr) -> Result<Value> {
+    let event = attack(mesh, pod, (Attack::PingFlood, to), BACK_AGAIN)?;
+    let served = event["goaways"][ENHANCE_YOUR_CALM].as_u64().unwrap_or_default();
+    ensure!((1..=MOST_SERVED).contains(&served), "{event}");
+    Ok(event)
+}
+
+/// Connections that the attacker had, of whatever end.
+fn connections(event: &Value) -> u64 {
+    event["connections"].as_u64().unwrap_or_default()
+}
+
+/// The node counts one penalty and has one record of it.
+fn is_told(mesh: &Mesh, node: &str, source: &str, field: &str, workload: &str) -> Result<()> {
+    let node = mesh.node(node);
+    node.metric("nodemesh_proxy_penalties_total", &[("source", source)], |count| count == 1.0)?;
+    let told = |record: &Value| record["reason"] == "abuse_penalty" && record[field] == workload;
+    node.record("the penalty", told)?;
+    let records = node.records();
+    ensure!(records.iter().filter(|record| told(record)).count() == 1, "one record for many refusals");
+    Ok(())
+}
+
+/// A request on a new connection: whether it is answered, and after how long.
+fn asks(mesh: &Mesh, pod: &str) -> Result<(bool, Duration)> {
+    let begun = Instant::now();
+    let response = mesh.pod(pod).curl(&format!("http://{SERVER}:{HTTP1}/"), &[])?;
+    Ok((response.status == 200, begun.elapsed()))
+}
+
+/// The same from outside the mesh.
+fn visits(mesh: &Mesh, pod: &str) -> Result<bool> {
+    let to = mesh.pod("server").at(HTTP1);
+    Ok(mesh.pod(pod).curl(&format!("http://{to}/"), &[])?.status == 200)
+}
+
+/// A pod waits no longer: in a penalty two connections would.
+fn is_over(mesh: &Mesh, pod: &str) -> Result<()> {
+    eventually_true("its penalty is over", PENALTY_ENDS, || {
+        let both = [asks(mesh, pod), asks(mesh, pod)];
+        let took: Duration = both.iter().flatten().map(|(_, took)| *took).sum();
+        both.iter().flatten().filter(|(served, _)| *served).count() == 2 && took < Duration::from_secs(2)
+    })
+    .map(drop)
+}
+
 fn run(mesh: &Mesh, attack: Attack, to: SocketAddr) -> Result<Value> {
-    let (name, to) = (attack.name(), to.to_string());
     let connections = match attack {
         Attack::SlowHeads | Attack::ManyConnections => "200",
         Attack::SlowBodies | Attack::ZeroWindow => "8",
         _ => CONNECTIONS,
     };
+    self::attack(mesh, "evil", (attack, to), (LENGTH, connections))
+}
+
+/// Attacks from a pod, for so many milliseconds and with so many connections at most. Returns what it saw.
+fn attack(
+    mesh: &Mesh,
+    pod: &str,
+    (attack, to): (Attack, SocketAddr),
+    (length, connections): (&str, &str),
+) -> Result<Value> {
+    let (name, to) = (attack.name(), to.to_string());
     let arguments = [
         ["attack", &name],
         ["--to", &to],
-        ["--for-ms", LENGTH],
+        ["--for-ms", length],
         ["--most-connections", connections],
         ["--most-bytes", BYTES],
     ];
-    let process = mesh.pod("evil").place().spawn("attack", test_pod()?, arguments.as_flattened())?;
+    let process = mesh.pod(pod).place().spawn("attack", test_pod()?, arguments.as_flattened())?;
     let output = process.wait(Duration::from_secs(20))?.success("the attack")?;
     events(&output, "attacked").pop().context("the attack reports")
 }

@@ -1,14 +1,17 @@
 //! A peer with a certificate of its own, good or bad, that speaks the wire by hand: what it claims, and what counts.
 
 use anyhow::Result;
-use mesh_common::tunnel::StreamKind;
+use mesh_common::tunnel::frame::kind;
+use mesh_common::tunnel::{StreamId, StreamKind};
 use mesh_test_e2e::peer::{
     Credentials, Peer, Unusual, signed_by_another, signed_by_itself, signed_by_the_mesh,
 };
 use mesh_test_e2e::{ECHO, HTTP, at, failed_handshakes_are_told, from_account, pair, policy, request};
 use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::Mesh;
 use mesh_test_harness::servers::Kind;
+use serde_json::Value;
 
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 
@@ -25,6 +28,35 @@ fn a_good_certificate_is_let_in_and_a_bad_one_is_not() {
         assert_eq!(echo.connections(), 1, "the application saw nobody else");
         mesh.b().metric("nodemesh_identity_peers_refused_total", &[], |count| count >= 9.0)?;
         failed_handshakes_are_told(mesh, bad.len())
+    });
+}
+
+#[test]
+fn a_peer_that_breaks_the_wire_again_and_again_is_turned_away_before_its_handshake() {
+    pair().flags(&["--workers", "1"]).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let (to, shown) = (mesh.pod("server").at(ECHO), good(mesh)?);
+        for _ in 0..5 {
+            let mut peer = Peer::connect(mesh.pod("client"), to, Some(&shown))?;
+            peer.send(kind::DATA, StreamId(1), b"of no stream")?;
+            assert!(peer.answer(StreamId(1)).closed);
+        }
+        let source = [("source", "address")];
+        mesh.b().metric("nodemesh_proxy_penalties_total", &source, |count| count == 1.0)?;
+        let reason =
+            |record: &Value| record["reason"] == "abuse_penalty" && record["dst.workload"] == "shop/server";
+        mesh.b().record("the penalty", reason)?;
+        eventually_true("it is turned away", PATIENCE, || {
+            Peer::connect(mesh.pod("client"), to, Some(&shown)).is_err()
+        })?;
+        let reason = [("reason", "abuse_penalty")];
+        mesh.b().metric("nodemesh_proxy_refusals_total", &reason, |count| count >= 1.0)?;
+        mesh.pod("other").echo(at(ECHO))?;
+        // Ten seconds after it was cut off for the last time.
+        eventually_true("it is served again", 2 * PATIENCE, || {
+            (0..3).all(|_| echoed(mesh, Some(&shown)).is_some())
+        })?;
+        Ok(())
     });
 }
 

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_common::model::Direction;
 use mesh_common::model::client_hello::MAX_HELLO;
@@ -43,6 +44,13 @@ pub struct NewListener<P> {
     pub direction: Direction,
 }
 
+/// A listener, as the engine has it.
+pub(super) struct Listening<P> {
+    listener: NewListener<P>,
+    /// Nothing is accepted for now: it is not in the epoll, and what comes waits in the kernel.
+    pub(super) is_held_back: bool,
+}
+
 /// An inbound connection whose first bytes are not complete.
 pub(super) struct Detecting<P> {
     socket: OwnedFd,
@@ -64,7 +72,7 @@ impl<C: Conductor> Engine<C> {
         self.unlisten(listener.id);
         let socket = listener.socket.clone();
         let id = listener.id;
-        let key = self.listeners.insert(listener);
+        let key = self.listeners.insert(Listening { listener, is_held_back: false });
         let added = self.core.reactor.add_listener(socket.as_fd(), Token::Listener(key));
         match added {
             Ok(()) => {
@@ -80,7 +88,7 @@ impl<C: Conductor> Engine<C> {
     /// Accepts no more from a listener. Connections that it gave go on.
     pub fn unlisten(&mut self, id: ListenerId) {
         let key = self.listener_names.remove(&id);
-        if let Some(listener) = key.and_then(|key| self.listeners.remove(key)) {
+        if let Some(Listening { listener, .. }) = key.and_then(|key| self.listeners.remove(key)) {
             // Other cores may hold the socket: closing alone would leave it in this epoll.
             self.core.reactor.remove(listener.socket.as_fd());
         }
@@ -89,17 +97,16 @@ impl<C: Conductor> Engine<C> {
     /// Takes what waits at a listener, up to a budget.
     pub(super) fn accept(&mut self, key: Key) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.get(key) else { return };
+            if self.is_held_back(key) {
+                return;
+            }
+            let Some(Listening { listener, .. }) = self.listeners.get(key) else { return };
             let capture::Accepted { socket, peer, local } = match capture::accept(listener.socket.as_fd()) {
                 Ok(accepted) => accepted,
                 Err(AcceptEnd::Drained) => return,
                 Err(AcceptEnd::Gone) => continue,
                 Err(AcceptEnd::Exhausted(_)) => return self.shed_one(key),
-                Err(AcceptEnd::Broken(error)) => {
-                    tracing::error!(error = %error, "a capture listener cannot be used any more");
-                    let id = listener.id;
-                    return self.unlisten(id);
-                }
+                Err(AcceptEnd::Broken(error)) => return self.broken(key, &error),
             };
             self.core.counters.accepted.add(1);
             let (pod, direction) = (listener.pod.clone(), listener.direction);
@@ -109,6 +116,39 @@ impl<C: Conductor> Engine<C> {
             }
         }
         self.core.ready.push_back(Job::Listener(key));
+    }
+
+    fn broken(&mut self, key: Key, error: &std::io::Error) {
+        tracing::error!(%error, "a capture listener cannot be used any more");
+        if let Some(id) = self.listeners.get(key).map(|listening| listening.listener.id) {
+            self.unlisten(id);
+        }
+    }
+
+    /// Whether nothing is accepted for now, because the conductor holds the pod back: its connections then cost nothing but
+    /// their places in the kernel, and nobody else waits.
+    fn is_held_back(&mut self, key: Key) -> bool {
+        let Some(Listening { listener, is_held_back }) = self.listeners.get_mut(key) else { return false };
+        if *is_held_back || listener.direction != Direction::Outbound {
+            return *is_held_back;
+        }
+        let Some(wait) = self.conductor.holds_back(&listener.pod) else { return false };
+        *is_held_back = true;
+        self.core.reactor.remove(listener.socket.as_fd());
+        // A tick is a millisecond: not before the wait is over.
+        let again = self.core.now.after(wait + Duration::from_millis(1));
+        self.core.arm(&mut NEVER.clone(), again, Timed::Listener(key));
+        true
+    }
+
+    /// A pod is not held back any longer. What waits is told at once.
+    pub(super) fn accept_again(&mut self, key: Key) {
+        let Some(listening) = self.listeners.get_mut(key) else { return };
+        listening.is_held_back = false;
+        let socket = listening.listener.socket.as_fd();
+        if let Err(error) = self.core.reactor.add_listener(socket, Token::Listener(key)) {
+            self.broken(key, &error);
+        }
     }
 
     fn accepted_outbound(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
@@ -124,6 +164,9 @@ impl<C: Conductor> Engine<C> {
     }
 
     fn accepted_inbound(&mut self, pod: C::Pod, socket: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        if let Err(refusal) = self.conductor.admit_inbound(&pod, peer.ip()) {
+            return self.turn_away(&socket, refusal);
+        }
         let accepted = Accepted { socket: socket.as_fd(), peer, local };
         match self.conductor.accept_inbound(&pod, &accepted) {
             Ok(Inbound::Plaintext(record, course)) => {
@@ -262,7 +305,7 @@ impl<C: Conductor> Engine<C> {
     fn shed_one(&mut self, key: Key) {
         self.core.counters.refused_descriptors.add(1);
         self.spare = None;
-        if let Some(listener) = self.listeners.get(key)
+        if let Some(Listening { listener, .. }) = self.listeners.get(key)
             && let Ok(accepted) = capture::accept(listener.socket.as_fd())
         {
             let capture::Accepted { socket, peer, local } = accepted;

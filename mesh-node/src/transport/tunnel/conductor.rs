@@ -5,10 +5,10 @@
 //! [`Record`](Conductor::Record) per connection and knows no descriptor.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_common::http1;
 use mesh_common::model::{
@@ -154,6 +154,22 @@ pub trait Conductor: Sized + 'static {
     type Exchange: 'static;
     /// What the conductor keeps with a connection of which nothing can be decided yet.
     type Held: 'static;
+
+    /// For how long no connection of an application of `pod` is to be accepted: what comes waits where it is. Asked before
+    /// each.
+    fn holds_back(&mut self, pod: &Self::Pod) -> Option<Duration> {
+        let _ = pod;
+        None
+    }
+
+    /// Told of each connection that comes to `pod`, before anything of it is looked at.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is reset.
+    fn admit_inbound(&mut self, pod: &Self::Pod, peer: IpAddr) -> Result<(), Refusal> {
+        let _ = (pod, peer);
+        Ok(())
+    }
 
     /// Decides a connection of an application of `pod`.
     ///

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::accept::{Detecting, ListenerId, NewListener};
+use super::accept::{Detecting, ListenerId, Listening};
 use super::conductor::{Conductor, TunnelKey};
 use super::connection::{Connection, ConnectionId, Kind};
 use super::core::{Core, Job};
@@ -43,7 +43,7 @@ pub enum Next {
 pub struct Engine<C: Conductor> {
     pub(in crate::transport) conductor: C,
     pub(in crate::transport) core: Core,
-    pub(super) listeners: Slots<NewListener<C::Pod>>,
+    pub(super) listeners: Slots<Listening<C::Pod>>,
     pub(super) listener_names: HashMap<ListenerId, Key>,
     pub(super) detecting: Slots<Detecting<C::Pod>>,
     pub(super) held: Slots<HeldConnection<C>>,
@@ -201,6 +201,7 @@ impl<C: Conductor> Engine<C> {
         self.core.events = events;
         while let Some(timed) = self.core.timers.due(self.core.now) {
             match timed {
+                Timed::Listener(key) => self.accept_again(key),
                 Timed::Detecting(key) => self.detecting_deadline(key),
                 Timed::Held(key) => self.held_deadline(key),
                 Timed::Tunnel(key) => self.tunnel_deadline(key),
@@ -211,8 +212,9 @@ impl<C: Conductor> Engine<C> {
         self.do_queued_work();
         self.flush();
         if self.core.timers.is_crowded() {
-            let Self { detecting, held, tunnels, connections, core, .. } = self;
+            let Self { listeners, detecting, held, tunnels, connections, core, .. } = self;
             core.timers.forget(|timed| match timed {
+                Timed::Listener(key) => listeners.get(key).is_some(),
                 Timed::Detecting(key) => detecting.get(key).is_some(),
                 Timed::Held(key) => held.get(key).is_some(),
                 Timed::Tunnel(key) => tunnels.get(key).is_some(),

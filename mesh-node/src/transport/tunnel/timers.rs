@@ -26,6 +26,8 @@ impl Tick {
 /// Whose deadline it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::transport) enum Timed {
+    /// Of whose pod nothing is accepted until then.
+    Listener(Key),
     Detecting(Key),
     Held(Key),
     Tunnel(Key),

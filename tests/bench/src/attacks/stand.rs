@@ -1,7 +1,7 @@
 //! Two nodes with a server that is attacked, and two ways to it.
 //!
 //! ```text
-//!   mesh     good, evil               -> agent A === agent B -> server
+//!   mesh     good, evil-*               -> agent A === agent B -> server
 //!   direct   good-direct, evil-direct ------------------------> server-direct
 //! ```
 
@@ -67,7 +67,8 @@ impl Stand {
     /// # Errors
     /// Not root, a program is missing, or something does not begin to listen.
     pub fn start(flags: &[String]) -> Result<Self> {
-        let a = ["good", "evil"].map(PodSpec::new);
+        let evil = Attack::all().iter().map(|attack| PodSpec::new(&evil(*attack)));
+        let a = std::iter::once(PodSpec::new("good")).chain(evil);
         let outside = ["good-direct", "evil-direct"].map(|name| PodSpec::new(name).mode("disabled"));
         let ports = |pod: PodSpec| pod.port("http2", HTTP2).port("http", HTTP1);
         let b = vec![
@@ -75,7 +76,7 @@ impl Stand {
             ports(PodSpec::new("turns-away")),
             PodSpec::new("server-direct").mode("disabled"),
         ];
-        let mut mesh = Mesh::prepare(a.into_iter().chain(outside).collect(), b)?;
+        let mut mesh = Mesh::prepare(a.chain(outside).collect(), b)?;
         for (name, address) in [("server", SERVER), ("turns-away", TURNS_AWAY)] {
             let service = ServiceSpec::new(name, &[address]);
             mesh.config().write_service(&service.port("http2", HTTP2, HTTP2).port("http", HTTP1, HTTP1))?;
@@ -126,7 +127,8 @@ impl Stand {
     /// # Errors
     /// It cannot be started.
     pub fn evil(&self, way: Way, target: Target, attack: Attack, length: Duration) -> Result<Process> {
-        let pod = self.mesh.pod(if way == Way::Mesh { "evil" } else { "evil-direct" });
+        let own = evil(attack);
+        let pod = self.mesh.pod(if way == Way::Mesh { &own } else { "evil-direct" });
         let port = if attack.is_http1() { HTTP1 } else { HTTP2 };
         let to = self.target(way, target, port).to_string();
         let (name, length) = (attack.name(), length.as_millis().to_string());
@@ -150,6 +152,11 @@ impl Stand {
     pub fn logs(&self) -> String {
         self.mesh.nodes().iter().map(|node| format!("{}:\n{}", node.name(), node.tail(10))).collect()
     }
+}
+
+/// The pod that attacks so: none has a penalty for what another one did.
+fn evil(attack: Attack) -> String {
+    format!("evil-{}", attack.name())
 }
 
 /// What the client that behaves reports.
