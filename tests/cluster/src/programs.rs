@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::go::Recipe;
 
-/// Kubernetes and its store in one program: the two newest minor versions, and first the one that is taken if nobody says.
+/// Kubernetes and its store in one program: the newest minor versions, and first the one that is taken if nobody says.
 /// A version is what the `.mod` file in `kubernetes/` requires, and nowhere else.
-pub const KUBERNETES: [Recipe; 2] = [kubernetes("go"), kubernetes("go-1.36")];
+pub const KUBERNETES: [Recipe; 3] = [kubernetes("go"), kubernetes("go-1.36"), kubernetes("go-1.37")];
 
 /// All of Kubernetes in one program.
 const KUBEALL: &str = "kubeall";
@@ -175,7 +175,7 @@ fn chosen(minor: Option<&str>) -> Result<Recipe> {
         }
         known.push(version);
     }
-    bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(" and "))
+    bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(", "))
 }
 
 /// Finds containerd with its shim and client, and runc, and builds them if they are not there: two minutes on two idle
@@ -254,9 +254,10 @@ mod tests {
         let version = |minor| chosen(minor).and_then(|recipe| recipe.pinned());
         assert_eq!(version(None).unwrap(), version(Some("1.35")).unwrap());
         assert!(version(Some("1.36")).unwrap().starts_with("1.36."));
+        assert!(version(Some("1.37")).unwrap().starts_with("1.37."));
         for unknown in ["1.3", "1.34", "", "1.36.3"] {
             let said = version(Some(unknown)).unwrap_err().to_string();
-            assert!(said.contains("there are Kubernetes 1.35.") && said.contains(" and 1.36."), "{said}");
+            assert!(said.contains("there are Kubernetes 1.35.") && said.contains(", 1.37."), "{said}");
         }
     }
 
