@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::conductor::{DEADLINE_EXCEEDED, IDLE_TIMED_OUT};
+use super::empties::{FramesOf, WithoutEmpties};
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
 use super::settings::Settings;
@@ -262,7 +263,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let builder = client_of(settings);
-    let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream));
+    let stream = TokioIo::new(WithoutEmpties::new(stream, FramesOf::Server));
+    let handshake = builder.handshake::<_, RequestBody>(stream);
     let (sender, connection) = timeout(settings.handshake_timeout, handshake)
         .await
         .map_err(|_| ConnectFailure::HandshakeTimeout)?

@@ -14,6 +14,7 @@ mod calm;
 mod conductor;
 mod connect;
 mod cut;
+mod empties;
 mod exchange;
 mod fields;
 mod limit;

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::{Activity, Serving};
 use super::conductor::Conductor;
 use super::connect::failure_of;
+use super::empties::{FramesOf, WithoutEmpties};
 use super::exchange::{self, Shared};
 use super::peers::Peers;
 use super::pool::Pool;
@@ -235,7 +236,7 @@ impl Http2 {
         });
         let stream = Socket::new(stream, activity.unread(), settings.max_fields);
         let is_restless = stream.is_restless();
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(WithoutEmpties::new(stream, FramesOf::Client));
         let server = server_of(Serving(activity.clone()), settings);
         let mut connection = pin!(server.serve_connection(stream, service));
         let mut over = pin!(after(valid));

@@ -59,3 +59,36 @@ fn what_is_no_call_has_no_messages() {
         assert_eq!(counted(&world).await, [[0, 0]; 2]);
     });
 }
+
+/// More than h2 takes on a connection in all its life: the application's has every one of them, as has the caller's.
+const EMPTY_FRAMES: usize = 250;
+
+#[test]
+fn frames_that_hold_nothing_end_no_connection() {
+    on_one_core(async {
+        let world = World::start(Protocol::Grpc).await;
+        let caller = world.caller().await;
+        // Its end is a frame of its own, which the application sends back before its trailers.
+        for _ in 0..EMPTY_FRAMES {
+            let (send, receive) = channel(1);
+            send.send(Bytes::from(message(2))).await.unwrap();
+            drop(send);
+            let seen = caller.ask(grpc("/e/U", "").map(|_| channel_body(receive))).await.unwrap();
+            assert_eq!(seen.trailer("grpc-status"), Some("0"));
+        }
+        // A caller that has one with each message.
+        let (send, receive) = channel(1);
+        let request = grpc("/e/S", "").map(|_| channel_body(receive));
+        let mut echoed = caller.0.clone().send_request(request).await.unwrap().into_body();
+        for _ in 0..EMPTY_FRAMES {
+            for sent in [message(2).into(), Bytes::new()] {
+                send.send(sent).await.unwrap();
+            }
+            assert_eq!(echoed.frame().await.unwrap().unwrap().into_data().unwrap().len(), 7);
+        }
+        drop(send);
+        while let Some(frame) = echoed.frame().await {
+            assert!(frame.unwrap().data_ref().is_none_or(Bytes::is_empty));
+        }
+    });
+}

@@ -1,0 +1,248 @@
+//! DATA frames that hold nothing and end nothing, taken out before h2 sees them.
+//!
+//! A connection of h2 ends for the hundred-and-first of them in all its life (`MAX_RECV_EMPTY_DATA_FRAMES`), however long that
+//! is and whatever else it carries; applications may write one with every response, and who pools connections to them would
+//! lose other requests with it. They mean nothing (RFC 9113 section 6.1), so nothing is lost with them. Who sends many of them for little
+//! else has them counted by h2 as before.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes of a frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+/// What a client says before its first frame (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+const DATA: u8 = 0;
+const END_STREAM: u8 = 1;
+/// So many are taken out at once; another one for each other frame that came since.
+const AT_ONCE: u32 = 100;
+
+/// Whose frames come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FramesOf {
+    /// They begin with the preface.
+    Client,
+    /// They begin at once.
+    Server,
+}
+
+/// A connection of which such frames are never read.
+#[derive(Debug)]
+pub(super) struct WithoutEmpties<S> {
+    stream: S,
+    frames: Frames,
+}
+
+/// Where in the stream of frames it is.
+#[derive(Debug)]
+struct Frames {
+    /// Bytes that are left before the next header.
+    left: usize,
+    /// Bytes that were read and not given yet: part of a header, or what had no room.
+    held: Vec<u8>,
+    spare: u32,
+}
+
+impl<S> WithoutEmpties<S> {
+    pub(super) fn new(stream: S, of: FramesOf) -> Self {
+        let left = if of == FramesOf::Client { PREFACE } else { 0 };
+        Self { stream, frames: Frames { left, held: Vec::new(), spare: AT_ONCE } }
+    }
+}
+
+impl Frames {
+    /// A frame begins; says whether it is taken out.
+    fn begin(&mut self, header: &[u8]) -> bool {
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        let is_empty = length == 0 && header[3] == DATA && header[4] & END_STREAM == 0;
+        if is_empty && self.spare > 0 {
+            self.spare -= 1;
+            return true;
+        }
+        if !is_empty {
+            self.spare = (self.spare + 1).min(AT_ONCE);
+        }
+        self.left = HEADER + length;
+        false
+    }
+
+    /// Gives of what is held as much as is no beginning of a header; says whether that was anything.
+    fn give(&mut self, room: &mut ReadBuf<'_>) -> bool {
+        while self.left == 0 && self.held.len() >= HEADER {
+            let header: Vec<u8> = self.held[..HEADER].to_vec();
+            if self.begin(&header) {
+                self.held.drain(..HEADER);
+            }
+        }
+        let count = self.left.min(self.held.len()).min(room.remaining());
+        room.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        self.left -= count;
+        count > 0
+    }
+
+    /// Puts what is held before `bytes`, which were read after it, and holds what is over.
+    fn put_held_first(&mut self, bytes: &mut [u8]) {
+        if self.held.is_empty() {
+            return;
+        }
+        self.held.extend_from_slice(bytes);
+        bytes.copy_from_slice(&self.held[..bytes.len()]);
+        self.held.drain(..bytes.len());
+    }
+
+    /// Takes such frames out of `bytes`, and holds the beginning of a header at the end. Returns how many bytes are left.
+    fn take_out(&mut self, bytes: &mut [u8]) -> usize {
+        let (mut read, mut kept) = (0, 0);
+        while read < bytes.len() {
+            if self.left == 0 {
+                let Some(header) = bytes.get(read..read + HEADER) else {
+                    self.held.splice(..0, bytes[read..].iter().copied());
+                    break;
+                };
+                if self.begin(header) {
+                    read += HEADER;
+                    continue;
+                }
+            }
+            let count = self.left.min(bytes.len() - read);
+            if read != kept {
+                bytes.copy_within(read..read + count, kept);
+            }
+            (read, kept, self.left) = (read + count, kept + count, self.left - count);
+        }
+        kept
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WithoutEmpties<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, frames } = self.get_mut();
+        let before = room.filled().len();
+        if room.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if frames.give(room) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(Pin::new(&mut *stream).poll_read(context, room))?;
+            let read = &mut room.filled_mut()[before..];
+            if read.is_empty() {
+                // The end, within a header perhaps.
+                let count = frames.held.len().min(room.remaining());
+                room.put_slice(&frames.held[..count]);
+                frames.held.drain(..count);
+                return Poll::Ready(Ok(()));
+            }
+            frames.put_held_first(read);
+            let kept = frames.take_out(read);
+            room.set_filled(before + kept);
+            if kept > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WithoutEmpties<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// What is read of `sent`, when it comes in pieces of `piece` bytes and there is room for `room` at a time.
+    async fn read(sent: &[u8], of: FramesOf, piece: usize, room: usize) -> Vec<u8> {
+        let (mut there, here) = duplex(piece);
+        let mut here = WithoutEmpties::new(here, of);
+        let (mut seen, mut buffer) = (Vec::new(), vec![0; room]);
+        let write = async {
+            there.write_all(sent).await.unwrap();
+            drop(there);
+        };
+        let look = async {
+            loop {
+                match here.read(&mut buffer).await.unwrap() {
+                    0 => return,
+                    count => seen.extend_from_slice(&buffer[..count]),
+                }
+            }
+        };
+        tokio::join!(write, look);
+        seen
+    }
+
+    #[tokio::test]
+    async fn they_are_taken_out_wherever_reads_begin_and_end() {
+        let (head, data) = (frame(1, 4, b"head"), frame(DATA, 0, &[7; 30]));
+        let (empty, end) = (frame(DATA, 0, b""), frame(DATA, END_STREAM, b""));
+        // SETTINGS without settings, and a piece of data that looks like an empty frame.
+        let (settings, inside) = (frame(4, 1, b""), frame(DATA, 0, &empty));
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let rest = [&head[..], &settings, &data, &inside, &end].concat();
+        let with =
+            [&empty[..], &head, &settings, &empty, &empty, &data, &empty, &inside, &empty, &end, &empty];
+        let with = with.concat();
+        for piece in 1..40 {
+            for room in [1, 2, 3, 8, 9, 10, 17, 64, 4096] {
+                assert_eq!(read(&with, FramesOf::Server, piece, room).await, rest, "{piece} {room}");
+                let (sent, seen) = ([preface, &with[..]].concat(), [preface, &rest[..]].concat());
+                assert_eq!(read(&sent, FramesOf::Client, piece, room).await, seen, "{piece} {room}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_within_a_frame_is_seen() {
+        let cut = [frame(DATA, 0, b"x"), vec![0, 0, 0, 0]].concat();
+        assert_eq!(read(&cut, FramesOf::Server, 64, 64).await, cut);
+    }
+
+    #[tokio::test]
+    async fn who_sends_little_else_is_left_to_h2() {
+        let (empty, data) = (frame(DATA, 0, b""), frame(DATA, 0, b"x"));
+        let seen = read(&empty.repeat(1000), FramesOf::Server, 64, 64).await;
+        assert_eq!(seen.len(), 900 * HEADER);
+        // One with every other frame goes on for ever.
+        let pairs = [&data[..], &empty].concat().repeat(1000);
+        assert_eq!(read(&pairs, FramesOf::Server, 64, 64).await, data.repeat(1000));
+    }
+}
