@@ -76,7 +76,7 @@ enum Until {
     Begun,
     /// The next key signs.
     Signed,
-    /// The root before is trusted no longer: a certificate's lifetime later.
+    /// Nobody new is believed for the root before: a certificate's lifetime later.
     Retired,
 }
 
@@ -202,7 +202,7 @@ fn line(standing: &Standing, progress: Progress) -> String {
         Progress::Signs => {
             format!("2 of 3  sign        the next key signs\n3 of 3  retire      {}", retires(standing))
         }
-        Progress::Over => "3 of 3  retire      the root before is trusted no longer".to_owned(),
+        Progress::Over => "3 of 3  retire      nobody new is believed for the root before".to_owned(),
     }
 }
 
@@ -230,6 +230,7 @@ fn named(standing: &Standing) -> String {
 fn retires(standing: &Standing) -> String {
     let at = standing.retires_at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.try_into().ok()?).ok());
     match at.and_then(|at| at.format(&Rfc3339).ok()) {
+        Some(_) if standing.missing > 0 => format!("the root before waits for {}", named(standing)),
         Some(at) => format!("the root before goes at {at}, by itself"),
         None => {
             "the root before stays: nobody knows since when the key signs (annotation nodemesh.dev/signs-since)".to_owned()

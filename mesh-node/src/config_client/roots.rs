@@ -60,7 +60,8 @@ impl Roots {
     fn bundle_of(&self, trust: &Trust, more: Vec<CertificateDer<'static>>) -> Result<TrustBundle, RootError> {
         let roots = trust.roots.iter().cloned().map(CertificateDer::from).chain(more).collect();
         let lists = trust.revocation_lists.iter().cloned().map(CertificateRevocationListDer::from).collect();
-        TrustBundle::new(self.trust_domain.clone(), roots)?.without(lists)
+        let retired = trust.retired.iter().cloned().map(CertificateDer::from).collect();
+        TrustBundle::new(self.trust_domain.clone(), roots)?.without(lists)?.with_retired(retired)
     }
 
     fn read(&self) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {

@@ -208,6 +208,7 @@ fn roots_are_told_once() {
         trust_domain: TrustDomain::parse("cluster.local").unwrap(),
         roots: vec![vec![1]],
         revocation_lists: Vec::new(),
+        retired: Vec::new(),
     };
     let mut world = world();
     world.take(response(ResourceType::TrustBundle, "1", &[encode_trust(&trust)], &[])).unwrap();

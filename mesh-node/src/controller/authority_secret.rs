@@ -19,6 +19,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Error};
 use mesh_common::model::TrustDomain;
+use rustls_pki_types::CertificateDer;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -125,7 +126,7 @@ impl AuthoritySecret {
 
     /// Follows the Secret, and sees that agents find the roots. Ends when it is dropped.
     pub(super) async fn follow(self, authority: Arc<HeldAuthority>, mut rotator: Rotator) {
-        let mut told = Vec::new();
+        let mut told = None;
         loop {
             let found = self.take_over(&authority).await.unwrap_or_else(|error| {
                 warn!(error = %Chain(&error), "the certificate authority stays as it was");
@@ -261,13 +262,18 @@ impl AuthoritySecret {
     }
 
     /// Tells agents of the roots, if they changed.
-    fn tell(&self, authority: &HeldAuthority, told: &mut Vec<Vec<u8>>) {
+    fn tell(&self, authority: &HeldAuthority, told: &mut Option<Trust>) {
         let Ok(bundle) = authority.bundle() else { return };
-        let roots: Vec<Vec<u8>> = bundle.roots().iter().map(|root| root.to_vec()).collect();
-        if roots != *told {
-            told.clone_from(&roots);
-            let trust_domain = self.trust_domain.clone();
-            self.discovery.publish_trust(&Trust { trust_domain, roots, revocation_lists: Vec::new() });
+        let bytes = |roots: &[CertificateDer<'_>]| roots.iter().map(|root| root.to_vec()).collect();
+        let trust = Trust {
+            trust_domain: self.trust_domain.clone(),
+            roots: bytes(bundle.roots()),
+            revocation_lists: Vec::new(),
+            retired: bytes(bundle.retired()),
+        };
+        if told.as_ref() != Some(&trust) {
+            self.discovery.publish_trust(&trust);
+            *told = Some(trust);
         }
     }
 
@@ -277,7 +283,7 @@ impl AuthoritySecret {
             return found.pem();
         }
         let roots = Some(found.part(ROOTS).ok_or(SecretError::NoRoots)?);
-        Ok(AuthorityPem { signing: None, roots, others: Vec::new() })
+        Ok(AuthorityPem { signing: None, roots, others: Vec::new(), retired: None })
     }
 
     async fn read(&self) -> Result<Option<Found>, SecretError> {
@@ -303,7 +309,7 @@ impl AuthoritySecret {
         match soon(api.create(&PostParams::default(), &secret)).await {
             Ok(_) => {
                 info!(secret = SECRET, "made a certificate authority for the mesh");
-                Ok(AuthorityPem { signing: Some(made), roots: None, others: Vec::new() })
+                Ok(AuthorityPem { signing: Some(made), roots: None, others: Vec::new(), retired: None })
             }
             Err(SecretError::Api(Error::Api(status))) if status.is_already_exists() => {
                 self.pem(&self.read().await?.ok_or(SecretError::Missing(CERTIFICATE))?)

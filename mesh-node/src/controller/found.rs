@@ -18,6 +18,8 @@ const KEPT_KEY: &str = "kept.key";
 const KEPT_CERTIFICATE: &str = "kept.crt";
 /// What signed before, while certificates of it may be valid.
 const BEFORE: &str = "before.crt";
+/// What signed before that: it vouches for connections that are open, and for nobody new.
+const RETIRED: &str = "retired.crt";
 /// Annotation: since when the key signs that does, in seconds since the epoch.
 const SIGNS_SINCE: &str = "nodemesh.dev/signs-since";
 /// Annotation: SHA-256 of the certificate that agents were found to trust, so that its key signs.
@@ -65,7 +67,12 @@ impl Found {
     /// What signs, and all that is trusted.
     pub(super) fn pem(&self) -> Result<AuthorityPem, SecretError> {
         let others = [CERTIFICATE, NEXT_CERTIFICATE, BEFORE].into_iter().filter_map(|name| self.part(name));
-        Ok(AuthorityPem { signing: Some(self.signing()?), roots: self.part(ROOTS), others: others.collect() })
+        Ok(AuthorityPem {
+            signing: Some(self.signing()?),
+            roots: self.part(ROOTS),
+            others: others.collect(),
+            retired: self.part(RETIRED),
+        })
     }
 
     /// Which certificate agents were found to trust.
@@ -136,9 +143,12 @@ impl Found {
         self.0.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value);
     }
 
-    /// What signed before is trusted no longer.
+    /// What signed before vouches for nobody new, and what did so before that for nothing at all.
     pub(super) fn without_before(mut self) -> Self {
-        self.0.data.get_or_insert_default().remove(BEFORE);
+        let data = self.0.data.get_or_insert_default();
+        if let Some(before) = data.remove(BEFORE) {
+            data.insert(RETIRED.to_owned(), before);
+        }
         self.0.metadata.annotations.get_or_insert_default().remove(SIGNS_SINCE);
         self
     }

@@ -179,7 +179,12 @@ impl Mesh {
             Some(given) => given.clone(),
             None => SigningPem::make(&trust_domain, &clock)?,
         };
-        let pem = AuthorityPem { signing: Some(next.clone()), roots: found.part(ROOTS), others: Vec::new() };
+        let pem = AuthorityPem {
+            signing: Some(next.clone()),
+            roots: found.part(ROOTS),
+            others: Vec::new(),
+            retired: None,
+        };
         let taken = pem.bundle(&trust_domain).and_then(|bundle| next.is_taken_by(&bundle, now(&clock)));
         taken.map_err(RotateError::Given)?;
         Ok(next)

@@ -58,6 +58,14 @@ pub(super) enum Step {
         /// So long.
         left: Duration,
     },
+    /// To wait for these agents, which do not trust the root that signs: none of its certificates may be valid any more,
+    /// but nobody is left behind.
+    Acknowledge {
+        /// Those that are waited for, by name.
+        missing: Vec<Agent>,
+        /// Of so many.
+        agents: usize,
+    },
     /// To let go of the roots before.
     Retire,
     /// Nothing that is done here: somebody else signs.
@@ -72,13 +80,11 @@ pub(super) fn retires_at(since: u64, lifetime: Duration) -> u64 {
 impl Rotation<'_> {
     /// What is next, at `now` in UTC seconds since the epoch.
     pub(super) fn step(&self, now: u64) -> Step {
+        let (missing, agents) = (self.missing(), self.agents.len());
         if self.has_next {
-            let missing = self.agents.iter().filter(|(uid, _)| !self.trusting.contains(*uid));
-            let mut missing: Vec<Agent> = missing.map(|(_, agent)| agent.clone()).collect();
-            missing.sort();
             return match missing.is_empty() {
                 true => Step::Sign,
-                false => Step::Distribute { missing, agents: self.agents.len() },
+                false => Step::Distribute { missing, agents },
             };
         }
         let Some(since) = self.signs_since else { return Step::Settled };
@@ -86,8 +92,17 @@ impl Rotation<'_> {
         let age = Duration::from_secs(now.saturating_sub(since));
         match (self.lifetime + MARGIN).checked_sub(age) {
             Some(left) if !left.is_zero() => Step::Expire { left },
+            _ if !missing.is_empty() => Step::Acknowledge { missing, agents },
             _ => Step::Retire,
         }
+    }
+
+    /// The agents that do not have all roots in force, by name.
+    fn missing(&self) -> Vec<Agent> {
+        let missing = self.agents.iter().filter(|(uid, _)| !self.trusting.contains(*uid));
+        let mut missing: Vec<Agent> = missing.map(|(_, agent)| agent.clone()).collect();
+        missing.sort();
+        missing
     }
 }
 
@@ -96,15 +111,19 @@ impl fmt::Display for Step {
         match self {
             Self::Settled => formatter.write_str("no root is being replaced"),
             Self::Distribute { missing, agents } => {
-                let named: Vec<&str> = missing.iter().take(MAX_NAMED).map(|agent| &*agent.pod).collect();
-                let more = missing.len().saturating_sub(MAX_NAMED);
                 write!(
                     formatter,
-                    "1 of 3: {} of {agents} agents do not trust the next root yet",
-                    missing.len()
-                )?;
-                write!(formatter, " ({}{})", named.join(", "), if more > 0 { ", ..." } else { "" })
+                    "1 of 3: {} of {agents} agents do not trust the next root yet ({})",
+                    missing.len(),
+                    named(missing)
+                )
             }
+            Self::Acknowledge { missing, agents } => write!(
+                formatter,
+                "3 of 3: {} of {agents} agents do not trust the root that signs ({})",
+                missing.len(),
+                named(missing)
+            ),
             Self::Sign => {
                 formatter.write_str("2 of 3: every agent trusts the next root; signing with its key")
             }
@@ -119,6 +138,11 @@ impl fmt::Display for Step {
             Self::Elsewhere => formatter.write_str("somebody else signs, and has a root of its own"),
         }
     }
+}
+
+fn named(agents: &[Agent]) -> String {
+    let named: Vec<&str> = agents.iter().take(MAX_NAMED).map(|agent| &*agent.pod).collect();
+    format!("{}{}", named.join(", "), if agents.len() > MAX_NAMED { ", ..." } else { "" })
 }
 
 #[cfg(test)]
@@ -167,7 +191,10 @@ mod tests {
             "the clock went back"
         );
         assert_eq!(step(false, Some(100), &[], 99 + end), Step::Expire { left: Duration::from_secs(1) });
-        assert_eq!(step(false, Some(100), &[], 100 + end), Step::Retire);
+        assert_eq!(step(false, Some(100), &["a", "b"], 100 + end), Step::Retire);
+        let waits = Step::Acknowledge { missing: vec![agent("b")], agents: 2 };
+        assert_eq!(waits.to_string(), "3 of 3: 1 of 2 agents do not trust the root that signs (b)");
+        assert_eq!(step(false, Some(100), &["a"], u64::MAX), waits, "however long that takes");
     }
 
     #[test]

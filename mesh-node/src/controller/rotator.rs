@@ -41,7 +41,8 @@ impl Rotator {
         authority: &HeldAuthority,
     ) -> Result<(), SecretError> {
         let Ok(bundle) = authority.bundle() else { return Ok(()) };
-        let answers = match secret.signs && found.next().is_some() {
+        let is_changing = found.next().is_some() || found.signs_since().is_some();
+        let answers = match secret.signs && is_changing {
             true => self.answers(secret, &bundle).await?,
             false => Answers::default(),
         };
@@ -65,7 +66,11 @@ impl Rotator {
                 secret.let_go(found).await?;
                 Ok(self.record.forget().await?)
             }
-            Step::Settled | Step::Distribute { .. } | Step::Expire { .. } | Step::Elsewhere => Ok(()),
+            Step::Settled
+            | Step::Distribute { .. }
+            | Step::Expire { .. }
+            | Step::Acknowledge { .. }
+            | Step::Elsewhere => Ok(()),
         }
     }
 
@@ -120,7 +125,10 @@ impl Rotator {
 
     fn standing(&self, secret: &AuthoritySecret, found: &Found, step: &Step, agents: usize) -> Standing {
         let fingerprint = |signing: SigningPem| signing.fingerprint().ok();
-        let missing = if let Step::Distribute { missing, .. } = step { &missing[..] } else { &[] };
+        let missing = match step {
+            Step::Distribute { missing, .. } | Step::Acknowledge { missing, .. } => &missing[..],
+            _ => &[],
+        };
         let waiting = missing.iter().take(MAX_NAMED).map(|agent| Waiting {
             pod: agent.pod.to_string(),
             node: agent.node.to_string(),
@@ -146,7 +154,8 @@ fn phase(step: &Step) -> Phase {
         Step::Settled => Phase::Settled,
         Step::Distribute { .. } => Phase::Distribute,
         Step::Sign => Phase::Sign,
-        Step::Expire { .. } => Phase::Expire,
+        // Those that are waited for are named in either.
+        Step::Expire { .. } | Step::Acknowledge { .. } => Phase::Expire,
         Step::Retire => Phase::Retire,
         Step::Elsewhere => Phase::Elsewhere,
     }

@@ -84,7 +84,7 @@ mod tests {
 
     fn roots(of: &[&SigningPem]) -> TrustBundle {
         let others = of.iter().map(|signing| signing.certificates.clone()).collect();
-        AuthorityPem { signing: None, roots: None, others }.bundle(&domain()).unwrap()
+        AuthorityPem { signing: None, roots: None, others, retired: None }.bundle(&domain()).unwrap()
     }
 
     fn secret(signing: &SigningPem, marked: Option<&SigningPem>) -> Found {

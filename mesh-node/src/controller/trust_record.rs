@@ -70,7 +70,7 @@ pub enum Phase {
     Distribute,
     /// The next key is to sign.
     Sign,
-    /// Certificates of the key before run out.
+    /// Certificates of the key before run out, and every agent is to trust the one that signs.
     Expire,
     /// The root before is to be let go.
     Retire,

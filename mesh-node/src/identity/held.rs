@@ -27,6 +27,8 @@ pub struct AuthorityPem {
     pub roots: Option<Vec<u8>>,
     /// Certificates of keys that signed before, or will: those of them that are roots are trusted, too.
     pub others: Vec<Vec<u8>>,
+    /// Certificates of keys that signed long ago: those of them that are roots vouch for open connections alone.
+    pub retired: Option<Vec<u8>>,
 }
 
 /// What an authority signs with, PEM.
@@ -86,7 +88,9 @@ impl AuthorityPem {
         for certificates in signing.chain(&self.others) {
             roots.extend(material::roots(certificates, None)?);
         }
-        Ok(TrustBundle::new(trust_domain.clone(), roots)?)
+        let retired = self.retired.as_ref().map(|certificates| material::roots(certificates, None));
+        let retired = retired.transpose()?.unwrap_or_default();
+        Ok(TrustBundle::new(trust_domain.clone(), roots)?.with_retired(retired)?)
     }
 }
 

@@ -25,6 +25,10 @@ pub struct TrustBundle {
     revocation_lists: Vec<CertificateRevocationListDer<'static>>,
     /// In the order of `revocation_lists`.
     revoked: Vec<CertRevocationList<'static>>,
+    /// Roots that vouch for nobody new; sorted, each once.
+    retired: Vec<CertificateDer<'static>>,
+    /// What vouches for connections that are open; `None` where that is this bundle itself.
+    of_open: Option<Box<Self>>,
 }
 
 /// A root certificate cannot be one.
@@ -95,8 +99,33 @@ impl TrustBundle {
             anchors.push(anchor.to_owned());
             validity.push(seconds_of(&certificate));
         }
-        let (revocation_lists, revoked) = (Vec::new(), Vec::new());
-        Ok(Self { trust_domain, roots, anchors, validity, revocation_lists, revoked })
+        Ok(Self {
+            trust_domain,
+            roots,
+            anchors,
+            validity,
+            revocation_lists: Vec::new(),
+            revoked: Vec::new(),
+            retired: Vec::new(),
+            of_open: None,
+        })
+    }
+
+    /// The same bundle, where connections stay open that one of these roots vouched for. Nobody new is believed for them.
+    ///
+    /// # Errors
+    /// [`RootError`] for the first root that is none; places are counted among all roots.
+    pub fn with_retired(mut self, mut retired: Vec<CertificateDer<'static>>) -> Result<Self, RootError> {
+        retired.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        retired.dedup();
+        retired.retain(|root| !self.roots.contains(root));
+        if !retired.is_empty() {
+            let roots = self.roots.iter().chain(&retired).cloned().collect();
+            let all = Self::new(self.trust_domain.clone(), roots)?;
+            self.of_open = Some(Box::new(all.without(self.revocation_lists.clone())?));
+        }
+        self.retired = retired;
+        Ok(self)
     }
 
     /// The same bundle without what these lists revoke. Of several lists of one authority the newest counts.
@@ -129,6 +158,16 @@ impl TrustBundle {
         &self.roots
     }
 
+    /// The roots that vouch for nobody new, sorted, each once, and none of [`roots`](Self::roots).
+    pub fn retired(&self) -> &[CertificateDer<'static>] {
+        &self.retired
+    }
+
+    /// What vouches for connections that are open already.
+    pub(super) fn of_open(&self) -> &Self {
+        self.of_open.as_deref().unwrap_or(self)
+    }
+
     /// What the authorities have revoked.
     pub(super) fn revoked(&self) -> &[CertRevocationList<'static>] {
         &self.revoked
@@ -138,6 +177,7 @@ impl TrustBundle {
         self.roots == other.roots
             && self.trust_domain == other.trust_domain
             && self.revocation_lists == other.revocation_lists
+            && self.retired == other.retired
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {

@@ -85,8 +85,8 @@ impl Rules {
         verify(&self.trust.load().bundle, leaf, intermediates, now, self.clock_skew)
     }
 
-    /// Whether a chain that was verified once is still vouched for: by roots that are still trusted, and revoked by
-    /// none. That its time may be over since does not matter.
+    /// Whether a chain that was verified once is still vouched for: by roots that are trusted or retired, and revoked
+    /// by none. That its time may be over since does not matter.
     pub(super) fn still_holds(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
         let (leaf, intermediates) = chain.split_first().ok_or(Reason::NoCertificate)?;
         // The last second in which all of it was valid.
@@ -96,7 +96,7 @@ impl Rules {
             until = until.min(seconds_of(&certificate).1);
         }
         let at = UnixTime::since_unix_epoch(Duration::from_secs(until));
-        verify_path(&self.trust.load().bundle, leaf, intermediates, at)
+        verify_path(self.trust.load().bundle.of_open(), leaf, intermediates, at)
     }
 
     fn refuse(&self, reason: Reason) -> rustls::Error {

@@ -122,9 +122,9 @@ fn trust(name: &str, value: &[u8]) -> Result<Trust, FieldError> {
     if bundle.roots.is_empty() {
         return Err(FieldError::new("roots", "is empty: nobody could be verified"));
     }
-    let messages::TrustBundle { roots, revocation_lists } = bundle;
+    let messages::TrustBundle { roots, revocation_lists, retired } = bundle;
     let trust_domain = TrustDomain::parse(name).map_err(|error| FieldError::whole(error.to_string()))?;
-    Ok(Trust { trust_domain, roots, revocation_lists })
+    Ok(Trust { trust_domain, roots, revocation_lists, retired })
 }
 
 fn trust_domain(field: &str, text: &str) -> Result<TrustDomain, FieldError> {

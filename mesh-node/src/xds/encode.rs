@@ -56,6 +56,7 @@ pub fn encode_trust(trust: &Trust) -> Resource {
     let message = messages::TrustBundle {
         roots: trust.roots.clone(),
         revocation_lists: trust.revocation_lists.clone(),
+        retired: trust.retired.clone(),
     };
     resource(ResourceType::TrustBundle, trust.trust_domain.as_str().into(), &message)
 }

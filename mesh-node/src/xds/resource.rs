@@ -202,6 +202,8 @@ pub struct Trust {
     pub roots: Vec<Vec<u8>>,
     /// Revocation lists, DER.
     pub revocation_lists: Vec<Vec<u8>>,
+    /// Root certificates, DER, that vouch for connections that are open, and for nobody new.
+    pub retired: Vec<Vec<u8>>,
 }
 
 /// What a resource means.

@@ -132,6 +132,7 @@ fn roots_are_read_again() {
         trust_domain: TrustDomain::parse("cluster.local").unwrap(),
         roots: vec![vec![1, 2, 3], vec![4]],
         revocation_lists: vec![vec![5]],
+        retired: vec![vec![6], vec![7, 8]],
     };
     let resource = encode_trust(&trust);
     let reading = read(&resource.key, &resource.value, "root");

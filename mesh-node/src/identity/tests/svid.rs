@@ -7,10 +7,14 @@ use rcgen::{
     CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     OtherNameValue, SanType,
 };
-use rustls_pki_types::CertificateDer;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::rig::*;
+use crate::identity::trust::Trust;
+use crate::identity::verify::{ClientVerifier, Rules, ServerVerifier};
 use crate::identity::*;
 
 /// Spoils a good SVID signed by the mesh's own root, and expects one reason in both directions.
@@ -339,22 +343,36 @@ fn an_unknown_critical_extension_is_refused() {
     );
 }
 
-/// Asks both verifiers directly, for chains whose keys no TLS library would sign with.
-fn verdicts(root: &CertificateDer<'static>, leaf: &CertificateDer<'static>) -> [Result<(), Reason>; 2] {
-    use rustls::client::danger::ServerCertVerifier;
-    use rustls::server::danger::ClientCertVerifier;
-    use rustls_pki_types::{ServerName, UnixTime};
+#[test]
+fn a_retired_root_vouches_for_what_is_open_and_for_nobody_new() {
+    let ((signer, root), (retired, retired_root)) = (Signer::foreign("new"), Signer::foreign("old"));
+    let (own, old) = (signer.leaf(&svid(), &[]).cert, retired.leaf(&svid(), &[]).cert);
+    let rules = |roots, retired| {
+        rules(TrustBundle::new(trust_domain(), roots).unwrap().with_retired(retired).unwrap())
+    };
+    let with = rules(vec![root.clone()], vec![retired_root, root.clone()]);
+    assert_eq!(verdicts_of(&with, &own[0]), [Ok(()), Ok(())]);
+    assert_eq!(verdicts_of(&with, &old[0]), [Err(Reason::UnknownIssuer), Err(Reason::UnknownIssuer)]);
+    assert_eq!([with.still_holds(&own), with.still_holds(&old)], [Ok(()), Ok(())]);
+    let without = rules(vec![root], Vec::new());
+    assert_eq!([without.still_holds(&own), without.still_holds(&old)], [Ok(()), Err(Reason::UnknownIssuer)]);
+}
 
-    use crate::identity::trust::Trust;
-    use crate::identity::verify::{ClientVerifier, Rules, ServerVerifier};
-
-    let bundle = TrustBundle::new(trust_domain(), vec![root.clone()]).unwrap();
-    let rules = Arc::new(Rules {
+fn rules(bundle: TrustBundle) -> Arc<Rules> {
+    Arc::new(Rules {
         trust: Trust::new(bundle),
         clock_skew: Settings::default().clock_skew,
         metrics: IdentityMetrics::new(&crate::telemetry::registry::Registry::new()).unwrap(),
         said: crate::telemetry::seldom::Seldom::default(),
-    });
+    })
+}
+
+fn verdicts(root: &CertificateDer<'static>, leaf: &CertificateDer<'static>) -> [Result<(), Reason>; 2] {
+    verdicts_of(&rules(TrustBundle::new(trust_domain(), vec![root.clone()]).unwrap()), leaf)
+}
+
+/// Asks both verifiers directly, for chains whose keys no TLS library would sign with.
+fn verdicts_of(rules: &Arc<Rules>, leaf: &CertificateDer<'static>) -> [Result<(), Reason>; 2] {
     let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
     let name = ServerName::try_from("api.shop.svc").unwrap();
     let reason = |error: rustls::Error| match HandshakeFailure::of(&error) {
@@ -364,6 +382,6 @@ fn verdicts(root: &CertificateDer<'static>, leaf: &CertificateDer<'static>) -> [
     let server = ServerVerifier { rules: rules.clone(), expected: id("api") };
     [
         server.verify_server_cert(leaf, &[], &name, &[], now).map(drop).map_err(reason),
-        ClientVerifier { rules }.verify_client_cert(leaf, &[], now).map(drop).map_err(reason),
+        ClientVerifier { rules: rules.clone() }.verify_client_cert(leaf, &[], now).map(drop).map_err(reason),
     ]
 }

@@ -9,7 +9,7 @@ fn made(domain: &str) -> SigningPem {
 }
 
 fn taken(signing: &SigningPem, trusted: &SigningPem, later: u64) -> Result<(), HeldError> {
-    let pem = AuthorityPem { signing: Some(trusted.clone()), roots: None, others: Vec::new() };
+    let pem = AuthorityPem { signing: Some(trusted.clone()), roots: None, others: Vec::new(), retired: None };
     let bundle = pem.bundle(&TrustDomain::parse("cluster.local").unwrap()).unwrap();
     signing.is_taken_by(&bundle, now(&system_clock()) + later)
 }

@@ -39,6 +39,9 @@ pub struct TrustBundle {
     /// Revocation lists.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub revocation_lists: Vec<Vec<u8>>,
+    /// Root certificates that vouch for connections that are open, and for nobody new.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub retired: Vec<Vec<u8>>,
 }
 
 /// A node. Its name is the node's.

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_test_harness::clients::{Held, Load};
+use mesh_test_harness::clients::{Held, Load, OpenCall};
 use mesh_test_harness::figure;
 use mesh_test_harness::node::Node;
 use mesh_test_harness::objects::PodSpec;
@@ -30,6 +30,12 @@ const LIFETIME: Duration = Duration::from_secs(24);
 const HTTP: u16 = 8080;
 /// The Service that knows it as HTTP.
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 99)), 80);
+/// The same, of gRPC.
+const CALLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 99)), 81);
+const GRPC: u16 = 9090;
+const METHOD: &str = "/shop.Shop/Get";
+/// Of a program that calls, each call after the one before.
+const CALLS_AT_A_TIME: u32 = 20;
 const ECHO: u16 = 9000;
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
@@ -75,20 +81,20 @@ spec:
   nodeName: node-b
   serviceAccountName: server
   containers:
-  - {name: a, image: a, ports: [{name: http, containerPort: 8080}, {name: tcp-echo, containerPort: 9000}]}
+  - {name: a, image: a, ports: [{name: http, containerPort: 8080}, {name: tcp-echo, containerPort: 9000}, {name: grpc, containerPort: 9090}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: server, namespace: shop}
 spec:
   clusterIP: 10.96.0.99
-  ports: [{name: http, port: 80, targetPort: 8080}]
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc, port: 81, targetPort: 9090}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: server, namespace: shop, labels: {kubernetes.io/service-name: server}}
 addressType: IPv4
-ports: [{name: http, port: 8080}]
+ports: [{name: http, port: 8080}, {name: grpc, port: 9090}]
 endpoints: [{addresses: [10.77.2.10], conditions: {ready: true}, targetRef: {kind: Pod, name: server, namespace: shop}}]
 "
 }
@@ -99,7 +105,7 @@ struct World {
     person: Person,
     roads: [Road; 2],
     agents: Vec<Node>,
-    _servers: [Server; 3],
+    _servers: [Server; 4],
     topology: Arc<Topology>,
     files: PathBuf,
 }
@@ -122,6 +128,7 @@ impl World {
             client.serve(Kind::Sink, HTTP)?,
             server.serve(Kind::Http, HTTP)?,
             server.serve(Kind::Echo, ECHO)?,
+            server.serve(Kind::Http2, GRPC)?,
         ];
         let files = topology.run().folder().join("agents");
         let topology = Arc::new(topology);
@@ -217,6 +224,9 @@ struct Requests {
     loads: [Load; 2],
     stop: Arc<AtomicBool>,
     echoes: JoinHandle<(u64, Vec<String>)>,
+    calls: JoinHandle<(u64, Vec<String>)>,
+    /// gRPC over one connection and one stream, all the time.
+    stream: OpenCall,
 }
 
 impl Requests {
@@ -225,45 +235,67 @@ impl Requests {
         let kept = client.load(SERVICE, &["--connections", "2", "--every-ms", "10"])?;
         let fresh = ["--connections", "1", "--every-ms", "20", "--fresh"];
         let fresh = client.load(SERVICE, &fresh)?;
-        let (stop, pods) = (Arc::new(AtomicBool::new(false)), Arc::clone(topology));
-        let is_over = Arc::clone(&stop);
-        let echoes = thread::spawn(move || {
-            let (mut answered, mut failed) = (0, Vec::new());
-            while !is_over.load(Ordering::Relaxed) {
-                match echo(pods.pod("client"), pods.pod("server")) {
-                    Ok(()) => answered += 1,
-                    Err(error) => failed.push(format!("{error:#}")),
-                }
-            }
-            (answered, failed)
-        });
-        Ok(Self { loads: [kept, fresh], stop, echoes })
+        let stop = Arc::new(AtomicBool::new(false));
+        let echoes =
+            again_and_again(topology, &stop, |client, server| client.echo(server.at(ECHO)).map(|_| 1));
+        let calls = again_and_again(topology, &stop, |client, _| calls(client));
+        let stream = client.open_call(CALLS, METHOD)?;
+        Ok(Self { loads: [kept, fresh], stop, echoes, calls, stream })
     }
 
     /// None failed.
     fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        let (echoed, failed) = self.echoes.join().ok().context("the echoes end")?;
+        let (echoed, mut failed) = self.echoes.join().ok().context("the echoes end")?;
+        let (called, failed_calls) = self.calls.join().ok().context("the calls end")?;
+        failed.extend(failed_calls);
+        let stream = self.stream.finish()?;
+        ensure!(stream.grpc_status.as_deref() == Some("0"), "the stream that stays: {stream:?}");
         let [kept, fresh] = self.loads.map(Load::finish);
         let (kept, fresh) = (kept?, fresh?);
         figure(&format!(
             "requests while the root is replaced, each with agents cut off: {} over kept and {} over fresh HTTP \
-             connections (longest gaps {:.0} and {:.0} ms), {echoed} TCP connections; failed: {}",
+             connections (longest gaps {:.0} and {:.0} ms), {echoed} TCP connections, {called} gRPC calls, {} messages \
+             of one gRPC stream; failed: {}",
             kept.answered,
             fresh.answered,
             kept.longest_gap_ms,
             fresh.longest_gap_ms,
+            stream.rounds,
             kept.failed + fresh.failed + failed.len() as u64
         ));
         ensure!(kept.failed == 0 && fresh.failed == 0, "{kept:?} {fresh:?}");
         ensure!(failed.is_empty(), "{failed:?}");
-        ensure!(kept.answered > 500 && fresh.answered > 200 && echoed > 50, "hardly any");
+        ensure!(kept.answered > 500 && fresh.answered > 200 && echoed > 50 && called > 100, "hardly any");
         Ok(())
     }
 }
 
-fn echo(client: &Pod, server: &Pod) -> Result<()> {
-    client.echo(server.at(ECHO)).map(drop)
+/// Does it until it is to stop. Returns how much was done, and what failed.
+fn again_and_again(
+    topology: &Arc<Topology>,
+    stop: &Arc<AtomicBool>,
+    what: impl Fn(&Pod, &Pod) -> Result<u64> + Send + 'static,
+) -> JoinHandle<(u64, Vec<String>)> {
+    let (topology, stop) = (Arc::clone(topology), Arc::clone(stop));
+    thread::spawn(move || {
+        let (mut done, mut failed) = (0, Vec::new());
+        while !stop.load(Ordering::Relaxed) {
+            match what(topology.pod("client"), topology.pod("server")) {
+                Ok(count) => done += count,
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+        }
+        (done, failed)
+    })
+}
+
+/// A new connection, with calls that are all answered.
+fn calls(client: &Pod) -> Result<u64> {
+    let called = client.call(CALLS, METHOD, CALLS_AT_A_TIME)?;
+    let good = called.iter().filter(|call| call.grpc_status.as_deref() == Some("0")).count();
+    ensure!(called.len() == good && good == CALLS_AT_A_TIME as usize, "{called:?}");
+    Ok(good as u64)
 }
 
 fn missing(standing: &Value) -> BTreeSet<&str> {
@@ -275,20 +307,32 @@ fn missing(standing: &Value) -> BTreeSet<&str> {
 async fn requests_run_on_while_the_root_is_replaced_and_agents_are_cut_off() -> Result<()> {
     let world = World::start().await?;
     let requests = Requests::start(&world.topology)?;
-    let first = world.hold()?;
+    let (first, evicted) = (world.hold()?, world.hold()?);
     let is_request = |record: &Value| record["http.method"] == "GET" && record["src.identity"] == CLIENT;
     world.agents[1].record("a request", is_request)?;
     distribute(&world).await?;
     sign(&world).await?;
-    // It was vouched for by the root before, and ends with that at the latest.
-    let rounds = first.finish()?;
     let second = world.hold()?;
     retire(&world).await?;
+    requests.finish()?;
+    // The root before vouched for it when it was opened, and does for such connections alone.
+    let rounds = first.finish()?;
+    evict(&world, evicted).await?;
     figure(&format!(
-        "rounds on connections that stay, over the first two steps and over the last: {rounds}, {}",
+        "rounds on connections that stay, over all steps and over the last: {rounds}, {}",
         second.finish()?
     ));
-    requests.finish()
+    Ok(())
+}
+
+/// As after the key of the root before was stolen: what it vouched for ends.
+async fn evict(world: &World, held: Held) -> Result<()> {
+    ensure!(held.broken().is_none(), "it was broken before: {:?}", held.broken());
+    let patch = r#"[{"op": "remove", "path": "/data/retired.crt"}]"#;
+    let words = ["patch", "secret", "nodemesh-ca", "-n", "nodemesh-system", "--type=json", "-p", patch];
+    world.stand.kubectl(&words)?;
+    let broken = || held.broken();
+    world.stand.eventually("a connection by the root before is reset", broken).await.map(drop)
 }
 
 /// Agent b cannot hear of the next root, and agent c is not there.

@@ -97,6 +97,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         trust_domain: mesh.trust_domain.clone(),
         roots,
         revocation_lists: Vec::new(),
+        retired: Vec::new(),
     });
     let tokens = Arc::new(Tokens(arguments.tokens.clone()));
     let listener = TcpListener::bind(arguments.listen).await.context("listen")?;
