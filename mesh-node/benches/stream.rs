@@ -168,7 +168,8 @@ struct Anybody;
 impl Authenticate for Anybody {
     fn authenticate<'a>(&'a self, _bearer: &'a str) -> Authenticating<'a> {
         let identity = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent".parse().expect("an id");
-        let caller = AgentCaller { node: "node-7".into(), pod_uid: "agent".into(), identity };
+        let caller =
+            AgentCaller { node: "node-7".into(), pod_uid: "agent".into(), identity, has_certificate: false };
         Box::pin(std::future::ready(Ok(caller)))
     }
 }

@@ -117,7 +117,7 @@ async fn follow(client: ConfigClient, identities: Arc<Identities>) -> AppError {
         }
     };
     tokio::select! {
-        ended = client.run() => ended.into(),
+        ended = client.run(Arc::clone(&identities)) => ended.into(),
         () = look_again => unreachable!("it never ends"),
     }
 }

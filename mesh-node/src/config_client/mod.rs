@@ -45,12 +45,13 @@ use self::stream::Ended;
 use self::world::{InForce, World};
 use crate::control::publication::Publication;
 use crate::identity::rotation::retry_after;
-use crate::identity::{AuthorityError, Clock, ControllerTrust, IdentityMetrics};
+use crate::identity::{AuthorityError, Clock, ControllerTrust, Identities, IdentityMetrics};
 use crate::system::give_memory_back;
 use crate::telemetry::chain::Chain;
 
-/// Name of the controller's service account, in the root namespace.
+/// Names of the controller's service account and of the agents', in the root namespace.
 const CONTROLLER: &str = "nodemesh-controller";
+const AGENT: &str = "nodemesh-agent";
 /// Longest wait between two streams.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -79,8 +80,8 @@ pub struct ClientSettings {
 /// Why there is no stream at all, whoever serves it.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The root namespace makes no identity of the controller.
-    #[error("make the controller's identity of --trust-domain and --root-namespace")]
+    /// The root namespace makes no identities of controller and agent.
+    #[error("make the identities of controller and agent of --trust-domain and --root-namespace")]
     Identity(#[source] SpiffeIdError),
     /// The roots cannot be read.
     #[error("read the roots that the controller is known by, --controller-roots")]
@@ -93,8 +94,12 @@ pub enum ClientError {
 /// Keeps what the controller says in force.
 pub struct ConfigClient {
     settings: ClientSettings,
+    /// For certificates.
     channel: Channel,
+    /// For streams, each of which has a connection of its own.
+    dialler: Dialler,
     roots: Arc<Roots>,
+    own: Own,
     /// Nobody waits for this lock: one task works with it at a time.
     world: Arc<Mutex<World>>,
     saver: Saver,
@@ -104,6 +109,13 @@ pub struct ConfigClient {
     asking: Option<Asking>,
     /// What keeps the client from its work now.
     trouble: Trouble,
+}
+
+/// Who the agent is to the controller.
+struct Own {
+    identity: SpiffeId,
+    /// Whether the controller did not take the certificate that was shown last: another one may do.
+    is_refused: bool,
 }
 
 /// What is wrong besides resources.
@@ -125,8 +137,9 @@ impl ConfigClient {
         (metrics, identity_metrics): (Metrics, IdentityMetrics),
     ) -> Result<Self, ClientError> {
         let MeshSettings { trust_domain, root_namespace, .. } = &settings.mesh;
-        let controller =
-            SpiffeId::new(trust_domain, root_namespace, CONTROLLER).map_err(ClientError::Identity)?;
+        let identity =
+            |account| SpiffeId::new(trust_domain, root_namespace, account).map_err(ClientError::Identity);
+        let (controller, own) = (identity(CONTROLLER)?, identity(AGENT)?);
         let roots = Arc::new(Roots::new(trust_domain.clone(), settings.roots_file.clone()));
         let state_dir = StateDir::new(&settings.state_dir, Arc::clone(&settings.node));
         let mut asking = settings.on_demand.clone().map(Asking::new);
@@ -146,14 +159,15 @@ impl ConfigClient {
         let bundle = roots.of_controller().map_err(ClientError::Roots)?;
         let trust = Arc::new(ControllerTrust::new(bundle, controller, clock, identity_metrics));
         metrics.is_stale();
+        let address = Arc::clone(&settings.address);
+        let (own_certificate, is_refused) = Default::default();
+        let dialler = Dialler { address, roots: Arc::clone(&roots), trust, own: own_certificate, is_refused };
         Ok(Self {
-            channel: channel(Dialler {
-                address: Arc::clone(&settings.address),
-                roots: Arc::clone(&roots),
-                trust,
-            }),
+            channel: channel(dialler.clone()),
+            dialler,
             settings,
             roots,
+            own: Own { identity: own, is_refused: false },
             world: Arc::new(Mutex::new(world)),
             saver: Saver::new(state_dir),
             publication,
@@ -188,11 +202,12 @@ impl ConfigClient {
         }
     }
 
-    /// Follows the controller, one stream after another. Returns only if that is not possible any more.
-    pub async fn run(mut self) -> ClientError {
+    /// Follows the controller, one stream after another, as the agent that `identities` has a certificate for, which are of
+    /// this client's [authority](Self::authority). Returns only if that is not possible any more.
+    pub async fn run(mut self, identities: Arc<Identities>) -> ClientError {
         let mut failures = 0_u32;
         loop {
-            let (ended, was_current) = match self.stream().await {
+            let (ended, was_current) = match self.stream(&identities).await {
                 Ok(ended) => ended,
                 Err(source) => return ClientError::Failed(source),
             };

@@ -1,8 +1,10 @@
-//! One stream: requests for every type, and an answer to each response.
+//! One stream, on a connection of its own as the agent itself: requests for every type, and an answer to each response.
 
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -11,13 +13,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::info;
 
 use super::ConfigClient;
 use super::asking::{self, Asking};
-use super::connection::bearer;
+use super::connection::{bearer, channel};
 use super::world::{Taken, Unasked, World};
+use crate::identity::{Identities, IssueError};
 use crate::xds::{MAX_MESSAGE, ResourceType};
 
 /// Connecting and authentication together.
@@ -39,6 +43,10 @@ pub(super) enum Ended {
         #[source]
         source: io::Error,
     },
+    #[error("the agent has no certificate to show")]
+    NoCertificate(#[source] Arc<IssueError>),
+    #[error("the controller does not take the agent's certificate; asking for another one")]
+    Refused,
     #[error("the controller let nobody in for {} s", BEGIN.as_secs())]
     NotBegun,
     #[error("{}", reason_of(.0))]
@@ -103,9 +111,9 @@ pub(super) fn reason_of(status: &Status) -> String {
 
 impl ConfigClient {
     /// Follows one stream to its end: why it ended, and whether everything was current once.
-    pub(super) async fn stream(&mut self) -> Result<(Ended, bool), JoinError> {
+    pub(super) async fn stream(&mut self, identities: &Identities) -> Result<(Ended, bool), JoinError> {
         let mut was_current = false;
-        match self.follow(&mut was_current).await {
+        match self.proven(identities, &mut was_current).await {
             Ok(ended) | Err(Failure::Stream(ended)) => {
                 if ended.is_of_newest_type() {
                     self.aside(World::leave_out_newest).await?;
@@ -116,8 +124,23 @@ impl ConfigClient {
         }
     }
 
-    async fn follow(&mut self, was_current: &mut bool) -> Result<Ended, Failure> {
-        let (answers, mut responses) = self.begin().await?;
+    /// Follows a stream on a connection that shows the agent's certificate, and notes whether that was refused. In TLS 1.3 a
+    /// client learns that once it takes the handshake for finished.
+    async fn proven(&mut self, identities: &Identities, was_current: &mut bool) -> Result<Ended, Failure> {
+        let own = identities.own(&self.own.identity, self.own.is_refused).await;
+        let own = own.map_err(Ended::NoCertificate)?;
+        let dialler = self.dialler.showing(own);
+        let alert = Arc::clone(&dialler.is_refused);
+        let followed = self.follow(channel(dialler), was_current).await;
+        self.own.is_refused = alert.load(Ordering::Relaxed);
+        match followed {
+            Err(Failure::Stream(_)) | Ok(_) if self.own.is_refused => Ok(Ended::Refused),
+            followed => followed,
+        }
+    }
+
+    async fn follow(&mut self, channel: Channel, was_current: &mut bool) -> Result<Ended, Failure> {
+        let (answers, mut responses) = self.begin(channel.clone()).await?;
         info!(controller = %self.settings.address, "stream from the controller begun");
         self.metrics.begun();
         let late = Instant::now() + TOLD;
@@ -141,6 +164,7 @@ impl ConfigClient {
 
     async fn begin(
         &mut self,
+        channel: Channel,
     ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Failure> {
         let path = &self.settings.token_file;
         let token = bearer(path).map_err(|source| Ended::Token { path: path.clone(), source })?;
@@ -152,8 +176,8 @@ impl ConfigClient {
         }
         let mut request = Request::new(ReceiverStream::new(requests));
         request.metadata_mut().insert("authorization", token);
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let begun = timeout(BEGIN, client.delta_aggregated_resources(request)).await;
         let begun = begun.map_err(|_| Ended::NotBegun)?;
         Ok((answers, begun?.into_inner()))

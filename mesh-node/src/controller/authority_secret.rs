@@ -20,6 +20,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Error};
 use mesh_common::model::TrustDomain;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -92,6 +93,8 @@ pub(super) struct AuthoritySecret {
     pub(super) signs: bool,
     /// Tells agents of the roots.
     pub(super) discovery: Arc<Discovery>,
+    /// Told when they changed.
+    pub(super) roots_changed: Arc<Notify>,
     /// Tells people what they must act on.
     pub(super) recorder: Recorder,
 }
@@ -274,6 +277,7 @@ impl AuthoritySecret {
         if told.as_ref() != Some(&trust) {
             self.discovery.publish_trust(&trust);
             *told = Some(trust);
+            self.roots_changed.notify_one();
         }
     }
 

@@ -20,6 +20,27 @@ pub(super) struct Metrics {
     generation: IntGauge,
     certificates: IntCounterVec,
     roots_due: IntGauge,
+    streams: IntCounterVec,
+}
+
+/// What became of an agent that began a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StreamOutcome {
+    /// Served, on a connection that shows its certificate.
+    Mutual,
+    /// Served without: of an earlier version.
+    WithoutCertificate,
+    Refused,
+}
+
+impl StreamOutcome {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Mutual => "mutual_tls",
+            Self::WithoutCertificate => "without_certificate",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl Metrics {
@@ -63,6 +84,11 @@ impl Metrics {
                 "nodemesh_controller_ca_root_due",
                 "Namespaces whose ConfigMap nodemesh-ca-root is still to be written, as the replica that leads sees them; 0 in others.",
             )?,
+            streams: registry.counters(
+                "nodemesh_controller_streams_total",
+                "outcome",
+                "Streams that agents began: mutual_tls and without_certificate are served, refused are not.",
+            )?,
         })
     }
 
@@ -89,6 +115,10 @@ impl Metrics {
     /// Takes in how many namespaces the roots are still to be written.
     pub(super) fn roots_due(&self, count: usize) {
         self.roots_due.set(gauge(count));
+    }
+
+    pub(super) fn stream(&self, outcome: StreamOutcome) {
+        self.streams.with_label_values(&[outcome.code()]).inc();
     }
 
     /// Takes what is in force after a batch.

@@ -55,6 +55,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use mesh_common::model::SpiffeId;
 use mesh_common::model::identity::SpiffeIdError;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::{error, info};
@@ -291,7 +292,8 @@ impl Parts {
         let mesh = &self.config.mesh;
         let own = |account| SpiffeId::new(&mesh.trust_domain, &mesh.root_namespace, account);
         let (local, agent) = (own(CONTROLLER)?, own(AGENT)?);
-        let secret = self.secret(&clock);
+        let roots_changed = Arc::new(Notify::new());
+        let secret = self.secret(&clock, &roots_changed);
         let held = Arc::new(secret.obtain().await);
         let leadership = self.write_status(tasks);
         tasks.spawn(self.roots_writer(leadership.clone(), Arc::clone(&held)).run());
@@ -299,15 +301,16 @@ impl Parts {
         tasks.spawn(secret.follow(Arc::clone(&held), rotator));
         let authority = self.authority(held, &local);
         let identities = identities(Arc::clone(&authority), &local, &clock, registry).await?;
-        let renewing = Arc::clone(&identities);
-        tasks.spawn(async move { renewing.run().await });
+        tasks.spawn(keep_current(Arc::clone(&identities), roots_changed));
         let Self { config, client, known, metrics, audit, discovery } = self;
         let tokens = Arc::new(Tokens::new(client, Arc::clone(&known), agent));
         let (trust_domain, flood) = (config.mesh.trust_domain, Flood::default().into());
         let shares = Shares::default();
+        let counts = metrics.clone();
         let certificates =
             Certificates { authority, known, trust_domain, clock, audit, metrics, flood, shares };
-        Ok(Services { identities, local, tokens, certificates: Arc::new(certificates), discovery })
+        let (certificates, said) = (Arc::new(certificates), Arc::default());
+        Ok(Services { identities, local, tokens, certificates, discovery, metrics: counts, said })
     }
 
     /// Who signs.
@@ -317,7 +320,7 @@ impl Parts {
         Arc::new(RequestedAuthority::new(client, signer_name, lifetime, held, own.clone()))
     }
 
-    fn secret(&self, clock: &Clock) -> AuthoritySecret {
+    fn secret(&self, clock: &Clock, roots_changed: &Arc<Notify>) -> AuthoritySecret {
         AuthoritySecret {
             client: self.client.clone(),
             namespace: self.config.mesh.root_namespace.to_string(),
@@ -326,6 +329,7 @@ impl Parts {
             clock: clock.clone(),
             signs: self.config.signer_name.is_none(),
             discovery: Arc::clone(&self.discovery),
+            roots_changed: Arc::clone(roots_changed),
             recorder: self.recorder(),
         }
     }
@@ -366,6 +370,20 @@ impl Parts {
         tasks.spawn(writer.run());
         tasks.spawn(routes.run());
         leadership
+    }
+}
+
+/// Renews the controller's certificate, and has the roots that agents are told count for their certificates at once.
+async fn keep_current(identities: Arc<Identities>, roots_changed: Arc<Notify>) {
+    let look_again = async {
+        loop {
+            roots_changed.notified().await;
+            identities.look_again();
+        }
+    };
+    tokio::select! {
+        () = identities.run() => {}
+        () = look_again => {}
     }
 }
 

@@ -17,7 +17,7 @@ use mesh_common::model::{SpiffeId, Text, WorkloadUid};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::agents::{AgentCaller, Authenticate, Authenticating, Refused};
+use super::agents::{AGENT_CERTIFICATE, AgentCaller, Authenticate, Authenticating, Refused};
 use super::rates::{Rate, Rates};
 use super::world::Known;
 
@@ -97,9 +97,7 @@ impl Tokens {
                 said
             }
         };
-        let caller = said?;
-        self.lives(&caller)?;
-        Ok(caller)
+        self.living(said?)
     }
 
     fn kept(&self, hash: &[u8; 32]) -> Option<Result<AgentCaller, Refused>> {
@@ -151,11 +149,15 @@ impl Tokens {
         caller(review.status.unwrap_or_default(), &self.agent)
     }
 
-    /// Whether the caller's own pod lives, where the token says.
-    fn lives(&self, caller: &AgentCaller) -> Result<(), Refused> {
+    /// The caller as its own pod says, if that lives where the token says.
+    fn living(&self, caller: AgentCaller) -> Result<AgentCaller, Refused> {
         let snapshot = self.known.snapshot();
         match snapshot.workload(&WorkloadUid(caller.pod_uid.clone())) {
-            Some(pod) if pod.node == caller.node && pod.identity == caller.identity => Ok(()),
+            Some(pod) if pod.node == caller.node && pod.identity == caller.identity => {
+                let (label, value) = AGENT_CERTIFICATE;
+                let has_certificate = pod.details.labels.get(label).is_some_and(|found| **found == *value);
+                Ok(AgentCaller { has_certificate, ..caller })
+            }
             Some(pod) => Err(Refused::Forbidden(format!(
                 "the token's pod {} is on node {:?} as {}, the token says {:?} and {}",
                 pod.name, pod.node, pod.identity, caller.node, caller.identity
@@ -196,7 +198,8 @@ fn caller(status: TokenReviewStatus, agent: &SpiffeId) -> Result<AgentCaller, Re
     }
     let extra = extra.unwrap_or_default();
     let [_, pod_uid, node] = [POD_NAME, POD_UID, NODE_NAME].map(|claim| one(&extra, claim));
-    Ok(AgentCaller { node: node?, pod_uid: pod_uid?, identity: agent.clone() })
+    // What its pod says is not the API server's to say here.
+    Ok(AgentCaller { node: node?, pod_uid: pod_uid?, identity: agent.clone(), has_certificate: false })
 }
 
 /// The one value of a claim.
@@ -247,7 +250,8 @@ mod tests {
 
     #[test]
     fn an_agent_is_known_with_its_node() {
-        let caller = AgentCaller { node: "a".into(), pod_uid: "7".into(), identity: agent() };
+        let caller =
+            AgentCaller { node: "a".into(), pod_uid: "7".into(), identity: agent(), has_certificate: false };
         assert_eq!(read(&good()), Ok(caller));
     }
 

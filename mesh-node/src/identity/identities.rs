@@ -1,6 +1,6 @@
 //! The identities of this node, from outside: certificates kept current, configurations to speak as one of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mesh_common::model::SpiffeId;
@@ -80,6 +80,8 @@ pub struct Identities {
     roots_changed: Notify,
     /// The generation of the trust bundle, for those who must look at peers again.
     trusted: watch::Sender<u64>,
+    /// The agent's own, once it was asked for.
+    pub(super) own: OnceLock<SpiffeId>,
 }
 
 impl Identities {
@@ -99,7 +101,8 @@ impl Identities {
             Arc::new(Rules { trust, clock_skew: settings.clock_skew, metrics, said: Seldom::default() });
         let trusted = watch::Sender::new(rules.trust.load().generation);
         let (store, added, roots_changed) = (Store::default(), Notify::new(), Notify::new());
-        Ok(Self { store, rules, authority, clock, added, roots_changed, trusted })
+        let own = OnceLock::new();
+        Ok(Self { store, rules, authority, clock, added, roots_changed, trusted, own })
     }
 
     /// Forgets an identity; its key is gone when the last handshake that uses it is over.
@@ -107,9 +110,10 @@ impl Identities {
         self.retain(|known| known != identity);
     }
 
-    /// Forgets every identity for which `wanted` is false.
+    /// Forgets every identity for which `wanted` is false, but for the agent's [own](Self::own).
     pub fn retain(&self, wanted: impl Fn(&SpiffeId) -> bool) {
-        self.store.retain(wanted);
+        let own = self.own.get();
+        self.store.retain(|identity| own == Some(identity) || wanted(identity));
         self.count_certificates();
     }
 
@@ -137,12 +141,14 @@ impl Identities {
         Ok(self.usable_entry(local)?.servers[alpn.index()].clone())
     }
 
-    /// A configuration to serve agents with as `local`. It keeps up with renewals by itself.
+    /// A configuration to serve agents with as `local`: it asks them for a certificate, refuses a bad one, and lets in who
+    /// has none, as [`peer`](Self::peer) says. It keeps up with renewals by itself.
     ///
     /// # Errors
     /// [`Unavailable`] if `local` has no valid certificate.
     pub fn controller(&self, local: &SpiffeId) -> Result<Arc<ServerConfig>, Unavailable> {
-        Ok(controller_server(&self.usable_entry(local)?.slot, &self.clock))
+        let verifier = ClientVerifier { rules: self.rules.clone(), is_mandatory: false };
+        Ok(controller_server(&self.usable_entry(local)?.slot, Arc::new(verifier), &self.clock))
     }
 
     /// Has [`run`](Self::run) look at the authority's roots now.
@@ -164,6 +170,30 @@ impl Identities {
     /// [`Reason`] for which its connection must end; it is counted.
     pub fn still_trusted(&self, chain: &[CertificateDer<'_>]) -> Result<(), Reason> {
         self.rules.still_holds(chain).inspect_err(|reason| self.rules.metrics.refused(*reason))
+    }
+
+    /// Ends when a peer that was verified is vouched for no more: its certificate is over, revoked, or its root is gone.
+    pub async fn until_over(&self, chain: &[CertificateDer<'_>]) -> Reason {
+        let mut changes = self.trust_changes();
+        let not_after = match self.peer(Some(chain)) {
+            Ok(peer) => self.rules.tolerated_until(peer.not_after),
+            Err(reason) => return reason,
+        };
+        loop {
+            if let Err(reason) = self.still_trusted(chain) {
+                return reason;
+            }
+            let left = self.time_left(not_after);
+            if left.is_zero() {
+                return Reason::Expired;
+            }
+            tokio::select! {
+                // A wall clock may jump.
+                () = sleep(left.min(LOOK_AGAIN)) => {}
+                // Its sender is ours.
+                _ = changes.changed() => {}
+            }
+        }
     }
 
     /// The last valid second of `local`'s certificate, UTC since the epoch: a tunnel is re-made before.
@@ -218,7 +248,7 @@ impl Identities {
 
     pub(super) fn entry(&self, identity: &SpiffeId) -> Entry {
         let slot = Slot::new(identity.clone(), self.clock.clone());
-        let accepts = Arc::new(ClientVerifier { rules: self.rules.clone() });
+        let accepts = Arc::new(ClientVerifier { rules: self.rules.clone(), is_mandatory: true });
         // Replaced for each connection; by itself it accepts the identity's own peers only.
         let expects = Arc::new(ServerVerifier { rules: self.rules.clone(), expected: identity.clone() });
         let servers = Alpn::ALL.map(|alpn| server_config(&slot, accepts.clone(), &self.clock, alpn));

@@ -29,7 +29,7 @@ mod web;
 
 pub use authority::{Authority, AuthorityError, AuthoritySettings, CertificateAuthority, Issued, Signing};
 pub use clock::{Clock, now, system_clock};
-pub use controller::{ControllerTrust, roots_of_pem};
+pub use controller::{ControllerTrust, OwnCertificate, roots_of_pem};
 pub use held::{AuthorityPem, HeldAuthority, HeldError, SigningPem};
 pub use identities::{CertificateSummary, Identities, Settings, Unavailable};
 pub use issuer::IssueError;

@@ -47,8 +47,24 @@ impl Identities {
         result
     }
 
-    /// The same for many, in the order in which it is known of each: at once of those that have a certificate, or whose
-    /// turn it is not. [`run`](Self::run) asks. What it has no answer to `patience` after this was first wanted is
+    /// Asks for a certificate of `identity` if it has none that is valid, or if it is to be made `anew`: at once, also where
+    /// that failed lately. For who waits between its tries.
+    pub(super) async fn obtain_now(
+        &self,
+        identity: &SpiffeId,
+        anew: bool,
+    ) -> Result<Arc<Slot>, Arc<IssueError>> {
+        let entry = self.kept(identity);
+        let slot = &entry.slot;
+        let turn = slot.turn.lock().await;
+        let result = if anew || slot.usable().is_none() { self.renew(slot).await } else { Ok(()) };
+        drop(turn);
+        self.added.notify_one();
+        result.map(|()| Arc::clone(slot))
+    }
+
+    /// Ensures many, in the order in which it is known of each: at once of those that have a certificate, or whose turn it is
+    /// not. [`run`](Self::run) asks. What it has no answer to `patience` after this was first wanted is
     /// [`IssueError::Late`], and is not waited for again.
     pub fn ensure_each(
         &self,
@@ -145,7 +161,9 @@ impl Identities {
                 debug!(identity = %slot.identity, not_after = current.life.not_after, "certificate obtained");
                 self.rules.metrics.issued.inc();
                 slot.replace(current);
-                let next = Some(Instant::now() + SHORTEST_WAIT);
+                // Of what our clock does not take, the next one is no better until somebody sets the clock.
+                let wait = if slot.usable().is_some() { SHORTEST_WAIT } else { LOOK_AGAIN };
+                let next = Some(Instant::now() + wait);
                 slot.set_attempts(Attempts { next, ..Attempts::default() });
                 Ok(())
             }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::NoServerSessionStorage;
@@ -102,25 +102,37 @@ pub(super) fn client_config(template: &ClientConfig, verifier: Arc<ServerVerifie
     Arc::new(config)
 }
 
-/// A client of the controller: shows no certificate, speaks plain HTTP/2.
-pub(super) fn controller_client(verifier: Arc<ServerVerifier>, clock: &Clock) -> ClientConfig {
-    let mut config = ClientConfig::builder_with_details(provider().clone(), clock.clone())
+/// A client of the controller, which speaks plain HTTP/2: as the holder of a certificate, or as nobody.
+pub(super) fn controller_client(
+    verifier: Arc<ServerVerifier>,
+    own: Option<Arc<dyn ResolvesClientCert>>,
+    clock: &Clock,
+) -> ClientConfig {
+    let config = ClientConfig::builder_with_details(provider().clone(), clock.clone())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3 suites: listed above")
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match own {
+        Some(own) => config.with_client_cert_resolver(own),
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![HTTP2.to_vec()];
     config.resumption = Resumption::disabled();
     config
 }
 
-/// A controller of `slot`'s identity: knows its clients by their tokens, and asks for no certificate.
-pub(super) fn controller_server(slot: &Arc<Slot>, clock: &Clock) -> Arc<ServerConfig> {
+/// A controller of `slot`'s identity, which asks its clients for a certificate. What `verifier` lets in without one may
+/// obtain one here.
+pub(super) fn controller_server(
+    slot: &Arc<Slot>,
+    verifier: Arc<ClientVerifier>,
+    clock: &Clock,
+) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_details(provider().clone(), clock.clone())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3 suites: listed above")
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(slot.clone());
     config.alpn_protocols = vec![HTTP2.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -61,6 +61,8 @@ pub(super) struct ServerVerifier {
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
     pub(super) rules: Arc<Rules>,
+    /// Whether one without a certificate is refused, or let in as nobody.
+    pub(super) is_mandatory: bool,
 }
 
 /// What both verifiers judge by.
@@ -83,6 +85,11 @@ impl Rules {
         now: UnixTime,
     ) -> Result<Peer, Reason> {
         verify(&self.trust.load().bundle, leaf, intermediates, now, self.clock_skew)
+    }
+
+    /// The last second, UTC since the epoch, in which a chain that ends then is taken.
+    pub(super) fn tolerated_until(&self, not_after: u64) -> u64 {
+        not_after.saturating_add(self.clock_skew.as_secs())
     }
 
     /// Whether a chain that was verified once is still vouched for: by roots that are trusted or retired, and revoked
@@ -376,6 +383,10 @@ impl ClientCertVerifier for ClientVerifier {
     /// Empty: a client of the mesh has one certificate, and hints would tell strangers our authorities.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.is_mandatory
     }
 
     fn verify_client_cert(

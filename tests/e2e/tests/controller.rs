@@ -18,6 +18,7 @@ use serde_json::Value;
 /// Longest wait until a controller that stands still is noticed, and another stream begun: asked after 10 s, given up 5 s
 /// later, and some for the machine.
 const NOTICED: Duration = Duration::from_secs(40);
+const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
 /// Since when an agent may be out of date.
 const STALE: &str = "nodemesh_xds_stale_since_timestamp_seconds";
 
@@ -42,6 +43,36 @@ fn http_of_two_agents_is_captured_and_encrypted() {
         ensure!(hellos.iter().any(|hello| hello.alpn == ["h2"]), "no stream of the controller: {hellos:?}");
         ensure!(hellos.iter().all(|hello| hello.is_tls13_only()), "{hellos:?}");
         ensure!(carried[0].tls13_answers() == hellos.len(), "a handshake came to nothing");
+        Ok(())
+    });
+}
+
+#[test]
+fn agents_show_their_controller_certificates_of_their_own() {
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        // What the controller's side of the handshake had: on the wire of TLS 1.3 neither certificate can be seen.
+        let said = mesh.controller().tail();
+        for node in ["node-a", "node-b"] {
+            let shows = format!("{node} begins a stream and shows the certificate of {AGENT}");
+            ensure!(said.contains(&shows), "{node} shows none: {said}");
+        }
+        ensure!(!said.contains("no certificate"), "{said}");
+        // Kept in memory as those of pods are, and renewed with them.
+        for index in [0, 1] {
+            let listed =
+                mesh.node(node(index)).command(&["dump", "certificates"])?.success("certificates")?;
+            ensure!(listed.contains(AGENT), "{listed}");
+            let state = mesh.controller().state_file(node(index));
+            eventually_true("the state is on disk", PATIENCE, || fs::metadata(&state).is_ok())?;
+            let folder = state.parent().context("it is in a folder")?;
+            for file in fs::read_dir(folder)? {
+                let bytes = fs::read(file?.path())?;
+                let text = String::from_utf8_lossy(&bytes);
+                ensure!(!text.contains("PRIVATE KEY"), "a key is on disk");
+            }
+        }
         Ok(())
     });
 }

@@ -100,6 +100,7 @@ fn follow(controller: Build, agents: [Build; 2]) {
             let certificates = answer(mesh, index, agents[index], &["dump", "certificates"])?;
             ensure!(certificates.to_string().contains(identity), "{identity} is not in {certificates}");
         }
+        shows(mesh, controller, agents)?;
         mesh.config().write("edit", &policy("not-other", "DENY", &from_account("other")))?;
         let closed = eventually_true("the denied pod is refused", PATIENCE, || !echoes(mesh, "other"))?;
         ensure!(echoes(mesh, "client"), "who is not meant is refused");
@@ -122,6 +123,22 @@ fn follow(controller: Build, agents: [Build; 2]) {
         eventually_true("an endpoint that is not ready is left out", PATIENCE, || !echoes(mesh, "client"))
             .map(drop)
     });
+}
+
+/// Of one build, agents and controller show each other certificates. An agent of before agents had any is served without,
+/// and to a controller that asks for none an agent shows none.
+fn shows(mesh: &mut Mesh, controller: Build, agents: [Build; 2]) -> Result<()> {
+    if controller == Build::Previous {
+        return Ok(());
+    }
+    let said = mesh.controller().tail();
+    for (index, build) in agents.into_iter().enumerate() {
+        let stream = format!("{} begins a stream and shows ", node(index));
+        let shown = said.lines().find_map(|line| line.strip_prefix(&stream)).context("it began a stream")?;
+        figure(&format!("an agent of {build:?} shows a controller of {controller:?} {shown}"));
+        ensure!(build == Build::Previous || shown.starts_with("the certificate of "), "{said}");
+    }
+    Ok(())
 }
 
 /// Every question of the command line to an agent of another build, in both forms.

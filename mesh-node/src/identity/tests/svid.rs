@@ -382,6 +382,9 @@ fn verdicts_of(rules: &Arc<Rules>, leaf: &CertificateDer<'static>) -> [Result<()
     let server = ServerVerifier { rules: rules.clone(), expected: id("api") };
     [
         server.verify_server_cert(leaf, &[], &name, &[], now).map(drop).map_err(reason),
-        ClientVerifier { rules: rules.clone() }.verify_client_cert(leaf, &[], now).map(drop).map_err(reason),
+        ClientVerifier { rules: rules.clone(), is_mandatory: true }
+            .verify_client_cert(leaf, &[], now)
+            .map(drop)
+            .map_err(reason),
     ]
 }

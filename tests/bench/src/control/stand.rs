@@ -241,7 +241,7 @@ impl Stand {
         let controller = SpiffeId::new(&domain, SYSTEM, CONTROLLER)?;
         let bundle = TrustBundle::new(domain, roots_of_pem(self.roots()?.as_bytes())?)?;
         let metrics = IdentityMetrics::new(&Registry::new())?;
-        Ok(ControllerTrust::new(bundle, controller, &system_clock(), metrics).client())
+        Ok(ControllerTrust::new(bundle, controller, &system_clock(), metrics).client(None))
     }
 
     fn roots(&self) -> Result<String> {

@@ -17,6 +17,7 @@ use mesh_test_cluster::api_server::ApiServer;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tonic::{Code, Status};
 
 use super::between::Between;
@@ -45,6 +46,12 @@ pub fn request() -> Vec<u8> {
 
 /// An agent's pod.
 pub fn agent(name: &str, node: &str) -> String {
+    let shows = "nodemesh.dev/agent-certificate: required";
+    pod("nodemesh-system", name, node, "nodemesh-agent", "hostNetwork: true,", shows)
+}
+
+/// The pod of an agent of before agents had certificates.
+pub fn earlier_agent(name: &str, node: &str) -> String {
     pod("nodemesh-system", name, node, "nodemesh-agent", "hostNetwork: true,", "")
 }
 
@@ -282,12 +289,22 @@ impl Stand {
         Ok(self.kubectl(&words)?.trim().to_owned())
     }
 
-    /// A connection of an agent.
+    /// A connection of an agent that shows no certificate.
     pub async fn agent(&self, token: &str) -> Result<Agent> {
-        self.agent_at(self.address, token).await
+        self.agent_at(self.address, token, None).await
     }
 
-    async fn agent_at(&self, address: SocketAddr, token: &str) -> Result<Agent> {
+    /// A connection of who holds a certificate and its key.
+    pub async fn agent_showing(&self, token: &str, shown: Arc<CertifiedKey>) -> Result<Agent> {
+        self.agent_at(self.address, token, Some(shown)).await
+    }
+
+    async fn agent_at(
+        &self,
+        address: SocketAddr,
+        token: &str,
+        shown: Option<Arc<CertifiedKey>>,
+    ) -> Result<Agent> {
         let roots = timeout(PATIENCE, async {
             loop {
                 if let Ok(roots) = self.roots() {
@@ -297,7 +314,8 @@ impl Stand {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        Agent::connect(address, token, roots.await.context("wait until the roots are written")?).await
+        let roots = roots.await.context("wait until the roots are written")?;
+        Agent::connect(address, token, roots, shown).await
     }
 
     /// The agent of a node, following the first controller.
@@ -359,7 +377,7 @@ impl Stand {
         identity: &str,
         request: Vec<u8>,
     ) -> Result<Vec<Vec<u8>>, Status> {
-        let agent = self.agent_at(address, token).await;
+        let agent = self.agent_at(address, token, None).await;
         let mut agent = agent.map_err(|error| Status::internal(format!("{error:#}")))?;
         agent.sign(identity, request).await
     }

@@ -1,9 +1,12 @@
-//! An agent's connection, as far as it asks for certificates.
+//! An agent's connection: it asks for certificates, and begins streams.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use hyper_util::rt::TokioIo;
 use mesh_common::model::{SpiffeId, TrustDomain};
 use mesh_node::controller::CONTROLLER;
@@ -14,8 +17,9 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use tower::service_fn;
 
 use super::agents::PATIENCE;
@@ -32,13 +36,18 @@ impl Agent {
         address: SocketAddr,
         token: &str,
         roots: Vec<CertificateDer<'static>>,
+        shown: Option<Arc<CertifiedKey>>,
     ) -> Result<Self> {
         let domain = TrustDomain::parse("cluster.local")?;
         let expected = SpiffeId::new(&domain, "nodemesh-system", CONTROLLER)?;
         let bundle = TrustBundle::new(domain, roots)?;
         let metrics = IdentityMetrics::new(&Registry::new())?;
         let trust = ControllerTrust::new(bundle, expected, &system_clock(), metrics);
-        let connector = TlsConnector::from(trust.client());
+        let mut config = Arc::unwrap_or_clone(trust.client(None));
+        if let Some(shown) = shown {
+            config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        }
+        let connector = TlsConnector::from(Arc::new(config));
         let connect = service_fn(move |_| {
             let connector = connector.clone();
             async move {
@@ -51,10 +60,23 @@ impl Agent {
         Ok(Self { channel, token: token.to_owned() })
     }
 
-    pub async fn sign(&mut self, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
-        let mut request = Request::new(SignRequest { identity: identity.to_owned(), request });
+    /// Begins a stream, and asks for nothing on it.
+    pub async fn follow(&mut self) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
+        let request = self.proven(futures_util::stream::pending())?;
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone());
+        let begun = timeout(PATIENCE, client.delta_aggregated_resources(request)).await;
+        Ok(begun.map_err(|_| Status::internal("no answer in time"))??.into_inner())
+    }
+
+    fn proven<T>(&self, message: T) -> Result<Request<T>, Status> {
+        let mut request = Request::new(message);
         let bearer = format!("Bearer {}", self.token).parse().map_err(|_| Status::internal("no header"))?;
         request.metadata_mut().insert("authorization", bearer);
+        Ok(request)
+    }
+
+    pub async fn sign(&mut self, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {
+        let request = self.proven(SignRequest { identity: identity.to_owned(), request })?;
         let answer = timeout(PATIENCE, sign(self.channel.clone(), request)).await;
         Ok(answer.map_err(|_| Status::internal("no answer in time"))??.chain)
     }

@@ -11,7 +11,9 @@ use mesh_common::snapshot::Snapshot;
 use mesh_node::config_client::metrics::Metrics;
 use mesh_node::config_client::{ClientSettings, ConfigClient, ControllerAuthority};
 use mesh_node::control::publication::Publication;
-use mesh_node::identity::{CertificateAuthority as _, IdentityMetrics, system_clock};
+use mesh_node::identity::{
+    CertificateAuthority as _, CertificateSummary, Identities, IdentityMetrics, Settings, system_clock,
+};
 use mesh_node::telemetry::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,6 +24,8 @@ use super::agents::PATIENCE;
 pub struct Follower {
     publication: Arc<Publication>,
     authority: ControllerAuthority,
+    identities: Arc<Identities>,
+    registry: Registry,
     task: JoinHandle<()>,
     _files: tempfile::TempDir,
 }
@@ -49,13 +53,33 @@ impl Follower {
             on_demand: None,
         };
         let registry = Registry::new();
-        let metrics = (Metrics::new(&registry)?, IdentityMetrics::new(&registry)?);
+        let identity_metrics = IdentityMetrics::new(&registry)?;
+        let metrics = (Metrics::new(&registry)?, identity_metrics.clone());
         let client = ConfigClient::new(settings, &system_clock(), metrics)?;
         let (publication, authority) = (client.publication(), client.authority());
+        let signer = Arc::new(client.authority());
+        let identities = Identities::new(signer, Settings::default(), system_clock(), identity_metrics)?;
+        let identities = Arc::new(identities);
+        let (own, renewing) = (Arc::clone(&identities), Arc::clone(&identities));
         let task = tokio::spawn(async move {
-            panic!("the client ended: {}", client.run().await);
+            tokio::select! {
+                ended = client.run(own) => panic!("the client ended: {ended}"),
+                () = renewing.run() => {}
+            }
         });
-        Ok(Self { publication, authority, task, _files: files })
+        Ok(Self { publication, authority, identities, registry, task, _files: files })
+    }
+
+    /// The certificates that it has: its own.
+    pub fn certificates(&self) -> Vec<CertificateSummary> {
+        self.identities.certificates()
+    }
+
+    /// Streams that were begun so far.
+    pub fn streams(&self) -> Result<u64> {
+        let text = self.registry.render()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("nodemesh_xds_streams_total "));
+        Ok(line.context("streams are counted")?.parse()?)
     }
 
     /// The roots that it trusts its peers by, DER.

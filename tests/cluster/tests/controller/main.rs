@@ -7,6 +7,7 @@ mod certificates;
 mod flood;
 mod follower;
 mod gateway;
+mod mutual_tls;
 mod objects;
 mod person;
 mod road;

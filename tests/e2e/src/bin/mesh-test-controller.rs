@@ -88,7 +88,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let own: SpiffeId = CONTROLLER.parse()?;
     let identities = Identities::new(Arc::clone(&authority) as _, Settings::default(), clock, metrics)?;
     identities.ensure(&own).await?;
-    let tls = identities.controller(&own)?;
+    let (tls, identities) = (identities.controller(&own)?, Arc::new(identities));
 
     let discovery = Arc::new(Discovery::new(DiscoverySettings::default()));
     let bundle = authority.bundle()?;
@@ -102,7 +102,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let tokens = Arc::new(Tokens(arguments.tokens.clone()));
     let listener = TcpListener::bind(arguments.listen).await.context("listen")?;
     let signer = Arc::new(Signer { authority, tokens: Arc::clone(&tokens) });
-    tokio::spawn(accept(listener, tls, Arc::clone(&discovery), tokens, signer));
+    let services = Services { identities, discovery: Arc::clone(&discovery), tokens, signer };
+    tokio::spawn(accept(listener, tls, services));
     follow(FolderWatch::new(&arguments.config_dir)?, mesh, &discovery).await
 }
 
@@ -202,18 +203,20 @@ fn slice(record: &ServiceRecord) -> EndpointSlice {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
+/// What agents call.
+#[derive(Clone)]
+struct Services {
+    identities: Arc<Identities>,
     discovery: Arc<Discovery>,
     tokens: Arc<Tokens>,
     signer: Arc<Signer>,
-) {
+}
+
+async fn accept(listener: TcpListener, tls: Arc<ServerConfig>, services: Services) {
     let acceptor = TlsAcceptor::from(tls);
     loop {
         let Ok((connection, _)) = listener.accept().await else { continue };
-        let served =
-            serve(acceptor.clone(), connection, Arc::clone(&discovery), tokens.clone(), signer.clone());
+        let served = serve(acceptor.clone(), connection, services.clone());
         tokio::spawn(async move {
             if let Err(error) = served.await {
                 eprintln!("a connection ended: {error:#}");
@@ -222,24 +225,24 @@ async fn accept(
     }
 }
 
-async fn serve(
-    acceptor: TlsAcceptor,
-    connection: TcpStream,
-    discovery: Arc<Discovery>,
-    tokens: Arc<Tokens>,
-    signer: Arc<Signer>,
-) -> Result<()> {
+async fn serve(acceptor: TlsAcceptor, connection: TcpStream, services: Services) -> Result<()> {
     connection.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE, acceptor.accept(connection)).await.context("handshake")??;
-    let resources = discovery.service(tokens);
-    let certificates = CertificateServer::new(signer);
+    let chain = stream.get_ref().1.peer_certificates();
+    let shown = chain.map(|chain| services.identities.peer(Some(chain))).transpose()?;
+    let shown = shown.map(|peer| peer.identity);
+    let resources = services.discovery.service(services.tokens.clone());
+    let certificates = CertificateServer::new(services.signer);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (mut resources, mut certificates) = (resources.clone(), certificates.clone());
+        let refused = services.tokens.refused(&request, shown.as_ref());
         async move {
             if request.uri().path().starts_with("/nodemesh.v1alpha1.CertificateService/") {
-                certificates.call(request).await
-            } else {
-                resources.call(request).await
+                return certificates.call(request).await;
+            }
+            match refused {
+                Some(refused) => Ok(Status::from(&refused).into_http()),
+                None => resources.call(request).await,
             }
         }
     });
@@ -259,7 +262,22 @@ impl Tokens {
         let unknown = || Refused::Unauthenticated("nobody has this token".to_owned());
         let node = self.0.get(bearer).ok_or_else(unknown)?;
         let identity = AGENT.parse().map_err(|_| unknown())?;
-        Ok(AgentCaller { node: node.as_str().into(), pod_uid: format!("agent-{node}").into(), identity })
+        let pod_uid = format!("agent-{node}").into();
+        // There is no pod that says it: agents of an earlier build have none.
+        Ok(AgentCaller { node: node.as_str().into(), pod_uid, identity, has_certificate: false })
+    }
+
+    /// Why a stream is refused; says of one that is not what its connection shows.
+    fn refused<T>(&self, request: &http::Request<T>, shown: Option<&SpiffeId>) -> Option<Refused> {
+        let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+        // Whose token it is the service itself asks.
+        let caller = self.caller(header?.strip_prefix("Bearer ")?).ok()?;
+        if request.uri().path().ends_with("/DeltaAggregatedResources") {
+            let shown =
+                shown.map_or("no certificate".to_owned(), |shown| format!("the certificate of {shown}"));
+            eprintln!("{} begins a stream and shows {shown}", caller.node);
+        }
+        caller.may_follow(shown).err()
     }
 }
 

@@ -51,7 +51,8 @@ impl Authenticate for TableOfTokens {
             let unknown = || Refused::Unauthenticated("nobody's token".to_owned());
             let node = bearer.strip_prefix("token-").ok_or_else(unknown)?;
             let identity = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent".parse().unwrap();
-            Ok(AgentCaller { node: node.into(), pod_uid: format!("agent-{node}").into(), identity })
+            let pod_uid = format!("agent-{node}").into();
+            Ok(AgentCaller { node: node.into(), pod_uid, identity, has_certificate: false })
         })
     }
 }
