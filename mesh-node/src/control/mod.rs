@@ -18,6 +18,7 @@ pub mod key_ring;
 pub mod metrics;
 pub mod object;
 pub(crate) mod policy_advice;
+mod policy_status;
 pub mod publication;
 pub mod reconciler;
 pub mod resources;

@@ -16,6 +16,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+pub use super::policy_status::{PolicyAgents, PolicyStatus, StatusCondition};
 pub use super::token_resources::{
     ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
 };
@@ -65,6 +66,9 @@ const PORT: &str =
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads"),
+    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.agents.needed"),
+    printcolumn(name = "In-Force", type_ = "integer", json_path = ".status.agents.inForce"),
     printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name", priority = 1),
     printcolumn(
@@ -77,6 +81,18 @@ const PORT: &str =
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Not-Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].message",
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -135,6 +151,9 @@ pub struct AuthorizationPolicySpec {
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].status"
     ),
+    printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads"),
+    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.agents.needed"),
+    printcolumn(name = "In-Force", type_ = "integer", json_path = ".status.agents.inForce"),
     printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
     printcolumn(
         name = "Reason",
@@ -146,6 +165,18 @@ pub struct AuthorizationPolicySpec {
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Not-Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].message",
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -418,52 +449,7 @@ pub enum MutualTlsMode {
     Strict,
 }
 
-/// What became of a policy object.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PolicyStatus {
-    /// The `metadata.generation` that the conditions are about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// How many enrolled pods the policy is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
-    pub workloads: Option<i64>,
-    /// `Accepted`: whether the object was understood, with the field that was not.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend(
-        "x-kubernetes-list-type" = "map",
-        "x-kubernetes-list-map-keys" = ["type"]
-    ))]
-    pub conditions: Vec<StatusCondition>,
-}
-
-/// A condition, shaped as `metav1.Condition`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StatusCondition {
-    /// What it is about, as in `Accepted`.
-    #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 316))]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    #[schemars(extend("enum" = ["True", "False", "Unknown"]))]
-    pub status: String,
-    /// Why, in one CamelCase word.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"))]
-    pub reason: String,
-    /// Why, for people: the field's path and what is wrong with it.
-    #[schemars(length(max = 32768))]
-    pub message: String,
-    /// When `status` last changed (RFC 3339).
-    #[schemars(extend("format" = "date-time"))]
-    pub last_transition_time: String,
-    /// The `metadata.generation` that the condition is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-}
-
 /// Takes away what a type says of itself: `kube` would put it in the place of what the field says.
-fn described_by_its_field(schema: &mut Schema) {
+pub(super) fn described_by_its_field(schema: &mut Schema) {
     schema.remove("description");
 }

@@ -43,6 +43,9 @@ const DURATION: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='KeysFetched')].status"
     ),
+    printcolumn(name = "Workloads", type_ = "integer", json_path = ".status.workloads"),
+    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.agents.needed"),
+    printcolumn(name = "In-Force", type_ = "integer", json_path = ".status.agents.inForce"),
     printcolumn(name = "Selector", type_ = "string", json_path = ".spec.selector.matchLabels", priority = 1),
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetRefs[0].name", priority = 1),
     printcolumn(
@@ -55,6 +58,18 @@ const DURATION: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
         name = "Message",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Accepted')].message",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Not-Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].message",
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -17,11 +17,13 @@ mod definitions;
 pub mod discovery;
 mod doubts;
 mod found;
+mod in_force;
 mod inventory;
 pub mod lease;
 mod metrics;
 pub mod preflight;
 mod probes;
+mod programmed;
 mod rates;
 mod roots_ledger;
 mod roots_writer;
@@ -66,6 +68,7 @@ use self::backoff::Backoff;
 use self::certificates::{Certificates, Flood, Shares};
 use self::client::ClientError;
 use self::discovery::{Discovery, DiscoverySettings};
+use self::in_force::{Noter, Reader};
 use self::lease::{Candidate, Leadership};
 use self::metrics::Metrics;
 use self::roots_writer::RootsWriter;
@@ -295,7 +298,7 @@ impl Parts {
         let roots_changed = Arc::new(Notify::new());
         let secret = self.secret(&clock, &roots_changed);
         let held = Arc::new(secret.obtain().await);
-        let leadership = self.write_status(tasks);
+        let leadership = self.write_status(tasks, agent.clone());
         tasks.spawn(self.roots_writer(leadership.clone(), Arc::clone(&held)).run());
         let rotator = self.rotator(leadership, agent.clone());
         tasks.spawn(secret.follow(Arc::clone(&held), rotator));
@@ -353,16 +356,27 @@ impl Parts {
         RootsWriter { client, root_namespace, authority, leadership, metrics }
     }
 
-    /// Begins to write status, whenever it is this replica's turn; returns what tells of that.
-    fn write_status(&self, tasks: &mut JoinSet<()>) -> Leadership {
-        let me = self.config.pod_name.to_string();
-        let candidate = Candidate::new(self.client.clone(), &self.config.mesh.root_namespace, me.clone());
-        let writer = Writer {
-            client: self.client.clone(),
-            known: Arc::clone(&self.known),
-            leadership: candidate.leadership(),
-            instance: me,
+    /// Begins to write status, whenever it is this replica's turn, and to note what it takes; returns what tells of that.
+    fn write_status(&self, tasks: &mut JoinSet<()>, agent: SpiffeId) -> Leadership {
+        let (namespace, me) = (&self.config.mesh.root_namespace, self.config.pod_name.to_string());
+        let candidate = Candidate::new(self.client.clone(), namespace, me.clone());
+        let (client, known, discovery) = (&self.client, &self.known, &self.discovery);
+        let noter = Noter {
+            client: client.clone(),
+            namespace: namespace.to_string(),
+            me: me.clone(),
+            known: Arc::clone(known),
+            discovery: Arc::clone(discovery),
         };
+        let writer = Writer {
+            client: client.clone(),
+            known: Arc::clone(known),
+            leadership: candidate.leadership(),
+            reader: Reader::new(client.clone(), namespace, &me, Arc::clone(known), Arc::clone(discovery)),
+            instance: me,
+            agent,
+        };
+        tasks.spawn(noter.run());
         let leadership = candidate.leadership();
         let (client, known) = (self.client.clone(), Arc::clone(&self.known));
         let routes = RouteWriter { client, known, leadership: candidate.leadership() };

@@ -20,17 +20,7 @@ pub(super) struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     pub(super) fn of(snapshot: &'a Snapshot) -> Self {
-        let authorization = snapshot.authorization_policies();
-        let authorization =
-            authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
-        let peer = snapshot.all_peer_authentications();
-        let peer = peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
-        let request = snapshot.all_request_authentications();
-        let request = request.map(|policy| (Kind::RequestAuthentication, &policy.name, &policy.scope));
-        let key = |(kind, name, scope): (Kind, &NamespacedName, &'a Scope)| {
-            (ObjectKey { kind, name: name.clone() }, scope)
-        };
-        let scopes: HashMap<ObjectKey, &Scope> = authorization.chain(peer).chain(request).map(key).collect();
+        let scopes = scopes(snapshot);
         let first = |scope: &&'a Scope| match scope {
             Scope::Selector { labels, .. } => labels.first_key_value(),
             Scope::Mesh | Scope::Namespace(_) | Scope::Services(_) => None,
@@ -76,4 +66,16 @@ impl<'a> Selection<'a> {
         let pods = endpoints.filter_map(|endpoint| self.snapshot.workload_at(endpoint.address));
         pods.filter(|pod| pod.enrolment == Enrolment::Enabled).map(|pod| &pod.name)
     }
+}
+
+/// Whom each policy is about, of those that are in force.
+pub(super) fn scopes(snapshot: &Snapshot) -> HashMap<ObjectKey, &Scope> {
+    let authorization = snapshot.authorization_policies();
+    let authorization = authorization.map(|policy| (Kind::AuthorizationPolicy, &policy.name, &policy.scope));
+    let peer = snapshot.all_peer_authentications();
+    let peer = peer.map(|policy| (Kind::PeerAuthentication, &policy.name, &policy.scope));
+    let request = snapshot.all_request_authentications();
+    let request = request.map(|policy| (Kind::RequestAuthentication, &policy.name, &policy.scope));
+    let all = authorization.chain(peer).chain(request);
+    all.map(|(kind, name, scope)| (ObjectKey { kind, name: name.clone() }, scope)).collect()
 }

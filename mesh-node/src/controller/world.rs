@@ -163,13 +163,14 @@ impl World {
                 (key, answer) = doubts.next() => self.inventory.answer(key, answer).into_iter().collect(),
             };
             doubts.extend(self.inventory.take_unasked());
-            if let Some(policies) = self.inventory.take_policies() {
-                self.known.policies.store(Arc::new(policies));
-            }
             if let Some(routes) = self.inventory.take_routes() {
                 self.known.routes.store(Arc::new(routes));
             }
             self.apply(changes, doubts.len());
+            // After what agents are to be told of them: who saw a policy here finds it there.
+            if let Some(policies) = self.inventory.take_policies() {
+                self.known.policies.store(Arc::new(policies));
+            }
         }
     }
 

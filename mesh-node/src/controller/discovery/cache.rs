@@ -173,6 +173,15 @@ impl Cache {
         self.policies.iter()
     }
 
+    /// The policies that changed after a generation, each with the generation that did it, the newest first.
+    pub(super) fn policies_after(&self, generation: u64) -> impl Iterator<Item = (u64, &Key)> {
+        let changes = self.changes.values().rev().map_while(move |change| {
+            let entry = self.entry(&change.key)?;
+            (entry.generation > generation).then_some((entry.generation, &change.key))
+        });
+        changes.filter(|(_, key)| self.policies.contains_key(*key))
+    }
+
     /// The pods of a node.
     pub(super) fn pods(&self, node: &str) -> Option<&Pods> {
         self.pods.get(node)

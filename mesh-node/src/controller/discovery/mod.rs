@@ -8,6 +8,7 @@ mod agents;
 mod cache;
 mod index;
 mod partial;
+mod progress;
 mod selection;
 mod server;
 mod session;
@@ -26,6 +27,7 @@ use mesh_common::snapshot::Delta;
 use tokio::sync::watch;
 
 pub use self::agents::AgentStanding;
+pub use self::progress::Progress;
 pub use self::server::DiscoveryService;
 
 use self::agents::Agents;
@@ -71,17 +73,6 @@ impl Default for DiscoverySettings {
             longest_turn: Duration::from_secs(20),
         }
     }
-}
-
-/// In which agents a resource is in force.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct InForce {
-    /// Connected agents that need it.
-    pub needed: usize,
-    /// Those that have it as it is now.
-    pub acknowledged: usize,
-    /// Those that do not understand it, and why.
-    pub refused: Vec<(Text, String)>,
 }
 
 /// What there is to tell, and to whom it was told.
@@ -131,31 +122,9 @@ impl Discovery {
         self.agents.changes()
     }
 
-    /// In which connected agents a policy is in force.
-    pub fn in_force(&self, policy: &Key) -> InForce {
-        let cache = self.read();
-        let mut in_force = InForce::default();
-        let unnamed = Key { kind: policy.kind, name: session::UNNAMED.into() };
-        let (Some((_, selection, _)), Some(generation)) = (cache.policy(policy), cache.generation_of(policy))
-        else {
-            return in_force;
-        };
-        self.agents.each(|agent| {
-            if !selection.needs(cache.pods(&agent.node)) {
-                return;
-            }
-            in_force.needed += 1;
-            match agent.refused.get(policy).or_else(|| agent.refused.get(&unnamed)) {
-                Some(refusal) => {
-                    let reason = format!("{}: {}", refusal.field, refusal.reason);
-                    in_force.refused.push((agent.node.clone(), reason));
-                }
-                None if agent.generation >= generation => in_force.acknowledged += 1,
-                None => {}
-            }
-        });
-        in_force.refused.sort();
-        in_force
+    /// What the connected agents have in force of the policies.
+    pub fn progress(&self) -> Progress {
+        progress::progress(&self.read(), &self.agents)
     }
 
     /// The connected agents that have the roots of the mesh in force as they were published last, by their pods' uids.

@@ -299,7 +299,8 @@ impl Stand {
         self.agent_at(self.address, token, Some(shown)).await
     }
 
-    async fn agent_at(
+    /// The same, to any controller.
+    pub async fn agent_at(
         &self,
         address: SocketAddr,
         token: &str,

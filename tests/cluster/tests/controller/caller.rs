@@ -68,11 +68,16 @@ impl Agent {
         Ok(begun.map_err(|_| Status::internal("no answer in time"))??.into_inner())
     }
 
-    fn proven<T>(&self, message: T) -> Result<Request<T>, Status> {
+    /// Something that is asked of a controller, with what the agent shows with each call.
+    pub fn proven<T>(&self, message: T) -> Result<Request<T>, Status> {
         let mut request = Request::new(message);
         let bearer = format!("Bearer {}", self.token).parse().map_err(|_| Status::internal("no header"))?;
         request.metadata_mut().insert("authorization", bearer);
         Ok(request)
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub async fn sign(&mut self, identity: &str, request: Vec<u8>) -> Result<Vec<Vec<u8>>, Status> {

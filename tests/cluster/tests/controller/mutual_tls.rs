@@ -29,7 +29,7 @@ use tonic::{Code, Status};
 use super::agents::{Stand, WEB, earlier_agent, request};
 use super::follower::Follower;
 
-const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
+pub const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
 const POLICY: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
 kind: AuthorizationPolicy
@@ -79,7 +79,7 @@ fn certified(key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<Arc<C
 }
 
 /// A certificate as the controller signs it for who shows a token, by that token alone.
-async fn signed(stand: &Stand, token: &str, identity: &str) -> Result<Arc<CertifiedKey>> {
+pub async fn signed(stand: &Stand, token: &str, identity: &str) -> Result<Arc<CertifiedKey>> {
     let key = KeyPair::generate()?;
     let request = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     let chain = stand.sign(token, identity, request).await?;

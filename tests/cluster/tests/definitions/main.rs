@@ -260,18 +260,31 @@ fn what_is_right_is_taken() {
 fn what_is_left_out_is_shown_as_what_it_means() -> Result<()> {
     apply(&object("AuthorizationPolicy", "shown", "{action: null, selector: {matchLabels: {app: web}}}"))
         .map_err(anyhow::Error::msg)?;
-    let conditions = r#"{"status":{"observedGeneration":1,"conditions":[{"type":"Accepted","status":"False",
-        "reason":"Invalid","message":"spec.rules[0]: wrong","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
+    let conditions = r#"{"status":{"observedGeneration":1,"workloads":5,"agents":{"needed":4,"inForce":3},"conditions":[
+        {"type":"Accepted","status":"False",
+        "reason":"Invalid","message":"spec.rules[0]: wrong","lastTransitionTime":"2026-01-01T00:00:00Z"},
+        {"type":"Programmed","status":"False",
+        "reason":"Refused","message":"node a: too new","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
     let patch = ["patch", "nmap", "shown", "--subresource=status", "--type=merge", "--patch", conditions];
     SERVER.kubectl(&patch)?;
     let narrow = SERVER.kubectl(&["get", "nmap", "shown"])?;
     let words: Vec<&str> = narrow.split_whitespace().collect();
-    assert_eq!(words[..5], ["NAME", "ACTION", "MODE", "ACCEPTED", "AGE"], "{narrow}");
-    assert_eq!(words[5..9], ["shown", "ALLOW", "Enforce", "False"], "{narrow}");
+    let head = ["NAME", "ACTION", "MODE", "ACCEPTED", "WORKLOADS", "AGENTS", "IN-FORCE", "AGE"];
+    assert_eq!(words[..8], head, "{narrow}");
+    assert_eq!(words[8..15], ["shown", "ALLOW", "Enforce", "False", "5", "4", "3"], "{narrow}");
     let wide = SERVER.kubectl(&["get", "nmap", "shown", "-o", "wide"])?;
-    for text in
-        ["SELECTOR", "TARGET", "REASON", "MESSAGE", r#"{"app":"web"}"#, "Invalid", "spec.rules[0]: wrong"]
-    {
+    for text in [
+        "SELECTOR",
+        "TARGET",
+        "REASON",
+        "MESSAGE",
+        "PROGRAMMED",
+        r#"{"app":"web"}"#,
+        "Invalid",
+        "spec.rules[0]: wrong",
+        "Refused",
+        "node a: too new",
+    ] {
         assert!(wide.contains(text), "{text}: {wide}");
     }
     Ok(())

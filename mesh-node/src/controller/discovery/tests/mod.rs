@@ -170,17 +170,77 @@ async fn what_is_refused_is_kept_until_it_is_understood() {
     agent.refuse_next(ResourceType::AuthorizationPolicy, vec![refusal]);
     agent.round().await;
     let name = key(ResourceType::AuthorizationPolicy, "shop/web-only");
-    rig.until(|discovery| !discovery.in_force(&name).refused.is_empty()).await;
-    let in_force = rig.discovery.in_force(&name);
-    assert_eq!((in_force.needed, in_force.acknowledged), (1, 0));
-    assert_eq!(in_force.refused, [("a".into(), "rules[0]: is not known".to_owned())]);
+    rig.until(|discovery| !discovery.progress().refused.is_empty()).await;
+    let progress = rig.discovery.progress();
+    assert_eq!(progress.refused[&name], [("a".into(), "rules[0]: is not known".to_owned())].into());
+    assert!(!progress.is_cut && progress.behind.is_empty());
     // Others go on, and it is not sent again by itself.
     rig.publish(&[service("web")]);
     assert_eq!(agent.round().await.names(), ["Service shop/web"]);
     rig.publish(&[policy("web-only", Action::Deny, "web")]);
     assert_eq!(agent.round().await.names(), ["AuthorizationPolicy shop/web-only"]);
-    rig.until(|discovery| discovery.in_force(&name).acknowledged == 1).await;
-    assert!(rig.discovery.in_force(&name).refused.is_empty());
+    rig.until(|discovery| discovery.progress().refused.is_empty()).await;
+    rig.until(|discovery| discovery.progress().behind.is_empty()).await;
+}
+
+#[tokio::test]
+async fn who_has_not_answered_is_behind_and_who_never_did_is_not_counted() {
+    let rig = Rig::new();
+    rig.publish(&[
+        pod("web", "a"),
+        pod("db", "b"),
+        policy("web-only", Action::Allow, "web"),
+        policy("of-all", Action::Allow, ""),
+    ]);
+    let (mut a, mut b) = (rig.agent("a").await, rig.agent("b").await);
+    a.acknowledges = false;
+    let first = a.next().await;
+    b.round().await;
+    rig.until(|discovery| discovery.progress().nodes == ["b".into()].into()).await;
+    assert_eq!(rig.discovery.agents().len(), 2, "the other one is connected");
+    a.acknowledge(&first).await;
+    a.round().await;
+    let both = ["a".into(), "b".into()];
+    rig.until(|discovery| discovery.progress().nodes == both.clone().into()).await;
+    assert_eq!(rig.discovery.progress(), Progress { nodes: both.into(), ..Progress::default() });
+
+    // One that nobody needs is nobody's to answer; of one that both need, who does not answer is behind.
+    rig.publish(&[
+        policy("of-all", Action::Deny, ""),
+        policy("nobodys", Action::Deny, "cache"),
+        policy("web-only", Action::Deny, "web"),
+    ]);
+    b.round().await;
+    let only_a = |names: [&str; 2]| {
+        let policies = names.map(|name| (key(ResourceType::AuthorizationPolicy, name), ["a".into()].into()));
+        policies.into_iter().collect()
+    };
+    let expected = only_a(["shop/of-all", "shop/web-only"]);
+    rig.until(|discovery| discovery.progress().behind == expected).await;
+    a.round().await;
+    rig.until(|discovery| discovery.progress().behind.is_empty()).await;
+
+    drop(a);
+    rig.until(|discovery| discovery.progress().nodes == ["b".into()].into()).await;
+}
+
+#[tokio::test]
+async fn what_is_behind_is_bounded_however_much_it_is() {
+    let rig = Rig::new();
+    rig.publish(&[pod("web", "a")]);
+    let mut agent = rig.agent("a").await;
+    agent.round().await;
+    rig.until(|discovery| discovery.progress().nodes.len() == 1).await;
+    let policies: Vec<Delta> =
+        (0..4_100).map(|number| policy(&format!("policy-{number}"), Action::Deny, "web")).collect();
+    rig.publish(&policies);
+    // The agent does not answer.
+    let progress = rig.discovery.progress();
+    assert!(progress.is_cut);
+    assert_eq!(progress.behind.len(), 4_000);
+    agent.round().await;
+    rig.until(|discovery| discovery.progress().behind.is_empty()).await;
+    assert!(!rig.discovery.progress().is_cut);
 }
 
 #[tokio::test]
