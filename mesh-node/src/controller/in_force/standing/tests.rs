@@ -47,7 +47,7 @@ fn snapshot() -> Snapshot {
         pod("shop", "web-2", "b", "web"),
         pod("shop", "db-1", "b", "db"),
         pod("shop", "web-3", "d", "web"),
-        pod("bank", "web-1", "c", "web"),
+        pod("bank", "web-4", "c", "web"),
     ];
     let policies = [
         policy("nodemesh-system", "mesh", Scope::Mesh),
