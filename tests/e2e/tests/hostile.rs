@@ -140,7 +140,8 @@ fn an_exchange_for_a_tcp_port_is_judged_as_a_connection() {
 
 #[test]
 fn what_breaks_the_wire_ends_the_tunnel_and_nothing_else() {
-    pair().run(|mesh| {
+    // Each of them is to be met, and nobody turned away for those before it.
+    pair().flags(&["--abuse-penalty", "0s"]).run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         let held = mesh.pod("other").hold(at(ECHO))?;
         for (frame, stream, payload) in [
