@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::go::Recipe;
 
-/// Kubernetes and its store in one program: the newest minor versions, and first the one that is taken if nobody says.
+/// Kubernetes and its store in one program: the two newest minor versions, and first the one that is taken if nobody says.
 /// A version is what the `.mod` file in `kubernetes/` requires, and nowhere else.
-pub const KUBERNETES: [Recipe; 3] = [kubernetes("go"), kubernetes("go-1.36"), kubernetes("go-1.37")];
+pub const KUBERNETES: [Recipe; 2] = [kubernetes("go"), kubernetes("go-1.36")];
 
 /// All of Kubernetes in one program.
 const KUBEALL: &str = "kubeall";
@@ -175,7 +175,7 @@ fn chosen(minor: Option<&str>) -> Result<Recipe> {
         }
         known.push(version);
     }
-    bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(", "))
+    bail!("{MINOR}={minor}: there are Kubernetes {}; name a minor version, as in 1.36", known.join(" and "))
 }
 
 /// Finds containerd with its shim and client, and runc, and builds them if they are not there: two minutes on two idle
@@ -252,18 +252,17 @@ mod tests {
     #[test]
     fn a_minor_version_is_chosen_by_its_name() {
         let version = |minor| chosen(minor).and_then(|recipe| recipe.pinned());
-        assert_eq!(version(None).unwrap(), version(Some("1.35")).unwrap());
+        assert_eq!(version(None).unwrap(), version(Some("1.37")).unwrap());
         assert!(version(Some("1.36")).unwrap().starts_with("1.36."));
-        assert!(version(Some("1.37")).unwrap().starts_with("1.37."));
         for unknown in ["1.3", "1.34", "", "1.36.3"] {
             let said = version(Some(unknown)).unwrap_err().to_string();
-            assert!(said.contains("there are Kubernetes 1.35.") && said.contains(", 1.37."), "{said}");
+            assert!(said.contains("there are Kubernetes 1.37.") && said.contains(" and 1.36."), "{said}");
         }
     }
 
     #[test]
     fn a_program_tells_its_version() {
-        assert!(tell_version("1.35.4").contains("version.gitVersion=v1.35.4 "));
-        assert!(tell_version("1.35.4").contains("version.gitMinor=35 "));
+        assert!(tell_version("1.37.2").contains("version.gitVersion=v1.37.2 "));
+        assert!(tell_version("1.37.2").contains("version.gitMinor=37 "));
     }
 }
