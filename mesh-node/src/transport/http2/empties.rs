@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
@@ -41,15 +42,15 @@ pub(super) struct WithoutEmpties<S> {
 struct Frames {
     /// Bytes that are left before the next header.
     left: usize,
-    /// Bytes that were read and not given yet: part of a header, or what had no room.
-    held: Vec<u8>,
+    /// Bytes that were read and not given yet: part of a header, and what had no room for such a part before it.
+    held: SmallVec<[u8; 2 * HEADER]>,
     spare: u32,
 }
 
 impl<S> WithoutEmpties<S> {
     pub(super) fn new(stream: S, of: FramesOf) -> Self {
         let left = if of == FramesOf::Client { PREFACE } else { 0 };
-        Self { stream, frames: Frames { left, held: Vec::new(), spare: AT_ONCE } }
+        Self { stream, frames: Frames { left, held: SmallVec::new(), spare: AT_ONCE } }
     }
 }
 
@@ -72,7 +73,8 @@ impl Frames {
     /// Gives of what is held as much as is no beginning of a header; says whether that was anything.
     fn give(&mut self, room: &mut ReadBuf<'_>) -> bool {
         while self.left == 0 && self.held.len() >= HEADER {
-            let header: Vec<u8> = self.held[..HEADER].to_vec();
+            let mut header = [0; HEADER];
+            header.copy_from_slice(&self.held[..HEADER]);
             if self.begin(&header) {
                 self.held.drain(..HEADER);
             }
@@ -86,12 +88,15 @@ impl Frames {
 
     /// Puts what is held before `bytes`, which were read after it, and holds what is over.
     fn put_held_first(&mut self, bytes: &mut [u8]) {
-        if self.held.is_empty() {
+        let count = self.held.len().min(bytes.len());
+        if count == 0 {
             return;
         }
-        self.held.extend_from_slice(bytes);
-        bytes.copy_from_slice(&self.held[..bytes.len()]);
-        self.held.drain(..bytes.len());
+        // The last bytes change places with those that are held.
+        bytes.rotate_right(count);
+        self.held.extend_from_slice(&bytes[..count]);
+        bytes[..count].copy_from_slice(&self.held[..count]);
+        self.held.drain(..count);
     }
 
     /// Takes such frames out of `bytes`, and holds the beginning of a header at the end. Returns how many bytes are left.
@@ -100,7 +105,7 @@ impl Frames {
         while read < bytes.len() {
             if self.left == 0 {
                 let Some(header) = bytes.get(read..read + HEADER) else {
-                    self.held.splice(..0, bytes[read..].iter().copied());
+                    self.held.insert_from_slice(0, &bytes[read..]);
                     break;
                 };
                 if self.begin(header) {
