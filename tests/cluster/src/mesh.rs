@@ -139,11 +139,18 @@ impl Mesh {
     /// # Errors
     /// The pod has no curl, or curl has no answer.
     pub fn ask(&self, pod: &str, url: &str, method: &str) -> Result<String> {
+        self.ask_with(pod, url, &["--request", method])
+    }
+
+    /// The same, with more words for curl.
+    ///
+    /// # Errors
+    /// As for [`ask`](Self::ask).
+    pub fn ask_with(&self, pod: &str, url: &str, words: &[&str]) -> Result<String> {
         let marker = format!("x-marker: {PLAINTEXT_MARKER}");
         let curl =
             ["curl", "--silent", "--output", "/dev/null", "--max-time", "5", "--write-out", "%{http_code}"];
-        let request = ["--request", method, "--header", &marker, url];
-        self.kubectl(&[&["exec", pod, "--"], &curl[..], &request].concat())
+        self.kubectl(&[&["exec", pod, "--"], &curl[..], words, &["--header", &marker, url]].concat())
     }
 
     /// Waits until a request from a pod has a status.

@@ -1,28 +1,30 @@
-//! The network of a cluster: who has which address, and what joins them.
+//! The network of a cluster: who has which address, and what joins them. Nodes, pods and Services have both families,
+//! IPv4 first, which is the one of whoever asks for one alone.
 //!
 //! ```text
 //!   this machine's own namespace     control plane                node-a              pods of node-a
 //!   nmkX 198.18.X.254 ------------- nodes 198.18.X.1 ---------- eth0 198.18.X.11 -- cni0 10.244.1.0/24
+//!                                         fd00:198:18::1             fd00:198:18::11      fd00:10:244:1::/64
 //! ```
 //!
 //! `X` differs between clusters that run at a time, so that this machine reaches each one's API server; all else is
 //! seen by none but the cluster itself.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, bail};
 use mesh_test_harness::netns::{Namespace, ip_batch};
 use mesh_test_harness::process::Place;
 use mesh_test_harness::run::Run;
 
-/// The range of Services' addresses.
-pub const SERVICES: &str = "10.96.0.0/16";
+/// The ranges of Services' addresses.
+pub const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// The first of them: the API server's own Service.
 pub const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The name server's.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// The range of all pods' addresses.
-pub const PODS: &str = "10.244.0.0/16";
+/// The ranges of all pods' addresses.
+pub const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
 /// Where an API server listens that has an address of its own.
 const SECURE: u16 = 6443;
 /// The bridge that joins the nodes.
@@ -50,6 +52,7 @@ impl Network {
         network.control_plane.ip(&[
             format!("link add {BRIDGE} type bridge"),
             format!("addr add {}/24 dev {BRIDGE}", network.api_server().ip()),
+            format!("addr add {}/64 dev {BRIDGE} nodad", second(1)),
             format!("link set {BRIDGE} up"),
             format!("link set {OUTSIDE} master {BRIDGE}"),
             format!("link set {OUTSIDE} up"),
@@ -84,19 +87,29 @@ impl Network {
             format!("link add {name} type veth peer name eth0 netns {}", node.name()),
             format!("link set {name} master {BRIDGE}"),
             format!("link set {name} up"),
-            // Replaced: it outlives a node that starts anew.
-            format!("route replace {} via {}", pods_of(number), self.node(number)),
         ])?;
+        // Replaced: they outlive a node that starts anew.
+        self.control_plane.ip(&self.ways_to_pods("replace", number))?;
+        let [first, second_family] = self.node(number);
         let mut lines = vec![
-            format!("addr add {}/24 dev eth0", self.node(number)),
+            format!("addr add {first}/24 dev eth0"),
+            // Nobody else has it: nothing waits until that is proved.
+            format!("addr add {second_family}/64 dev eth0 nodad"),
             "link set eth0 up".to_owned(),
             format!("route add default via {}", self.api_server().ip()),
+            format!("route add ::/0 via {}", second(1)),
         ];
         let others = (1..=nodes).filter(|other| *other != number);
-        lines.extend(others.map(|other| format!("route add {} via {}", pods_of(other), self.node(other))));
+        lines.extend(others.flat_map(|other| self.ways_to_pods("add", other)));
         node.ip(&lines)?;
-        node.sysctl(&[("ipv4/ip_forward", "1")])?;
+        node.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
         Ok(node)
+    }
+
+    /// The routes to the pods of a node, as lines of `ip`.
+    fn ways_to_pods(&self, verb: &str, number: u8) -> [String; 2] {
+        let ([first, second], [over_first, over_second]) = (pods_of(number), self.node(number));
+        [format!("route {verb} {first} via {over_first}"), format!("route {verb} {second} via {over_second}")]
     }
 
     /// Takes a node off the wire, whose namespace may live on for a moment.
@@ -117,9 +130,11 @@ impl Network {
         SocketAddr::from((self.address(1), SECURE))
     }
 
-    /// The address of node `number`, counted from 1.
-    pub fn node(&self, number: u8) -> IpAddr {
-        self.address(10 + number).into()
+    /// The addresses of node `number`, counted from 1.
+    pub fn node(&self, number: u8) -> [IpAddr; 2] {
+        // Written alike: .11 and ::11 are the first.
+        let digits = u16::from(10 + number);
+        [self.address(10 + number).into(), second(digits / 10 * 16 + digits % 10).into()]
     }
 
     /// In a range kept for tests between networks (RFC 2544), which nobody's network uses.
@@ -135,9 +150,14 @@ impl Drop for Network {
     }
 }
 
-/// The range of a node's pods.
-pub fn pods_of(number: u8) -> String {
-    format!("10.244.{number}.0/24")
+/// The ranges of a node's pods.
+pub fn pods_of(number: u8) -> [String; 2] {
+    [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number:x}::/64")]
+}
+
+/// Of the second family: in a range that nobody's network outside has (RFC 4193).
+fn second(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x198, 0x18, 0, 0, 0, 0, last)
 }
 
 fn link(number: u8) -> String {

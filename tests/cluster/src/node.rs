@@ -37,8 +37,8 @@ pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 pub struct Inside {
     /// The node's name.
     pub name: String,
-    /// Its address.
-    pub address: IpAddr,
+    /// Its addresses, the first of them the one that it is reached at.
+    pub addresses: [IpAddr; 2],
     /// The folder of its files.
     pub folder: PathBuf,
     /// The folder of Kubernetes' programs.
@@ -106,18 +106,18 @@ impl Node {
     pub fn start(common: Common<'_>, number: u8) -> Result<Self> {
         let Common { run, network, certificates, programs: kubernetes, images, nodes } = common;
         let name = name(number);
-        let address = network.node(number);
+        let addresses = network.node(number);
         let api_server = network.api_server();
         let url = format!("https://{api_server}");
         let folder = run.folder().join(&name);
-        certificates.server(&name, &[address])?;
+        certificates.server(&name, &addresses)?;
         let user = format!("system:node:{name}");
         let kubelet = certificates.client(&format!("{name}-kubelet"), &user, Some("system:nodes"), &url)?;
         let proxy = certificates.client("kube-proxy", "system:kube-proxy", None, &url)?;
         node_files::write(&folder, &name, number, certificates)?;
         let inside = Inside {
             name,
-            address,
+            addresses,
             folder,
             programs: kubernetes.folder().to_owned(),
             runtime: programs::runtime()?,
@@ -167,9 +167,9 @@ impl Node {
         &self.site.inside.name
     }
 
-    /// Its address.
+    /// Its first address.
     pub fn address(&self) -> IpAddr {
-        self.site.inside.address
+        self.site.inside.addresses[0]
     }
 
     /// Where its programs' logs are.

@@ -93,6 +93,7 @@ fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
 }
 
 fn plugins(number: u8) -> String {
+    let ranges = pods_of(number).map(|range| json!([{ "subnet": range }]));
     let list = json!({
         "cniVersion": "0.4.0",
         "name": "pods",
@@ -104,8 +105,8 @@ fn plugins(number: u8) -> String {
                 "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{ "subnet": pods_of(number) }]],
-                    "routes": [{ "dst": "0.0.0.0/0" }],
+                    "ranges": ranges,
+                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
                 },
             },
             { "type": "portmap", "capabilities": { "portMappings": true } },

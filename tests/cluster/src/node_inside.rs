@@ -146,7 +146,7 @@ fn kubelet_flags(inside: &Inside) -> [String; 4] {
         format!("--config={}", file(inside, "kubelet.json")),
         format!("--kubeconfig={}", inside.kubelet.display()),
         format!("--hostname-override={}", inside.name),
-        format!("--node-ip={}", inside.address),
+        format!("--node-ip={}", inside.addresses.map(|address| address.to_string()).join(",")),
     ]
 }
 

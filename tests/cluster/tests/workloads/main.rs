@@ -1,5 +1,7 @@
 //! Pods of every kind that a kubelet runs, and every way to reach them, with only certificates and default deny.
 
+mod families;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -48,6 +50,7 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
         a_service_for_its_own_node_serves_no_other(&mesh)?;
         a_person_gets_in(&mesh)?;
         a_proxy_in_front_is_served_once_it_is_enrolled(&mesh)?;
+        families::are_both_carried(&mesh)?;
         probes_go_on(&mesh)?;
         jobs_end_well(&mesh)
     };
