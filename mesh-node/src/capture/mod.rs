@@ -9,6 +9,8 @@ mod cgroups;
 mod connections;
 mod controllers;
 mod known;
+#[cfg(test)]
+mod layouts;
 mod left;
 mod listener;
 mod metrics;
