@@ -68,7 +68,7 @@ impl Recipe {
         Ok(folder)
     }
 
-    /// Where the source of a module is that this one requires; brings it here.
+    /// Where the source of a module is that this one requires, which a build brings here.
     ///
     /// # Errors
     /// Go is missing or fails.
@@ -108,11 +108,7 @@ impl Recipe {
 
     /// The version, without `v`: what the module requires says it.
     fn version<'a>(&self, sources: &'a str) -> Result<&'a str> {
-        let required = sources.lines().find_map(|line| {
-            let line = line.trim().trim_start_matches("require ");
-            line.strip_prefix(self.versioned)?.strip_prefix(" v")?.split(' ').next()
-        });
-        required
+        version_of(self.versioned, sources)
             .with_context(|| format!("{}/{} requires no {}", self.module, self.required(), self.versioned))
     }
 
@@ -157,19 +153,64 @@ impl Recipe {
     }
 
     fn go(&self, verb: &[&str]) -> Command {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
-        let found = folders.map(|folder| folder.join("go")).find(|file| file.is_file());
-        let mut go = Command::new(found.unwrap_or_else(|| "go".into()));
-        go.current_dir(self.module)
-            .env("CGO_ENABLED", if self.has_c { "1" } else { "0" })
-            // An older Go brings the one that go.mod asks for from the module proxy.
-            .env("GOTOOLCHAIN", "auto")
-            .env("GOFLAGS", "-buildvcs=false")
-            .args(verb)
-            .arg(format!("-modfile={}", self.required()));
+        let mut go = go(self.module, verb);
+        go.env("CGO_ENABLED", if self.has_c { "1" } else { "0" });
+        go.arg(format!("-modfile={}", self.required()));
         go
     }
+}
+
+/// A module that files are taken from as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The folder of a module that requires it, and has its sum.
+    pub required_by: &'static str,
+    /// Its name.
+    pub name: &'static str,
+}
+
+impl Source {
+    /// Where its files are; brings them here.
+    ///
+    /// # Errors
+    /// Go is missing or fails, or the files are not those of the sum.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let required = Path::new(self.required_by).join("go.mod");
+        let required =
+            fs::read_to_string(&required).with_context(|| format!("read {}", required.display()))?;
+        let version = version_of(self.name, &required)
+            .with_context(|| format!("{} requires no {}", self.required_by, self.name))?;
+        // With its version: what it needs to be built is nobody's business here.
+        let module = format!("{}@v{version}", self.name);
+        let brought = go(self.required_by, &["mod", "download", "-json", &module]).output().context(NO_GO)?;
+        if !brought.status.success() {
+            bail!("go mod download {module}: {}", String::from_utf8_lossy(&brought.stdout).trim());
+        }
+        let said: serde_json::Value = serde_json::from_slice(&brought.stdout).context("read what go says")?;
+        Ok(said["Dir"].as_str().context("go says where it put a module")?.into())
+    }
+}
+
+/// Go, wherever it is, to do something with the module in a folder.
+fn go(module: &str, verb: &[&str]) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
+    let found = folders.map(|folder| folder.join("go")).find(|file| file.is_file());
+    let mut go = Command::new(found.unwrap_or_else(|| "go".into()));
+    go.current_dir(module)
+        // An older Go brings the one that go.mod asks for from the module proxy.
+        .env("GOTOOLCHAIN", "auto")
+        .env("GOFLAGS", "-buildvcs=false")
+        .args(verb);
+    go
+}
+
+/// The version, without `v`, of a module that a `go.mod` requires.
+fn version_of<'a>(module: &str, required: &'a str) -> Option<&'a str> {
+    required.lines().find_map(|line| {
+        let line = line.trim().trim_start_matches("require ");
+        line.strip_prefix(module)?.strip_prefix(" v")?.split(' ').next()
+    })
 }
 
 const NO_GO: &str = "start go; it builds Kubernetes: cargo xtask setup says how to get it";

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::go::Recipe;
+use crate::go::{Recipe, Source};
 
 /// Kubernetes and its store in one program: the two newest minor versions, and first the one that is taken if nobody says.
 /// A version is what the `.mod` file in `kubernetes/` requires, and nowhere else.
@@ -121,6 +121,12 @@ pub const HELM: Recipe = Recipe {
     has_c: false,
     source: "go.mod",
     linker_flags: |_| String::new(),
+};
+
+/// The Prometheus Operator, for the definitions of its kinds.
+pub const PROMETHEUS_OPERATOR: Source = Source {
+    required_by: concat!(env!("CARGO_MANIFEST_DIR"), "/prometheus-operator"),
+    name: "github.com/prometheus-operator/prometheus-operator",
 };
 
 /// The parts, as the program knows them.

@@ -5,10 +5,12 @@ mod admission;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mesh_test_cluster::api_server::ApiServer;
+use mesh_test_cluster::programs::PROMETHEUS_OPERATOR;
+use mesh_test_harness::eventually::eventually;
 use mesh_test_harness::figure;
 
 /// One API server for all tests of this file: objects have names of their own.
@@ -89,6 +91,33 @@ fn every_sample_is_taken() -> Result<()> {
             .kubectl(&["apply", "--validate=strict", "-f", &path.display().to_string()])
             .with_context(|| format!("apply {}", path.display()))?;
     }
+    Ok(())
+}
+
+#[test]
+fn the_pod_monitor_is_what_the_operators_own_definition_has() -> Result<()> {
+    let definitions = PROMETHEUS_OPERATOR.folder()?.join("example/prometheus-operator-crd");
+    let definition = definitions.join("monitoring.coreos.com_podmonitors.yaml").display().to_string();
+    // Too large for the annotation that a client-side apply keeps.
+    SERVER.kubectl(&["apply", "--server-side", "-f", &definition])?;
+    let overlay = manifests("overlays/prometheus-operator");
+    // The kind is served a moment after its definition is taken.
+    let taken = eventually("the kind is served", Duration::from_secs(60), || {
+        match SERVER.kubectl(&["apply", "--validate=strict", "-k", &overlay]) {
+            Err(error) if error.to_string().contains("no matches for kind") => None,
+            taken => Some(taken),
+        }
+    })
+    .flatten()?;
+    assert!(taken.contains("podmonitor.monitoring.coreos.com/nodemesh created"), "{taken}");
+    let kept = ["get", "podmonitors", "nodemesh", "--namespace=nodemesh-system", "-o"];
+    let kept = SERVER.kubectl(&[&kept[..], &["jsonpath={.spec}"]].concat())?;
+    let wanted = r#"{"podMetricsEndpoints":[{"port":"metrics"}],"selector":{"matchLabels":{"app.kubernetes.io/part-of":"nodemesh"}}}"#;
+    assert_eq!(kept, wanted);
+    // The definition would say it.
+    let text = std::fs::read_to_string(Path::new(&overlay).join("pod-monitor.yaml"))?;
+    let refusal = apply(&text.replace("- port: metrics", "- ports: metrics")).expect_err("a wrong field");
+    assert!(refusal.contains("unknown field \"spec.podMetricsEndpoints[0].ports\""), "{refusal}");
     Ok(())
 }
 
