@@ -26,6 +26,8 @@ pub struct Suite<'a> {
     pub test: Option<&'a str>,
     /// Where the report goes.
     pub report: &'a Path,
+    /// Whether its pods stay when it ends.
+    pub leaves_pods: bool,
 }
 
 impl Suite<'_> {
@@ -56,6 +58,7 @@ impl Suite<'_> {
         suite.arg("-namespace-labels=nodemesh.dev/mode=enabled");
         suite.arg(format!("-report-output={}", self.report.display()));
         suite.args(self.test.map(|test| format!("-run-test={test}")));
+        suite.arg(format!("-cleanup-base-resources={}", !self.leaves_pods));
         let output = suite.env("KUBECONFIG", self.kubeconfig).output().context("start the suite")?;
         // Four hundred tests are of other profiles.
         let told = |line: &&str| !line.contains("--- SKIP") && !line.starts_with("=== ");

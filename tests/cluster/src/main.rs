@@ -127,7 +127,7 @@ fn conformance(test: Option<&str>, report: &Path) -> Result<()> {
     let standing = Standing::present()?;
     let folder = standing.kubeconfig.with_file_name("images");
     standing.load(&images::echo(&folder)?)?;
-    let suite = Suite { kubeconfig: &standing.kubeconfig, test, report };
+    let suite = Suite { kubeconfig: &standing.kubeconfig, test, report, leaves_pods: false };
     suite.apply_definitions()?;
     println!("{}\nthe report: {}", suite.run()?, report.display());
     Ok(())

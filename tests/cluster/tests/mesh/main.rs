@@ -1,5 +1,6 @@
 //! The mesh, installed with kubectl as a person does it, on a cluster of two nodes.
 
+mod conformance;
 mod policies;
 
 use std::path::Path;
@@ -7,7 +8,6 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use mesh_test_cluster::conformance::Suite;
 use mesh_test_cluster::load::Load;
 use mesh_test_cluster::mesh::{MANIFESTS, Mesh, PATIENCE, SYSTEM, WAIT};
 use mesh_test_cluster::remains;
@@ -48,7 +48,7 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
         policies::are_tried_put_in_force_edited_and_taken_away(&mesh)?;
         reads_well(&mesh)?;
         is_scraped(&mesh)?;
-        conforms(&mesh)?;
+        conformance::is_carried(&mesh)?;
         goes(&mesh)
     };
     work().with_context(|| mesh.told())
@@ -169,26 +169,6 @@ fn sample(mesh: &Mesh, query: &str) -> Option<f64> {
     let answer = mesh.kubectl(&["get", "--raw", &format!("{pod}/api/v1/query?query={encoded}")]).ok()?;
     let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
     answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
-}
-
-/// The Gateway API's own suite, whose pods the mesh carries.
-fn conforms(mesh: &Mesh) -> Result<()> {
-    mesh.cluster().load_echo()?;
-    let kubeconfig = mesh.cluster().control_plane().kubeconfig();
-    let report = kubeconfig.with_file_name("conformance.yaml");
-    let suite = Suite { kubeconfig, test: Some("MeshBasic"), report: &report };
-    suite.apply_definitions()?;
-    suite.run()?;
-    let report = std::fs::read_to_string(&report).context("read the suite's report")?;
-    ensure!(report.matches("Passed: 1").count() == 2 && !report.contains("failedTests"), "{report}");
-    eventually("the suite's requests were carried with a certificate", PATIENCE, || {
-        let carried = mesh.records().lines().any(|line| {
-            line.contains("src.identity=spiffe://cluster.local/ns/gateway-conformance-mesh/sa/default")
-                && line.contains("direction=inbound")
-                && line.contains("dst.workload=gateway-conformance-mesh/echo-v")
-        });
-        carried.then_some(())
-    })
 }
 
 /// Takes the mesh away from pods that go on running, as manifests/README.md says: their nodes have nothing of it, they
