@@ -19,7 +19,17 @@ pub const END_TO_END: How = How { beside: &[], of_two: 3 };
 /// Each has a Kubernetes of its own, and waits for it about as long as it computes. The longest first, so that none is left
 /// alone at the end.
 pub const CLUSTER: How = How {
-    beside: &["controller", "faults", "reboot", "starts", "mesh", "workloads", "definitions", "install"],
+    beside: &[
+        "controller",
+        "faults",
+        "reboot",
+        "rotation",
+        "starts",
+        "mesh",
+        "workloads",
+        "definitions",
+        "install",
+    ],
     of_two: 2,
 };
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::binary::{self, Build};
 use mesh_test_harness::eventually::eventually;
@@ -41,6 +41,30 @@ impl Mesh {
         cluster.load_mesh(Build::Own)?;
         let mesh = Self { cluster };
         mesh.apply().with_context(|| mesh.told())?;
+        Ok(mesh)
+    }
+
+    /// The same with settings of a part, `agent` or `controller`, as variables of its environment.
+    ///
+    /// # Errors
+    /// As [`Mesh::install`], or there is no such part.
+    pub fn install_with(nodes: u8, settings: &[(&str, (&str, &str))]) -> Result<Self> {
+        let cluster = Cluster::start(nodes, |step| eprintln!("{step}"))?;
+        cluster.load_mesh(Build::Own)?;
+        let mesh = Self { cluster };
+        mesh.kubectl(&["apply", "-k", &format!("{MANIFESTS}/foundation")])?;
+        let mut objects = mesh.kubectl(&["kustomize", &format!("{MANIFESTS}/base")])?;
+        for (part, (name, value)) in settings {
+            // As kustomize writes what a container is called with, and then its variables.
+            let called = format!("      - args:\n        - {part}\n        env:\n");
+            ensure!(objects.contains(&called), "no {part} in {objects}");
+            let more = format!("{called}        - name: {name}\n          value: {value}\n");
+            objects = objects.replace(&called, &more);
+        }
+        let file = mesh.cluster.control_plane().kubeconfig().with_file_name("changed.yaml");
+        fs::write(&file, objects).context("write a mesh with other settings")?;
+        mesh.kubectl(&["apply", "-f", &file.display().to_string()])?;
+        mesh.is_ready().with_context(|| mesh.told())?;
         Ok(mesh)
     }
 

@@ -88,6 +88,8 @@ fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
             "imagefs.available": "0%",
         },
         "nodeStatusUpdateFrequency": "5s",
+        // How often what a pod has mounted of a ConfigMap follows it; a minute is usual.
+        "syncFrequency": "10s",
     });
     format!("{configuration:#}\n")
 }
