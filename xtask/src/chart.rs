@@ -37,6 +37,19 @@ const AGENT_NODES: &str = "nodeSelector: {{- toYaml .Values.agent.nodeSelector |
 const ENVIRONMENT: &str = "          env:\n";
 const VALUE_ENVIRONMENT: &str =
     "          env:\n            {{- include \"nodemesh.environment\" . | nindent 12 }}\n";
+// With more of the program's environment behind it, and so any of its flags.
+const CONTROLLER_ENVIRONMENT: &str = "          env:
+            {{- include \"nodemesh.environment\" . | nindent 12 }}
+            {{- with .Values.controller.env }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+";
+const AGENT_ENVIRONMENT: &str = "          env:
+            {{- include \"nodemesh.environment\" . | nindent 12 }}
+            {{- with .Values.agent.env }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+";
 
 const TEMPLATES: &[Template] = &[
     Template { from: "foundation/crds.yaml", to: "crds/crds.yaml", when: "", edits: &[] },
@@ -61,7 +74,7 @@ const TEMPLATES: &[Template] = &[
             (NAMESPACE, 9, VALUE_NAMESPACE),
             (IMAGE, 1, VALUE_IMAGE),
             (PULL, 1, VALUE_PULL),
-            (ENVIRONMENT, 1, VALUE_ENVIRONMENT),
+            (ENVIRONMENT, 1, CONTROLLER_ENVIRONMENT),
             (NODES, 1, CONTROLLER_NODES),
             ("  replicas: 2\n", 1, "  replicas: {{ .Values.controller.replicas }}\n"),
             (
@@ -86,7 +99,7 @@ const TEMPLATES: &[Template] = &[
             (NAMESPACE, 2, VALUE_NAMESPACE),
             (IMAGE, 1, VALUE_IMAGE),
             (PULL, 1, VALUE_PULL),
-            (ENVIRONMENT, 1, VALUE_ENVIRONMENT),
+            (ENVIRONMENT, 1, AGENT_ENVIRONMENT),
             (NODES, 1, AGENT_NODES),
             (
                 "          resources:

@@ -19,6 +19,11 @@ impl Snapshot {
         self.asked.is_some()
     }
 
+    /// Addresses and node ports that are known because they were asked about; nothing where everything is known.
+    pub fn answered(&self) -> Option<usize> {
+        Some(self.asked.as_ref()?.iter().count())
+    }
+
     /// What must be asked before it can be said what is dialled by this address.
     pub fn unasked(&self, dialled: SocketAddr) -> Questions {
         let Some(asked) = &self.asked else { return Questions::new() };

@@ -31,6 +31,10 @@ pub struct Status {
     pub enrolled: usize,
     /// Services that it knows.
     pub services: usize,
+    /// Addresses and node ports that it asked the controller about and knows besides its own pods (`--on-demand`); nothing if it
+    /// is told the whole cluster.
+    #[serde(default)]
+    pub answered: Option<usize>,
     /// Policies in force, of both kinds.
     pub policies: usize,
     /// Certificates that would be shown to a peer now.

@@ -111,6 +111,7 @@ async fn status(agent: &impl Agent) -> Status {
         workloads: snapshot.workloads().count(),
         enrolled: snapshot.workloads_on(&overview.node).filter(is_enrolled).count(),
         services: snapshot.services().count(),
+        answered: snapshot.answered(),
         policies: snapshot.authorization_policies().count() + snapshot.all_peer_authentications().count(),
         certificates_usable: certificates.iter().filter(|certificate| certificate.usable).count(),
         certificates: certificates.len(),

@@ -113,12 +113,16 @@ fn uncaptured(status: &Status) -> String {
 }
 
 fn knows(status: &Status) -> String {
+    let asked = status.answered.map(|count| {
+        format!(", of what is not its own only what it asked: {}", counted(count, "address", "addresses"))
+    });
     format!(
-        "{}, {}, {} (generation {})",
+        "{}, {}, {} (generation {}){}",
         counted(status.workloads, "pod", "pods"),
         counted(status.services, "service", "services"),
         counted(status.policies, "policy", "policies"),
-        status.generation
+        status.generation,
+        asked.unwrap_or_default()
     )
 }
 

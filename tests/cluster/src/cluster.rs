@@ -163,6 +163,15 @@ impl Cluster {
         self.load(&images::nginx(&self.run.folder().join("images"))?)
     }
 
+    /// Gives every node the images of the sample application.
+    ///
+    /// # Errors
+    /// See [`images::application`], or a containerd does not take one.
+    pub fn load_application(&self) -> Result<()> {
+        let archives = images::application(&self.run.folder().join("images"))?;
+        archives.iter().try_for_each(|archive| self.load(archive))
+    }
+
     /// Begins to listen on the wire between a node and the others: nothing of what its own pods say to each other.
     ///
     /// # Errors

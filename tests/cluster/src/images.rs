@@ -33,6 +33,31 @@ pub const PROMETHEUS: &str = "localhost/prometheus:local";
 /// A proxy in front of the mesh.
 pub const NGINX: &str = "localhost/nginx:local";
 
+/// The sample application's: what its manifests call them is what a registry would have.
+const APPLICATION: [Made; 3] = [
+    Made {
+        name: "docker.io/library/nginx:1",
+        stem: "application-nginx",
+        entrypoint: &[],
+        command: &[],
+        fill: nginx_program,
+    },
+    Made {
+        name: "docker.io/library/python:3",
+        stem: "application-python",
+        entrypoint: &[],
+        command: &[],
+        fill: python_program,
+    },
+    Made {
+        name: "docker.io/library/redis:8",
+        stem: "application-redis",
+        entrypoint: &[],
+        command: &[],
+        fill: redis_program,
+    },
+];
+
 /// It waits, ends when it is told to, and buries the processes that nobody else does.
 const PAUSE_SOURCE: &str = "\
 #include <signal.h>
@@ -151,9 +176,33 @@ fn nginx_program(root: &Path) -> Result<()> {
     for folder in ["etc", "var/log/nginx", "var/lib/nginx"] {
         fs::create_dir_all(root.join(folder))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/false\n")?;
-    fs::write(root.join("etc/group"), "root:x:0:\n")?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/false\nwww-data:x:33:33::/:/bin/false\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\nwww-data:x:33:\n")?;
     Ok(fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?)
+}
+
+/// Makes the images of the sample application from Debian's programs. Returns their archives.
+///
+/// # Errors
+/// A program is not installed, or cannot be copied.
+pub fn application(folder: &Path) -> Result<Vec<PathBuf>> {
+    APPLICATION.iter().map(|image| image.make(folder)).collect()
+}
+
+fn redis_program(root: &Path) -> Result<()> {
+    copy_linked(Path::new("/usr/bin/redis-server"), root)
+}
+
+/// The interpreter and what it comes with.
+fn python_program(root: &Path) -> Result<()> {
+    let python = Path::new("/usr/bin/python3");
+    copy_linked(python, root)?;
+    let asked = ["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"];
+    let library = PathBuf::from(output(Command::new(python).args(asked))?.trim());
+    let place = inside(root, &library);
+    fs::create_dir_all(place.parent().unwrap_or(root))?;
+    output(Command::new("cp").arg("-rL").arg(&library).arg(&place))?;
+    names(root)
 }
 
 fn prometheus_program(root: &Path) -> Result<()> {
@@ -207,6 +256,11 @@ fn tools(root: &Path) -> Result<()> {
         let _ = fs::remove_file(&place);
         copy_linked(program, root)?;
     }
+    names(root)
+}
+
+/// What the C library loads to ask for an address.
+fn names(root: &Path) -> Result<()> {
     for library in NAME_LIBRARIES {
         let library = Path::new(LIBRARIES).join(library);
         copy(&library, &inside(root, &library))?;

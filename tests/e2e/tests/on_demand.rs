@@ -194,3 +194,24 @@ fn a_pods_own_address_and_services_of_many_are_asked_like_any() {
             Ok(())
         });
 }
+
+#[test]
+fn a_node_port_is_asked_like_an_address_and_status_counts_both() {
+    let service = service().node_port("tcp-echo", 30_900);
+    let pods = (vec![PodSpec::new("client")], vec![server("server")]);
+    Scenario::new(pods.0, pods.1).service(service).with_controller().flags(&["--on-demand"]).run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let status =
+            || -> Result<String> { mesh.node(node(0)).command(&["status"])?.success("mesh-node status") };
+        ensure!(status()?.contains("only what it asked: 0 addresses"), "{}", status()?);
+        for node in ["10.77.0.1", "10.77.0.2"] {
+            echoes(mesh, "client", format!("{node}:30900").parse()?)?;
+        }
+        // Both nodes' addresses, and the port once: it is the same at each.
+        ensure!(asked(mesh, 0)? == 3.0, "{}", asked(mesh, 0)?);
+        ensure!(status()?.contains("only what it asked: 3 addresses"), "{}", status()?);
+        let nobody = mesh.pod("client").dial("10.77.0.2:30901".parse()?).send("x").limit(HELD).run()?;
+        ensure!(nobody.refusal().is_some(), "a port that no Service has: {nobody:?}");
+        Ok(())
+    });
+}

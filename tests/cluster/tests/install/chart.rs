@@ -96,6 +96,8 @@ fn every_value_is_where_it_belongs() -> Result<()> {
         "--set=trustDomain=td.example,log=debug,controller.replicas=3",
         "--set=agent.resources.limits.memory=3Gi,hold.enabled=true,podMonitor.enabled=true",
         "--set=controller.nodeSelector.pool=spare,agent.nodeSelector.pool=mesh",
+        "--set-json=agent.env=[{\"name\":\"NODEMESH_ON_DEMAND\",\"value\":\"true\"}]",
+        "--set-json=controller.env=[{\"name\":\"NODEMESH_JWKS_MAX_AGE\",\"value\":\"1h\"}]",
     ])?;
     let text = serde_json::to_string(&made)?;
     ensure!(!text.contains(ROOT), "the release's namespace is the only one: {text}");
@@ -119,6 +121,12 @@ fn every_value_is_where_it_belongs() -> Result<()> {
             let is_there = environment.iter().any(|entry| entry["name"] == name && entry["value"] == value);
             ensure!(is_there, "{key}: {name}: {environment:?}");
         }
+        let more = match container {
+            "agent" => json!({"name": "NODEMESH_ON_DEMAND", "value": "true"}),
+            "controller" => json!({"name": "NODEMESH_JWKS_MAX_AGE", "value": "1h"}),
+            _ => continue,
+        };
+        ensure!(environment.contains(&more), "{key}: {environment:?}");
     }
     ensure!(made["Deployment mesh/nodemesh-controller"]["spec"]["replicas"] == 3, "{text}");
     let agent = &made["DaemonSet mesh/nodemesh-agent"]["spec"]["template"]["spec"]["containers"][0];
@@ -128,6 +136,10 @@ fn every_value_is_where_it_belongs() -> Result<()> {
     let slip =
         template(&["--set=hold.enable=true"]).expect_err("a value that is none is refused").to_string();
     ensure!(slip.contains("enable"), "{slip}");
+    let slip = template(&["--set-json=agent.env=[{\"name\":\"X\",\"valeu\":\"\"}]"])
+        .expect_err("what no environment has is refused")
+        .to_string();
+    ensure!(slip.contains("valeu"), "{slip}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The mesh, installed with kubectl as a person does it, on a cluster of two nodes.
 
+mod application;
 mod conformance;
 mod policies;
 
@@ -47,6 +48,7 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
         carries_encrypted(&mesh)?;
         policies::are_tried_put_in_force_edited_and_taken_away(&mesh)?;
         reads_well(&mesh)?;
+        application::is_closed_but_for_what_it_needs(&mesh)?;
         is_scraped(&mesh)?;
         conformance::is_carried(&mesh)?;
         goes(&mesh)
