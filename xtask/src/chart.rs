@@ -40,6 +40,10 @@ const VALUE_ENVIRONMENT: &str =
 // With more of the program's environment behind it, and so any of its flags.
 const CONTROLLER_ENVIRONMENT: &str = "          env:
             {{- include \"nodemesh.environment\" . | nindent 12 }}
+            {{- with .Values.controller.signerName }}
+            - name: NODEMESH_SIGNER_NAME
+              value: {{ . | quote }}
+            {{- end }}
             {{- with .Values.controller.env }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
@@ -109,6 +113,19 @@ const TEMPLATES: &[Template] = &[
 ",
                 1,
                 "          resources: {{- toYaml .Values.agent.resources | nindent 12 }}\n",
+            ),
+        ],
+    },
+    Template {
+        from: "overlays/signing-requests/requests.yaml",
+        to: "templates/signing-requests.yaml",
+        when: ".Values.controller.signerName",
+        edits: &[
+            (NAMESPACE, 1, VALUE_NAMESPACE),
+            (
+                "resourceNames: [signer.example/mesh]\n",
+                1,
+                "resourceNames: [{{ .Values.controller.signerName | quote }}]\n",
             ),
         ],
     },

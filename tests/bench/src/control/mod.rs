@@ -203,11 +203,22 @@ impl Bench {
 
     /// A real agent of a node of its own.
     async fn whole_agent(&mut self, node: usize, controller: &Controller) -> Result<()> {
+        let begun = Instant::now();
         let mut agent = self.stand.agent(node, controller, None).await?;
         agent.is_current().await?;
+        let name = "agent: from its start, without state, until all is in force";
+        self.figures.add(name, "s", begun.elapsed().as_secs_f64(), Some(10.0));
+        agent.is_written()?;
         let id = agent.id();
         self.figures.add("agent: memory", "MB", resident_megabytes(id)?, Some(150.0));
         self.figures.add("agent: memory at its peak", "MB", peak_megabytes(id)?, None);
+        drop(agent);
+
+        let begun = Instant::now();
+        let mut agent = self.stand.agent(node, controller, None).await?;
+        agent.is_current().await?;
+        let name = "agent: the same with the state of the one before";
+        self.figures.add(name, "s", begun.elapsed().as_secs_f64(), Some(10.0));
         Ok(())
     }
 }
@@ -219,6 +230,7 @@ impl Bench {
         let dialled = (0..called).map(|number| objects::cluster_ip(number * self.size.services / called));
         let mut agent = self.stand.agent(node, controller, Some(dialled.collect())).await?;
         agent.is_current().await?;
+        agent.is_written()?;
         let name = format!("agent that asks, {called} Services called: memory");
         self.figures.add(name, "MB", resident_megabytes(agent.id())?, None);
         Ok(())

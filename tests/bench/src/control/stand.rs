@@ -278,7 +278,7 @@ impl Controller {
 }
 
 impl Agent {
-    /// Waits until all that it was told is in force, and written to its disk.
+    /// Waits until all that it was told is in force.
     ///
     /// # Errors
     /// It ends, or is not in time.
@@ -288,11 +288,18 @@ impl Agent {
             self.part.lives()?;
             let stale = sample(self.metrics, "nodemesh_xds_stale_since_timestamp_seconds").await;
             if stale == Some(0.0) {
-                break;
+                return Ok(());
             }
             ensure!(start.elapsed() < PATIENCE, "the agent is not current: stale since {stale:?}");
             tokio::time::sleep(ASK).await;
         }
+    }
+
+    /// Waits until what it was told is on its disk.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn is_written(&self) -> Result<()> {
         let is_new = || written(&self.state) > self.written;
         eventually_true("the agent has written its state", PATIENCE, is_new).map(drop)
     }

@@ -96,6 +96,7 @@ fn every_value_is_where_it_belongs() -> Result<()> {
         "--set=trustDomain=td.example,log=debug,controller.replicas=3",
         "--set=agent.resources.limits.memory=3Gi,hold.enabled=true,podMonitor.enabled=true",
         "--set=controller.nodeSelector.pool=spare,agent.nodeSelector.pool=mesh",
+        "--set=controller.signerName=signer.example/own",
         "--set-json=agent.env=[{\"name\":\"NODEMESH_ON_DEMAND\",\"value\":\"true\"}]",
         "--set-json=controller.env=[{\"name\":\"NODEMESH_JWKS_MAX_AGE\",\"value\":\"1h\"}]",
     ])?;
@@ -133,6 +134,12 @@ fn every_value_is_where_it_belongs() -> Result<()> {
     ensure!(agent["resources"]["limits"]["memory"] == "3Gi", "{agent}");
     ensure!(agent["resources"]["requests"]["memory"] == "64Mi", "{agent}");
     ensure!(made.contains_key("PodMonitor mesh/nodemesh"), "{:?}", made.keys());
+    let controller =
+        &made["Deployment mesh/nodemesh-controller"]["spec"]["template"]["spec"]["containers"][0];
+    let signer = json!({"name": "NODEMESH_SIGNER_NAME", "value": "signer.example/own"});
+    ensure!(controller["env"].as_array().is_some_and(|entries| entries.contains(&signer)), "{controller}");
+    let approver = &made["ClusterRole /nodemesh-controller-requests"]["rules"][2];
+    ensure!(approver["resourceNames"] == json!(["signer.example/own"]), "{approver}");
     let slip =
         template(&["--set=hold.enable=true"]).expect_err("a value that is none is refused").to_string();
     ensure!(slip.contains("enable"), "{slip}");
