@@ -60,6 +60,18 @@ pub fn node(index: usize) -> &'static str {
     NODES[index]
 }
 
+/// The objects of both nodes, each in a zone.
+pub fn nodes_in(zones: [&str; 2]) -> String {
+    let object = |(name, zone, number): (&str, &str, u8)| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    \
+             topology.kubernetes.io/zone: {zone}\nstatus:\n  addresses:\n    - type: InternalIP\n      \
+             address: 10.77.0.{number}\n"
+        )
+    };
+    [(NODES[0], zones[0], 1), (NODES[1], zones[1], 2)].map(object).concat()
+}
+
 /// An AuthorizationPolicy on the pods labelled `app: server`; `rules` is what stands below `rules:`, at column 0.
 pub fn policy(name: &str, action: &str, rules: &str) -> String {
     let rules: String = rules.lines().map(|line| format!("    {line}\n")).collect();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_test_e2e::{ECHO, HTTP, at, node, pair, policy, server, service};
+use mesh_test_e2e::{ECHO, HTTP, at, node, nodes_in, pair, policy, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::figure;
@@ -199,7 +199,9 @@ fn a_pods_own_address_and_services_of_many_are_asked_like_any() {
 fn a_node_port_is_asked_like_an_address_and_status_counts_both() {
     let service = service().node_port("tcp-echo", 30_900);
     let pods = (vec![PodSpec::new("client")], vec![server("server")]);
-    Scenario::new(pods.0, pods.1).service(service).with_controller().flags(&["--on-demand"]).run(|mesh| {
+    let scenario =
+        Scenario::new(pods.0, pods.1).service(service).objects("nodes", &nodes_in(["zone-a", "zone-b"]));
+    scenario.with_controller().flags(&["--on-demand"]).run(|mesh| {
         let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
         let status =
             || -> Result<String> { mesh.node(node(0)).command(&["status"])?.success("mesh-node status") };

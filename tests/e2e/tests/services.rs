@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use mesh_test_e2e::{ECHO, HTTP, at, server, service};
+use mesh_test_e2e::{ECHO, HTTP, at, nodes_in, server, service};
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
 use mesh_test_harness::objects::{PodSpec, ServiceSpec};
@@ -14,18 +14,9 @@ const FAR: &str = "server-far";
 
 /// `client` and one server on node A, another server on node B; each node in a zone of its own.
 fn near_and_far(service: ServiceSpec) -> Scenario {
-    let nodes: String = [("node-a", "zone-a", 1), ("node-b", "zone-b", 2)].map(node_object).concat();
     Scenario::new(vec![PodSpec::new("client"), PodSpec::new("other"), server(NEAR)], vec![server(FAR)])
         .service(service)
-        .objects("nodes", &nodes)
-}
-
-fn node_object((name, zone, number): (&str, &str, u8)) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    \
-         topology.kubernetes.io/zone: {zone}\nstatus:\n  addresses:\n    - type: InternalIP\n      \
-         address: 10.77.0.{number}\n"
-    )
+        .objects("nodes", &nodes_in(["zone-a", "zone-b"]))
 }
 
 /// Echo servers in both pods.
@@ -159,7 +150,7 @@ fn traffic_distribution_prefers_what_is_near_as_long_as_there_is_one() {
 #[test]
 fn a_zone_holds_more_than_a_node() {
     // Both nodes in one zone: the zone keeps nothing away, the node does.
-    let nodes: String = [("node-a", "zone-a", 1), ("node-b", "zone-a", 2)].map(node_object).concat();
+    let nodes = nodes_in(["zone-a", "zone-a"]);
     near_and_far(service().field("trafficDistribution: PreferSameZone")).objects("nodes", &nodes).run(
         |mesh| {
             let servers = Servers::start(mesh)?;

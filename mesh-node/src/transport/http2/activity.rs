@@ -31,8 +31,22 @@ pub(super) struct Activity {
     takings: RefCell<Slab<Weak<Taking>>>,
     /// Of the exchange that began last, until it has its task.
     newest: RefCell<Option<Rc<Taking>>>,
+    /// Exchanges that have their task and were not looked at since.
+    queued: Cell<u32>,
     /// What the caller does not read.
     unread: Rc<Waiting>,
+}
+
+/// So many exchanges of a connection begin before everybody else has a turn: one read may bring hundreds of requests, and each
+/// costs more than to pass on what others send. Connections that ask for less at a time never wait.
+const AT_ONCE: u32 = 32;
+/// Of those beyond, so many begin in each turn.
+const IN_A_TURN: u32 = 8;
+
+/// An exchange that is not looked at yet.
+pub(super) struct Queued {
+    activity: Rc<Activity>,
+    ahead: u32,
 }
 
 /// The caller, for as long as its connection is served: with it go the bodies that it was still sending.
@@ -67,6 +81,7 @@ impl Activity {
             most_idle,
             takings: RefCell::default(),
             newest: RefCell::default(),
+            queued: Cell::new(0),
             unread: Rc::new(Waiting::new(&terms)),
         })
     }
@@ -156,6 +171,12 @@ impl Activity {
         self.is_over.get()
     }
 
+    fn queue(self: &Rc<Self>) -> Queued {
+        let ahead = self.queued.get();
+        self.queued.set(ahead + 1);
+        Queued { activity: self.clone(), ahead }
+    }
+
     fn close_one(&self) {
         self.open.set(self.open.get() - 1);
         self.last.set(Instant::now());
@@ -180,6 +201,22 @@ impl Activity {
 
     fn patience(&self, first: Duration, timeout: Duration) -> Duration {
         if self.has_begun.get() { timeout } else { first }
+    }
+}
+
+impl Queued {
+    /// Ends when it is its turn.
+    pub(super) async fn turn(self) {
+        let turns = (self.ahead + IN_A_TURN).saturating_sub(AT_ONCE) / IN_A_TURN;
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.activity.queued.set(self.activity.queued.get() - 1);
     }
 }
 
@@ -234,8 +271,46 @@ where
     fn execute(&self, task: F) {
         // hyper has a task run for each request, in the moment in which it has shown it.
         match self.0.newest.take() {
-            Some(taking) => tasks::spawn(taking.carry(Box::pin(task))),
+            Some(taking) => tasks::spawn(taking.carry(self.0.queue(), Box::pin(task))),
             None => tasks::spawn(Box::pin(task)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::http2::Settings;
+
+    /// Begins so many exchanges, each of which says its name when it is looked at.
+    fn begin(count: usize, name: &'static str, order: &Rc<RefCell<Vec<&'static str>>>) -> Vec<Open> {
+        let settings = Settings::default();
+        let activity = Activity::new(settings.terms(), settings.stream_idle_timeout);
+        let begin = |_| {
+            let (open, order) = (activity.begin(), order.clone());
+            Serving(activity.clone()).execute(async move { order.borrow_mut().push(name) });
+            open
+        };
+        (0..count).map(begin).collect()
+    }
+
+    #[test]
+    fn many_exchanges_of_one_connection_do_not_all_begin_before_those_of_another() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let order = Rc::<RefCell<Vec<_>>>::default();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let _open = (begin(200, "of many", &order), begin(1, "alone", &order), begin(32, "few", &order));
+            while order.borrow().len() < 233 {
+                tokio::task::yield_now().await;
+            }
+        });
+        let order = order.borrow();
+        let place = |name| order.iter().position(|begun| *begun == name).unwrap();
+        assert_eq!((place("alone"), place("few")), (AT_ONCE as usize, AT_ONCE as usize + 1));
+        let few = &order[place("few")..];
+        assert!(
+            few.iter().take(32).all(|begun| *begun == "few"),
+            "who asks for few does not wait: {order:?}"
+        );
     }
 }

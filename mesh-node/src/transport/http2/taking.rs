@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::activity::Activity;
+use super::activity::{Activity, Queued};
 use super::calm::Calm;
 use super::cut::{Cut, Why};
 use super::limit::{Bounds, about};
@@ -145,7 +145,8 @@ impl Taking {
 
     /// Runs the task of its exchange, which gives it to h2, until it is over or late: what is dropped then resets the stream,
     /// whatever h2 holds of it.
-    pub(super) async fn carry<T: Future>(self: Rc<Self>, mut task: Pin<Box<T>>) {
+    pub(super) async fn carry<T: Future>(self: Rc<Self>, queued: Queued, mut task: Pin<Box<T>>) {
+        queued.turn().await;
         let mut timer = pin!(None::<Sleep>);
         poll_fn(|context| {
             loop {

@@ -137,3 +137,32 @@ fn a_handshake_of_an_agent_that_says_nothing_more_has_ten_seconds() {
     stream.read_exact(&mut [0]).unwrap();
     handshake_ends_at(&destination, Settings::default().handshake_timeout);
 }
+
+/// Whether nothing is accepted for now.
+fn is_held_back(side: &Side) -> bool {
+    let (tell, told) = std::sync::mpsc::channel();
+    side.handle.send(move |engine| {
+        tell.send(engine.listeners.iter().all(|(_, listening)| listening.is_held_back)).unwrap();
+    });
+    told.recv_timeout(PATIENCE).unwrap()
+}
+
+#[test]
+fn what_a_pod_that_is_held_back_opens_is_left_where_it_is_until_then() {
+    let world = World::new();
+    let destination = world.destination(application(echo));
+    let mut script = world.script(Direction::Outbound, destination.address);
+    script.held_back = Some(3600 * SECOND);
+    let source = Side::start(script, Direction::Outbound, Settings::default());
+    let mut stream = connect(source.address);
+    eventually("it to be held back", || is_held_back(&source).then_some(()));
+    // It is not asked again before the time is over.
+    source.handle.send(|engine| engine.conductor().held_back = None);
+    pass(&source.handle, 3500 * SECOND);
+    assert!(is_held_back(&source) && is_quiet(&stream));
+    assert_eq!(source.counters.accepted.read(), 0);
+    pass(&source.handle, 200 * SECOND);
+    ping(&mut stream, b"it waited");
+    assert!(!is_held_back(&source));
+    assert_eq!(source.counters.accepted.read(), 1);
+}

@@ -57,6 +57,7 @@ pub(in crate::transport) struct Script {
     pub(in crate::transport) permitted: bool,
     /// How long a peer's certificate is believed.
     pub(in crate::transport) believed: Option<Duration>,
+    pub(in crate::transport) held_back: Option<Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,6 +97,10 @@ impl Conductor for Script {
     type Record = u32;
     type Exchange = ();
     type Held = ();
+
+    fn holds_back(&mut self, _: &Self::Pod) -> Option<Duration> {
+        self.held_back
+    }
 
     fn accept_outbound(&mut self, _: &Self::Pod, _: &Accepted<'_>) -> Result<Outbound<u32, ()>, Refusal> {
         Ok(Outbound::Begin(1, self.outbound.course(self)))
@@ -321,6 +326,7 @@ impl World {
             second: None,
             application: to,
             refuse_streams: None,
+            held_back: None,
             plaintext_at_accept: false,
             permitted: true,
             believed: None,
