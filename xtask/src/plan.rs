@@ -16,6 +16,9 @@ pub const USUAL: How = How { beside: &[], of_two: 2 };
 /// computes, for what is to happen and for what must not.
 pub const END_TO_END: How = How { beside: &[], of_two: 3 };
 
+/// The two of WebSocket's suite beside each other: its client is one process, which asks one thing after the other.
+pub const CONFORMANCE: How = How { beside: &["websocket_http2", "websocket"], of_two: 2 };
+
 /// Each has a Kubernetes of its own, and waits for it about as long as it computes. The longest first, so that none is left
 /// alone at the end.
 pub const CLUSTER: How = How {
@@ -82,11 +85,13 @@ mod tests {
 
     #[test]
     fn every_name_is_that_of_a_test() {
-        let tests = workspace::root().join("tests/cluster/tests");
-        for name in CLUSTER.beside {
-            let is_there =
-                tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists();
-            assert!(is_there, "there is no {name}");
+        for (folder, how) in [("tests/cluster/tests", CLUSTER), ("tests/conformance/tests", CONFORMANCE)] {
+            let tests = workspace::root().join(folder);
+            for name in how.beside {
+                let is_there =
+                    tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists();
+                assert!(is_there, "there is no {name}");
+            }
         }
     }
 

@@ -125,7 +125,7 @@ impl Suite {
             Self::Ebpf => run.tests(&["mesh-test-ebpf"], plan::USUAL),
             Self::EbpfOldest => run.oldest_kernel(),
             Self::E2e => run.tests(&["mesh-test-e2e"], plan::END_TO_END),
-            Self::Conformance => run.tests(&["mesh-test-conformance"], plan::USUAL),
+            Self::Conformance => run.tests(&["mesh-test-conformance"], plan::CONFORMANCE),
             Self::Cluster => run.cluster(),
             Self::Skew => run.skew(),
         }

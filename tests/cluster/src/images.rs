@@ -176,8 +176,8 @@ fn nginx_program(root: &Path) -> Result<()> {
     for folder in ["etc", "var/log/nginx", "var/lib/nginx"] {
         fs::create_dir_all(root.join(folder))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/false\nwww-data:x:33:33::/:/bin/false\n")?;
-    fs::write(root.join("etc/group"), "root:x:0:\nwww-data:x:33:\n")?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     Ok(fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?)
 }
 

@@ -18,7 +18,9 @@ pub fn is_closed_but_for_what_it_needs(mesh: &Mesh) -> Result<()> {
     mesh.cluster().load_application()?;
     mesh.kubectl(&["apply", "-k", &format!("{MANIFESTS}/samples/application")])?;
     mesh.kubectl(&["apply", "-f", VISITOR])?;
-    mesh.kubectl(&[SHOP, "wait", "--for=condition=Available", WAIT, "deployment", "--all"])?;
+    let said = || mesh.kubectl(&[SHOP, "logs", "--selector=app", "--prefix"]).unwrap_or_default();
+    mesh.kubectl(&[SHOP, "wait", "--for=condition=Available", WAIT, "deployment", "--all"])
+        .with_context(said)?;
     mesh.kubectl(&[SHOP, "wait", "--for=condition=Ready", WAIT, "pod/visitor", "pod/outsider"])?;
     let work = || {
         sells(mesh)?;
