@@ -1,13 +1,15 @@
 //! Held, captured, passed, released; the daemon killed, replaced, doubled, removed.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use mesh_test_ebpf::stand::Stand;
 use mesh_test_harness::clients::Dialled;
-use mesh_test_harness::eventually::{PATIENCE, eventually};
+use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::servers::{Kind, events};
-use mesh_test_harness::topology::NODES;
+use mesh_test_harness::topology::{NODES, Topology};
 
 use crate::{program, stand, two_pods};
 
@@ -161,6 +163,144 @@ fn a_detached_program_is_noticed_and_attached_again() -> Result<()> {
     stand.tell("repair")?;
     assert_eq!(stand.tell("detached")?, serde_json::json!([]));
     Ok(())
+}
+
+/// Programs that stand on cgroups, in the order in which they are attached and pinned.
+const ON_CGROUPS: [&str; 10] = [
+    "sock_ops",
+    "host_connect4",
+    "host_connect6",
+    "getpeername4",
+    "getpeername6",
+    "getsockname4",
+    "getsockname6",
+    "sock_create",
+    "connect4",
+    "connect6",
+];
+
+/// What is pinned in a folder.
+fn pinned(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn maps(pin_dir: &Path) -> Result<PathBuf> {
+    let is_of_maps =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"));
+    pinned(pin_dir)?.into_iter().find(is_of_maps).context("there is a folder of maps")
+}
+
+/// A link that is not pinned ends with its process: what a daemon leaves that died so far on its way is the same as what is
+/// left of a whole one without the pins that it did not come to.
+#[test]
+fn a_start_that_broke_off_anywhere_is_taken_up_by_the_next_one() -> Result<()> {
+    let topology = two_pods()?;
+    let (client, web) = (topology.pod("client"), topology.pod("web"));
+    let _server = web.serve(Kind::Echo, 8080)?;
+    for links in [0, 1, 5, 8, 9] {
+        let first = stand(&topology, 0, &[])?;
+        let pin_dir = first.pin_dir().to_owned();
+        first.kill()?;
+        let mut all = ON_CGROUPS.map(|name| pin_dir.join("links").join(name));
+        all[links..].iter().try_for_each(fs::remove_file)?;
+        all.sort();
+        if links == 0 {
+            // It died while it made the maps.
+            pinned(&maps(&pin_dir)?)?[1..].iter().try_for_each(fs::remove_file)?;
+        }
+        // Without the program that refuses there is no mesh yet; with it nobody is let out who is not known.
+        if links <= 8 {
+            // The kernel frees a link in its own time.
+            eventually_true("the links have ended", PATIENCE, || client.echo(web.at(8080)).is_ok())?;
+        } else {
+            assert_eq!(client.dial(web.at(8080)).run()?.refusal(), Some("not permitted"), "{links} links");
+        }
+
+        let mut second = stand(&topology, 0, &[])?;
+        assert_eq!(pinned(&pin_dir.join("links"))?, all, "{links} links");
+        assert_eq!(second.tell("detached")?, serde_json::json!([]), "{links} links");
+        second.capture(client, "")?;
+        client.echo(web.at(8080))?;
+        assert_eq!(second.events("outbound").len(), 1, "{links} links: the pod is captured");
+        second.kill()?;
+        assert_eq!(client.dial(web.at(8080)).run()?.refusal(), Some("not permitted"), "{links} links");
+        uninstalls(&topology, &pin_dir)?;
+        client.echo(web.at(8080))?;
+    }
+    Ok(())
+}
+
+/// All that is pinned goes, and nothing is left attached.
+fn uninstalls(topology: &Topology, pin_dir: &Path) -> Result<()> {
+    let done = Stand::spawn(program(), topology, topology.site(NODES[0]), &["--uninstall"])?;
+    let text = wait_for_end(done)?;
+    let done = events(&text, "uninstalled").pop().with_context(|| text.clone())?;
+    ensure!(done["left"] == serde_json::json!([]), "{done}");
+    ensure!(!pin_dir.exists(), "{} is there", pin_dir.display());
+    Ok(())
+}
+
+#[test]
+fn a_pod_whose_link_was_not_pinned_yet_is_captured_or_let_go() -> Result<()> {
+    let topology = two_pods()?;
+    let (client, web) = (topology.pod("client"), topology.pod("web"));
+    let (server, of_client) = (web.serve(Kind::Echo, 8080)?, client.serve(Kind::Echo, 8080)?);
+    let mut first = stand(&topology, 0, &[])?;
+    first.hold(client, "")?;
+    let pin_dir = first.pin_dir().to_owned();
+    let unpin = || pinned(&pin_dir.join("namespaces"))?.iter().try_for_each(fs::remove_file).context("unpin");
+    first.kill()?;
+    // The maps say that it is held, and the link to its namespace died with the daemon.
+    unpin()?;
+    assert_eq!(client.dial(web.at(8080)).run()?.refusal(), Some("not permitted"));
+
+    let mut second = stand(&topology, 0, &[])?;
+    assert_eq!(second.tell("namespaces")?, 1, "the pod is still known");
+    assert_eq!(client.dial(web.at(8080)).run()?.refusal(), Some("not permitted"), "nobody carries it yet");
+    second.capture(client, "")?;
+    client.echo(web.at(8080))?;
+    web.echo(client.at(8080))?;
+    assert_eq!((second.events("outbound").len(), second.events("inbound").len()), (1, 1), "both ways");
+    assert_eq!(pinned(&pin_dir.join("namespaces"))?.len(), 1);
+    second.kill()?;
+    unpin()?;
+
+    // It is not enrolled any more.
+    let mut third = stand(&topology, 0, &["--unknown-pods-pass"])?;
+    third.tell("sync")?;
+    assert_eq!(third.tell("namespaces")?, 0);
+    client.echo(web.at(8080))?;
+    web.echo(client.at(8080))?;
+    assert!(third.events("outbound").is_empty() && third.events("inbound").is_empty());
+    assert_eq!((server.connections(), of_client.connections()), (2, 2));
+    third.kill()?;
+    uninstalls(&topology, &pin_dir)
+}
+
+#[test]
+fn a_link_whose_maps_are_gone_holds_its_pod_until_it_is_known_anew() -> Result<()> {
+    let topology = two_pods()?;
+    let (client, web) = (topology.pod("client"), topology.pod("web"));
+    let of_client = client.serve(Kind::Echo, 8080)?;
+    let mut first = stand(&topology, 0, &[])?;
+    first.capture(client, "")?;
+    let pin_dir = first.pin_dir().to_owned();
+    first.kill()?;
+    fs::remove_dir_all(maps(&pin_dir)?)?;
+
+    let mut second = stand(&topology, 0, &[])?;
+    assert_eq!(second.tell("namespaces")?, 1);
+    let outcome = web.dial(client.at(8080)).run()?;
+    assert!(outcome.refusal().is_some(), "it is open: {outcome:?}");
+    assert_eq!(of_client.connections(), 0);
+    second.capture(client, "")?;
+    web.echo(client.at(8080))?;
+    assert_eq!(second.events("inbound").len(), 1);
+    second.kill()?;
+    uninstalls(&topology, &pin_dir)
 }
 
 #[test]
