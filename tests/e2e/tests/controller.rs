@@ -19,6 +19,8 @@ use serde_json::Value;
 /// later, and some for the machine.
 const NOTICED: Duration = Duration::from_secs(40);
 const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
+/// Longest wait until a refused certificate is asked for again: the tries are further apart each time.
+const SIGNED: Duration = Duration::from_secs(30);
 /// Since when an agent may be out of date.
 const STALE: &str = "nodemesh_xds_stale_since_timestamp_seconds";
 
@@ -151,6 +153,120 @@ fn an_agent_that_starts_alone_knows_what_it_was_told() {
         mesh.controller().restart()?;
         mesh.b().wait_until_ready()?;
         eventually_true("the server is reached", PATIENCE, || echoes(mesh, "client"))?;
+        Ok(())
+    });
+}
+
+/// What becomes of a good state.
+type Damage = fn(&mut Vec<u8>);
+
+/// What may stand where the state is to be, and how it is called.
+const DAMAGES: [(&str, Damage); 4] = [
+    ("empty", Vec::clear),
+    ("cut short", |state| state.truncate(state.len() / 2)),
+    ("one bit of it flipped", |state| {
+        let middle = state.len() / 2;
+        state[middle] ^= 1;
+    }),
+    ("something else", |state| *state = b"{}".to_vec()),
+];
+
+#[test]
+fn a_damaged_state_is_named_and_opens_nothing() {
+    let denied = policy("not-other", "DENY", &from_account("other"));
+    pair().with_controller().objects("policy", &denied).run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        let path = mesh.controller().state_file(node(1));
+        eventually_true("the state is on disk", PATIENCE, || fs::metadata(&path).is_ok())?;
+        let good = fs::read(&path)?;
+        for (count, (what, damage)) in DAMAGES.into_iter().enumerate() {
+            mesh.controller().kill()?;
+            mesh.b().kill()?;
+            let mut state = good.clone();
+            damage(&mut state);
+            fs::write(&path, &state)?;
+            mesh.b().spawn()?;
+            let named = format!("use {}: ", path.display());
+            let is_named = |line: &&str| line.contains("no state of before") && line.contains(&named);
+            eventually_true(&format!("the file is named that is {what}"), PATIENCE, || {
+                mesh.node(node(1)).log().lines().filter(is_named).count() == count + 1
+            })?;
+            let before = echo.connections();
+            for pod in ["client", "other"] {
+                ensure!(!echoes(mesh, pod), "{what}: {pod} is served by who knows nothing");
+            }
+            ensure!(echo.connections() == before, "{what}: the server was reached");
+            mesh.controller().restart()?;
+            mesh.b().wait_until_ready()?;
+            eventually_true(&format!("{what}: who may is served"), PATIENCE, || echoes(mesh, "client"))?;
+            let served = echo.connections();
+            ensure!(!echoes(mesh, "other") && echo.connections() == served, "{what}: other is served");
+            // What was told is kept anew, in the place of what was no use.
+            eventually_true(&format!("{what}: the state is whole again"), PATIENCE, || {
+                fs::read(&path).is_ok_and(|now| now != state)
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn while_nobody_signs_accounts_of_before_are_served_and_others_are_held() {
+    pair().with_controller().run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.controller().set_signing(false)?;
+        mesh.add_pod(node(0), PodSpec::new("again").service_account("client"))?;
+        mesh.add_pod(node(0), PodSpec::new("stranger"))?;
+        let took = eventually_true("the account of before is served", PATIENCE, || echoes(mesh, "again"))?;
+        let record =
+            mesh.node(node(1)).record("who called", |record| record["src.workload"] == "shop/again")?;
+        ensure!(record["src.identity"] == "spiffe://cluster.local/ns/shop/sa/client", "{record}");
+        figure(&format!(
+            "a new pod of an account of before is served {took:?} after it came, with nobody to sign"
+        ));
+
+        let before = echo.connections();
+        let is_told = || -> Result<bool> {
+            let said = mesh.node(node(0)).command(&["status"])?.success("status")?;
+            Ok(said.contains("shop/stranger") && said.contains("the authority is away, as a test wants it"))
+        };
+        eventually_true("the status says why", PATIENCE, || is_told().unwrap_or(false))?;
+        let dialled = mesh.pod("stranger").dial(at(ECHO)).send(PLAINTEXT_MARKER).run()?;
+        ensure!(dialled.refusal() == Some("not permitted"), "it has no certificate: {dialled:?}");
+        ensure!(echo.connections() == before, "it reached the server");
+
+        mesh.controller().set_signing(true)?;
+        let took = eventually_true("it is served", SIGNED, || echoes(mesh, "stranger"))?;
+        figure(&format!("a new account is served {took:?} after the authority came back"));
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_that_come_while_no_controller_is_there_are_held_whatever_their_account() {
+    pair().with_controller().run(|mesh| {
+        let echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.controller().kill()?;
+        let before = echo.connections();
+        // Nobody has said of either that it is there, and as whom.
+        mesh.add_pod(node(0), PodSpec::new("again").service_account("client"))?;
+        mesh.add_pod(node(0), PodSpec::new("stranger"))?;
+        for pod in ["again", "stranger"] {
+            for _ in 0..5 {
+                let dialled = mesh.pod(pod).dial(at(ECHO)).send(PLAINTEXT_MARKER).run()?;
+                ensure!(dialled.refusal() == Some("not permitted"), "{pod}: {dialled:?}");
+            }
+        }
+        ensure!(echo.connections() == before, "one of them reached the server");
+        mesh.pod("client").echo(at(ECHO))?;
+        mesh.controller().restart()?;
+        for pod in ["again", "stranger"] {
+            let took = eventually_true(&format!("{pod} is served"), SIGNED, || echoes(mesh, pod))?;
+            figure(&format!("{pod} is served {took:?} after a controller is there"));
+        }
         Ok(())
     });
 }

@@ -82,6 +82,16 @@ impl Controller {
         self.folder.join(node).join("state/state")
     }
 
+    /// Has its authority sign from now on, or refuse everybody as if it were away; the streams go on.
+    ///
+    /// # Errors
+    /// The folder of the authority cannot be written.
+    pub fn set_signing(&self, signs: bool) -> Result<()> {
+        let away = self.roots.with_file_name("signs-nothing");
+        let done = if signs { fs::remove_file(&away) } else { fs::write(&away, "") };
+        done.with_context(|| format!("write {}", away.display()))
+    }
+
     /// Starts the process, and waits until it listens.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ use tonic::codegen::Service;
 use tonic::{Request, Response, Status};
 
 const CONTROLLER: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-controller";
+/// In the folder of the authority: while it is there nobody is signed for.
+const AWAY: &str = "signs-nothing";
 const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
 /// Longest time for one TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -101,7 +103,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     });
     let tokens = Arc::new(Tokens(arguments.tokens.clone()));
     let listener = TcpListener::bind(arguments.listen).await.context("listen")?;
-    let signer = Arc::new(Signer { authority, tokens: Arc::clone(&tokens) });
+    let away = arguments.trust_dir.join(AWAY);
+    let signer = Arc::new(Signer { authority, tokens: Arc::clone(&tokens), away });
     let services = Services { identities, discovery: Arc::clone(&discovery), tokens, signer };
     tokio::spawn(accept(listener, tls, services));
     follow(FolderWatch::new(&arguments.config_dir)?, mesh, &discovery).await
@@ -291,6 +294,8 @@ impl Authenticate for Tokens {
 struct Signer {
     authority: Arc<Authority>,
     tokens: Arc<Tokens>,
+    /// Where a test says that nobody is signed for.
+    away: PathBuf,
 }
 
 impl CertificateService for Signer {
@@ -304,6 +309,9 @@ impl CertificateService for Signer {
             let caller = bearer.map(|bearer| self.tokens.caller(bearer));
             if !matches!(caller, Some(Ok(_))) {
                 return Err(Status::unauthenticated("nobody has this token"));
+            }
+            if self.away.exists() {
+                return Err(Status::unavailable("the authority is away, as a test wants it"));
             }
             let SignRequest { identity, request } = request.into_inner();
             let identity = identity.parse().map_err(|_| Status::invalid_argument("no SPIFFE id"))?;
