@@ -27,8 +27,8 @@ const DURATION: Duration = Duration::from_secs(15);
 const MARGIN: Duration = Duration::from_secs(10);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(4);
-/// For one answer of the API server.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// For a look, which is up to two answers of the API server: less than what it gives lasts.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Whether we hold the Lease. A clone tells of the same one.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,8 @@ pub(super) struct Candidate {
     leadership: Leadership,
     /// The record as it was last, and since when it is that.
     seen: Option<(LeaseSpec, Instant)>,
+    /// What this replica wrote last, if nothing says that somebody wrote it since.
+    written: Option<Lease>,
 }
 
 /// PURE. What to do about a record.
@@ -82,7 +84,7 @@ fn step(spec: &LeaseSpec, me: &str, unchanged: Duration) -> Step {
 impl Candidate {
     pub(super) fn new(client: Client, namespace: &str, me: String) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, me, leadership: Leadership::default(), seen: None }
+        Self { api, me, leadership: Leadership::default(), seen: None, written: None }
     }
 
     pub(super) fn leadership(&self) -> Leadership {
@@ -119,9 +121,17 @@ impl Candidate {
 
     /// Looks at the Lease, and writes it if it is ours to; says whether it is ours now.
     async fn look(&mut self) -> Result<bool, Error> {
+        // One answer instead of two: where answers are late, who holds it goes on holding it.
+        if let Some(lease) = self.written.take() {
+            let lease = self.lease(lease.spec.unwrap_or_default(), lease.metadata);
+            if self.write(lease).await? {
+                return Ok(true);
+            }
+        }
         let Some(lease) = self.api.get_opt(LEASE).await? else {
             let lease = self.lease(LeaseSpec::default(), ObjectMeta::default());
-            return is_won(self.api.create(&PostParams::default(), &lease).await);
+            let made = self.api.create(&PostParams::default(), &lease).await;
+            return self.take_answer(made);
         };
         let spec = lease.spec.unwrap_or_default();
         let since = match &self.seen {
@@ -132,9 +142,31 @@ impl Candidate {
         if step(&spec, &self.me, since.elapsed()) == Step::Wait {
             return Ok(false);
         }
-        // With the version that was read: of two who write, one is refused.
         let lease = self.lease(spec, lease.metadata);
-        is_won(self.api.replace(LEASE, &PostParams::default(), &lease).await)
+        self.write(lease).await
+    }
+
+    /// Writes the record, with the version that it had: of two who write, one is refused. Says whether it went through.
+    async fn write(&mut self, lease: Lease) -> Result<bool, Error> {
+        let written = self.api.replace(LEASE, &PostParams::default(), &lease).await;
+        self.take_answer(written)
+    }
+
+    /// Whether a write went through; another one that came first is no error.
+    fn take_answer(&mut self, written: Result<Lease, Error>) -> Result<bool, Error> {
+        match written {
+            Ok(lease) => {
+                self.written = Some(lease);
+                Ok(true)
+            }
+            // Deleted, it is made anew with the next look at it.
+            Err(Error::Api(status))
+                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The record that says that we hold it.
@@ -154,15 +186,6 @@ impl Candidate {
                 ..LeaseSpec::default()
             }),
         }
-    }
-}
-
-/// Whether a write went through; another one that came first is no error.
-fn is_won(written: Result<Lease, Error>) -> Result<bool, Error> {
-    match written {
-        Ok(_) => Ok(true),
-        Err(Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

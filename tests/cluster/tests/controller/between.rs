@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures_util::stream;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -24,11 +24,13 @@ use kube::client::Body;
 use mesh_node::controller::client::client;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Barrier, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a watch lasts where watches are short.
 const SHORT: Duration = Duration::from_secs(1);
+/// How long each answer takes where answers are late: less than anybody gives up after, more than is usual.
+pub const LATE: Duration = Duration::from_secs(3);
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum Trouble {
     None,
     /// Every request is answered with 500.
     Errors,
+    /// Every request is answered with 401: of a server that has lost its store, and with it all service accounts.
+    Strangers,
     /// Every watch is too old at once.
     Expired,
     /// That, and every list is an empty one; of single objects nothing is said.
@@ -44,6 +48,10 @@ pub enum Trouble {
     TruncatedLists,
     /// Every watch ends after a second.
     ShortWatches,
+    /// Every answer begins [`LATE`].
+    Late,
+    /// Every watch that is open says nothing more and does not end; all else is answered.
+    StalledWatches,
     /// Nothing comes back, neither of what is asked nor of what was asked before.
     Silence,
 }
@@ -58,6 +66,10 @@ struct Inside {
     trouble: watch::Sender<Trouble>,
     /// When a request came, the oldest first.
     requests: Mutex<VecDeque<Instant>>,
+    /// How many have to ask for the authority's Secret before one hears that there is none.
+    race: Barrier,
+    /// What was answered to those who made a Secret.
+    made: Mutex<Vec<u16>>,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
@@ -65,12 +77,19 @@ type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 impl Between {
     /// Passes everything on, with the rights of a kubeconfig.
     pub async fn start(kubeconfig: &Path) -> Result<Self> {
+        Self::racing(kubeconfig, 1).await
+    }
+
+    /// The same; that there is no Secret of the authority nobody hears before so many have asked.
+    pub async fn racing(kubeconfig: &Path, replicas: usize) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("listen for a controller")?;
         let inside = Inside {
             client: client(Some(kubeconfig)).await?,
             address: listener.local_addr()?,
             trouble: watch::Sender::new(Trouble::None),
             requests: Mutex::default(),
+            race: Barrier::new(replicas),
+            made: Mutex::default(),
         };
         let between = Self(Arc::new(inside));
         tokio::spawn(between.clone().serve(listener));
@@ -85,6 +104,11 @@ impl Between {
     pub fn is_in(&self, trouble: Trouble) {
         self.0.trouble.send_replace(trouble);
         self.requests().clear();
+    }
+
+    /// The status of each answer to who made a Secret.
+    pub fn made(&self) -> Vec<u16> {
+        self.0.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Requests since the trouble changed, and the most of them in one second.
@@ -119,7 +143,9 @@ impl Between {
         let trouble = *troubles.borrow_and_update();
         match trouble {
             Trouble::Errors => return status(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+            Trouble::Strangers => return status(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Trouble::Silence => return silence(troubles).await,
+            Trouble::Late => drop(timeout(LATE, troubles.changed()).await),
             // Who may not go on must list anew.
             Trouble::Expired | Trouble::EmptyLists | Trouble::TruncatedLists if is_watch => {
                 let event = json!({"type": "ERROR", "object": status_value(StatusCode::GONE, "Expired")});
@@ -127,11 +153,13 @@ impl Between {
             }
             _ => {}
         }
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let passed = self.pass_on(request).await;
         let answered = match passed {
             Ok(answered) => answered,
             Err(error) => return text(StatusCode::BAD_GATEWAY, format!("{error:#}")),
         };
+        self.race(&method, &path, answered.status()).await;
         if is_watch {
             let end = (trouble == Trouble::ShortWatches).then(|| Instant::now() + SHORT);
             return answered.map(|body| until_trouble(body, troubles, end));
@@ -147,6 +175,16 @@ impl Between {
             answer.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
         }
         answer
+    }
+
+    /// Holds who found no Secret until the others have.
+    async fn race(&self, method: &Method, path: &str, status: StatusCode) {
+        if method == Method::POST && path.ends_with("/secrets") {
+            self.0.made.lock().unwrap_or_else(PoisonError::into_inner).push(status.as_u16());
+        }
+        if path.ends_with("/secrets/nodemesh-ca") && status == StatusCode::NOT_FOUND {
+            self.0.race.wait().await;
+        }
     }
 
     async fn pass_on(&self, request: Request<Incoming>) -> Result<Response<Body>> {
@@ -197,7 +235,7 @@ fn until_trouble(
         let frame: Option<io::Result<Frame<Bytes>>> = tokio::select! {
             frame = body.frame() => frame.map(|frame| frame.map_err(io::Error::other)),
             _ = troubles.changed() => {
-                if *troubles.borrow_and_update() == Trouble::Silence {
+                if matches!(*troubles.borrow_and_update(), Trouble::Silence | Trouble::StalledWatches) {
                     let _ = troubles.changed().await;
                 }
                 Some(Err(io::Error::other("the watch breaks")))

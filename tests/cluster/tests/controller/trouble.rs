@@ -1,14 +1,15 @@
 //! What a real API server in trouble, and controllers that sleep or quarrel, make of the mesh: nothing.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_common::snapshot::Snapshot;
 use mesh_test_harness::figure;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::agents::{BROKEN_POLICY, Stand, WEB, request};
-use super::between::Trouble;
+use super::between::{LATE, Trouble};
 use super::gateway::{define, says, simple_route};
 use super::sleeper::NAME;
 use super::status::status;
@@ -50,6 +51,7 @@ async fn an_api_server_in_trouble_takes_nothing_away() -> Result<()> {
     agent.until("all is in force", is_whole).await?;
     for trouble in [
         Trouble::Errors,
+        Trouble::Strangers,
         Trouble::Expired,
         Trouble::EmptyLists,
         Trouble::TruncatedLists,
@@ -77,6 +79,136 @@ async fn an_api_server_in_trouble_takes_nothing_away() -> Result<()> {
     // And what went goes.
     stand.kubectl(&["delete", "authorizationpolicy", "closed", "-n", "shop"])?;
     agent.until("the policy is gone", |snapshot| snapshot.authorization_policies().count() == 0).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_that_answers_late_delays_and_takes_nothing_away() -> Result<()> {
+    let (stand, between) = Stand::behind().await?;
+    stand.apply(POLICY)?;
+    let first = stand.eventually("the Lease is taken", || stand.leader()).await?;
+    let agent = stand.follower("agent-a", "a").await?;
+    agent.until("all is in force", is_whole).await?;
+    let token = stand.token("agent-a", &[])?;
+    between.is_in(Trouble::Late);
+    stand.apply(&pod("late"))?;
+    stand.apply(BROKEN_POLICY)?;
+    let is_late =
+        |snapshot: &Snapshot| is_whole(snapshot) && snapshot.workloads().any(|pod| &*pod.name.name == "late");
+    let took = agent.until("what is new is known", is_late).await?;
+    // Whose token it is has to be asked first.
+    let begun = Instant::now();
+    stand.sign(&token, WEB, request()).await?;
+    let signed = begun.elapsed();
+    ensure!(signed >= LATE, "signed after {signed:?}, before anybody could know whose token it is");
+    let broken = status(&stand, "nmap", "broken").await?;
+    ensure!(broken["conditions"][0]["status"] == "False", "{broken}");
+    agent.holds("all is in force", Instant::now() + ROUNDS, is_whole).await?;
+    let (_, in_a_second) = between.asked();
+    ensure!(in_a_second <= STORM, "{in_a_second} requests in a second");
+    ensure!(stand.leader() == Some(first), "who leads lost the Lease to answers that came in time");
+    figure(&format!(
+        "each answer {LATE:?} late: a new pod is known after {:.1} s, a certificate signed after {:.1} s, at most \
+         {in_a_second} requests in a second",
+        took.as_secs_f64(),
+        signed.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Until a watch is given up that says nothing: 75 s after its last byte, then its successor's list, and some for the machine.
+const GIVEN_UP: Duration = Duration::from_secs(110);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_says_nothing_more_is_given_up() -> Result<()> {
+    let (stand, between) = Stand::behind().await?;
+    stand.apply(POLICY)?;
+    let agent = stand.follower("agent-a", "a").await?;
+    agent.until("all is in force", is_whole).await?;
+    between.is_in(Trouble::StalledWatches);
+    let begun = Instant::now();
+    stand.apply(&pod("late"))?;
+    stand.kubectl(&["delete", "pod", "other", "-n", "shop", "--force", "--grace-period=0"])?;
+    let has = |snapshot: &Snapshot, name: &str| snapshot.workloads().any(|pod| &*pod.name.name == name);
+    let caught_up = async {
+        while !has(&agent.snapshot(), "late") || has(&agent.snapshot(), "other") {
+            ensure!(has(&agent.snapshot(), "web"), "a pod that is there is gone");
+            let policies = agent.snapshot().authorization_policies().count();
+            ensure!(policies == 1, "{policies} policies");
+            // Between two looks of a bounded wait.
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    };
+    timeout(GIVEN_UP, caught_up).await.context("wait until the watch is given up")??;
+    let (asked, in_a_second) = between.asked();
+    ensure!(in_a_second <= STORM, "{in_a_second} requests in a second");
+    figure(&format!(
+        "a watch that says nothing more is begun anew, and what came and went is known, after {:.0} s; {asked} requests, at \
+         most {in_a_second} in a second",
+        begun.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Policies and Services that go at once, beside those that stay.
+const MANY: usize = 150;
+
+fn many() -> String {
+    let mut text = String::new();
+    for number in 0..MANY {
+        let _ = write!(
+            text,
+            "---\napiVersion: policy.nodemesh.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p{number}, \
+             namespace: shop, labels: {{many: \"1\"}}}}\nspec: {{action: DENY, rules: [{{}}]}}\n---\napiVersion: v1\nkind: \
+             Service\nmetadata: {{name: s{number}, namespace: shop, labels: {{many: \"1\"}}}}\nspec: {{ports: [{{port: \
+             80}}]}}\n"
+        );
+    }
+    text
+}
+
+/// How many of them an agent has.
+fn count(snapshot: &Snapshot) -> [usize; 2] {
+    let policies = snapshot.authorization_policies().filter(|policy| &*policy.name.name != "closed").count();
+    [policies, snapshot.services().filter(|known| &*known.service.name.namespace == "shop").count()]
+}
+
+/// Deleted one by one by who says so, they go; deleted while nobody looked, each goes when the API server, asked for it, has it
+/// no more; of a list that lacks them all and a server that does not say so, none goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_are_gone_at_once_each_goes_by_its_own_proof() -> Result<()> {
+    let (stand, between) = Stand::behind().await?;
+    stand.apply(POLICY)?;
+    let agent = stand.follower("agent-a", "a").await?;
+    let delete = ["delete", "nmap,services", "-n", "shop", "--selector=many=1", "--wait=false"];
+    for while_away in [false, true] {
+        stand.create(&many())?;
+        agent.until("all of them", |snapshot| count(snapshot) == [MANY; 2]).await?;
+        if while_away {
+            between.is_in(Trouble::EmptyLists);
+            agent.holds("none goes", Instant::now() + WHILE, |snapshot| count(snapshot) == [MANY; 2]).await?;
+            between.is_in(Trouble::Errors);
+        }
+        stand.kubectl(&delete)?;
+        if while_away {
+            let until = Instant::now() + WHILE;
+            agent.holds("none goes unasked", until, |snapshot| count(snapshot) == [MANY; 2]).await?;
+            between.is_in(Trouble::Expired);
+        }
+        let took = agent.until("they are gone", |snapshot| count(snapshot) == [0; 2]).await?;
+        agent.holds("the others stay", Instant::now() + Duration::from_secs(1), is_whole).await?;
+        let (asked, in_a_second) = between.asked();
+        figure(&format!(
+            "{} objects deleted at once, {}: gone {:.1} s later, {asked} requests, at most {in_a_second} in a second",
+            2 * MANY,
+            if while_away { "while the API server answered with errors" } else { "as the watch says" },
+            took.as_secs_f64()
+        ));
+        // Each is asked for once, besides what is asked in any case.
+        ensure!(!while_away || in_a_second <= 2 * MANY + STORM, "{in_a_second} requests in a second");
+        between.is_in(Trouble::None);
+    }
     Ok(())
 }
 
