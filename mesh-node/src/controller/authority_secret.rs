@@ -64,7 +64,8 @@ pub(super) enum SecretError {
     #[error("make an authority")]
     Make(#[from] MaterialError),
     #[error(
-        "use Secret {SECRET}: give it tls.key and tls.crt that belong together, or delete it to have a new authority made"
+        "use Secret {SECRET}: it needs tls.crt of a certificate that may sign now, its tls.key, and all that is between it and \
+         a root in tls.crt or ca.crt"
     )]
     Held(#[from] HeldError),
     #[error(
@@ -79,6 +80,17 @@ pub(super) enum SecretError {
          refused"
     )]
     Lost { before: String, given: String },
+}
+
+impl SecretError {
+    /// The reason of the Event that tells people to act; `None` where nothing is wrong with the Secret.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Api(_) | Self::Late | Self::Make(_) => None,
+            Self::Missing(_) | Self::NoRoots | Self::Held(_) | Self::Next(_) => Some("CannotSign"),
+            Self::Lost { .. } => Some("KeyLost"),
+        }
+    }
 }
 
 /// Where the Secret is.
@@ -102,13 +114,14 @@ pub(super) struct AuthoritySecret {
 impl AuthoritySecret {
     /// The authority, however long that takes: without it there is nothing to do.
     pub(super) async fn obtain(&self) -> HeldAuthority {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut complaint) = (Backoff::default(), None);
         loop {
             match self.try_obtain().await {
                 Ok(authority) => return authority,
                 Err(error) => {
                     let wait = backoff.next();
                     error!(error = %Chain(&error), again_in = ?wait, "no certificate authority");
+                    self.complain(&error, &mut complaint).await;
                     sleep(wait).await;
                 }
             }
@@ -119,7 +132,11 @@ impl AuthoritySecret {
         let pem = match self.read().await? {
             Some(found) => {
                 self.may_begin(&found).await?;
-                self.pem(&found)?
+                let pem = self.pem(&found)?;
+                if let Some(signing) = &pem.signing {
+                    signing.is_taken_by(&pem.bundle(&self.trust_domain)?, now(&self.clock))?;
+                }
+                pem
             }
             None if self.signs => self.make().await?,
             None => return Err(SecretError::NoRoots),
@@ -129,12 +146,17 @@ impl AuthoritySecret {
 
     /// Follows the Secret, and sees that agents find the roots. Ends when it is dropped.
     pub(super) async fn follow(self, authority: Arc<HeldAuthority>, mut rotator: Rotator) {
-        let mut told = None;
+        let (mut told, mut complaint, mut next_complaint) = (None, None, None);
         loop {
-            let found = self.take_over(&authority).await.unwrap_or_else(|error| {
-                warn!(error = %Chain(&error), "the certificate authority stays as it was");
-                None
-            });
+            let taken = self.take_over(&authority).await;
+            match &taken {
+                Ok(_) => complaint = None,
+                Err(error) => {
+                    warn!(error = %Chain(error), "the certificate authority stays as it was");
+                    self.complain(error, &mut complaint).await;
+                }
+            }
+            let found = taken.unwrap_or_default();
             self.tell(&authority, &mut told);
             if let Err(error) = self.publish_roots(&authority).await {
                 warn!(error = %Chain(&error), config_map = ROOT_CONFIG_MAP, "roots not written");
@@ -145,6 +167,7 @@ impl AuthoritySecret {
                 && let Err(error) = rotator.turn(&self, found, &authority).await
             {
                 warn!(error = %Chain(&error), "the change of the root waits");
+                self.complain(&error, &mut next_complaint).await;
             }
             sleep(rest.mul_f64(0.8 + 0.4 * fastrand::f64())).await;
         }
@@ -204,11 +227,18 @@ impl AuthoritySecret {
         let data = soon(api.get_opt(ROOT_CONFIG_MAP)).await?.and_then(|found| found.data);
         let roots = data.and_then(|mut data| roots_of_pem(data.remove(ROOTS)?.as_bytes()).ok());
         let told = roots.and_then(|roots| TrustBundle::new(self.trust_domain.clone(), roots).ok());
-        let judged = swap::judge(found, &Before::Told(told.as_ref()), now(&self.clock));
-        if let Err(error @ SecretError::Lost { .. }) = &judged {
-            self.tell_people(found, EventType::Warning, "KeyLost", &error.to_string()).await;
+        swap::judge(found, &Before::Told(told.as_ref()), now(&self.clock)).map(drop)
+    }
+
+    /// Tells people what is wrong with the Secret, once for each version of it.
+    async fn complain(&self, error: &SecretError, told: &mut Option<String>) {
+        let (Some(reason), said) = (error.reason(), Chain(error).to_string()) else { return };
+        let Ok(Some(found)) = self.read().await else { return };
+        let version = found.0.metadata.resource_version.clone();
+        if *told != version {
+            self.tell_people(&found, EventType::Warning, reason, &said).await;
+            *told = version;
         }
-        judged.map(drop)
     }
 
     /// Leaves an Event beside the Secret.
@@ -226,6 +256,8 @@ impl AuthoritySecret {
             name: Some(SECRET.to_owned()),
             namespace: Some(self.namespace.clone()),
             uid: about.0.metadata.uid.clone(),
+            // What is said of one version is not said of another: without it the Event would keep the first text.
+            resource_version: about.0.metadata.resource_version.clone(),
             ..ObjectReference::default()
         };
         match timeout(PATIENCE, self.recorder.publish(&event, &about)).await {

@@ -7,7 +7,7 @@
 
 use super::authority_secret::SecretError;
 use super::found::Found;
-use crate::identity::{SigningPem, TrustBundle};
+use crate::identity::{HeldError, SigningPem, TrustBundle};
 
 /// What is to be done with the key in the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) enum Before<'a> {
 /// Judges the key in the Secret, at `now` in UTC seconds since the epoch.
 pub(super) fn judge(found: &Found, before: &Before<'_>, now: u64) -> Result<Verdict, SecretError> {
     let wanted = found.signing()?;
-    let given = wanted.fingerprint()?;
+    let given = wanted.fingerprint().map_err(HeldError::from)?;
     let marked = found.signs_with();
     if marked == Some(&given) {
         return Ok(Verdict::Use);
@@ -47,8 +47,12 @@ pub(super) fn judge(found: &Found, before: &Before<'_>, now: u64) -> Result<Verd
             if marked.is_some_and(|marked| marked != own) {
                 return Err(lost());
             }
-            let is_good = given == own || is_below_same_root(&wanted, signs, roots, now);
-            Ok(if is_good { Verdict::Mark } else { Verdict::Keep })
+            if given == own || is_below_same_root(&wanted, signs, roots, now) {
+                return Ok(Verdict::Mark);
+            }
+            // What could never sign is not told to agents, nor kept beside what does.
+            wanted.is_taken_by(&found.pem()?.bundle(roots.trust_domain())?, now)?;
+            Ok(Verdict::Keep)
         }
     }
 }
@@ -113,6 +117,28 @@ mod tests {
         let both = roots(&[&old, &new]);
         let signs = Before::Signs(&old, &both);
         assert_eq!(judged(&secret(&new, None), &signs), Ok(Verdict::Keep), "told is not yet trusted by all");
+    }
+
+    #[test]
+    fn what_could_never_sign_is_refused_and_nothing_is_kept() {
+        let (old, new) = (made(), made());
+        let trusted = roots(&[&old]);
+        let signs = Before::Signs(&old, &trusted);
+        let mismatch = SigningPem { key: old.key.clone(), certificates: new.certificates.clone() };
+        let said = |given: &SigningPem| match judge(&secret(given, Some(&old)), &signs, now(&system_clock()))
+        {
+            Err(error) => crate::telemetry::chain::Chain(&error).to_string(),
+            Ok(verdict) => panic!("{verdict:?}"),
+        };
+        assert!(
+            said(&mismatch).contains("tls.key is not the key of the first certificate"),
+            "{}",
+            said(&mismatch)
+        );
+        let late = now(&system_clock()) + 11 * 365 * 24 * 3600;
+        assert!(judge(&secret(&new, Some(&old)), &signs, late).is_err(), "it has expired");
+        let garbage = SigningPem { key: b"no key".to_vec(), certificates: new.certificates };
+        assert!(said(&garbage).contains("tls.key"), "{}", said(&garbage));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// For anything to happen: the machine does other work too.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a certificate is good by default.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A policy that the API server takes, and that nobody can understand.
 pub const BROKEN_POLICY: &str = r"
 apiVersion: policy.nodemesh.dev/v1alpha1
@@ -132,7 +132,7 @@ impl Stand {
         Self::with(server, kubeconfig, None, lifetime).await
     }
 
-    async fn with(
+    pub async fn with(
         server: ApiServer,
         kubeconfig: tempfile::NamedTempFile,
         signer_name: Option<&str>,
@@ -427,7 +427,7 @@ impl Stand {
 }
 
 /// An API server with what the manifests bring.
-fn api_server(part: &str) -> Result<ApiServer> {
+pub fn api_server(part: &str) -> Result<ApiServer> {
     api_server_with(part, &[])
 }
 
@@ -447,7 +447,7 @@ fn has(known: &Known, pod: &str) -> bool {
 }
 
 /// A kubeconfig of the controller's own service account: what it may do is what the manifests let it.
-fn controllers_own(server: &ApiServer, url: Option<&str>) -> Result<tempfile::NamedTempFile> {
+pub fn controllers_own(server: &ApiServer, url: Option<&str>) -> Result<tempfile::NamedTempFile> {
     kubeconfig_of(server, "nodemesh-system", CONTROLLER, url)
 }
 

@@ -15,6 +15,7 @@ mod refuser;
 mod road;
 mod roots;
 mod rotation;
+mod secrets;
 mod signing_requests;
 mod sleeper;
 mod status;

@@ -147,12 +147,12 @@ pub fn put(stand: &Stand, [key, certificate]: [&str; 2], signing: &SigningPem) -
     stand.kubectl(&["patch", "secret", "nodemesh-ca", "-n", "nodemesh-system", "-p", &patch]).map(drop)
 }
 
-/// Waits for an Event of the Secret.
-async fn event(stand: &Stand, reason: &str) -> Result<String> {
+/// Waits for an Event of the Secret that says something.
+pub async fn event(stand: &Stand, reason: &str, said: &str) -> Result<String> {
     let field = format!("--field-selector=reason={reason},involvedObject.name=nodemesh-ca");
     let words = ["get", "events", "-n", "nodemesh-system", &field, "-o", "jsonpath={.items[*].message}"];
-    let found = || stand.kubectl(&words).ok().filter(|said| !said.is_empty());
-    stand.eventually(&format!("there is an event {reason}"), found).await
+    let found = || stand.kubectl(&words).ok().filter(|all| all.contains(said));
+    stand.eventually(&format!("there is an event {reason}: {said}"), found).await
 }
 
 /// The parts and annotations of the Secret.
@@ -169,8 +169,7 @@ async fn a_key_put_in_the_place_of_another_signs_when_every_agent_trusts_its_roo
     let given = made()?;
     put(&mesh.stand, ["tls.key", "tls.crt"], &given)?;
     mesh.waits_for_all(&before).await?;
-    let said = event(&mesh.stand, "AnotherRoot").await?;
-    ensure!(said.contains("the key before signs on"), "{said}");
+    event(&mesh.stand, "AnotherRoot", "the key before signs on").await?;
     // A controller that begins now has the key from the Secret.
     let third = mesh.stand.sleeper().await?;
     ensure!(mesh.signed(third.address(), &[&mesh.a]).await? == before, "it signs with a key of its own");
@@ -192,9 +191,8 @@ async fn a_key_put_in_the_place_of_another_signs_when_every_agent_trusts_its_roo
 async fn without_the_key_before_nobody_signs_until_a_person_decides() -> Result<()> {
     let (told, given) = (made()?, made()?);
     let stand = Stand::with_authority(&given, &told).await?;
-    let said = event(&stand, "KeyLost").await?;
     let fingerprint = given.fingerprint()?;
-    ensure!(said.contains(&format!("nodemesh.dev/signs-with={fingerprint}")), "{said}");
+    event(&stand, "KeyLost", &format!("nodemesh.dev/signs-with={fingerprint}")).await?;
     ensure!(
         stand.roots_pem()?.trim() == String::from_utf8(told.certificates)?.trim(),
         "agents are told another root"
