@@ -1,8 +1,9 @@
 //! An agent's connection: it asks for certificates, and begins streams.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
@@ -22,7 +23,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tower::service_fn;
 
-use super::agents::PATIENCE;
+/// For an answer: the machine does other work too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node's agent, connected.
 #[derive(Clone)]
@@ -38,6 +40,17 @@ impl Agent {
         roots: Vec<CertificateDer<'static>>,
         shown: Option<Arc<CertifiedKey>>,
     ) -> Result<Self> {
+        Self::connect_by(move || TcpStream::connect(address), address.ip(), token, roots, shown).await
+    }
+
+    /// The same, to a controller at an address that not everybody reaches: somebody else dials.
+    pub async fn connect_by<D: Future<Output = io::Result<TcpStream>> + Send + 'static>(
+        dial: impl Fn() -> D + Clone + Send + Sync + 'static,
+        address: IpAddr,
+        token: &str,
+        roots: Vec<CertificateDer<'static>>,
+        shown: Option<Arc<CertifiedKey>>,
+    ) -> Result<Self> {
         let domain = TrustDomain::parse("cluster.local")?;
         let expected = SpiffeId::new(&domain, "nodemesh-system", CONTROLLER)?;
         let bundle = TrustBundle::new(domain, roots)?;
@@ -49,10 +62,9 @@ impl Agent {
         }
         let connector = TlsConnector::from(Arc::new(config));
         let connect = service_fn(move |_| {
-            let connector = connector.clone();
+            let (connector, dialled) = (connector.clone(), dial());
             async move {
-                let stream = TcpStream::connect(address).await?;
-                let stream = connector.connect(server_name(None, address.ip()), stream).await?;
+                let stream = connector.connect(server_name(None, address), dialled.await?).await?;
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         });

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use data_encoding::BASE64URL_NOPAD;
+use mesh_node::controller::world::Known;
 use mesh_test_harness::figure;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, SanType};
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tonic::Code;
@@ -12,6 +18,16 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::agents::{self, Stand, WEB, request};
 use super::flood::Flood;
+
+/// What `openssl req -new -newkey rsa:512` makes.
+const RSA_512: &[u8] = b"\
+-----BEGIN CERTIFICATE REQUEST-----
+MIG5MGUCAQAwADBcMA0GCSqGSIb3DQEBAQUAA0sAMEgCQQDhGBDSmvS4ldcZyp5T
+cMX6LfHQC+RwhNp2Wzx1mkpoaobRxgrJZzxuRFIQ79Cb2NOX7B3/y179OWLiLN7h
+p7QzAgMBAAGgADANBgkqhkiG9w0BAQsFAANBAJnLPsvtgMP0K7e1LktLkauhJgYc
+Rjj8jMD5kWqy+Qk36fNCKfOsrR9yHmiHR8MCMwqNj9DEQX+3FgvdCbXNaf8=
+-----END CERTIFICATE REQUEST-----
+";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_what_its_node_needs_and_nothing_else() -> Result<()> {
@@ -97,12 +113,77 @@ async fn a_token_ends_with_its_pod() -> Result<()> {
     Ok(())
 }
 
+/// A token with other claims, signed with a key of which the API server takes tokens, or with another.
+fn signed_anew(token: &str, key: &str, change: impl Fn(&mut Value)) -> Result<String> {
+    let (head, rest) = token.split_once('.').context("a token has three parts")?;
+    let (claims, _) = rest.split_once('.').context("a token has three parts")?;
+    let mut claims: Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?;
+    change(&mut claims);
+    let said = format!("{head}.{}", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
+    let key = KeyPair::from_pem(key)?.serialize_der();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key)?;
+    let signature = key.sign(&SystemRandom::new(), said.as_bytes())?;
+    Ok(format!("{said}.{}", BASE64URL_NOPAD.encode(signature.as_ref())))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_over_or_that_somebody_else_made_is_refused() -> Result<()> {
+    let stand = Stand::start().await?;
+    let token = stand.token("agent-a", &[])?;
+    let own = std::fs::read_to_string(stand.kubeconfig().with_file_name("service-accounts.key"))?;
+    // As it is, signed by the cluster's key: what is refused below is refused for what it says.
+    stand.sign(&signed_anew(&token, &own, |_| {})?, WEB, request()).await?;
+    let ended = |seconds: i64| {
+        move |claims: &mut Value| {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            for (claim, before) in [("iat", 3600), ("nbf", 3600), ("exp", 0)] {
+                claims[claim] = (now - before - seconds).into();
+            }
+        }
+    };
+    // API servers take clocks for a minute late.
+    for seconds in [75, 24 * 3600] {
+        stand.turned_away(&signed_anew(&token, &own, ended(seconds))?, Code::Unauthenticated).await?;
+    }
+    let other = KeyPair::generate()?.serialize_pem();
+    stand.turned_away(&signed_anew(&token, &other, |_| {})?, Code::Unauthenticated).await?;
+    // Claims of another node, signed by nobody anew.
+    let [head, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else {
+        bail!("not three parts")
+    };
+    let text = String::from_utf8(BASE64URL_NOPAD.decode(claims.as_bytes())?)?;
+    let moved = BASE64URL_NOPAD.encode(text.replace(r#""name":"a""#, r#""name":"b""#).as_bytes());
+    ensure!(moved != claims, "the token names no node: {text}");
+    stand.turned_away(&format!("{head}.{moved}.{signature}"), Code::Unauthenticated).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_identity_ends_with_its_last_pod() -> Result<()> {
     let stand = Stand::start().await?;
     let token = stand.token("agent-a", &[])?;
     stand.sign(&token, WEB, request()).await?;
     stand.delete_pod("shop", "web").await?;
+    stand.refused(&token, WEB, request(), Code::PermissionDenied, "no_pod_on_node").await?;
+    // One that has run to its end is there, and is nobody.
+    let again = "apiVersion: v1\nkind: Pod\nmetadata: {name: again, namespace: shop}\nspec: {nodeName: a, \
+                 serviceAccountName: web, containers: [{name: a, image: a}]}\n";
+    stand.apply(again)?;
+    stand.until_known("again").await?;
+    stand.sign(&token, WEB, request()).await?;
+    let ends = [
+        "patch",
+        "pod",
+        "again",
+        "-n",
+        "shop",
+        "--subresource=status",
+        "-p",
+        r#"{"status":{"phase":"Failed"}}"#,
+    ];
+    stand.kubectl(&ends)?;
+    let has_again = |known: &Known| known.snapshot().workloads().any(|pod| &*pod.name.name == "again");
+    stand.until("its end is known", |known| !has_again(known)).await?;
+    ensure!(stand.kubectl(&["get", "pod", "again", "-n", "shop", "-o", "name"])?.contains("again"));
     stand.refused(&token, WEB, request(), Code::PermissionDenied, "no_pod_on_node").await
 }
 
@@ -126,9 +207,15 @@ async fn the_authority_writes_every_field_itself() -> Result<()> {
     let other_kind = CertificateParams::default().serialize_request(&weak)?.der().to_vec();
     let mut unsigned = request();
     *unsigned.last_mut().context("a request has bytes")? ^= 1;
-    for request in [other_kind, unsigned, Vec::new(), vec![0; 8000]] {
+    let short = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(RSA_512)?.to_vec();
+    for request in [other_kind, unsigned, short, Vec::new(), vec![0; 8000]] {
         stand.refused(&token, WEB, request, Code::InvalidArgument, "bad_request").await?;
     }
+    // What no message may be as large as is not read, and the next one is answered.
+    let mut agent = stand.agent(&token).await?;
+    let status = agent.sign(WEB, vec![0; 64 << 20]).await.expect_err("it is signed");
+    ensure!(status.code() != Code::Ok, "{status:?}");
+    stand.sign(&token, WEB, request()).await?;
     Ok(())
 }
 

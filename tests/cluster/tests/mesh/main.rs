@@ -1,8 +1,13 @@
 //! The mesh, installed with kubectl as a person does it, on a cluster of two nodes.
 
 mod application;
+// What it does besides, the tests of the controller use.
+#[allow(dead_code)]
+#[path = "../controller/caller.rs"]
+mod caller;
 mod conformance;
 mod policies;
+mod tokens;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -46,6 +51,7 @@ fn a_mesh_is_installed_carries_refuses_and_goes() -> Result<()> {
     let work = || {
         mesh.populate(Path::new(PODS))?;
         carries_encrypted(&mesh)?;
+        tokens::are_good_for_their_own_node_alone(&mesh)?;
         policies::are_tried_put_in_force_edited_and_taken_away(&mesh)?;
         reads_well(&mesh)?;
         application::is_closed_but_for_what_it_needs(&mesh)?;
