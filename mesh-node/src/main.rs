@@ -11,6 +11,7 @@ use mesh_node::capture::trial_connect;
 use mesh_node::cli::reference::Document;
 use mesh_node::cli::{self, reference};
 use mesh_node::controller;
+use mesh_node::system::print;
 use mesh_node::telemetry::chain::Chain;
 
 /// A service mesh for Kubernetes without sidecars: the daemon of a node, and its command line.
@@ -101,7 +102,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             ExitCode::SUCCESS
         }
         Command::Reference { document } => {
-            print!("{}", reference::write(document, &CommandLine::command())?);
+            print(reference::write(document, &CommandLine::command())?);
             ExitCode::SUCCESS
         }
     })

@@ -2,7 +2,8 @@
 //!
 //! Never: a socket of the data path.
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Short for who waits to be accepted, long for a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Writes text on standard output, as it is. Whoever reads it may have enough of it and go (`| head -1`): the rest is for
+/// nobody then, and what the command does is done all the same. What cannot be written for another reason ends the program.
+pub fn print(text: impl fmt::Display) {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("error: write on standard output: {error}");
+            std::process::exit(1);
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Writes a line on standard output, as [`print`] does.
+pub fn print_line(line: impl fmt::Display) {
+    print(format_args!("{line}\n"));
+}
 
 /// A thread, a runtime or a signal handler that is not to be had.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::kernel;
+use crate::system::print_line;
 
 /// What the plugin is called: its file, and `type` in a network's configuration.
 pub const PLUGIN: &str = "nodemesh-hold";
@@ -73,15 +74,12 @@ pub fn cni(call: Call<'_>) -> ExitCode {
     // What cannot be read is no configuration, and is refused as such.
     let _ = io::stdin().read_to_string(&mut input);
     match answer(call, &input, kernel::stands) {
-        Ok(Some(result)) => println!("{result}"),
+        Ok(Some(result)) => print_line(result),
         Ok(None) => {}
         Err(Refusal { code, message, details }) => {
             let version = serde_json::from_str::<Value>(&input).ok();
             let version = version.map_or(json!(VERSIONS[0]), |network| network["cniVersion"].clone());
-            println!(
-                "{}",
-                json!({ "cniVersion": version, "code": code, "msg": message, "details": details })
-            );
+            print_line(json!({ "cniVersion": version, "code": code, "msg": message, "details": details }));
             return ExitCode::FAILURE;
         }
     }

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use super::cni::PLUGIN;
 use crate::args::{HoldArgs, HoldVerb};
 use crate::controller::daemon_set::{Fate, OwnDaemonSet};
-use crate::system::{AccessError, Stop, SystemError, access, system};
+use crate::system::{AccessError, Stop, SystemError, access, print_line, system};
 use crate::telemetry::chain::Chain;
 
 /// Sorts before what people number from `00-`: runtimes take the first.
@@ -92,7 +92,7 @@ async fn stay(args: &HoldArgs) -> Result<(), HoldError> {
     }
     let Some(own) = own else { return Ok(()) };
     match own.fate().await {
-        Ok(Fate::Stays) => println!("the hold stays, for a reboot too"),
+        Ok(Fate::Stays) => print_line("the hold stays, for a reboot too"),
         Ok(Fate::Goes) => take_out(args)?,
         Err(error) => eprintln!(
             "{}: whether the hold is being removed is not known, and it stays; mesh-node hold remove takes it out",
@@ -134,14 +134,14 @@ async fn look_for(own: Option<&OwnDaemonSet>) -> Infallible {
 
 fn say_it_holds(args: &HoldArgs) {
     let list = args.cni_conf_dir.join(LIST);
-    println!("{} is in place: new pods wait for the agent's programs", list.display());
+    print_line(format_args!("{} is in place: new pods wait for the agent's programs", list.display()));
 }
 
 fn take_out(args: &HoldArgs) -> Result<(), HoldError> {
     // First what names the plugin.
     for file in [args.cni_conf_dir.join(LIST), args.cni_bin_dir.join(PLUGIN)] {
         remove(&file)?;
-        println!("{} is gone: new pods are held no more", file.display());
+        print_line(format_args!("{} is gone: new pods are held no more", file.display()));
     }
     Ok(())
 }

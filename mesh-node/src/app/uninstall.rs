@@ -9,6 +9,7 @@ use std::thread;
 use crate::args::UninstallArgs;
 use crate::config_client;
 use crate::kernel;
+use crate::system::print_line;
 
 /// Why not all is gone.
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +52,17 @@ pub fn uninstall(args: &UninstallArgs) -> Result<ExitCode, UninstallError> {
 /// Whether nothing is left.
 fn remove_pins(pin_dir: &Path) -> Result<bool, UninstallError> {
     let Some(done) = kernel::uninstall(pin_dir)? else {
-        println!("{}", absent(pin_dir));
+        print_line(absent(pin_dir));
         return Ok(true);
     };
     match done.removed.len() {
-        0 => println!("no pin was below {}; the folder is removed", pin_dir.display()),
-        count => println!("removed {count} pins below {}", pin_dir.display()),
+        0 => print_line(format_args!("no pin was below {}; the folder is removed", pin_dir.display())),
+        count => print_line(format_args!("removed {count} pins below {}", pin_dir.display())),
     }
     if done.left.is_empty() {
-        println!("looked again: no link, program or map of them is left");
+        print_line("looked again: no link, program or map of them is left");
     } else {
-        println!("the kernel still has {}", done.left.join(", "));
+        print_line(format_args!("the kernel still has {}", done.left.join(", ")));
     }
     Ok(done.left.is_empty())
 }

@@ -19,6 +19,7 @@ use crate::controller::client::{ClientError, client};
 use crate::controller::rotate::{Mesh, Progress, RotateError, progress};
 use crate::controller::trust_record::{Phase, Standing, Waiting};
 use crate::identity::SigningPem;
+use crate::system::print_line;
 
 /// Between two looks at where a change stands, which takes minutes.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -154,7 +155,7 @@ async fn rotate(args: &RotateArgs) -> Result<(), AuthorityError> {
     let is_text = args.standing.output == Output::Text;
     if is_text {
         let what = if begun.is_new { "gave the mesh" } else { "found under way:" };
-        println!("{what} the certificate {}", begun.fingerprint);
+        print_line(format_args!("{what} the certificate {}", begun.fingerprint));
     }
     let standing = match args.until {
         Until::Begun => mesh.standing().await?,
@@ -176,7 +177,7 @@ async fn follow(mesh: &Mesh, args: &RotateArgs, fingerprint: &str) -> Result<Sta
         let progress = progress(&standing, fingerprint);
         let line = line(&standing, progress);
         if args.standing.output == Output::Text && line != said {
-            println!("{line}");
+            print_line(&line);
             said = line;
         }
         match (progress, args.until) {

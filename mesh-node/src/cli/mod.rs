@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use self::client::Client;
 use crate::admin::documents::{Certificate, Check, Connection, Log, Policy, Service, Status, Workload};
+use crate::system::{print, print_line};
 
 pub use self::authority::{AuthorityArgs, AuthorityError, authority};
 pub use self::authz::{AuthzArgs, authz};
@@ -184,10 +185,10 @@ fn show<T: Serialize>(answer: &AnswerArgs, document: &T, text: impl FnOnce(&T) -
 
 fn say<T: Serialize>(form: Output, document: &T, text: impl FnOnce(&T) -> String) {
     match form {
-        Output::Text => print!("{}", text(document)),
+        Output::Text => print(text(document)),
         Output::Json => {
             let json = serde_json::to_string_pretty(document).expect("documents are plain data: see admin");
-            println!("{json}");
+            print_line(json);
         }
     }
 }

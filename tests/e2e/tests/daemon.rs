@@ -3,11 +3,13 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::{ECHO, at, pair, peer_authentication, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::binary::mesh_node;
 use mesh_test_harness::eventually::{PATIENCE, eventually_true};
 use mesh_test_harness::mesh::Scenario;
 use mesh_test_harness::objects::PodSpec;
@@ -276,4 +278,16 @@ fn link_local(pod: &Pod) -> Result<String> {
     let address =
         text.split_whitespace().find(|word| word.starts_with("fe80")).context("a link-local address")?;
     Ok(address.split('/').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_command_whose_reader_has_gone_ends_quietly() -> Result<()> {
+    for document in ["flags", "metrics", "kinds"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = Command::new(mesh_node()?);
+        let ended = command.args(["reference", document]).stdout(writer).output()?;
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{document}: {ended:?}");
+    }
+    Ok(())
 }
