@@ -20,7 +20,7 @@ impl AskedFor {
     }
 
     /// Looks at the first line of a head, whole or not.
-    pub(super) fn of_head(head: &[u8]) -> Self {
+    pub fn of_head(head: &[u8]) -> Self {
         let mut lines = head.split(|byte| matches!(byte, b'\r' | b'\n'));
         let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
         let mut words = line.split(|byte| *byte == b' ');

@@ -89,6 +89,9 @@ pub enum Refusal {
     /// Its version is not 13.
     #[error("Sec-WebSocket-Version is not 13")]
     WebSocketVersion,
+    /// A WebSocket is offered over HTTP/1.1 where HTTP/2 is spoken.
+    #[error("a WebSocket over HTTP/1.1 is not translated to HTTP/2")]
+    Untranslated,
     /// A call of gRPC says how long it may take, and not so that it can be read, or more than once.
     #[error("grpc-timeout is malformed or repeated")]
     GrpcTimeout,
@@ -107,6 +110,9 @@ pub enum Refusal {
     /// The trailer section is over its limits.
     #[error("trailer section is longer than the limit")]
     TrailersTooLarge,
+    /// The rest of a head, or of what must be seen of a body before its request is decided, does not come in time.
+    #[error("request does not come in time")]
+    Slow,
     /// The peer stopped in the middle of a message.
     #[error("message ends before it is complete")]
     Truncated,
@@ -128,10 +134,11 @@ impl Refusal {
     /// The status for a request that is refused for this reason.
     pub fn status(self) -> u16 {
         match self {
+            Self::Slow => 408,
             Self::StartLineTooLong => 414,
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => 431,
             Self::Version => 505,
-            Self::Connect | Self::Protocol | Self::TransferCoding => 501,
+            Self::Connect | Self::Protocol | Self::TransferCoding | Self::Untranslated => 501,
             Self::Expect => 417,
             Self::WebSocketVersion => 426,
             Self::ForbiddenBody | Self::Status | Self::TooManyInterim | Self::Unsolicited => 502,
@@ -194,12 +201,14 @@ impl Refusal {
             Self::WebSocketRequest => "websocket_request",
             Self::WebSocketKey => "websocket_key",
             Self::WebSocketVersion => "websocket_version",
+            Self::Untranslated => "websocket_untranslated",
             Self::GrpcTimeout => "grpc_timeout",
             Self::ChunkSize => "http1_chunk_size",
             Self::ChunkEnd => "http1_chunk_end",
             Self::ChunkExtensions => "http1_chunk_extensions",
             Self::Trailers => "http1_trailers",
             Self::TrailersTooLarge => "http1_trailers_too_large",
+            Self::Slow => "request_timeout",
             Self::Truncated => "http1_truncated",
             Self::ForbiddenBody => "http1_forbidden_body",
             Self::Status => "http1_status",

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use mesh_common::model::{ConnectionFacts, Direction};
 use tracing::info;
 
+use super::Core;
+use super::decisions::Cause;
 use super::pod::PodHandle;
 use super::response::{PENALTY, Rejection};
-use super::{Between, Core};
+use super::unresolved::Between;
 use crate::transport::handshakes::Source;
 use crate::transport::tunnel::Refusal;
 
@@ -72,7 +74,8 @@ impl Core {
             return;
         }
         self.shared.metrics.penalty(word);
-        self.report_unresolved(pod, between, PENALTY);
+        let cause = Cause::Carrying("cut off for abuse again and again (--abuse-penalty)");
+        self.report_unresolved(pod, between, (Some(cause), PENALTY));
         info!(pod = %pod.uid().0, client = %between.client, source = word, "cut off for abuse again and again: begins only now and then");
     }
 }

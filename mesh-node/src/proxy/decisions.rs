@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use mesh_common::http1;
-use mesh_common::model::{ConnectionFacts, DecisionId, NamespacedName, NodeMark, Protocol, Text};
+use mesh_common::model::{ConnectionFacts, DecisionId, Direction, NamespacedName, NodeMark, Protocol, Text};
 use mesh_common::policy::Denial;
 use mesh_common::resolve;
 use mesh_common::route::Unroutable;
@@ -18,9 +18,10 @@ use mesh_common::tunnel::ResetReason;
 
 use super::Core;
 use super::inbound::caller_pod;
-use super::record::Subject;
+use super::record::{Record, Subject};
 use super::response::Rejection;
 use crate::telemetry::access_log::Request;
+use crate::transport::{CloseReason, TunnelLoss};
 
 /// Refusals by policy that an agent keeps, of all its cores together.
 pub const KEPT: usize = 4096;
@@ -36,6 +37,12 @@ const MAX_HOST: usize = 256;
 const MAX_PATH: usize = 512;
 /// Ends what was shortened.
 const MORE: &str = "...";
+
+/// One side does not take the other for who it must be, or says nothing.
+pub(super) const NOT_MUTUAL: &str =
+    "mutual TLS did not come about: a certificate is missing, is of somebody else, or nobody vouches for it";
+/// Nobody signs for the pod.
+pub(super) const NO_CERTIFICATE: &str = "this node has no certificate for its pod";
 
 /// What the ids of one run of an agent have in common.
 #[derive(Clone, Copy, Debug)]
@@ -211,6 +218,17 @@ impl Core {
         self.name_refusal(Subject { facts, destination: &destination, caller }, rejection, None)
     }
 
+    /// Names what ended a connection of bytes that policy had permitted, where that is a refusal. Each side has it in its record.
+    pub(super) fn name_lost(&self, record: &mut Record, reason: CloseReason) {
+        let Some(cause) = Cause::of(reason) else { return };
+        let Some(facts) = record.carried_facts().cloned() else { return };
+        let snapshot = self.snapshot();
+        let destination = resolve::destination(&snapshot, &facts);
+        let caller = caller_pod(&snapshot, &facts).filter(|_| facts.direction == Direction::Inbound);
+        let subject = Subject { facts: &facts, destination: &destination, caller };
+        record.lost_as(self.name(subject, (cause, reason.reason()), None));
+    }
+
     /// A refusal that is still kept.
     pub fn refusal(&self, id: &DecisionId) -> Option<Refused> {
         let kept = self.decisions.kept.borrow();
@@ -225,17 +243,27 @@ impl Cause {
         matches!(self, Self::Policy(_) | Self::NotHttp)
     }
 
-    /// What a reset of the called pod's node says, if it refuses.
-    pub(super) fn of_peer(reset: ResetReason) -> Option<Self> {
-        match reset {
-            ResetReason::Denied => Some(Self::Carrying(
-                "the called pod's node refuses it: that agent's record of the connection has an id of its own",
-            )),
-            ResetReason::Overloaded => Some(Self::Carrying(
-                "the called pod's node takes no more: a limit of its connections is reached",
-            )),
-            _ => None,
-        }
+    /// What refused that which ended so, if it was refused: the called pod's node, proof of who is who, or a limit.
+    pub(super) fn of(reason: CloseReason) -> Option<Self> {
+        let why = match reason {
+            CloseReason::PeerReset(ResetReason::Denied) => {
+                "the called pod's node refuses it: that agent's record of the connection has an id of its own"
+            }
+            CloseReason::PeerReset(ResetReason::Overloaded) => {
+                "the called pod's node takes no more: a limit of its connections is reached"
+            }
+            CloseReason::TunnelLost(TunnelLoss::Handshake | TunnelLoss::HandshakeTimedOut) => NOT_MUTUAL,
+            CloseReason::TunnelLost(TunnelLoss::NoCertificate) => NO_CERTIFICATE,
+            CloseReason::TunnelLost(TunnelLoss::NotTrusted) => {
+                "nobody vouches any more for the other side's certificate"
+            }
+            CloseReason::TunnelLost(TunnelLoss::TooMany) => {
+                "the caller's address has as many connections to this node as it may"
+            }
+            CloseReason::Overloaded | CloseReason::NoDescriptors => "a limit of this node is reached",
+            _ => return None,
+        };
+        Some(Self::Carrying(why))
     }
 
     /// What policy said, if it said something.

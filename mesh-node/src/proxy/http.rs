@@ -417,7 +417,7 @@ fn cause_of(outcome: &ExchangeOutcome) -> Option<Cause> {
     match (outcome.ending, outcome.failure) {
         (Ending::BadRequest(refusal), _) => Some(Cause::Malformed(refusal)),
         (Ending::TimedOut, _) if outcome.status == 408 => Some(Cause::Slow),
-        (Ending::Answered(_), Some(CloseReason::PeerReset(reset))) => Cause::of_peer(reset),
+        (Ending::Answered(_), Some(failure)) => Cause::of(failure),
         _ => None,
     }
 }

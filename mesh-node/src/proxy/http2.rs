@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::Proxy;
 use super::client_certificate::client_certificate;
-use super::decisions::Cause;
+use super::decisions::{Cause, NO_CERTIFICATE, NOT_MUTUAL};
 use super::dial::{dial_from, dial_own};
 use super::external::{allowance, with_word};
 use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
@@ -294,9 +294,12 @@ impl crate::transport::http2::Conductor for Http2Connection {
         let answer = OwnAnswer::unreachable(failure);
         let cause = match failure {
             ConnectFailure::SlowRequest => Cause::Slow,
+            ConnectFailure::BadBody(refusal) => Cause::Malformed(*refusal),
             ConnectFailure::TooManyHandshakes => Cause::Carrying(
                 "too many TLS handshakes are under way (--max-pending-handshakes, --max-pending-handshakes-per-source)",
             ),
+            ConnectFailure::Handshake(_) => Cause::Carrying(NOT_MUTUAL),
+            ConnectFailure::NoIdentity(_) => Cause::Carrying(NO_CERTIFICATE),
             _ => return answer,
         };
         let record = self.record.borrow();

@@ -249,6 +249,7 @@ pub(super) fn flags_of_failure(failure: &ConnectFailure) -> ResponseFlags {
         | ConnectFailure::SlowRequest
         | ConnectFailure::DeadlineExceeded
         | ConnectFailure::IdleTimedOut => ResponseFlags::UpstreamTimeout,
+        ConnectFailure::BadBody(_) => ResponseFlags::DownstreamProtocolError,
         ConnectFailure::Handshake(_) => ResponseFlags::TlsFailure,
         ConnectFailure::NoIdentity(_) => ResponseFlags::IdentityError,
         ConnectFailure::TooManyHandshakes => ResponseFlags::UpstreamOverflow,

@@ -11,30 +11,38 @@ use mesh_common::resolve;
 use mesh_common::snapshot::Snapshot;
 use tracing::debug;
 
+use super::Proxy;
+use super::decisions::Cause;
 use super::http2::Http2Connection;
 use super::inbound::{caller_pod, is_worth_reading};
 use super::limits::Place;
 use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
 use super::response::Rejection;
-use super::{Between, Proxy};
+use super::unresolved::Between;
 use crate::identity::Peer;
 use crate::telemetry::chain::Chain;
-use crate::transport::connect;
 use crate::transport::handshakes;
 use crate::transport::http2::ServeError;
 use crate::transport::tasks;
+use crate::transport::tunnel::Speaks;
+use crate::transport::{CloseReason, TunnelLoss, connect};
 
 impl Proxy {
-    /// Serves a connection that was decided and whose bytes turned out to be HTTP/2.
-    pub(super) fn serve_http2(&self, pod: &PodHandle, mut record: Record, socket: OwnedFd) {
+    /// Serves a connection that was decided and whose bytes turned out to be HTTP/2, or are to be translated to it.
+    pub(super) fn serve_http2(&self, pod: &PodHandle, mut record: Record, socket: OwnedFd, speaks: Speaks) {
+        let dialled = record.facts().original_dst;
         if let Some(http) = record.http() {
             http.turns_out_http2();
         }
         let connection = Http2Connection::enter(self.clone(), pod.clone(), record);
         let proxy = self.clone();
         tasks::spawn(async move {
-            let served = proxy.http2.server.serve(socket, connection.clone()).await;
+            let server = &proxy.http2.server;
+            let served = match speaks {
+                Speaks::Http2 => server.serve(socket, connection.clone()).await,
+                Speaks::Http1 => server.serve_http1(socket, dialled, connection.clone()).await,
+            };
             proxy.http2_client_ended(&connection, served);
         });
     }
@@ -76,7 +84,8 @@ impl Proxy {
             };
             let served = proxy.http2.server.serve_tls((socket, peer.ip()), &identity, handshake, begin).await;
             if let Some(reason) = served.as_ref().err().filter(|error| error.is_of_handshake()) {
-                proxy.report_unresolved(&pod, Between::inbound(peer, local), reason.reason());
+                let why = (cause_of(reason), reason.reason());
+                proxy.report_unresolved(&pod, Between::inbound(peer, local), why);
             }
             proxy.http2_ended(&pod, (peer, local), served);
         });
@@ -159,6 +168,18 @@ impl Proxy {
     pub fn drain_http2(&self) {
         self.http2.connections().iter().for_each(|connection| connection.leave.notify_one());
     }
+}
+
+/// What refused a connection before anybody was asked about it, if it was refused.
+fn cause_of(error: &ServeError) -> Option<Cause> {
+    let loss = match error {
+        ServeError::TooMany => TunnelLoss::TooMany,
+        ServeError::NoIdentity(_) => TunnelLoss::NoCertificate,
+        ServeError::Handshake(_) => TunnelLoss::Handshake,
+        ServeError::HandshakeTimeout => TunnelLoss::HandshakeTimedOut,
+        _ => return None,
+    };
+    Cause::of(CloseReason::TunnelLost(loss))
 }
 
 /// The Service address that stands for the name in SNI: one of those that have the endpoint, else nothing. A hint for

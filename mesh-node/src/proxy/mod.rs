@@ -26,6 +26,7 @@ mod request;
 mod response;
 mod shared;
 mod under_way;
+mod unresolved;
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ use self::limits::Place;
 use self::load::LoadTable;
 use self::record::Subject;
 use self::response::Rejection;
+use self::unresolved::Between;
 use crate::identity::{Alpn, HandshakeFailure, Peer, server_name};
 use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
@@ -78,7 +80,7 @@ use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, R
 use crate::transport::penalties::Penalties;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
-    TunnelKey, TunnelPlan,
+    Speaks, TunnelKey, TunnelPlan,
 };
 use crate::transport::{self, CloseReason, Outcome, TunnelLoss};
 
@@ -179,42 +181,6 @@ impl Core {
         self.shared.metrics.refused(rejection.reason());
         Refusal(rejection.reset())
     }
-
-    /// Refuses what came before it was known what for.
-    fn refuse_unresolved(&self, pod: &PodHandle, between: Between, rejection: &Rejection) -> Refusal {
-        self.report_unresolved(pod, between, rejection.reason());
-        self.refuse(rejection)
-    }
-
-    /// Reports a connection that ended before it was known what for.
-    fn report_unresolved(&self, pod: &PodHandle, between: Between, reason: &'static str) {
-        let Between { direction, client, address } = between;
-        let mut open = self.shared.access_log.begin(direction, client, address);
-        open.record.reason = reason;
-        let local = self.snapshot().workload(pod.uid()).cloned();
-        match direction {
-            Direction::Outbound => open.record.source = local,
-            Direction::Inbound => open.record.destination = local,
-        }
-    }
-}
-
-/// The ends of a connection of which nothing else is known.
-#[derive(Clone, Copy)]
-struct Between {
-    direction: Direction,
-    client: SocketAddr,
-    address: SocketAddr,
-}
-
-impl Between {
-    fn accepted(direction: Direction, accepted: &Accepted<'_>) -> Self {
-        Self { direction, client: accepted.peer, address: accepted.local }
-    }
-
-    fn inbound(client: SocketAddr, address: SocketAddr) -> Self {
-        Self { direction: Direction::Inbound, client, address }
-    }
 }
 
 impl Conductor for Proxy {
@@ -278,7 +244,7 @@ impl Conductor for Proxy {
             // Taken whatever becomes of the connection, as of one that is decided.
             between.address = self.original_dst(pod, accepted).unwrap_or(between.address);
         }
-        self.report_unresolved(pod, between, reason.reason());
+        self.report_unresolved(pod, between, (Cause::of(reason), reason.reason()));
     }
 
     fn accept_h2(
@@ -292,8 +258,8 @@ impl Conductor for Proxy {
         self.serve_http2_peer(pod, socket, peer, local, place);
     }
 
-    fn hand_over(&mut self, pod: &PodHandle, record: Record, socket: OwnedFd) {
-        self.serve_http2(pod, record, socket);
+    fn hand_over(&mut self, pod: &PodHandle, record: Record, socket: OwnedFd, speaks: Speaks) {
+        self.serve_http2(pod, record, socket, speaks);
     }
 
     fn plan_tunnel(
@@ -433,13 +399,14 @@ impl Conductor for Proxy {
         record.carried(to_server, to_client);
     }
 
-    fn closed(&mut self, record: Record, outcome: &Outcome) {
+    fn closed(&mut self, mut record: Record, outcome: &Outcome) {
         if outcome.reason == CloseReason::NotTaken {
             self.shared.metrics.refused(outcome.reason.reason());
         }
         if let Some(subject) = record.as_undecided() {
             record::begin(&self.shared.access_log, subject, None).record.reason = outcome.reason.reason();
         }
+        self.name_lost(&mut record, outcome.reason);
         record.end(outcome);
     }
 
@@ -449,7 +416,8 @@ impl Conductor for Proxy {
         self.shared.metrics.tunnel_lost(reason);
         // One that carried streams is told by their records.
         if let Some((client, address)) = tunnel.peer.zip(tunnel.never_up_at) {
-            self.report_unresolved(pod, Between::inbound(client, address), reason);
+            let why = (Cause::of(CloseReason::TunnelLost(tunnel.loss)), reason);
+            self.report_unresolved(pod, Between::inbound(client, address), why);
         }
         if let (TunnelLoss::Violation, Some(client), None) = (tunnel.loss, tunnel.peer, tunnel.key) {
             self.peer_cut_off(pod, client, None);

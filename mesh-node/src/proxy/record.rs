@@ -276,6 +276,19 @@ impl Record {
         }
     }
 
+    /// Of a connection of bytes that nothing else refused: who called whom, as its first side knows it.
+    pub(super) fn carried_facts(&self) -> Option<&ConnectionFacts> {
+        let Carried::Bytes(sides) = &self.0.what else { return None };
+        sides.first().filter(|side| side.log.record.decision.is_none()).map(|side| &side.facts)
+    }
+
+    /// What the refusal is called that it ends by.
+    pub(super) fn lost_as(&mut self, decision: DecisionId) {
+        if let Carried::Bytes(sides) = &mut self.0.what {
+            sides.iter_mut().for_each(|side| side.log.record.decision = Some(decision));
+        }
+    }
+
     /// Ends it as one that the called pod of this agent refused, in the words for a pod of another.
     pub(super) fn refused_by_called(self, Refusal(reason): Refusal) {
         let reason = CloseReason::PeerReset(reason);

@@ -132,7 +132,11 @@ impl Core {
     ) -> DecisionId {
         let mut side = self.undecided_side(http, asked);
         side.log.record.error = Some(refusal.to_string().into());
-        let decision = self.name_undecided(http, (Cause::Malformed(refusal), refusal.reason()), &mut side);
+        let cause = match refusal {
+            http1::Refusal::Slow => Cause::Slow,
+            refusal => Cause::Malformed(refusal),
+        };
+        let decision = self.name_undecided(http, (cause, refusal.reason()), &mut side);
         let reported = Reported {
             code: refusal.status(),
             flags: ResponseFlags::DownstreamProtocolError,

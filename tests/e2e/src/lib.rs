@@ -116,9 +116,16 @@ pub fn failed_handshakes_are_told(mesh: &Mesh, count: usize) -> Result<()> {
             && record["dst.workload"] == "shop/server"
             && !matches!(record["reason"].as_str(), None | Some("-"))
     };
+    let node = mesh.node(node(1));
     eventually_true("each failed handshake has its record", PATIENCE, || {
-        mesh.node(node(1)).records().iter().filter(told).count() >= count
+        node.records().iter().filter(told).count() >= count
     })?;
+    // Who refuses a certificate says so by an id; who goes in the middle is refused nothing.
+    let record =
+        node.record("a refused handshake", |record| told(&record) && record["decision"].is_string())?;
+    let id = record["decision"].as_str().with_context(|| format!("{record}"))?;
+    let explained = node.command(&["authz", "explain", id])?.success("explain")?;
+    ensure!(explained.contains("mutual TLS did not come about"), "{explained}");
     Ok(())
 }
 

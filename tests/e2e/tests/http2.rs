@@ -280,13 +280,12 @@ fn a_call_to_a_port_that_is_called_http_is_a_call_nevertheless() {
 }
 
 #[test]
-fn a_caller_of_http_1_reaches_an_application_of_http_1_on_a_port_that_is_called_grpc() {
+fn a_caller_of_http_1_is_judged_by_rules_of_requests_on_a_port_that_is_called_grpc() {
     let rules = "- to:\n    - operation:\n        methods: [GET]\n";
-    pair().objects("policy", &policy("readers", "ALLOW", rules)).run(|mesh| {
-        let server = mesh.pod("server").serve(Kind::Http, GRPC)?;
+    with_server(pair().objects("policy", &policy("readers", "ALLOW", rules)), GRPC, |mesh, server| {
         let url = format!("http://{}/", at(GRPC));
-        assert_eq!(mesh.pod("client").curl(&url, &[])?.status, 200);
-        assert_eq!(mesh.pod("client").curl(&url, &["-X", "POST"])?.status, 403);
+        assert_eq!(mesh.pod("client").curl(&url, &["--http1.1"])?.status, 200);
+        assert_eq!(mesh.pod("client").curl(&url, &["--http1.1", "-X", "POST"])?.status, 403);
         assert_eq!(server.events("request").len(), 1);
         Ok(())
     });

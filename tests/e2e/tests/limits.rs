@@ -236,8 +236,20 @@ fn a_head_that_does_not_end_is_answered_at_its_deadline() {
         let seen = mesh.pod("client").dial(at(80)).send(begun).connected()?;
         ensure!(seen.received.starts_with("HTTP/1.1 408 "), "{seen:?}");
         ensure!(seen.ended == "eof" && seen.after_ms >= 1000.0, "{seen:?}");
+        let told = late_head_is_told(mesh, &seen.received)?;
+        ensure!(told["http.method"] == "GET" && told["http.path"] == "/", "{told}");
+        ensure!(told["http.status"] == 408 && told["verdict"] == "undecided", "{told}");
         Ok(())
     });
+}
+
+/// The record of a head that did not come in time; its agent tells of it by the id that the answer has.
+fn late_head_is_told(mesh: &Mesh, answer: &str) -> Result<serde_json::Value> {
+    let node = mesh.node(node(0));
+    let id = decision_id(answer).with_context(|| format!("no id in {answer}"))?;
+    let told = node.command(&["authz", "explain", &id])?.success("explain")?;
+    ensure!(told.contains("did not come in time") && told.contains("request_timeout"), "{told}");
+    node.record("the late head", |record| record["decision"] == id.as_str())
 }
 
 #[test]

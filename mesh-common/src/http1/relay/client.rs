@@ -71,18 +71,15 @@ impl<P: Forwarded> Relay<P> {
             decision: None,
         };
         let mut commands = Commands::new();
-        if self.parked.is_some() {
-            self.answer_unknown(if self.waiting() == Waiting::Response { LATE } else { SLOW });
-            self.finish_client(Close::Linger, &mut commands);
-            return commands;
-        }
         match self.waiting() {
             Waiting::Nothing => {}
             Waiting::Request => self.finish_client(Close::Finish, &mut commands),
-            Waiting::Head => {
-                self.answer_unknown(SLOW);
+            Waiting::Response if self.parked.is_some() => {
+                write_local_answer(LATE, ResponseFor::UNKNOWN, self.to_client.buffer());
                 self.finish_client(Close::Linger, &mut commands);
             }
+            Waiting::Body if self.parked.is_some() => self.refuse_slow(&mut commands),
+            Waiting::Head => self.refuse_slow(&mut commands),
             // What is dropped was answered already.
             Waiting::Body if matches!(self.phase, Phase::Discard(_)) => {
                 self.finish_client(Close::Linger, &mut commands);
@@ -324,9 +321,14 @@ impl<P: Forwarded> Relay<P> {
         }
     }
 
-    /// Answers somebody of whom nothing is known, and who will not be listened to again.
-    fn answer_unknown(&mut self, answer: LocalAnswer<'_>) {
-        write_local_answer(answer, ResponseFor::UNKNOWN, self.to_client.buffer());
+    /// The client did not send in time what has to be there before its request is decided.
+    fn refuse_slow(&mut self, commands: &mut Commands<P>) {
+        let refusal = Refusal::Slow;
+        let answer =
+            LocalAnswer { status: refusal.status(), text: "", reason: refusal.reason(), decision: None };
+        self.unsaid = Some(Box::new((answer, ResponseFor::UNKNOWN)));
+        commands.push(Command::Refused(refusal, AskedFor::of_head(&self.held_client)));
+        self.finish_client(Close::Linger, commands);
     }
 
     pub(super) fn finish_exchange(&mut self, ending: Ending, release: Release, commands: &mut Commands<P>) {

@@ -24,6 +24,7 @@ use super::word::{self, MAX_BODY, Word};
 use super::{About, AskedBody, Proxy};
 use crate::proxy::record::{HttpConnection, Record};
 use crate::transport::http2::{OwnClient, own_client};
+use crate::transport::tunnel::Speaks;
 
 /// Most questions of one pod to one server that have no answer, on one core.
 const MOST_WAITING: usize = 1024;
@@ -101,7 +102,7 @@ impl Proxy {
             return Ok(client);
         }
         let (pod, record) = self.leave_to_ask(about, to)?;
-        let begun = own_client(|socket| self.serve_http2(&pod, record, socket)).await;
+        let begun = own_client(|socket| self.serve_http2(&pod, record, socket, Speaks::Http2)).await;
         let sender = begun.map_err(|_| ExternalDenial::Unreachable)?;
         let client = Client { to, sender, waiting: Rc::default() };
         self.questions.clients.0.borrow_mut().insert(key, client.clone());

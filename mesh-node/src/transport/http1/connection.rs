@@ -25,6 +25,8 @@ pub(in crate::transport) struct Http<X> {
     pub(super) client: Client,
     /// Whether its client speaks HTTP/2 is not known so far, and nothing was read.
     pub(super) is_new: bool,
+    /// HTTP/2 is what is spoken where it goes.
+    pub(super) expects_http2: bool,
     /// The beginning of HTTP/2's preface is there, which counts as that of a head.
     pub(super) preface_began: bool,
     pub(super) upstream: Upstream,
@@ -165,6 +167,7 @@ impl<X> Http<X> {
         Self {
             client,
             is_new: true,
+            expects_http2: course.expects_http2,
             preface_began: false,
             upstream: Upstream::None,
             relay,

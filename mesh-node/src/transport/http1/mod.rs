@@ -58,7 +58,8 @@ pub struct HttpCourse {
     pub known_client: bool,
     /// The connection carries one exchange and ends: a stream of kind HTTP/1.1.
     pub one_exchange: bool,
-    /// HTTP/2 is what the port declares: what is no HTTP at all is a bad preface, and gets no answer.
+    /// HTTP/2 is what the port declares: a client's connection that begins otherwise is handed over to be translated. In a
+    /// stream, what is no HTTP at all is a bad preface, and gets no answer.
     pub expects_http2: bool,
 }
 

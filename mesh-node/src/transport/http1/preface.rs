@@ -3,7 +3,7 @@
 //! The bytes are looked at and left in the socket, so that whoever serves HTTP/2 finds all of them.
 
 use super::connection::Client;
-use crate::transport::tunnel::{Conductor, Connection, Engine, Key, Kind};
+use crate::transport::tunnel::{Conductor, Connection, Engine, Key, Kind, Speaks};
 
 /// The preface of an HTTP/2 client (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -44,7 +44,11 @@ impl<C: Conductor> Engine<C> {
         match socket.peek(&mut first) {
             Some(length) => match opening(&first[..length]) {
                 Opening::Http2 => {
-                    self.http_hand_over(key);
+                    self.http_hand_over(key, Speaks::Http2);
+                    false
+                }
+                Opening::Other if http.expects_http2 => {
+                    self.http_hand_over(key, Speaks::Http1);
                     false
                 }
                 Opening::Incomplete if length > 0 && !socket.is_hung_up() => {
@@ -65,8 +69,8 @@ impl<C: Conductor> Engine<C> {
         }
     }
 
-    /// Gives a connection to whoever serves HTTP/2.
-    fn http_hand_over(&mut self, key: Key) {
+    /// Gives a connection to whoever serves HTTP/2, or translates to it.
+    fn http_hand_over(&mut self, key: Key, speaks: Speaks) {
         let Some(Connection { pod, record, kind: Kind::Http(http), .. }) = self.connections.remove(key)
         else {
             return;
@@ -74,7 +78,7 @@ impl<C: Conductor> Engine<C> {
         self.core.counters.connections.subtract(1);
         if let Client::Socket(socket) = http.client {
             self.core.reactor.remove(&socket.descriptor);
-            self.conductor.hand_over(&pod, record, socket.descriptor.into_framed());
+            self.conductor.hand_over(&pod, record, socket.descriptor.into_framed(), speaks);
         }
     }
 }

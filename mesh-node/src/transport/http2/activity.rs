@@ -161,6 +161,11 @@ impl Activity {
         Open { activity: self.clone(), taking }
     }
 
+    /// The exchange that began last, for whoever runs it. Nobody else may keep it: it keeps this.
+    pub(super) fn take_newest(&self) -> Option<Rc<Taking>> {
+        self.newest.take()
+    }
+
     /// The caller's certificate has ended: what is open goes on, nothing new begins. A caller that does not heed
     /// GOAWAY could go on asking otherwise.
     pub(super) fn end(&self) {
@@ -270,7 +275,7 @@ where
 {
     fn execute(&self, task: F) {
         // hyper has a task run for each request, in the moment in which it has shown it.
-        match self.0.newest.take() {
+        match self.0.take_newest() {
             Some(taking) => tasks::spawn(taking.carry(self.0.queue(), Box::pin(task))),
             None => tasks::spawn(Box::pin(task)),
         }

@@ -190,6 +190,9 @@ impl OwnAnswer {
 
     /// An endpoint was chosen and could not be reached, or did not answer, or was not asked to the end.
     pub fn unreachable(failure: &ConnectFailure) -> Self {
+        if let ConnectFailure::BadBody(refusal) = failure {
+            return Self::malformed(*refusal);
+        }
         if matches!(failure, ConnectFailure::SlowRequest) {
             return Self {
                 status: StatusCode::REQUEST_TIMEOUT,

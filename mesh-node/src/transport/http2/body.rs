@@ -174,7 +174,7 @@ impl<E: Exchange> Record<E> {
     }
 
     /// Says how many messages of a call have passed since the last time; nothing of what is no call.
-    fn tell_messages(&mut self) {
+    pub(super) fn tell_messages(&mut self) {
         let Some(sent) = self.request.messages() else { return };
         let passed = [sent, self.messages.whole()];
         let [before_up, before_down] = std::mem::replace(&mut self.said, passed);
@@ -307,6 +307,7 @@ impl<E: Exchange> Body for AnswerBody<E> {
             return Poll::Ready(text.take().map(|text| Ok(Frame::data(this.open.taking().give(text)))));
         }
         let Some(record) = &mut this.record else { return Poll::Ready(None) };
+        record.tell_messages();
         let Some(read) = record.read(context) else { return Poll::Ready(record.break_off()) };
         let (frame, is_end) = ready!(read);
         Poll::Ready(record.note(frame, is_end))

@@ -121,8 +121,8 @@ pub trait Exchange: 'static {
     /// The response's head is on its way to the caller.
     fn answered(&mut self, status: StatusCode);
 
-    /// So many messages of a call have passed since this was said last: the caller's, the application's. Said with the
-    /// response's frames and at the end.
+    /// So many messages of a call have passed since this was said last: the caller's, the application's. Said as they pass
+    /// and at the end.
     fn messages(&mut self, passed: [u64; 2]) {
         let _ = passed;
     }

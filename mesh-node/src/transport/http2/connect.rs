@@ -23,11 +23,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::conductor::{DEADLINE_EXCEEDED, IDLE_TIMED_OUT};
-use super::empties::{FramesOf, WithoutEmpties};
+use super::empties::{FramesOf, without_empties};
 use super::peers::Peers;
 use super::runtime::{BEFORE_SETTINGS, client_of};
 use super::settings::Settings;
-use super::strict::{self, Asked, Strict};
+use super::strict;
 use super::upload::RequestBody;
 use crate::identity::{Alpn, HandshakeFailure, Identities, Unavailable};
 use crate::transport::handshakes::Place;
@@ -70,6 +70,9 @@ pub enum ConnectFailure {
     /// It answered over HTTP/1.1 what cannot be believed.
     #[error("the endpoint's answer is malformed")]
     Malformed(#[source] Refusal),
+    /// The request's body cannot be read to its end.
+    #[error("the request's body is malformed")]
+    BadBody(#[source] Refusal),
     /// The caller took too long for the request.
     #[error("the request does not come in time (--min-body-rate, --request-timeout)")]
     SlowRequest,
@@ -98,7 +101,7 @@ impl ConnectFailure {
             Self::Closed => "connection_closed",
             Self::NoExtendedConnect => "no_extended_connect",
             Self::NoSwitch => "no_valid_switch",
-            Self::Malformed(refusal) => refusal.reason(),
+            Self::Malformed(refusal) | Self::BadBody(refusal) => refusal.reason(),
             Self::SlowRequest | Self::IdleTimedOut => IDLE_TIMED_OUT,
             Self::DeadlineExceeded => DEADLINE_EXCEEDED,
             Self::Http(_) => "upstream_broke",
@@ -119,6 +122,7 @@ impl ConnectFailure {
             | Self::NoExtendedConnect
             | Self::NoSwitch
             | Self::Malformed(_)
+            | Self::BadBody(_)
             | Self::SlowRequest
             | Self::DeadlineExceeded
             | Self::IdleTimedOut
@@ -129,13 +133,17 @@ impl ConnectFailure {
 
 impl From<hyper::Error> for ConnectFailure {
     fn from(error: hyper::Error) -> Self {
-        let read = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-        let refusal = read.and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Refusal>());
-        match refusal {
-            Some(refusal) => Self::Malformed(*refusal),
+        match refusal_in(&error) {
+            Some(refusal) => Self::Malformed(refusal),
             None => Self::Http(Rc::new(error)),
         }
     }
+}
+
+/// What our codec refused of what hyper was to read, if it did.
+pub(super) fn refusal_in(error: &hyper::Error) -> Option<Refusal> {
+    let read = error.source()?.downcast_ref::<io::Error>()?;
+    read.get_ref()?.downcast_ref::<Refusal>().copied()
 }
 
 fn is_refusal(error: &io::Error) -> bool {
@@ -226,19 +234,17 @@ pub(super) async fn http1_in_the_clear(
     dialled: OwnedFd,
     settings: &Settings,
 ) -> Result<Begun<strict::Sender, Work>, ConnectFailure> {
-    let asked = Asked::default();
-    let stream = Strict::new(connected(dialled, settings).await?, asked.clone(), settings.http1_limits());
+    let stream = connected(dialled, settings).await?;
     let mut builder = http1::Builder::new();
     builder.max_headers(settings.max_fields).max_buf_size(settings.stream_window as usize);
-    let (sender, connection) = builder
-        .handshake(TokioIo::new(stream))
+    let (sender, connection) = strict::begin(&builder, stream, settings.http1_limits())
         .await
         .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
     let work: Work = Box::pin(async move {
         // How it ended is told to the request that it carried. What it may change to is taken out of it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Begun { sender: strict::Sender::new(sender, asked), work, until: None })
+    Ok(Begun { sender, work, until: None })
 }
 
 /// Whether the other side takes WebSockets over HTTP/2 (RFC 8441), which its settings say: they are waited for. One that is
@@ -263,7 +269,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let builder = client_of(settings);
-    let stream = TokioIo::new(WithoutEmpties::new(stream, FramesOf::Server));
+    let stream = TokioIo::new(without_empties(stream, FramesOf::Server));
     let handshake = builder.handshake::<_, RequestBody>(stream);
     let (sender, connection) = timeout(settings.handshake_timeout, handshake)
         .await

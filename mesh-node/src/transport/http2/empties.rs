@@ -5,12 +5,14 @@
 //! lose other requests with it. They mean nothing (RFC 9113 section 6.1), so nothing is lost with them. Who sends many of them for little
 //! else has them counted by h2 as before.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::through::{Reading, Through};
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
@@ -31,15 +33,11 @@ pub(super) enum FramesOf {
 }
 
 /// A connection of which such frames are never read.
-#[derive(Debug)]
-pub(super) struct WithoutEmpties<S> {
-    stream: S,
-    frames: Frames,
-}
+pub(super) type WithoutEmpties<S> = Through<S, Frames>;
 
 /// Where in the stream of frames it is.
 #[derive(Debug)]
-struct Frames {
+pub(super) struct Frames {
     /// Bytes that are left before the next header.
     left: usize,
     /// Bytes that were read and not given yet: part of a header, and what had no room for such a part before it.
@@ -47,11 +45,10 @@ struct Frames {
     spare: u32,
 }
 
-impl<S> WithoutEmpties<S> {
-    pub(super) fn new(stream: S, of: FramesOf) -> Self {
-        let left = if of == FramesOf::Client { PREFACE } else { 0 };
-        Self { stream, frames: Frames { left, held: SmallVec::new(), spare: AT_ONCE } }
-    }
+/// `stream` without them.
+pub(super) fn without_empties<S>(stream: S, of: FramesOf) -> WithoutEmpties<S> {
+    let left = if of == FramesOf::Client { PREFACE } else { 0 };
+    Through { stream, reading: Frames { left, held: SmallVec::new(), spare: AT_ONCE } }
 }
 
 impl Frames {
@@ -123,63 +120,37 @@ impl Frames {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for WithoutEmpties<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl Reading for Frames {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
         context: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, frames } = self.get_mut();
         let before = room.filled().len();
         if room.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if frames.give(room) {
+            if self.give(room) {
                 return Poll::Ready(Ok(()));
             }
             ready!(Pin::new(&mut *stream).poll_read(context, room))?;
             let read = &mut room.filled_mut()[before..];
             if read.is_empty() {
                 // The end, within a header perhaps.
-                let count = frames.held.len().min(room.remaining());
-                room.put_slice(&frames.held[..count]);
-                frames.held.drain(..count);
+                let count = self.held.len().min(room.remaining());
+                room.put_slice(&self.held[..count]);
+                self.held.drain(..count);
                 return Poll::Ready(Ok(()));
             }
-            frames.put_held_first(read);
-            let kept = frames.take_out(read);
+            self.put_held_first(read);
+            let kept = self.take_out(read);
             room.set_filled(before + kept);
             if kept > 0 {
                 return Poll::Ready(Ok(()));
             }
         }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithoutEmpties<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
 
@@ -197,7 +168,7 @@ mod tests {
     /// What is read of `sent`, when it comes in pieces of `piece` bytes and there is room for `room` at a time.
     async fn read(sent: &[u8], of: FramesOf, piece: usize, room: usize) -> Vec<u8> {
         let (mut there, here) = duplex(piece);
-        let mut here = WithoutEmpties::new(here, of);
+        let mut here = without_empties(here, of);
         let (mut seen, mut buffer) = (Vec::new(), vec![0; room]);
         let write = async {
             there.write_all(sent).await.unwrap();

@@ -1,7 +1,9 @@
 //! A request on its way to where its plan says: over which version, on which connection, and once more where that is safe.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 
 use h2::Reason;
@@ -15,12 +17,12 @@ use tokio::time::Instant;
 
 use super::answer::is_grpc;
 use super::body::{Application, Held, Record};
-use super::conductor::{Conductor, RefusedUnseen};
-use super::connect::{ConnectFailure, http1_in_the_clear, takes_websockets, tls_to};
+use super::conductor::{Conductor, Exchange, RefusedUnseen};
+use super::connect::{ConnectFailure, Sender2, http1_in_the_clear, takes_websockets, tls_to};
 use super::exchange::Shared;
 use super::pool::{Caller, Connecting, Key, RefusedBy};
 use super::request::for_http1;
-use super::strict::Sender;
+use super::strict::{Sender, Unanswered};
 use super::upload::{RequestBody, Upload};
 use super::websocket;
 use crate::transport::handshakes::Source;
@@ -111,7 +113,7 @@ async fn send_http2<C: Conductor>(
             websocket::as_connect(&mut sent);
         }
         let request = Request::from_parts(sent, body);
-        let error = match lease.sender.try_send_request(request).await {
+        let error = match ask(&mut lease.sender, request, record).await {
             Ok(response) => {
                 upload.seen();
                 return Ok(response);
@@ -124,6 +126,20 @@ async fn send_http2<C: Conductor>(
         }
         body = next.map_err(|failure| Unsent { request: None, failure })?;
     }
+}
+
+/// Sends a request, and waits for its answer. Messages of a call are told as they pass meanwhile.
+async fn ask<E: Exchange>(
+    sender: &mut Sender2,
+    request: Request<RequestBody>,
+    record: &mut Record<E>,
+) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    let mut asking = pin!(sender.try_send_request(request));
+    let answered = poll_fn(|context| {
+        record.tell_messages();
+        asking.as_mut().poll(context)
+    });
+    answered.await
 }
 
 /// Whether the connection refused a request that has no answer, and the body with which it is sent once more.
@@ -172,7 +188,11 @@ fn is_unopened(error: &hyper::Error, parts: &Parts, upload: &Upload) -> bool {
 
 /// Why there is no answer on a connection.
 fn broke(upload: &Upload, error: hyper::Error) -> ConnectFailure {
-    if upload.is_slow() { ConnectFailure::SlowRequest } else { error.into() }
+    match upload.malformed() {
+        Some(refusal) => ConnectFailure::BadBody(refusal),
+        None if upload.is_slow() => ConnectFailure::SlowRequest,
+        None => error.into(),
+    }
 }
 
 /// Whether the other side says that it did nothing about a request (RFC 9113 section 8.7): its stream was refused, or is
@@ -205,18 +225,18 @@ async fn send_http1<C: Conductor>(
     let mut request = for_http1(request);
     let mut is_last = false;
     loop {
-        let mut error = match sender.try_send_request(request).await {
+        let Unanswered { unsent, error } = match sender.try_send_request(request).await {
             Ok(response) => {
                 let pool = shared.http1.clone();
                 record.hold(Held::Application(Box::new(Application { pool, key, sender })));
                 return Ok(response);
             }
-            Err(error) => error,
+            Err(unanswered) => unanswered,
         };
         // The application closed an idle connection under it, unsent: once more, on a fresh one.
-        request = match error.take_message() {
+        request = match unsent {
             Some(unsent) if !is_last => unsent,
-            _ => return Err(Unsent { request: None, failure: broke(&upload, error.into_error()) }),
+            _ => return Err(Unsent { request: None, failure: broke(&upload, error) }),
         };
         is_last = true;
         let fresh = connect_http1(shared, conductor, plan).await;
@@ -239,7 +259,7 @@ async fn send_upgrade<C: Conductor>(
     let mut request = for_http1(request);
     let key = websocket::as_upgrade(request.headers_mut());
     let answered = sender.try_send_request(request).await;
-    let answered = answered.map_err(|error| ConnectFailure::from(error.into_error()));
+    let answered = answered.map_err(|unanswered| ConnectFailure::from(unanswered.error));
     let answered = answered.and_then(|response| websocket::switched(response, &key));
     answered.map_err(|failure| Unsent { request: None, failure })
 }

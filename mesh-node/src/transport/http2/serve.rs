@@ -3,8 +3,8 @@
 use std::error::Error as _;
 use std::future::pending;
 use std::io;
-use std::net::IpAddr;
 use std::net::TcpStream as StdTcpStream;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -22,8 +22,9 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::{Activity, Serving};
 use super::conductor::Conductor;
 use super::connect::failure_of;
-use super::empties::{FramesOf, WithoutEmpties};
+use super::empties::{FramesOf, without_empties};
 use super::exchange::{self, Shared};
+use super::http1_callers;
 use super::peers::Peers;
 use super::pool::Pool;
 use super::pool_http1::IdlePool;
@@ -158,6 +159,21 @@ impl Http2 {
         self.serve_stream(stream, conductor, None).await
     }
 
+    /// Serves a caller in the clear that speaks HTTP/1.1 where HTTP/2 is spoken, and that dialled `dialled`, as
+    /// [`serve`](Self::serve) serves others.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the connection ended before its time.
+    pub async fn serve_http1<C: Conductor>(
+        &self,
+        socket: OwnedFd,
+        dialled: SocketAddr,
+        conductor: Rc<C>,
+    ) -> Result<(), ServeError> {
+        let stream = stream_of(socket).map_err(ServeError::Socket)?;
+        http1_callers::serve(&self.shared, stream, dialled, conductor).await
+    }
+
     /// Accepts our TLS from `address` as `local`, and serves whoever it is. `begin` makes the conductor, once the caller is
     /// verified and before a byte of what it says is read; it gets the name of the Service that the caller says it
     /// dialled (SNI), and returns `None` for a caller that is not served at all. When the caller's certificate ends,
@@ -236,7 +252,7 @@ impl Http2 {
         });
         let stream = Socket::new(stream, activity.unread(), settings.max_fields);
         let is_restless = stream.is_restless();
-        let stream = TokioIo::new(WithoutEmpties::new(stream, FramesOf::Client));
+        let stream = TokioIo::new(without_empties(stream, FramesOf::Client));
         let server = server_of(Serving(activity.clone()), settings);
         let mut connection = pin!(server.serve_connection(stream, service));
         let mut over = pin!(after(valid));

@@ -40,6 +40,10 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time for a TLS handshake, and for the settings after it.
     pub handshake_timeout: Duration,
+    /// `--header-timeout`: from the first byte of a request's head over HTTP/1.1 to its last one.
+    pub header_timeout: Duration,
+    /// Bytes of a request's line over HTTP/1.1.
+    pub max_request_line: usize,
     /// `--min-body-rate`: bytes per second of a request's body, over each [`body_timeout`](Self::body_timeout).
     pub body_rate: u64,
     /// `--request-timeout`: from a request's head until it is whole, or its response begins.
@@ -70,6 +74,8 @@ impl Settings {
             max_fields: http.max_headers,
             connect_timeout: tunnel.connect_timeout,
             handshake_timeout: tunnel.handshake_timeout,
+            header_timeout: http.header_timeout,
+            max_request_line: http.max_request_line,
             body_rate: http.min_body_rate,
             request_timeout: http.request_timeout,
             response_rate: http.min_response_rate,
@@ -83,6 +89,11 @@ impl Settings {
     /// How much of an application's response over HTTP/1.1 is held before it is understood.
     pub(super) fn http1_limits(&self) -> Limits {
         Limits { head: self.max_header_list as usize, fields: self.max_fields, ..Limits::default() }
+    }
+
+    /// How much of a caller's request over HTTP/1.1 is held before it is understood.
+    pub(super) fn http1_request_limits(&self) -> Limits {
+        Limits { start_line: self.max_request_line, ..self.http1_limits() }
     }
 
     /// On which what waits for a caller is kept. An agent, which may be one, tells of half a window's room at a time.
@@ -107,6 +118,8 @@ impl Default for Settings {
             idle_per_application: 64,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
+            max_request_line: 8 << 10,
             body_rate: 16,
             request_timeout: Duration::from_secs(3600),
             body_timeout: Duration::from_secs(60),

@@ -4,19 +4,24 @@
 //! itself. In: the bytes of the application's connection. Out: each response rebuilt from what was understood; a doubt
 //! ends the connection.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
 use http::{Method, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use mesh_common::http1::{Exchange, Limits, ReadRules, Refusal, ResponseTo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::through::{Reading, Through};
+use super::trailers::{Aside, Trailers, WithTrailers};
 use super::upload::RequestBody;
 
 /// Bytes that are read at a time.
@@ -24,8 +29,16 @@ const AT_ONCE: usize = 16 << 10;
 
 /// Asks on a connection to an application.
 pub(super) struct Sender {
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<Aside<RequestBody>>,
     asked: Asked,
+    trailers: Trailers,
+}
+
+/// A request without an answer.
+pub(super) struct Unanswered {
+    /// The request, where nothing of it was sent.
+    pub(super) unsent: Option<Request<RequestBody>>,
+    pub(super) error: hyper::Error,
 }
 
 /// The last request of a connection, and how far its response is. Shared by who asks and who reads, both of this thread; but
@@ -33,10 +46,12 @@ pub(super) struct Sender {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked(Arc<Mutex<Option<Exchange>>>);
 
-/// A connection whose responses are rebuilt.
+/// A connection whose responses are rebuilt, and that takes trailers with requests.
+pub(super) type Strict<S> = Through<WithTrailers<S>, Rebuilding>;
+
+/// What came of a connection, and how far it was understood.
 #[derive(Debug)]
-pub(super) struct Strict<S> {
-    stream: S,
+pub(super) struct Rebuilding {
     asked: Asked,
     limits: Limits,
     /// What came and is not understood yet: at most a head, or a line of a body's framing.
@@ -48,21 +63,48 @@ pub(super) struct Strict<S> {
     end: Option<Option<Refusal>>,
 }
 
-impl Sender {
-    pub(super) fn new(sender: http1::SendRequest<RequestBody>, asked: Asked) -> Self {
-        Self { sender, asked }
-    }
+/// Begins HTTP/1.1 on a connection: how to ask on it, and the work that carries it.
+///
+/// # Errors
+/// hyper's, before anything was sent.
+pub(super) async fn begin<S>(
+    builder: &http1::Builder,
+    stream: S,
+    limits: Limits,
+) -> hyper::Result<(Sender, http1::Connection<TokioIo<Strict<S>>, Aside<RequestBody>>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (asked, trailers) = (Asked::default(), Trailers::default());
+    let stream = WithTrailers::new(stream, trailers.clone());
+    let stream = Through { stream, reading: Rebuilding::new(asked.clone(), limits) };
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    Ok((Sender { sender, asked, trailers }, connection))
+}
 
+impl Sender {
     /// Sends a request; the response as it was understood.
     pub(super) async fn try_send_request(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         self.asked.begin(ResponseTo {
             head: request.method() == Method::HEAD,
             websocket: request.headers().contains_key(UPGRADE),
         });
-        self.sender.try_send_request(request).await
+        self.trailers.begin();
+        let (mut parts, body) = request.into_parts();
+        let is_chunked = is_chunked(&parts, &body);
+        if is_chunked {
+            // hyper would leave out the body of a GET.
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let body = Aside::new(body, is_chunked.then(|| self.trailers.clone()));
+        let sent = self.sender.try_send_request(Request::from_parts(parts, body)).await;
+        sent.map_err(|mut error| Unanswered {
+            unsent: error.take_message().map(|unsent| unsent.map(Aside::into_inner)),
+            error: error.into_error(),
+        })
     }
 
     pub(super) async fn ready(&mut self) -> hyper::Result<()> {
@@ -78,6 +120,11 @@ impl Sender {
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed() || !self.asked.allows_another()
     }
+}
+
+/// Whether a request's body goes in chunks: there is one, and nobody says how long it is.
+fn is_chunked(parts: &Parts, body: &RequestBody) -> bool {
+    !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) && body.size_hint().exact().is_none()
 }
 
 impl Asked {
@@ -116,15 +163,18 @@ impl Asked {
 }
 
 impl<S> Strict<S> {
-    pub(super) fn new(stream: S, asked: Asked, limits: Limits) -> Self {
-        Self { stream, asked, limits, came: Vec::new(), rebuilt: Vec::new(), given: 0, end: None }
-    }
-
     /// The connection, once its protocol has changed, and what came of the new one.
-    pub(super) fn into_parts(mut self) -> (S, Vec<u8>) {
-        let mut unread = self.rebuilt.split_off(self.given);
-        unread.append(&mut self.came);
-        (self.stream, unread)
+    pub(super) fn into_parts(self) -> (S, Vec<u8>) {
+        let Self { stream, reading: Rebuilding { mut rebuilt, mut came, given, .. } } = self;
+        let mut unread = rebuilt.split_off(given);
+        unread.append(&mut came);
+        (stream.into_inner(), unread)
+    }
+}
+
+impl Rebuilding {
+    fn new(asked: Asked, limits: Limits) -> Self {
+        Self { asked, limits, came: Vec::new(), rebuilt: Vec::new(), given: 0, end: None }
     }
 
     /// Takes what came, or its end if that is nothing.
@@ -163,53 +213,27 @@ impl<S> Strict<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl Reading for Rebuilding {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
         loop {
             // After the last byte of a response something more may have come: the response is good.
-            if let Some(Some(refusal)) = this.end
-                && (refusal != Refusal::Unsolicited || this.rebuilt.is_empty())
+            if let Some(Some(refusal)) = self.end
+                && (refusal != Refusal::Unsolicited || self.rebuilt.is_empty())
             {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
             }
-            if this.give(buffer) || buffer.remaining() == 0 || this.end.is_some() {
+            if self.give(buffer) || buffer.remaining() == 0 || self.end.is_some() {
                 return Poll::Ready(Ok(()));
             }
             let mut bytes = [MaybeUninit::uninit(); AT_ONCE];
             let mut read = ReadBuf::uninit(&mut bytes);
-            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
-            this.take(read.filled());
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut read))?;
+            self.take(read.filled());
         }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }

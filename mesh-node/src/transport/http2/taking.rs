@@ -230,6 +230,40 @@ impl Taking {
     }
 }
 
+/// Runs a connection that carries one exchange after the other, as [`Taking::carry`] runs the task of one, until `poll` says
+/// that it is over. `None`: its caller took too little of a response.
+pub(super) async fn carry_each<T>(
+    activity: &Activity,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Option<T> {
+    let mut timer = pin!(None::<Sleep>);
+    let mut current: Option<Rc<Taking>> = None;
+    poll_fn(|context| {
+        loop {
+            if let Some(taking) = &current {
+                if taking.is_late.get() {
+                    return Poll::Ready(None);
+                }
+                taking.remember(context);
+            }
+            if let Poll::Ready(over) = poll(context) {
+                return Poll::Ready(Some(over));
+            }
+            if let Some(newest) = activity.take_newest() {
+                timer.set(None);
+                if let Some(before) = current.replace(newest) {
+                    before.task.take();
+                    before.bounds.lift();
+                }
+            }
+            let Some(taking) = &current else { return Poll::Pending };
+            taking.remember(context);
+            ready!(taking.bounds.poll(timer.as_mut(), context));
+        }
+    })
+    .await
+}
+
 impl Drop for Taking {
     fn drop(&mut self) {
         self.activity.forget(self.key);

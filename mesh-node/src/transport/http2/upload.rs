@@ -17,12 +17,13 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_common::grpc::MessageCounter;
-use mesh_common::http1::StripList;
+use mesh_common::http1::{Refusal, StripList};
 use mesh_common::model::Text;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::Activity;
 use super::body::{Broken, sift};
+use super::connect::refusal_in;
 use super::cut::{Cut, Half};
 use super::pace::{Pace, Wanted};
 use crate::transport::http1::AskedBody;
@@ -63,6 +64,8 @@ pub(super) struct Upload {
     /// Runs while the caller is waited for.
     timer: RefCell<Option<Pin<Box<Sleep>>>>,
     is_slow: Cell<bool>,
+    /// It cannot be read on, and why.
+    malformed: Cell<Option<Refusal>>,
     /// Fields that the sender may not set, in trailers either.
     strip: StripList<'static>,
     /// Besides them, what rules about the request write.
@@ -90,6 +93,7 @@ impl Upload {
             pace: Cell::new(pace),
             timer: RefCell::default(),
             is_slow: Cell::new(false),
+            malformed: Cell::default(),
             incoming: RefCell::new(Some((incoming, Counted::new(held)))),
             caller,
             is_abandoned: Cell::new(false),
@@ -158,6 +162,11 @@ impl Upload {
         self.is_slow.get()
     }
 
+    /// Why it could not be read to its end, if what came of it is malformed.
+    pub(super) fn malformed(&self) -> Option<Refusal> {
+        self.malformed.get()
+    }
+
     /// What is sent are messages of a call, to be counted.
     pub(super) fn count_messages(&self) {
         self.messages.set(Some(MessageCounter::default()));
@@ -201,7 +210,8 @@ impl Upload {
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(context) else {
             return self.wait(context);
         };
-        let Some(frame) = frame.transpose()? else {
+        let frame = frame.transpose().inspect_err(|error| self.malformed.set(refusal_in(error)))?;
+        let Some(frame) = frame else {
             self.cut.moves();
             self.is_complete.set(true);
             return Poll::Ready(None);
@@ -212,8 +222,13 @@ impl Upload {
             Some(data) => {
                 self.bytes.set(self.bytes.get() + data.len() as u64);
                 if let Some(mut messages) = self.messages.get() {
+                    let before = messages.whole();
                     messages.passed(data);
                     self.messages.set(Some(messages));
+                    // Counted as they pass, also while nothing is answered. The last ones of a call are counted with its end.
+                    if messages.whole() > before && !incoming.is_end_stream() {
+                        self.cut.look_again(Half::Response);
+                    }
                 }
                 self.note(|pace, now| pace.came(data.len(), now, self.wanted));
                 self.keep(data);

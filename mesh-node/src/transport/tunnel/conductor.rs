@@ -144,6 +144,15 @@ pub enum FirstBytes<'a> {
 #[must_use]
 pub struct Refusal(pub ResetReason);
 
+/// What the client of a connection that is handed over begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// The preface of HTTP/2.
+    Http2,
+    /// Anything else: HTTP/1.1, as far as it is a request.
+    Http1,
+}
+
 /// Decides for one core's engine.
 pub trait Conductor: Sized + 'static {
     /// What a listener belongs to: the pod, with whatever is looked up once per pod.
@@ -238,9 +247,9 @@ pub trait Conductor: Sized + 'static {
         place: Place,
     );
 
-    /// Takes a connection of [`Course::Http`] whose client speaks HTTP/2; nothing of it has been read. Its place in
-    /// the engine's counts is given back, [`closed`](Self::closed) is not called.
-    fn hand_over(&mut self, pod: &Self::Pod, record: Self::Record, socket: OwnedFd);
+    /// Takes a connection of [`Course::Http`] whose client speaks HTTP/2, or does not where HTTP/2 is spoken; nothing of it
+    /// has been read. Its place in the engine's counts is given back, [`closed`](Self::closed) is not called.
+    fn hand_over(&mut self, pod: &Self::Pod, record: Self::Record, socket: OwnedFd, speaks: Speaks);
 
     /// How to make a tunnel for `key`, on behalf of the connection of `record`.
     ///

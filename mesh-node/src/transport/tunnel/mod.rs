@@ -56,7 +56,7 @@ mod watch;
 pub use accept::{ListenerId, NewListener};
 pub use conductor::{
     Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
-    TunnelKey, TunnelPlan,
+    Speaks, TunnelKey, TunnelPlan,
 };
 pub use connection::ConnectionId;
 pub use counters::{Counter, Counters, register_metrics};

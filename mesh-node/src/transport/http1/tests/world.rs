@@ -19,7 +19,7 @@ use crate::transport::http1::{ExchangeOutcome, HttpCourse, Instead, PoolScope, Q
 use crate::transport::tunnel::tests::world::World;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
-    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
+    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, Speaks, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -151,7 +151,7 @@ impl Conductor for Judge {
 
     fn accept_h2(&mut self, _: &Self::Pod, _: OwnedFd, _: SocketAddr, _: SocketAddr, _: Place) {}
 
-    fn hand_over(&mut self, _: &Self::Pod, (): (), socket: OwnedFd) {
+    fn hand_over(&mut self, _: &Self::Pod, (): (), socket: OwnedFd, _: Speaks) {
         self.log.handed.lock().unwrap().push(socket);
     }
 

@@ -56,9 +56,12 @@ impl Exchange for Record {
 
     fn messages(&mut self, passed: [u64; 2]) {
         assert_ne!(passed, [0, 0], "there is nothing to say");
-        for (said, more) in self.recorded.messages.iter_mut().zip(passed) {
+        let mut all = self.world.messages.get();
+        for (all, (said, more)) in all.iter_mut().zip(self.recorded.messages.iter_mut().zip(passed)) {
             *said += more;
+            *all += more;
         }
+        self.world.messages.set(all);
     }
 
     fn ended(&mut self, end: &End) {

@@ -51,6 +51,24 @@ fn messages_are_counted_wherever_frames_cut_them() {
 }
 
 #[test]
+fn messages_of_a_client_that_streams_are_counted_before_anything_is_answered() {
+    on_one_core(async {
+        let world = World::start(Protocol::Grpc).await;
+        let (send, receive) = channel(1);
+        let request = grpc("/e/Collect", "").map(|_| channel_body(receive));
+        let caller = world.caller().await;
+        let answered = tokio::task::spawn_local(async move { caller.ask(request).await.unwrap() });
+        for sent in 1..=3 {
+            send.send(Bytes::from(message(2).repeat(2))).await.unwrap();
+            eventually("both agents count them", || world.messages.get() == [4 * sent, 0]).await;
+        }
+        drop(send);
+        assert_eq!(answered.await.unwrap().trailer("grpc-status"), Some("0"));
+        assert_eq!(counted(&world).await, [[6, 6]; 2]);
+    });
+}
+
+#[test]
 fn what_is_no_call_has_no_messages() {
     on_one_core(async {
         let world = World::start(Protocol::Http2).await;

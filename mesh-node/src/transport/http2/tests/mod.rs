@@ -6,6 +6,7 @@ mod conductor;
 mod exchanges;
 mod failures;
 mod forms;
+mod http1_callers;
 mod idle;
 mod messages;
 mod slow;

@@ -158,23 +158,38 @@ fn a_request_over_http_2_says_the_same_over_http_1() {
     });
 }
 
+/// A request of this method whose body has no length, with trailers.
+fn with_trailers(method: Method, named: Option<&'static str>) -> Request<TestBody> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let mut trailers = HeaderMap::new();
+    for (name, value) in [("x-sum", &b"7"[..]), ("host", b"7"), ("x-sum", b"\x85"), ("y", b"")] {
+        trailers.append(name, HeaderValue::from_bytes(value).unwrap());
+    }
+    let body = channel_body(receiver).with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
+    let mut request = Request::builder().method(method).uri("http://api.shop/x");
+    if let Some(named) = named {
+        request = request.header("trailer", named);
+    }
+    tokio::task::spawn_local(async move { sender.send(Bytes::from_static(b"text")).await });
+    request.body(body).unwrap()
+}
+
 #[test]
-fn a_request_without_a_length_goes_in_chunks_with_the_trailers_that_it_names() {
+fn a_request_without_a_length_goes_in_chunks_with_its_trailers_named_or_not() {
     on_one_core(async {
-        let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let mut trailers = HeaderMap::new();
-        for name in ["x-sum", "host"] {
-            trailers.insert(name, HeaderValue::from_static("7"));
+        for (method, named) in [(Method::PUT, Some("x-sum")), (Method::PUT, None), (Method::GET, None)] {
+            let sent = with_trailers(method.clone(), named);
+            let (seen, asked) = ask("\r\ny: \r\n\r\n", OK, sent).await;
+            assert_eq!(seen.status, StatusCode::OK);
+            let line = format!("{method} /x HTTP/1.1");
+            let named = named.map(|names| format!("trailer: {names}"));
+            let mut expected = vec![line.as_bytes(), b"host: api.shop"];
+            expected.extend(named.as_ref().map(String::as_bytes));
+            expected.push(b"transfer-encoding: chunked");
+            assert_eq!(lines(&asked), expected, "{}", asked.escape_ascii());
+            let rest = b"\r\n\r\n4\r\ntext\r\n0\r\nx-sum: 7\r\nx-sum: \x85\r\ny: \r\n\r\n";
+            assert!(asked.ends_with(rest), "{}", asked.escape_ascii());
         }
-        let body = channel_body(receiver).with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
-        let request = Request::put("http://api.shop/x").header("trailer", "x-sum").body(body).unwrap();
-        tokio::task::spawn_local(async move { sender.send(Bytes::from_static(b"text")).await });
-        let (seen, asked) = ask("\r\n0\r\nx-sum: 7\r\n\r\n", OK, request).await;
-        assert_eq!(seen.status, StatusCode::OK);
-        let expected: [&[u8]; 4] =
-            [b"PUT /x HTTP/1.1", b"host: api.shop", b"trailer: x-sum", b"transfer-encoding: chunked"];
-        assert_eq!(lines(&asked), expected, "{}", asked.escape_ascii());
-        assert!(asked.ends_with(b"\r\n\r\n4\r\ntext\r\n0\r\nx-sum: 7\r\n\r\n"), "{}", asked.escape_ascii());
     });
 }
 

@@ -35,6 +35,7 @@ use crate::telemetry::registry::Registry;
 use crate::transport::handshakes::{Handshakes, Source};
 use crate::transport::http2::runtime::{OnThisCore, server_of};
 use crate::transport::http2::{Cut, End, Http2, RefusedUnseen, Settings};
+use crate::transport::tunnel::Speaks;
 
 pub(super) const SERVICE: &str = "10.96.0.10:80";
 pub(super) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) served: RefCell<Vec<Option<bool>>>,
     /// What became of requests that were refused unseen.
     pub(super) refused: RefCell<Vec<RefusedUnseen>>,
+    /// Messages of calls that were told so far, at both agents.
+    pub(super) messages: Cell<[u64; 2]>,
     /// Requests after their caller's certificate had ended.
     pub(super) late: Cell<usize>,
     pub(super) application: Cell<SocketAddr>,
@@ -198,6 +201,7 @@ impl World {
             ended: RefCell::default(),
             served: RefCell::default(),
             refused: RefCell::default(),
+            messages: Cell::default(),
             late: Cell::default(),
             cuts: RefCell::default(),
             application: Cell::new(application),
@@ -264,6 +268,11 @@ impl World {
 
     /// An application of `web`: a connection that agent A captured on its way to the Service.
     pub(super) async fn raw_caller(self: &Rc<Self>) -> TcpStream {
+        self.raw_caller_that(Speaks::Http2).await
+    }
+
+    /// The same; `speaks` what its bytes begin with.
+    pub(super) async fn raw_caller_that(self: &Rc<Self>, speaks: Speaks) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (captured, client) = listener.accept().await.unwrap();
@@ -284,7 +293,10 @@ impl World {
         let source = self.source.clone();
         tokio::task::spawn_local(async move {
             let world = deciding.world.clone();
-            let served = source.serve(fd(captured), deciding).await;
+            let served = match speaks {
+                Speaks::Http2 => source.serve(fd(captured), deciding).await,
+                Speaks::Http1 => source.serve_http1(fd(captured), SERVICE.parse().unwrap(), deciding).await,
+            };
             world.served.borrow_mut().push(served.err().map(|error| error.is_violation()));
         });
         stream
@@ -340,7 +352,11 @@ pub(super) struct Seen {
 }
 
 pub(super) fn body(text: &'static str) -> TestBody {
-    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+    body_of(Bytes::from_static(text.as_bytes()))
+}
+
+fn body_of(bytes: Bytes) -> TestBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body of what a channel brings.
@@ -426,10 +442,14 @@ async fn echo(request: Request<Incoming>) -> Result<Response<TestBody>, Infallib
     trailers.insert("x-checksum", "7".parse().unwrap());
     trailers.insert("content-length", "99".parse().unwrap());
     let is_grpc = head.headers.contains_key("te");
-    let body = body.map_err(io::Error::other);
+    // The call of a client that streams: answered once all of it is there.
+    let body = match head.uri.path() {
+        "/e/Collect" => body_of(body.collect().await.unwrap().to_bytes()),
+        _ => body.map_err(io::Error::other).boxed_unsync(),
+    };
     let body = match is_grpc {
         true => body.with_trailers(async { Some(Ok(trailers)) }).boxed_unsync(),
-        false => body.boxed_unsync(),
+        false => body,
     };
     let response = Response::builder()
         .header("x-seen-uri", head.uri.to_string())

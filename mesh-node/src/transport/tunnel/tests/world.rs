@@ -23,7 +23,7 @@ use crate::transport::handshakes::{Handshakes, Limits, Place};
 use crate::transport::http1::{ExchangeOutcome, Instead, QuestionId, RequestCourse};
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Counters, Course, Engine, FirstBytes, Handle, Identified, Inbound,
-    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, TunnelKey, TunnelPlan,
+    ListenerId, LostTunnel, NewListener, Outbound, Refusal, Settings, Speaks, TunnelKey, TunnelPlan,
 };
 use crate::transport::{CloseReason, Outcome, TunnelLoss};
 
@@ -130,7 +130,7 @@ impl Conductor for Script {
         self.log.handed.lock().unwrap().push(socket);
     }
 
-    fn hand_over(&mut self, _: &Self::Pod, _: u32, _: OwnedFd) {}
+    fn hand_over(&mut self, _: &Self::Pod, _: u32, _: OwnedFd, _: Speaks) {}
 
     fn plan_tunnel(&mut self, _: &Self::Pod, key: &TunnelKey, _: &u32) -> Result<TunnelPlan, TunnelLoss> {
         let tls = self.identities.client(&self.own, &self.expected, Alpn::Mux1);
