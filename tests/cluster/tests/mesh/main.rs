@@ -199,7 +199,19 @@ fn goes(mesh: &Mesh) -> Result<()> {
     figure(&format!("while the mesh went, {outcome}"));
     ensure!(outcome.longest < 20.0, "pods were kept from each other: {outcome}");
     mesh.kubectl(&["get", "authorizationpolicies.policy.nodemesh.dev", "--all-namespaces"])?;
-    mesh.kubectl(&[SYSTEM, "get", "secret", "nodemesh-ca"]).map(drop)
+    mesh.kubectl(&[SYSTEM, "get", "secret", "nodemesh-ca"])?;
+    is_asked_to_leave_nothing(mesh)
+}
+
+/// Kinds, key and namespace survive unless somebody asks.
+fn is_asked_to_leave_nothing(mesh: &Mesh) -> Result<()> {
+    mesh.kubectl(&["delete", "-k", &format!("{MANIFESTS}/foundation"), WAIT])?;
+    let everything = "customresourcedefinitions,clusterroles,clusterrolebindings,namespaces,\
+                      priorityclasses,validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let left = mesh.kubectl(&["get", everything, "--output=name"])?;
+    let ours: Vec<&str> = left.lines().filter(|name| name.contains("nodemesh")).collect();
+    ensure!(ours.is_empty(), "the cluster still has {ours:?}");
+    Ok(())
 }
 
 /// How many sockets listen in a pod.
