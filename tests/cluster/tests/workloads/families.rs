@@ -10,11 +10,18 @@ const FAMILIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/families.yaml
 const NOT_FROM_NODE_A: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/not-from-node-a.yaml");
 /// How curl is told to take one family, and how the addresses of that family's pods and Services begin: those of node-a, of
 /// node-b, of Services.
-const FIRST: Family = Family { option: "--ipv4", pods: ["10.244.1.", "10.244.2."], services: "10.96." };
-const SECOND: Family =
-    Family { option: "--ipv6", pods: ["[fd00:10:244:1:", "[fd00:10:244:2:"], services: "[fd00:10:96:" };
+const FIRST: Family =
+    Family { page: "first", option: "--ipv4", pods: ["10.244.1.", "10.244.2."], services: "10.96." };
+const SECOND: Family = Family {
+    page: "second",
+    option: "--ipv6",
+    pods: ["[fd00:10:244:1:", "[fd00:10:244:2:"],
+    services: "[fd00:10:96:",
+};
 
 struct Family {
+    /// What is asked for by this family alone.
+    page: &'static str,
     option: &'static str,
     pods: [&'static str; 2],
     services: &'static str,
@@ -32,6 +39,9 @@ pub fn are_both_carried(mesh: &Mesh) -> Result<()> {
     for caller in ["both-a", "web-b", "both-b"] {
         for (family, name) in [(&FIRST, "both"), (&SECOND, "both"), (&SECOND, "second")] {
             answers(mesh, caller, family, &format!("http://{name}/"), "200")?;
+            // Often enough to meet every endpoint that may be chosen.
+            let statuses = ask(mesh, caller, family, &format!("http://{name}/{}?[1-8]", family.page))?;
+            ensure!(statuses == "200".repeat(8), "{caller} to {name} with {}: {statuses}", family.option);
         }
         answers(mesh, caller, &SECOND, &second_address(mesh, "both-b")?, "200")?;
     }
@@ -69,7 +79,15 @@ fn both_know_each_other(mesh: &Mesh) -> Result<()> {
         wanted.iter().filter(|wanted| !has(&wanted[..])).collect::<Vec<_>>()
     };
     eventually("calls by both families are recorded", PATIENCE, || missing().is_empty().then_some(()))
-        .with_context(|| format!("there is no record of {:?}", missing()))
+        .with_context(|| format!("there is no record of {:?}", missing()))?;
+    let records = mesh.records();
+    for (family, other) in [(&FIRST, &SECOND), (&SECOND, &FIRST)] {
+        let asked = format!("http.path=/{} ", family.page);
+        let of_other = |line: &&str| other.pods.iter().any(|pods| line.contains(pods));
+        let crossed = records.lines().filter(|line| line.contains(&asked)).find(of_other);
+        ensure!(crossed.is_none(), "a call went over to the other family: {crossed:?}");
+    }
+    Ok(())
 }
 
 fn who_has_no_certificate_is_refused(mesh: &Mesh) -> Result<()> {
