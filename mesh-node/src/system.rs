@@ -27,7 +27,7 @@ pub fn print(text: impl fmt::Display) {
     }
 }
 
-/// Writes a line on standard output, as [`print`] does.
+/// Writes a line on standard output, as [`print()`] does.
 pub fn print_line(line: impl fmt::Display) {
     print(format_args!("{line}\n"));
 }

@@ -12,6 +12,9 @@ pub struct How {
 /// One after the other, as many tests at a time as there are processors.
 pub const USUAL: How = How { beside: &[], of_two: 2 };
 
+/// The same with more: most wait for something to happen on loopback, and leave four fifths of the processors unused.
+pub const UNIT: How = How { beside: &[], of_two: 6 };
+
 /// One after the other: some hold to times, as that of a request beside bulk. A test waits three times as long as it
 /// computes, for what is to happen and for what must not.
 pub const END_TO_END: How = How { beside: &[], of_two: 3 };

@@ -115,7 +115,7 @@ impl Suite {
                 "--deny=warnings",
             ])),
             Self::Build => run.build().map(|_| ()),
-            Self::Unit => run.tests(UNIT, plan::USUAL),
+            Self::Unit => run.tests(UNIT, plan::UNIT),
             Self::Doc => process::run(
                 process::cargo(&["doc", "--quiet", "--workspace", "--no-deps"])
                     .env("RUSTDOCFLAGS", "--deny=warnings"),

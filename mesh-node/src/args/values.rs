@@ -1,6 +1,6 @@
 //! Values of flags: each is read once, and what is wrong with one is said with how it is written.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -47,7 +47,15 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let reason = "is no address with a port: write it as in 127.0.0.1:15020, 0.0.0.0:15020 or [::1]:15020";
-    text.parse().map_err(|_| reason.to_owned())
+    let bare = || bare_ipv6(text).map(SocketAddr::from);
+    text.parse().ok().or_else(bare).ok_or_else(|| reason.to_owned())
+}
+
+/// An IPv6 address and a port that somebody put behind it, as what Kubernetes puts into a container's environment has no
+/// brackets.
+fn bare_ipv6(text: &str) -> Option<(Ipv6Addr, u16)> {
+    let (address, port) = text.rsplit_once(':')?;
+    Some((address.parse().ok()?, port.parse().ok()?))
 }
 
 pub(super) fn namespace(text: &str) -> Result<String, String> {
@@ -70,7 +78,11 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
         let bracketed = host.starts_with('[') && host.ends_with(']');
         !host.is_empty() && (bracketed || !host.contains(':')) && port.parse().is_ok_and(|port: u16| port > 0)
     });
-    if is_good { Ok(text.to_owned()) } else { Err("is not HOST:PORT".to_owned()) }
+    match bare_ipv6(text) {
+        Some((address, port)) if port > 0 => Ok(format!("[{address}]:{port}")),
+        _ if is_good => Ok(text.to_owned()),
+        _ => Err("is not HOST:PORT".to_owned()),
+    }
 }
 
 pub(super) fn trust_domain(text: &str) -> Result<TrustDomain, String> {
@@ -94,8 +106,20 @@ mod tests {
     #[test]
     fn an_address_has_a_port_and_no_name() {
         assert_eq!(address("[::1]:15020").unwrap().port(), 15020);
-        for wrong in ["15020", ":15020", "localhost:15020", "127.0.0.1", "::1:15020"] {
+        for wrong in ["15020", ":15020", "localhost:15020", "127.0.0.1", "fd00::1", "1:2:3:4:5:6:7:8"] {
             assert!(address(wrong).unwrap_err().contains("127.0.0.1:15020"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_an_environment_needs_no_brackets() {
+        assert_eq!(address("fd00::1:15020"), Ok("[fd00::1]:15020".parse().unwrap()));
+        assert_eq!(host_and_port("fd00::1:15012").as_deref(), Ok("[fd00::1]:15012"));
+        for good in ["nodemesh-controller:15012", "10.96.0.7:15012", "[fd00::1]:15012"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for wrong in ["fd00::1", "fd00::1:0", "10.96.0.7", ":15012", "a:b:1"] {
+            assert!(host_and_port(wrong).is_err(), "{wrong}");
         }
     }
 }

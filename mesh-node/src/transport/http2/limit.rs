@@ -28,7 +28,7 @@ use super::upload::Upload;
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Most by which the clock of a caller, or of another agent, is ahead of ours; never more than a tenth of what it waits.
-const AHEAD: Duration = Duration::from_millis(50);
+const AHEAD: Duration = Duration::from_millis(250);
 
 /// When an exchange ends that is not over by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
