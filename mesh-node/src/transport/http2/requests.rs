@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::Activity;
 use super::settings::Settings;
-use super::through::Reading;
+use super::through::{Reading, Rebuilt};
 
 /// Bytes that are read at a time.
 const AT_ONCE: usize = 16 << 10;
@@ -45,8 +45,7 @@ pub(super) struct Requests {
     /// Nothing follows the request that is read.
     is_last: bool,
     came: Vec<u8>,
-    rebuilt: Vec<u8>,
-    given: usize,
+    rebuilt: Rebuilt,
     /// Runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
     has_ended: bool,
@@ -77,8 +76,7 @@ impl Requests {
             is_first: true,
             is_last: false,
             came: Vec::new(),
-            rebuilt: Vec::new(),
-            given: 0,
+            rebuilt: Rebuilt::default(),
             deadline: None,
             has_ended: false,
             broken: None,
@@ -144,13 +142,13 @@ impl Requests {
             (Version::Http10, true) => Some(b"keep-alive"),
         };
         let added = persistence.map(|value| Field { name: b"connection", value });
-        let before = self.rebuilt.len();
-        let writer = write_request(&head, &self.dialled, added.as_slice(), &mut self.rebuilt);
+        let before = self.rebuilt.bytes.len();
+        let writer = write_request(&head, &self.dialled, added.as_slice(), &mut self.rebuilt.bytes);
         if head.version == Version::Http10 {
             // hyper is to answer as such a caller understands it.
-            let line = self.rebuilt[before..].iter().position(|byte| *byte == b'\r');
+            let line = self.rebuilt.bytes[before..].iter().position(|byte| *byte == b'\r');
             let minor = before + line.expect("a request has a line") - 1;
-            self.rebuilt[minor] = b'0';
+            self.rebuilt.bytes[minor] = b'0';
         }
         let is_bodiless = matches!(head.framing, BodyFraming::None | BodyFraming::Length(0));
         let (taken, framing) = (head.length, head.framing);
@@ -173,29 +171,18 @@ impl Requests {
             taken += step.consumed;
             match step.part {
                 BodyPart::Pending => return Ok(taken),
-                BodyPart::Bytes(bytes) => {
-                    writer.write(bytes, &mut self.rebuilt).map_err(|UnevenBody| Refusal::ForbiddenBody)?
-                }
+                BodyPart::Bytes(bytes) => writer
+                    .write(bytes, &mut self.rebuilt.bytes)
+                    .map_err(|UnevenBody| Refusal::ForbiddenBody)?,
                 BodyPart::End(trailers) => {
-                    writer.finish(&trailers, &mut self.rebuilt).map_err(|UnevenBody| Refusal::Truncated)?;
+                    writer
+                        .finish(&trailers, &mut self.rebuilt.bytes)
+                        .map_err(|UnevenBody| Refusal::Truncated)?;
                     self.at = At::Head(HeadScan::default());
                     return Ok(taken);
                 }
             }
         }
-    }
-
-    /// Gives on what was understood; whether there was anything.
-    fn give(&mut self, room: &mut ReadBuf<'_>) -> bool {
-        let waiting = &self.rebuilt[self.given..];
-        let count = waiting.len().min(room.remaining());
-        room.put_slice(&waiting[..count]);
-        self.given += count;
-        if self.given == self.rebuilt.len() {
-            self.rebuilt.clear();
-            self.given = 0;
-        }
-        count > 0
     }
 
     /// The caller has nothing to give right now: whether it is too late for the head that has begun.
@@ -224,7 +211,7 @@ impl Reading for Requests {
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if self.give(room) || room.remaining() == 0 {
+            if self.rebuilt.give(room) || room.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
             if let Some(refusal) = self.broken {

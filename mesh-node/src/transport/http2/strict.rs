@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use mesh_common::http1::{Exchange, Limits, ReadRules, Refusal, ResponseTo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::through::{Reading, Through};
+use super::through::{Reading, Rebuilt, Through};
 use super::trailers::{Aside, Trailers, WithTrailers};
 use super::upload::RequestBody;
 
@@ -56,9 +56,8 @@ pub(super) struct Rebuilding {
     limits: Limits,
     /// What came and is not understood yet: at most a head, or a line of a body's framing.
     came: Vec<u8>,
-    /// What was understood, and how much of it was given on.
-    rebuilt: Vec<u8>,
-    given: usize,
+    /// What was understood.
+    rebuilt: Rebuilt,
     /// No more is read, and why if there was a doubt.
     end: Option<Option<Refusal>>,
 }
@@ -165,8 +164,8 @@ impl Asked {
 impl<S> Strict<S> {
     /// The connection, once its protocol has changed, and what came of the new one.
     pub(super) fn into_parts(self) -> (S, Vec<u8>) {
-        let Self { stream, reading: Rebuilding { mut rebuilt, mut came, given, .. } } = self;
-        let mut unread = rebuilt.split_off(given);
+        let Self { stream, reading: Rebuilding { rebuilt, mut came, .. } } = self;
+        let mut unread = rebuilt.into_rest();
         unread.append(&mut came);
         (stream.into_inner(), unread)
     }
@@ -174,17 +173,17 @@ impl<S> Strict<S> {
 
 impl Rebuilding {
     fn new(asked: Asked, limits: Limits) -> Self {
-        Self { asked, limits, came: Vec::new(), rebuilt: Vec::new(), given: 0, end: None }
+        Self { asked, limits, came: Vec::new(), rebuilt: Rebuilt::default(), end: None }
     }
 
     /// Takes what came, or its end if that is nothing.
     fn take(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
-            self.end = Some(self.asked.close(&self.came, &mut self.rebuilt).err());
+            self.end = Some(self.asked.close(&self.came, &mut self.rebuilt.bytes).err());
             return;
         }
         self.came.extend_from_slice(bytes);
-        match self.asked.take(&self.came, self.limits, &mut self.rebuilt) {
+        match self.asked.take(&self.came, self.limits, &mut self.rebuilt.bytes) {
             Ok(taken) => {
                 self.came.drain(..taken);
                 let is_over = self.asked.last().as_ref().is_none_or(Exchange::is_response_done);
@@ -198,19 +197,6 @@ impl Rebuilding {
             }
         }
     }
-
-    /// Gives on what was understood; whether there was anything.
-    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
-        let waiting = &self.rebuilt[self.given..];
-        let count = waiting.len().min(buffer.remaining());
-        buffer.put_slice(&waiting[..count]);
-        self.given += count;
-        if self.given == self.rebuilt.len() {
-            self.rebuilt.clear();
-            self.given = 0;
-        }
-        count > 0
-    }
 }
 
 impl Reading for Rebuilding {
@@ -223,11 +209,11 @@ impl Reading for Rebuilding {
         loop {
             // After the last byte of a response something more may have come: the response is good.
             if let Some(Some(refusal)) = self.end
-                && (refusal != Refusal::Unsolicited || self.rebuilt.is_empty())
+                && (refusal != Refusal::Unsolicited || self.rebuilt.bytes.is_empty())
             {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
             }
-            if self.give(buffer) || buffer.remaining() == 0 || self.end.is_some() {
+            if self.rebuilt.give(buffer) || buffer.remaining() == 0 || self.end.is_some() {
                 return Poll::Ready(Ok(()));
             }
             let mut bytes = [MaybeUninit::uninit(); AT_ONCE];

@@ -17,11 +17,38 @@ pub(super) trait Reading {
     ) -> Poll<io::Result<()>>;
 }
 
+/// What was written anew of what came, until it is read.
+#[derive(Debug, Default)]
+pub(super) struct Rebuilt {
+    pub(super) bytes: Vec<u8>,
+    given: usize,
+}
+
 /// Such a connection.
 #[derive(Debug)]
 pub(super) struct Through<S, R> {
     pub(super) stream: S,
     pub(super) reading: R,
+}
+
+impl Rebuilt {
+    /// Gives on as much as there is room for; whether that was anything.
+    pub(super) fn give(&mut self, room: &mut ReadBuf<'_>) -> bool {
+        let waiting = &self.bytes[self.given..];
+        let count = waiting.len().min(room.remaining());
+        room.put_slice(&waiting[..count]);
+        self.given += count;
+        if self.given == self.bytes.len() {
+            self.bytes.clear();
+            self.given = 0;
+        }
+        count > 0
+    }
+
+    /// What nobody read.
+    pub(super) fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.split_off(self.given)
+    }
 }
 
 impl<S: AsyncRead + Unpin, R: Reading + Unpin> AsyncRead for Through<S, R> {
