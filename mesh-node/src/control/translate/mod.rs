@@ -8,6 +8,7 @@
 
 pub mod authorization_policy;
 pub mod endpoint_slice;
+pub mod key_address;
 pub mod mesh_config;
 pub mod namespace;
 pub mod node;

@@ -3,6 +3,7 @@
 //! A rule whose keys are not understood has none: tokens of its issuer are refused. Anything else that is not understood
 //! leaves open where a token may stand, and every request to whom the object is about is refused.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use mesh_common::token::KeySet;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Effect, Field, FieldError, Finding, SPEC, Translated, namespaced_name, policy_scope};
+use super::{
+    Effect, Field, FieldError, Finding, SPEC, Translated, key_address, namespaced_name, policy_scope,
+};
 use crate::control::resources::{self, PolicyTargetReference, WorkloadSelector};
 
 /// Most entries of any list of a RequestAuthentication.
@@ -283,16 +286,25 @@ impl Reader {
 }
 
 /// What can be fetched: a host by HTTP, with nothing secret in it, since everybody who sees the object's status reads it.
-fn check_uri(text: &str) -> Result<(), &'static str> {
+/// Where a name leads is seen when it is resolved, each time.
+fn check_uri(text: &str) -> Result<(), Cow<'static, str>> {
     let uri = text.parse::<Uri>().map_err(|_| "is no URI")?;
     let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
     let authority = uri.authority().filter(|authority| is_known && !authority.host().is_empty());
     let authority = authority.ok_or("must begin with https:// or http:// and a host")?;
     if authority.as_str().contains('@') {
-        return Err("must not hold a name or a password");
+        return Err("must not hold a name or a password".into());
     }
     if text.len() > MAX_TEXT * 2 {
-        return Err("is longer than 2048 bytes");
+        return Err("is longer than 2048 bytes".into());
     }
-    Ok(())
+    let host = authority.host();
+    if authority.as_str() != host && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err("has a port that is none: 1 to 65535".into());
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse().ok().and_then(key_address::forbidden) {
+        Some(what) => Err(format!("leads to {what}, which keys are not fetched from").into()),
+        None => Ok(()),
+    }
 }

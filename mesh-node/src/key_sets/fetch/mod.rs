@@ -24,9 +24,9 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::address::forbidden;
 use super::error::FetchError;
 use super::target::Target;
+use crate::control::translate::key_address::forbidden;
 
 /// Hops after the first: some issuers move their keys once or twice.
 const MAX_REDIRECTS: usize = 3;

@@ -3,18 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kube::api::{Api, DynamicObject, GroupVersionKind, PostParams};
-use kube::core::ApiResource;
 use mesh_common::model::MeshSettings;
-use mesh_node::control::resources::{AuthorizationPolicy, PeerAuthentication};
+use mesh_node::control::resources::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use mesh_node::control::translate::Finding;
 use mesh_node::control::translate::authorization_policy::authorization_policy;
 use mesh_node::control::translate::peer_authentication::peer_authentication;
-use mesh_node::control::translate::{Effect, Finding};
-use mesh_node::controller::client::client;
+use mesh_node::control::translate::request_authentication::request_authentication;
 use mesh_test_cluster::api_server::ApiServer;
 use mesh_test_harness::eventually::eventually;
-use mesh_test_harness::figure;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{SERVER, apply, object, operation, refused, rule, source};
 
@@ -35,6 +32,11 @@ apiVersion: policy.nodemesh.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: {name: before, namespace: default}
 spec: {rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}
+---
+apiVersion: policy.nodemesh.dev/v1alpha1
+kind: RequestAuthentication
+metadata: {name: before, namespace: default}
+spec: {jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys', outputPayloadToHeader: Host}]}
 ";
 
 /// Objects that no policy saw.
@@ -43,7 +45,7 @@ pub fn make_what_was_there_before(server: &ApiServer) -> Result<()> {
     server.kubectl(&["apply", "-f", &file.path().display().to_string()]).map(drop)
 }
 
-/// All three, not just one of them.
+/// All of them, not just one.
 pub fn wait_until_in_force(server: &ApiServer) -> Result<()> {
     let wrong: String =
         BEFORE.split("---").map(|object| format!("{}---\n", object.replace("before", "after"))).collect();
@@ -51,31 +53,44 @@ pub fn wait_until_in_force(server: &ApiServer) -> Result<()> {
     eventually("the admission policies are in force", IN_FORCE, || {
         let dry_run = ["apply", "--dry-run=server", "-f", &file.path().display().to_string()];
         let refusal = server.kubectl(&dry_run).err()?.to_string();
-        (refusal.matches("denied request").count() == 3).then_some(())
+        (refusal.matches("denied request").count() == BEFORE.split("---").count()).then_some(())
     })
 }
 
 /// Where the code finds a fault in an object that the API server does not refuse.
 fn findings(kind: &str, spec: &str) -> Vec<Finding> {
-    let text = object(kind, "wrong", spec);
-    let settings = MeshSettings::default();
-    let value = yaml(&text);
-    if kind == "AuthorizationPolicy" {
-        let object: AuthorizationPolicy = serde_json::from_value(value).expect("the schema has its fields");
-        authorization_policy(&object, &settings).expect("it has a name").findings
-    } else {
-        let object: PeerAuthentication = serde_json::from_value(value).expect("the schema has its fields");
-        peer_authentication(&object, &settings).expect("it has a name").findings
-    }
+    translated(yaml(&object(kind, "wrong", spec))).expect("the schema has its fields")
 }
 
-fn yaml(text: &str) -> Value {
+/// What the code finds wrong with an object.
+///
+/// # Errors
+/// If it is none of its kind at all.
+pub fn translated(object: Value) -> Result<Vec<Finding>> {
+    let settings = MeshSettings::default();
+    Ok(match object["kind"].as_str() {
+        Some("AuthorizationPolicy") => {
+            let object: AuthorizationPolicy = serde_json::from_value(object)?;
+            authorization_policy(&object, &settings)?.findings
+        }
+        Some("PeerAuthentication") => {
+            let object: PeerAuthentication = serde_json::from_value(object)?;
+            peer_authentication(&object, &settings)?.findings
+        }
+        _ => {
+            let object: RequestAuthentication = serde_json::from_value(object)?;
+            request_authentication(&object, &settings)?.findings
+        }
+    })
+}
+
+pub fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).expect("it is YAML")
 }
 
 /// Refused with the field and `said`, and reported by the code with `path` where nobody refuses it.
 #[track_caller]
-fn refused_and_reported(kind: &str, spec: &str, said: &str, path: &str) {
+pub fn refused_and_reported(kind: &str, spec: &str, said: &str, path: &str) {
     refused(kind, spec, said);
     let findings = findings(kind, spec);
     assert!(findings.iter().any(|finding| finding.error.field == path), "{spec}: {findings:?}");
@@ -158,8 +173,26 @@ fn a_target_and_a_mode_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn custom_needs_a_server_to_ask_and_is_never_only_tried() -> Result<()> {
+    for (spec, said, path) in [
+        ("{action: CUSTOM}", "spec.provider: is missing", "spec.provider.name"),
+        ("{action: DENY, provider: {name: opa}}", "spec.provider: is for action: CUSTOM", "spec.provider"),
+        ("{provider: {name: opa}}", "spec.provider: is for action: CUSTOM", "spec.provider"),
+        ("{action: CUSTOM, provider: {name: opa}, mode: Audit}", "spec.mode: CUSTOM cannot be", "spec.mode"),
+    ] {
+        refused_and_reported("AuthorizationPolicy", spec, said, path);
+    }
+    let custom = "{action: CUSTOM, mode: Enforce, provider: {name: opa}, rules: [{}]}";
+    apply(&object("AuthorizationPolicy", "custom", custom)).map_err(anyhow::Error::msg)?;
+    let tried = SERVER.kubectl(&["annotate", "nmap", "custom", "istio.io/dry-run=true"]);
+    let said = tried.expect_err("its server would have to be asked").to_string();
+    ensure!(said.contains("metadata.annotations[istio.io/dry-run]: CUSTOM cannot be tried"), "{said}");
+    SERVER.kubectl(&["annotate", "nmap", "custom", "istio.io/dry-run=false"]).map(drop)
+}
+
+#[test]
 fn what_was_there_before_can_be_changed_in_everything_else() -> Result<()> {
-    for what in ["nmap/before", "nmpa/before", "namespace/before"] {
+    for what in ["nmap/before", "nmpa/before", "nmra/before", "namespace/before"] {
         SERVER.kubectl(&["label", what, "team=a"])?;
     }
     let again = SERVER.kubectl(&["label", "--overwrite", "namespace", "before", "nodemesh.dev/mode=maybe"]);
@@ -172,106 +205,4 @@ fn what_was_there_before_can_be_changed_in_everything_else() -> Result<()> {
     let patched = SERVER.kubectl(&["patch", "nmap", "before", "--type=merge", "--patch", patch]);
     ensure!(patched.is_err_and(|error| error.to_string().contains("10.0.0.0/34")), "it says something new");
     SERVER.kubectl(&["delete", "nmpa", "before"]).map(drop)
-}
-
-/// Numbers that look drawn, and are the same each time.
-struct Draws(u64);
-
-impl Draws {
-    fn one_of<'a>(&mut self, pieces: &[&'a str]) -> &'a str {
-        // Knuth's MMIX constants; the high bits are the good ones.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        pieces[usize::try_from(self.0 >> 33).unwrap_or_default() % pieces.len()]
-    }
-}
-
-const PIECES: &[&str] = &[
-    "",
-    "",
-    "*",
-    "a",
-    "Z",
-    "80",
-    ".",
-    ":",
-    "/",
-    "-",
-    "_",
-    "[fd00::1]",
-    "%2F",
-    "%20",
-    "%",
-    "é",
-    "td",
-    "/ns/a/sa/b",
-    "GET",
-    "/api",
-    "10.0.0.1",
-    "::",
-    "::ffff:1.2.3.4",
-    "fd00",
-    "/8",
-    "/96",
-    "/128",
-    "|",
-    "'",
-    "~",
-    ";",
-    "..",
-    "65535",
-];
-/// Objects that are tried.
-const DRAWN: usize = 6_000;
-
-/// Fields with a value, as they stand in a rule.
-fn drawn(draws: &mut Draws) -> Value {
-    let value: String = (0..4).map(|_| draws.one_of(PIECES)).collect();
-    let name = draws.one_of(&[
-        "principals",
-        "ipBlocks",
-        "hosts",
-        "paths",
-        "source.ip",
-        "source.principal",
-        "source.namespace",
-        "source.serviceAccount",
-        "destination.port",
-        "connection.sni",
-        "request.headers[a]",
-    ]);
-    match name {
-        "principals" | "ipBlocks" => json!({"from": [{"source": {name: [value]}}]}),
-        "hosts" | "paths" => json!({"to": [{"operation": {name: [value]}}]}),
-        key => json!({"when": [{"key": key, "values": [value]}]}),
-    }
-}
-
-#[tokio::test]
-async fn nothing_is_refused_that_the_code_takes() -> Result<()> {
-    let kind = GroupVersionKind::gvk("policy.nodemesh.dev", "v1alpha1", "AuthorizationPolicy");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies");
-    let client = client(Some(SERVER.kubeconfig())).await?;
-    let policies: Api<DynamicObject> = Api::namespaced_with(client, "default", &resource);
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let mut draws = Draws(1);
-    let mut taken = 0;
-    for _ in 0..DRAWN {
-        let object = json!({
-            "apiVersion": "policy.nodemesh.dev/v1alpha1",
-            "kind": "AuthorizationPolicy",
-            "metadata": {"name": "drawn", "namespace": "default"},
-            "spec": {"rules": [drawn(&mut draws)]},
-        });
-        let typed: AuthorizationPolicy = serde_json::from_value(object.clone())?;
-        let translated = authorization_policy(&typed, &MeshSettings::default())?;
-        if translated.findings.iter().any(|finding| finding.effect == Effect::Denies) {
-            continue;
-        }
-        taken += 1;
-        let answer = policies.create(&dry_run, &serde_json::from_value(object.clone())?).await;
-        ensure!(answer.is_ok(), "{object}: {answer:?}");
-    }
-    figure(&format!("{taken} of {DRAWN} drawn policies are taken by the code, and by the API server"));
-    ensure!(taken > DRAWN / 20, "the drawn values are nearly all wrong");
-    Ok(())
 }

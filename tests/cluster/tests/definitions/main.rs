@@ -1,6 +1,8 @@
 //! What a real API server makes of our definitions and of objects of their kinds.
 
 mod admission;
+mod drawn;
+mod issuers;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! PURE. Which addresses keys may be fetched from: whoever writes a RequestAuthentication chooses the URI, and must not reach
 //! through us what only this machine may (GHSA-fgw5-hp8f-xfhc).
 //!
-//! In: an address that a name resolved to, and that is then connected to. Out: why not. Private ranges are allowed: issuers
-//! in the cluster are usual.
+//! In: an address that a URI has in it, or that a name resolved to and that is then connected to. Out: why not. Private
+//! ranges are allowed: issuers in the cluster are usual.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ const METADATA_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 /// Why keys may not be fetched from an address; `None` if they may.
-pub(super) fn forbidden(address: IpAddr) -> Option<&'static str> {
+pub fn forbidden(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => forbidden_v4(address),
         IpAddr::V6(address) => match embedded(address) {
