@@ -32,7 +32,7 @@ use super::http2_exchange::{Http2Exchange, Open, flags_of_failure};
 use super::load::Unit;
 use super::pod::PodHandle;
 use super::record::{HttpConnection, Record, Subject};
-use super::request::{RequestSides, arrived_here};
+use super::request::{RequestSide, RequestSides, arrived_here};
 use super::response::Rejection;
 use super::under_way::{UnderWay, still_permitted};
 use crate::identity::Identities;
@@ -293,7 +293,16 @@ impl crate::transport::http2::Conductor for Http2Connection {
         exchange.answered = Some((flags_of_failure(failure), failure.reason()));
         let answer = OwnAnswer::unreachable(failure);
         let cause = match failure {
-            ConnectFailure::SlowRequest => Cause::Slow,
+            ConnectFailure::SlowRequest => {
+                let asked = exchange.question.take().and_then(|question| self.proxy.asked_side(question));
+                exchange.sides.extend(asked);
+                Cause::Slow
+            }
+            ConnectFailure::DeadlineExceeded | ConnectFailure::IdleTimedOut => {
+                exchange.question_was_late();
+                let decision = exchange.sides.iter().find_map(RequestSide::decision);
+                return answer.about(decision);
+            }
             ConnectFailure::BadBody(refusal) => Cause::Malformed(*refusal),
             ConnectFailure::TooManyHandshakes => Cause::Carrying(
                 "too many TLS handshakes are under way (--max-pending-handshakes, --max-pending-handshakes-per-source)",
@@ -374,6 +383,11 @@ impl Http2Connection {
     /// The caller of a request that waited is gone.
     pub(super) fn forget_question(&self, question: QuestionId) {
         self.proxy.forget_question(question);
+    }
+
+    /// How a request is reported that may wait no longer.
+    pub(super) fn late_side(&self, question: QuestionId) -> Option<RequestSide> {
+        self.proxy.late_side(question)
     }
 
     /// Counts a response of which too little was taken.

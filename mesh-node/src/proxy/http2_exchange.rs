@@ -146,6 +146,15 @@ impl Http2Exchange {
         self.response_edits = allowance.and_then(|allowance| some(&allowance.response)).map(Box::new);
     }
 
+    /// It waited for an answer, and may not any longer.
+    pub(super) fn question_was_late(&mut self) {
+        let late = self.question.take().and_then(|question| self.connection.late_side(question));
+        let Some(side) = late else { return };
+        let decision = side.decision();
+        self.sides.push(side);
+        self.sides.iter_mut().for_each(|side| side.refused_as(decision));
+    }
+
     fn answer(&mut self, rejection: &Rejection, decision: Option<DecisionId>) -> OwnAnswer {
         self.answered = Some((rejection.flags(), rejection.reason()));
         self.sides.iter_mut().for_each(|side| side.refused_as(decision));
@@ -195,8 +204,13 @@ impl Exchange for Http2Exchange {
     fn ended(&mut self, end: &End) {
         self.busy = None;
         self.place = None;
-        if let Some(question) = self.question.take() {
-            self.connection.forget_question(question);
+        match end.ending {
+            Ending::DeadlineExceeded | Ending::IdleTimedOut => self.question_was_late(),
+            _ => self
+                .question
+                .take()
+                .into_iter()
+                .for_each(|question| self.connection.forget_question(question)),
         }
         let (flags, reason) = match (end.ending, self.answered) {
             (Ending::OwnAnswer, Some(answered)) => answered,

@@ -76,7 +76,7 @@ use crate::telemetry::chain::Chain;
 use crate::telemetry::traffic::CoreTraffic;
 use crate::transport::connect::Dial;
 use crate::transport::handshakes::{self, Handshakes};
-use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, RequestCourse};
+use crate::transport::http1::{AskedBody, ExchangeOutcome, Instead, QuestionId, RequestCourse, Unwaited};
 use crate::transport::penalties::Penalties;
 use crate::transport::tunnel::{
     Accepted, Caller, Conductor, Course, FirstBytes, Identified, Inbound, LostTunnel, Outbound, Refusal,
@@ -344,8 +344,15 @@ impl Conductor for Proxy {
         self.ask_beside(question, body, done);
     }
 
-    fn not_asked(&mut self, question: QuestionId) {
-        self.forget_question(question);
+    fn not_asked(&mut self, question: QuestionId, why: Unwaited) {
+        match why {
+            Unwaited::ClientGone => self.forget_question(question),
+            Unwaited::Refused => self.drop_question(question),
+        }
+    }
+
+    fn unanswered(&mut self, question: QuestionId) -> Option<http1::LocalAnswer<'static>> {
+        self.question_was_late(question)
     }
 
     fn next_endpoint_of_request(

@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_test_e2e::{HTTP, decision_id, explained, node, policy, refusal_is_told, server, service};
+use mesh_test_e2e::{HTTP, at, decision_id, explained, node, policy, refusal_is_told, server, service};
 use mesh_test_harness::clients::Response;
 use mesh_test_harness::eventually::{PATIENCE, eventually};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -245,9 +245,75 @@ fn over_http_the_head_is_shown_and_200_lets_it_pass() {
     });
 }
 
-/// `client` on one node, `server`, `near` and the authorization server `opa` on the other; `/staff*` is to be asked.
+#[test]
+fn a_request_that_may_wait_no_longer_is_refused_for_that() {
+    // The server has a minute, a request has less.
+    let patient = configuration("envoyExtAuthzGrpc", GRPC, "").replace("timeout: 2s", "timeout: 60s");
+    with_configuration(&["--tcp-idle-timeout", "3s"], &patient, |mesh, server, _| {
+        let _http2 = mesh.pod("server").serve(Kind::Http2, HTTP2)?;
+        let silent = ["-i", "-X", "POST", "-H", "x-user: silent"];
+        let call =
+            ["--http2-prior-knowledge", "-H", "content-type: application/grpc", "-H", "grpc-timeout: 500m"];
+        // Of one node: elsewhere the caller's own daemon may be the first to end it, which has asked nobody.
+        let answer = mesh.pod("near").curl("http://10.96.0.10:8082/staff/call", &[silent, call].concat())?;
+        assert!(answer.body.contains("grpc-status: 4"), "{answer:?}");
+        let id = decision_id(&answer.body).with_context(|| format!("{answer:?}"))?;
+        for direction in ["inbound", "outbound"] {
+            let is_it = |record: &serde_json::Value| {
+                record["http.path"] == "/staff/call" && record["direction"] == direction
+            };
+            let record = mesh.node(node(1)).record(direction, is_it)?;
+            assert_eq!(
+                (&record["reason"], &record["decision"]),
+                (&"deadline_exceeded".into(), &id.as_str().into())
+            );
+            let is_called = direction == "inbound";
+            assert_eq!(record["verdict"] == "denied", is_called, "{record}");
+            assert_eq!(record["policy"].to_string().contains("shop/ask"), is_called, "{record}");
+        }
+        let told = mesh.node(node(1)).command(&["authz", "explain", &id])?.success("explain")?;
+        let reason = "\nreason:      ext_authz_error_timeout\n";
+        assert!(told.contains("AuthorizationPolicy shop/ask") && told.contains(reason), "{told}");
+        // The call to the server is an exchange like any other: it ends when the request does, or a moment before.
+        let answer =
+            mesh.pod("near").curl("http://10.96.0.10/staff/x", &[&silent[..], &["--http1.1"]].concat())?;
+        let (status, reason) = match answer.status {
+            504 => (504, "ext_authz_error_timeout"),
+            status => (status, "ext_authz_error_unreachable"),
+        };
+        assert!([403, 504].contains(&status), "{answer:?}");
+        let told = refusal_is_told(mesh, 1, &answer.body, reason)?;
+        assert!(told.contains("AuthorizationPolicy shop/ask"), "{told}");
+        assert!(server.events("request").is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_request_that_breaks_off_before_its_server_is_asked_is_reported_once() {
+    with_servers("includeRequestBodyInCheck: {maxRequestBytes: 16}", |mesh, _, _| {
+        let broken = "POST /staff/broken HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ";
+        let answer = mesh.pod("near").http_bytes(at(80), broken)?.received;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        refusal_is_told(mesh, 1, &answer, "http1_chunk_size")?;
+        let is_of_it = |record: &serde_json::Value| record["http.path"] == "/staff/broken";
+        let records = mesh.node(node(1)).records().into_iter().filter(is_of_it).collect::<Vec<_>>();
+        assert_eq!(records.len(), 1, "{records:?}");
+        Ok(())
+    });
+}
+
 fn with_servers(
     fields: &str,
+    test: impl FnOnce(&mut Mesh, &Server, &Receiver<AttributeContext>) -> Result<()>,
+) {
+    with_configuration(&[], &configuration("envoyExtAuthzGrpc", GRPC, fields), test);
+}
+
+/// `client` on one node, `server`, `near` and the authorization server `opa` on the other; `/staff*` is to be asked.
+fn with_configuration(
+    flags: &[&str],
+    configuration: &str,
     test: impl FnOnce(&mut Mesh, &Server, &Receiver<AttributeContext>) -> Result<()>,
 ) {
     let opa = PodSpec::new("opa").label("app", "opa").port("grpc", GRPC).port("http", PLAIN);
@@ -258,8 +324,9 @@ fn with_servers(
     Scenario::new(vec![PodSpec::new("client")], far)
         .service(service().port("http2", HTTP2, HTTP2))
         .service(opa)
-        .objects("mesh", &configuration("envoyExtAuthzGrpc", GRPC, fields))
+        .objects("mesh", configuration)
         .objects("policy", &ask)
+        .flags(flags)
         .run(|mesh| {
             let (checks, asked) = channel();
             serve(mesh.pod("opa"), GRPC, move |connection| {

@@ -94,7 +94,9 @@ impl Stage {
                 }
                 Command::Release(Release::Reuse) => self.has_upstream = false,
                 Command::Release(Release::Close | Release::Abort) => self.lose_upstream(),
-                Command::Refused(..) | Command::Finished(..) => self.relay.answer_refused(None),
+                Command::Refused(..) | Command::Finished(..) | Command::Unanswered => {
+                    self.relay.answer_refused(None)
+                }
                 _ => {}
             }
         }

@@ -75,7 +75,8 @@ impl<P: Forwarded> Relay<P> {
             Waiting::Nothing => {}
             Waiting::Request => self.finish_client(Close::Finish, &mut commands),
             Waiting::Response if self.parked.is_some() => {
-                write_local_answer(LATE, ResponseFor::UNKNOWN, self.to_client.buffer());
+                self.unsaid = Some(Box::new((LATE, ResponseFor::UNKNOWN)));
+                commands.push(Command::Unanswered);
                 self.finish_client(Close::Linger, &mut commands);
             }
             Waiting::Body if self.parked.is_some() => self.refuse_slow(&mut commands),
@@ -112,6 +113,14 @@ impl<P: Forwarded> Relay<P> {
             self.fail(answer, Ending::Cut, &mut commands);
         }
         commands
+    }
+
+    /// Answers a client whose request [waited in vain](Command::Unanswered).
+    pub fn answer_unanswered(&mut self, answer: LocalAnswer<'static>) {
+        if let Some(unsaid) = &mut self.unsaid {
+            unsaid.0 = answer;
+        }
+        self.answer_refused(None);
     }
 
     /// Answers a client whose message was [refused](Command::Refused), or whose [exchange](Command::Finished) ended with an

@@ -60,6 +60,9 @@ pub enum Command<P> {
     /// Ask about the request that [waits](Verdict::Wait), with what was [gathered](Relay::gathered) of its body, then say
     /// [`Relay::resume`].
     Ask,
+    /// Who was asked has said nothing in time: report the request, then say [`Relay::answer_unanswered`] or
+    /// [`Relay::answer_refused`].
+    Unanswered,
     /// Send what is to be sent, then half-close; the client may go on sending (only after 101).
     FinishClient,
     /// The client has had its last answer.

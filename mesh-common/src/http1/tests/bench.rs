@@ -15,7 +15,11 @@ impl Forwarded for String {
     }
 }
 
-/// A relay whose plans are the paths of requests; `/denied` is answered 403.
+/// What who waits is told in whose place nobody has answered in time.
+pub(super) const UNANSWERED: LocalAnswer<'static> =
+    LocalAnswer { status: 504, text: "nobody said a word", reason: "no_word", decision: None };
+
+/// A relay whose plans are the paths of requests; `/denied` is answered 403, somebody is asked about `/asked`.
 pub(super) struct Bench {
     pub(super) relay: Relay<String>,
     pub(super) commands: Vec<Command<String>>,
@@ -49,6 +53,7 @@ impl Bench {
                 reason: "policy",
                 decision: None,
             }),
+            "/asked" => Verdict::Wait(None),
             "/edited" => {
                 let removed = vec!["x-user".into()];
                 let added = vec![("x-user".into(), (*b"web").into())];
@@ -60,6 +65,9 @@ impl Bench {
         let commands = act(&mut self.relay, &mut court);
         let is_refusal =
             |command: &Command<_>| matches!(command, Command::Refused(..) | Command::Finished(..));
+        if commands.contains(&Command::Unanswered) {
+            self.relay.answer_unanswered(LocalAnswer { decision: self.decision, ..UNANSWERED });
+        }
         if commands.iter().any(is_refusal) {
             self.relay.answer_refused(self.decision);
         }

@@ -372,6 +372,20 @@ fn each_deadline_has_its_answer() {
 }
 
 #[test]
+fn who_waits_for_the_word_of_somebody_is_told_what_its_engine_says_of_the_deadline() {
+    let mut bench = Bench::connection();
+    bench.decision = Some("4k2nd-9xq1-7h3mz0v8w5rc".parse().unwrap());
+    bench.client(&get("/asked"));
+    assert_eq!((bench.commands.as_slice(), bench.relay.waiting()), (&[Command::Ask][..], Waiting::Response));
+    bench.commands.clear();
+    bench.act(|relay, _| relay.timed_out());
+    bench.took(&[Command::Unanswered, Command::CloseClient(Close::Linger)]);
+    assert_eq!(bench.status(), UNANSWERED.status);
+    assert!(bench.down.contains("x-nodemesh-decision-id: 4k2nd-9xq1-7h3mz0v8w5rc\r\n"), "{}", bench.down);
+    assert!(bench.down.contains(UNANSWERED.reason), "{}", bench.down);
+}
+
+#[test]
 fn an_upload_is_waited_for_until_the_response_begins() {
     let mut bench = Bench::connection();
     bench.client("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx").acquire(false);

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_common::http1::GivenAnswer;
+use mesh_common::http1::{GivenAnswer, LocalAnswer};
 use mesh_common::model::{
     ConnectionFacts, ExternalAuthorizer, RequestCopy, RequestFacts, Workload, WorkloadUid,
 };
@@ -27,7 +27,7 @@ use self::channel::Clients;
 use self::check::Asked;
 pub(super) use self::word::{Allowance, Word};
 use super::record::Subject;
-use super::request::{Reported, given_id};
+use super::request::{Reported, RequestSide, given_id};
 use super::response::Rejection;
 use super::{Core, Proxy};
 use crate::telemetry::labels::{RecordedProtocol, ResponseFlags};
@@ -37,6 +37,11 @@ use crate::transport::tasks;
 
 /// Most questions of one core that have no answer: more wait for nothing.
 const MOST_OPEN: usize = 4096;
+
+/// What the caller of a request is told that may wait no longer for who was asked about it; over HTTP/2 it is told of its own
+/// deadline.
+const LATE: LocalAnswer<'static> =
+    LocalAnswer { status: 504, text: "external authorization failed", reason: "", decision: None };
 
 /// The questions of one core.
 #[derive(Default)]
@@ -70,6 +75,8 @@ struct About {
     request: RequestCopy,
     protocol: RecordedProtocol,
     since: Instant,
+    /// What policy says of it as long as nobody has answered.
+    denial: Denial,
 }
 
 /// What was said of a request to one pod.
@@ -91,6 +98,35 @@ pub(super) enum Unplanned {
     Refused(Rejection, Box<GivenAnswer>),
     /// It is asked about first.
     Ask(Question),
+}
+
+impl About {
+    /// Shows who called whom, and the request.
+    fn show<T>(&self, report: impl FnOnce(Subject<'_>, &RequestFacts<'_>) -> T) -> T {
+        let Self { facts, destination, caller, .. } = self;
+        let subject = Subject { facts, destination, caller: caller.as_ref() };
+        self.request.show(|request| report(subject, request))
+    }
+
+    /// Why it is refused whose request may not wait any longer, whatever time its authorization server has.
+    fn too_late(&self) -> Rejection {
+        let reason = DenialReason::External(ExternalDenial::TimedOut);
+        Rejection::Unanswered(Denial { reason, ..self.denial.clone() }, LATE.status)
+    }
+
+    /// Of a request that nobody answered so far.
+    fn reported(&self) -> Reported {
+        Reported {
+            protocol: self.protocol,
+            code: 0,
+            grpc_status: None,
+            flags: ResponseFlags::None,
+            reason: "",
+            request_bytes: 0,
+            response_bytes: 0,
+            duration: self.since.elapsed(),
+        }
+    }
 }
 
 impl Said {
@@ -155,7 +191,7 @@ impl Core {
             Some(Word::Allowed(_)) => {
                 Unplanned::Rejected(Rejection::Denied(denied(ExternalDenial::NotAsked)))
             }
-            None => match self.prepare(subject, authorizer, request) {
+            None => match self.prepare(subject, authorizer, (request, denial.clone())) {
                 Some(question) => Unplanned::Ask(question),
                 None => {
                     let denial = denied(ExternalDenial::Overloaded);
@@ -169,7 +205,7 @@ impl Core {
         &self,
         subject: Subject<'_>,
         authorizer: &Arc<ExternalAuthorizer>,
-        request: &RequestFacts<'_>,
+        (request, denial): (&RequestFacts<'_>, Denial),
     ) -> Option<Question> {
         let mut open = self.questions.open.borrow_mut();
         if open.len() >= MOST_OPEN {
@@ -186,6 +222,7 @@ impl Core {
             request: RequestCopy::of(request),
             protocol: super::record::recorded(destination.protocol),
             since: Instant::now(),
+            denial,
         };
         open.insert(id, Open { about: Rc::new(about), stage: Stage::Prepared });
         Some(Question { id, body: authorizer.body.map(|body| body.max_bytes as usize) })
@@ -199,22 +236,45 @@ impl Core {
         Some(Said(Rc::new(Saying { authorizer, called, word })))
     }
 
+    /// Nobody asks about a request any more that is reported already.
+    pub(super) fn drop_question(&self, question: QuestionId) {
+        self.questions.open.borrow_mut().remove(&question);
+    }
+
     /// The caller of a request that waited is gone.
     pub(super) fn forget_question(&self, question: QuestionId) {
-        let Some(Open { about, .. }) = self.questions.open.borrow_mut().remove(&question) else { return };
-        let About { facts, destination, caller, .. } = &*about;
-        let subject = Subject { facts, destination, caller: caller.as_ref() };
-        let side = about.request.show(|request| self.side_of(subject, None, request, given_id(request)));
-        side.ended(&Reported {
-            protocol: about.protocol,
-            code: 0,
-            grpc_status: None,
-            flags: ResponseFlags::DownstreamDisconnect,
-            reason: CloseReason::ClientReset.reason(),
-            request_bytes: 0,
-            response_bytes: 0,
-            duration: about.since.elapsed(),
-        });
+        let Some(about) = self.take_question(question) else { return };
+        let side = about.show(|subject, request| self.side_of(subject, None, request, given_id(request)));
+        let (flags, reason) = (ResponseFlags::DownstreamDisconnect, CloseReason::ClientReset.reason());
+        side.ended(&Reported { flags, reason, ..about.reported() });
+    }
+
+    /// A request that waited is asked about no more: how what it waits for is reported, before it is known how it ends.
+    pub(super) fn asked_side(&self, question: QuestionId) -> Option<RequestSide> {
+        let about = self.take_question(question)?;
+        Some(about.show(|subject, request| self.side_of(subject, None, request, given_id(request))))
+    }
+
+    /// The same of a request that may wait no longer: it is refused for that.
+    pub(super) fn late_side(&self, question: QuestionId) -> Option<RequestSide> {
+        let about = self.take_question(question)?;
+        Some(about.show(|subject, request| self.reject_request(subject, &about.too_late(), request)))
+    }
+
+    /// What the caller of a request over HTTP/1.1 is told that may wait no longer; it is reported.
+    pub(super) fn question_was_late(&self, question: QuestionId) -> Option<LocalAnswer<'static>> {
+        let about = self.take_question(question)?;
+        let rejection = about.too_late();
+        let side = about.show(|subject, request| self.reject_request(subject, &rejection, request));
+        let answer = LocalAnswer { reason: rejection.reason(), decision: side.decision(), ..LATE };
+        let (flags, reason) = (ResponseFlags::UpstreamTimeout, answer.reason);
+        let response_bytes = LATE.text.len() as u64;
+        side.ended(&Reported { code: LATE.status, flags, reason, response_bytes, ..about.reported() });
+        Some(answer)
+    }
+
+    fn take_question(&self, question: QuestionId) -> Option<Rc<About>> {
+        self.questions.open.borrow_mut().remove(&question).map(|open| open.about)
     }
 
     /// Connections to authorization servers on behalf of a pod that is not captured any more.

@@ -1,6 +1,6 @@
 //! Requests about which somebody is asked: the conductor asks, and the engine goes on when there is an answer.
 
-use super::{AskedBody, QuestionId};
+use super::{AskedBody, QuestionId, Unwaited};
 use crate::transport::tunnel::{Conductor, Connection, Engine, Key, Kind};
 
 impl<C: Conductor> Engine<C> {
@@ -17,11 +17,21 @@ impl<C: Conductor> Engine<C> {
         self.conductor.ask(question, AskedBody { bytes, is_whole }, Box::new(done));
     }
 
-    /// Whoever waited for it is gone.
-    pub(super) fn http_not_asked(&mut self, key: Key) {
+    /// Nobody waits for the answer any more.
+    pub(super) fn http_not_asked(&mut self, key: Key, why: Unwaited) {
         let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
         if let Some(question) = http.question.take() {
-            self.conductor.not_asked(question);
+            self.conductor.not_asked(question, why);
+        }
+    }
+
+    /// The answer did not come in time, and the client is told so.
+    pub(super) fn http_unanswered(&mut self, key: Key) {
+        let Some(Connection { kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else { return };
+        let answer = http.question.take().and_then(|question| self.conductor.unanswered(question));
+        match answer {
+            Some(answer) => http.relay.answer_unanswered(answer),
+            None => http.relay.answer_refused(None),
         }
     }
 

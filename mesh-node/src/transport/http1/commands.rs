@@ -10,7 +10,7 @@ use mesh_common::tunnel::{Open, ResetReason, StreamId, StreamToken};
 use super::applications::Room;
 use super::connection::{Client, Expected, Http, Plan, Planned, StreamEnd, Upstream};
 use super::socket::Socket;
-use super::{ExchangeOutcome, PoolScope, failure};
+use super::{ExchangeOutcome, PoolScope, Unwaited, failure};
 use crate::transport::connect;
 use crate::transport::outcome::CloseReason;
 use crate::transport::plain::Plain;
@@ -30,8 +30,10 @@ impl<C: Conductor> Engine<C> {
                 Command::Release(how) => self.http_release(key, how),
                 Command::Ask => self.http_ask(key),
                 Command::Finished(planned, summary) => self.http_finished(key, *planned, summary),
+                Command::Unanswered => self.http_unanswered(key),
                 Command::Refused(refusal, asked) => {
-                    self.http_not_asked(key);
+                    // It is reported as what it is refused for.
+                    self.http_not_asked(key, Unwaited::Refused);
                     let Some(Connection { record, kind, .. }) = self.connections.get_mut(key) else {
                         continue;
                     };
@@ -43,7 +45,7 @@ impl<C: Conductor> Engine<C> {
                 Command::FinishUpstream => self.http_note(key, |http| http.finish_upstream = true),
                 Command::FinishClient => self.http_note(key, |http| http.finish_client = true),
                 Command::CloseClient(close) => {
-                    self.http_not_asked(key);
+                    self.http_not_asked(key, Unwaited::ClientGone);
                     self.http_note(key, |http| http.closing = Some(close));
                 }
             }
@@ -334,7 +336,7 @@ impl<C: Conductor> Engine<C> {
     ) {
         http.failure.get_or_insert(reason);
         if let Some(question) = http.question.take() {
-            self.conductor.not_asked(question);
+            self.conductor.not_asked(question, Unwaited::ClientGone);
         }
         for command in http.relay.client_gone() {
             match command {

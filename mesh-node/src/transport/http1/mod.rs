@@ -121,6 +121,15 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QuestionId(pub u64);
 
+/// Why nobody waits for the answer to a question any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwaited {
+    /// The client is gone.
+    ClientGone,
+    /// The request was refused for something else, and is reported so.
+    Refused,
+}
+
 /// The beginning of a request's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AskedBody {

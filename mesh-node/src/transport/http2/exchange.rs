@@ -253,7 +253,7 @@ async fn decide_asking<C: Conductor>(
             Err(Instead::Given(given)) => return Err(Answered::Given(given)),
             Err(Instead::Ask(Question { id, body: wanted })) => {
                 let asked = match wanted {
-                    Some(most) => body.gather(most).await.map_err(|_| gone(body))?,
+                    Some(most) => body.gather(most).await.map_err(|_| gone(&**conductor, body, record))?,
                     None => AskedBody::default(),
                 };
                 conductor.ask(id, asked).await;
@@ -264,9 +264,9 @@ async fn decide_asking<C: Conductor>(
 }
 
 /// The body broke off before anybody was asked.
-fn gone(body: &RequestBody) -> Answered {
+fn gone<C: Conductor>(conductor: &C, body: &RequestBody, record: &mut Record<C::Exchange>) -> Answered {
     let failure = if body.upload().is_slow() { ConnectFailure::SlowRequest } else { ConnectFailure::Closed };
-    OwnAnswer::unreachable(&failure).into()
+    conductor.unreachable(record.exchange(), &failure).into()
 }
 
 /// The conductor's plan; for a pod of this node, that of its inbound stages.

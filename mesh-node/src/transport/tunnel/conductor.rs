@@ -21,7 +21,9 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use crate::transport::Planned;
 use crate::transport::connect::{self, Dial};
 use crate::transport::handshakes::Place;
-use crate::transport::http1::{AskedBody, ExchangeOutcome, HttpCourse, Instead, QuestionId, RequestCourse};
+use crate::transport::http1::{
+    AskedBody, ExchangeOutcome, HttpCourse, Instead, QuestionId, RequestCourse, Unwaited,
+};
 use crate::transport::outcome::{CloseReason, Outcome, TunnelLoss};
 
 /// A connection that was just accepted from a listener. Addresses are canonical, never IPv4-mapped.
@@ -330,9 +332,15 @@ pub trait Conductor: Sized + 'static {
         let _ = (question, body, done);
     }
 
-    /// The client of a request that waited is gone, or was told that it took too long: nobody wants the answer.
-    fn not_asked(&mut self, question: QuestionId) {
+    /// Nobody wants the answer any more.
+    fn not_asked(&mut self, question: QuestionId, why: Unwaited) {
+        let _ = (question, why);
+    }
+
+    /// The answer did not come by the deadline of the request: what its client is told, and nobody wants it any more.
+    fn unanswered(&mut self, question: QuestionId) -> Option<http1::LocalAnswer<'static>> {
         let _ = question;
+        None
     }
 
     /// Asked once for a request whose endpoint was not there, before any byte reached an application: another
