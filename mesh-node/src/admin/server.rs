@@ -1,4 +1,8 @@
-//! Serves HTTP/1.1 on the control runtime: few connections, short ones, each under a deadline.
+//! Serves HTTP/1.1 on the control runtime: few connections, short ones, each under a deadline, one request each.
+//!
+//! hyper reads more than the mesh's own codec does: a lone LF, two Hosts, none. Nothing comes of it, for there is no second
+//! request that a first one could hide: what follows the first head is read as its body or by nobody, and the connection ends
+//! with the answer. None of these answers depends on Host, and nothing is passed on.
 //!
 //! Where all places are taken the newcomer has that of who has most of them, so that nobody keeps the others out: a node
 //! whose probes are not answered is taken for dead.
@@ -34,7 +38,7 @@ const MAX_BUFFER: usize = 32 * 1024;
 /// From a connection's first byte to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For a whole connection, with all its requests: a scrape interval or two.
+/// For a whole connection: its request, and taking an answer of some megabytes.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Serves `/metrics`; ends when it is dropped.
@@ -105,6 +109,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(MAX_BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     match timeout(CONNECTION_TIMEOUT, connection).await {
