@@ -65,6 +65,7 @@ impl<C: Conductor> Engine<C> {
         let Some(planned) = http.relay.plan() else { return };
         http.failure = None;
         http.finish_upstream = false;
+        http.connects_since = None;
         http.since = self.core.now;
         match &planned.course.course {
             Course::Direct { dial, .. } => {
@@ -100,8 +101,10 @@ impl<C: Conductor> Engine<C> {
         });
         match registered {
             Ok(application) => {
+                let now = self.core.now;
                 self.http_note(key, |http| {
                     http.upstream = Upstream::Application(application);
+                    http.connects_since = Some(now);
                     http.relay.acquired(false);
                 });
                 self.rearm(key);
@@ -285,7 +288,14 @@ impl<C: Conductor> Engine<C> {
         if http.closing.is_some() || http.lingers || http.relay.waiting() == Waiting::Nothing {
             return self.end(key, CloseReason::Completed);
         }
-        connection.active = self.core.now;
+        if http.connects_since.take().is_some() && !self.http_is_connecting(key) {
+            // It was there in time: what else is waited for has a deadline of its own.
+            return self.rearm(key);
+        }
+        let Some(Connection { active, kind: Kind::Http(http), .. }) = self.connections.get_mut(key) else {
+            return;
+        };
+        *active = self.core.now;
         // Too late also for a preface: what still comes is read and dropped.
         http.is_new = false;
         if let Upstream::Expected(Expected { .. }) = http.upstream {

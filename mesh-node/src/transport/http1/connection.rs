@@ -63,6 +63,8 @@ pub(in crate::transport) struct Http<X> {
     pub(super) failure: Option<CloseReason>,
     /// What is asked about the request that waits.
     pub(super) question: Option<QuestionId>,
+    /// Since when a connection to its application is made; looked at when its time is over, whether or not it was there sooner.
+    pub(super) connects_since: Option<Tick>,
 }
 
 /// Boxed: the relay hands it on in commands, which would else be moved by the kilobyte.
@@ -189,6 +191,7 @@ impl<X> Http<X> {
             client_lost: None,
             failure: None,
             question: None,
+            connects_since: None,
         }
     }
 
@@ -247,6 +250,9 @@ impl<X> Http<X> {
         }
         if let Upstream::Expected(_) = self.upstream {
             return self.since.after(settings.connect_timeout);
+        }
+        if let Some(since) = self.connects_since {
+            return since.after(settings.connect_timeout);
         }
         let after = |wait: Duration| active.after(wait);
         let whole = self.asked.after(http.request_timeout);

@@ -12,7 +12,7 @@ use super::world::{Side, To, application, ask, connect, get, judge, polite, read
 use super::{HANDSHAKE, switching};
 use crate::transport::http1::HttpSettings;
 use crate::transport::tunnel::Settings;
-use crate::transport::tunnel::tests::world::{World, eventually, is_quiet, pass, ping};
+use crate::transport::tunnel::tests::world::{World, eventually, full, is_quiet, pass, ping};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -144,6 +144,22 @@ fn what_follows_the_beginning_of_the_response_has_no_such_deadline() {
     assert!(read_message(&mut client).unwrap().0.starts_with("HTTP/1.1 200 "));
     pass(&source.handle, 2 * only_as_a_whole().request_timeout);
     assert!(is_quiet(&client), "{:?}", read_all(&mut client));
+}
+
+#[test]
+fn an_application_that_does_not_accept_has_five_seconds() {
+    let world = World::new();
+    let (address, _held) = full();
+    for said in [get("/"), BODY.to_owned()] {
+        let local = judge(&world, Direction::Outbound, To::Application(address));
+        let source = Side::start(local, Direction::Outbound, Settings::default());
+        let mut client = client_that_said(&source, &said);
+        pass(&source.handle, Settings::default().connect_timeout - SECOND);
+        assert!(is_quiet(&client), "{:?}", read_all(&mut client));
+        pass(&source.handle, 2 * SECOND);
+        let (head, _) = read_message(&mut client).unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("connect_timed_out"), "{head}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::slow::{Answers, Takes, reads, takes_nothing};
 use super::world::*;
 use crate::transport::http2::{Ending, Settings};
+use crate::transport::tunnel::tests::world::full;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -171,6 +172,21 @@ fn a_connection_without_requests_has_five_minutes() {
         pass(handshake_timeout).await;
         let _ = timeout(20 * SECOND, closed).await.expect("it is closed").unwrap();
     });
+}
+
+#[test]
+fn an_application_that_does_not_accept_has_five_seconds() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        by_the_clock(async {
+            let world = world_with(protocol, Settings::default()).await;
+            let (address, _held) = full();
+            world.application.set(address);
+            let (_send, asked) = begin(&world, post()).await;
+            let seen = ends_at(Settings::default().connect_timeout, asked).await;
+            assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(seen.header("x-nodemesh-reason"), Some("connect_timeout"));
+        });
+    }
 }
 
 #[test]

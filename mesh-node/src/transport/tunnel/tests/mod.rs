@@ -14,7 +14,9 @@ use std::time::Duration;
 use mesh_common::model::Direction;
 use mesh_common::tunnel::ResetReason;
 
-use world::{PATIENCE, Route, Script, Side, World, application, connect, echo, eventually, nobody, ping};
+use world::{
+    PATIENCE, Route, Script, Side, World, application, connect, echo, eventually, full, nobody, ping,
+};
 
 use super::{ConnectionId, Settings};
 use crate::transport::handshakes::{Handshakes, Limits};
@@ -360,7 +362,7 @@ fn one_connection_can_be_closed_by_its_name() {
 #[test]
 fn a_connect_that_nobody_answers_is_given_up_at_its_deadline() {
     let world = World::new();
-    let (address, _held) = virtual_clock::full();
+    let (address, _held) = full();
     let mut script = world.script(Direction::Outbound, nobody());
     script.outbound = Route::Direct(address);
     let settings = Settings { connect_timeout: Duration::from_millis(100), ..Settings::default() };

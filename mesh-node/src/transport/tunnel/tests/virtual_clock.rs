@@ -2,9 +2,8 @@
 //! time, everything does a second after it.
 
 use rustls::ClientConnection;
-use socket2::{Domain, Socket, Type};
 
-use super::world::{is_quiet, pass};
+use super::world::{full, is_quiet, pass};
 use super::*;
 use crate::identity::{Alpn, server_name};
 
@@ -55,22 +54,6 @@ fn a_connection_that_waits_for_its_tunnel_has_five_seconds() {
     ends_at(&source, stream, Settings::default().connect_timeout);
 }
 
-/// An address that takes no connection and refuses none: as many wait there as it lets wait.
-pub(super) fn full() -> (SocketAddr, Vec<Socket>) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut held = vec![listener];
-    for _ in 0..4 {
-        let waits = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        waits.set_nonblocking(true).unwrap();
-        let _ = waits.connect(&address);
-        held.push(waits);
-    }
-    (address.as_socket().unwrap(), held)
-}
-
 #[test]
 fn a_connect_has_five_seconds() {
     let world = World::new();
@@ -95,6 +78,22 @@ fn a_tunnel_without_streams_has_half_a_minute() {
     pass(&source.handle, 2 * SECOND);
     eventually("the tunnel to end", || (source.counters.tunnels.read() == 0).then_some(()));
     eventually("the other side too", || (destination.counters.tunnels.read() == 0).then_some(()));
+}
+
+#[test]
+fn a_tunnel_takes_new_streams_for_a_minute() {
+    let world = World::new();
+    let (source, _destination) = world.pair(application(echo));
+    let mut first = connect(source.address);
+    ping(&mut first, b"first");
+    let opened = || source.counters.tunnels_opened.read();
+    pass(&source.handle, Settings::default().tunnel_max_age - SECOND);
+    ping(&mut connect(source.address), b"in time");
+    assert_eq!(opened(), 1, "it takes no more too early");
+    pass(&source.handle, 2 * SECOND);
+    ping(&mut connect(source.address), b"later");
+    assert_eq!(opened(), 2);
+    ping(&mut first, b"what it carries goes on");
 }
 
 /// A handshake of this side that is under way, whatever comes of it, until its `deadline`.

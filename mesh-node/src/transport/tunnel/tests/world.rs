@@ -12,6 +12,7 @@ use mesh_common::http1::{self, LocalAnswer};
 use mesh_common::model::{DecisionId, Direction, RequestFacts, SpiffeId, TrustDomain, WorkloadUid};
 use mesh_common::tunnel::{Open, ResetReason, StreamKind, StreamToken};
 use rustls_pki_types::CertificateDer;
+use socket2::{Domain, Socket, Type};
 
 use crate::identity::{
     Alpn, Authority, AuthoritySettings, Identities, IdentityMetrics, Settings as IdentitySettings,
@@ -428,4 +429,20 @@ pub(in crate::transport) fn eventually<T>(what: &str, mut look: impl FnMut() -> 
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(1));
     }
+}
+
+/// An address that takes no connection and refuses none: as many wait there as it lets wait.
+pub(in crate::transport) fn full() -> (SocketAddr, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let waits = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        waits.set_nonblocking(true).unwrap();
+        let _ = waits.connect(&address);
+        held.push(waits);
+    }
+    (address.as_socket().unwrap(), held)
 }
