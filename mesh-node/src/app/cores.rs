@@ -14,7 +14,7 @@ use crate::capture::Listener;
 use crate::proxy::{PodHandle, Proxy, Shared};
 use crate::transport::handshakes::{self, Handshakes};
 use crate::transport::http2;
-use crate::transport::tunnel::{Counters, Engine, Handle, ListenerId, NewListener, Settings};
+use crate::transport::tunnel::{Counters, Engine, Handle, ListenerId, Neighbour, NewListener, Settings};
 
 /// The threads that carry traffic.
 pub(super) struct Cores {
@@ -24,6 +24,7 @@ pub(super) struct Cores {
 
 struct Core {
     handle: Handle<Proxy>,
+    neighbour: Neighbour<Proxy>,
     counters: Arc<Counters>,
     thread: JoinHandle<()>,
 }
@@ -41,16 +42,25 @@ impl Cores {
         handshakes: handshakes::Limits,
     ) -> io::Result<Self> {
         let start = |number| Core::start(number, Arc::clone(shared), settings, http2.clone(), handshakes);
-        let cores = (0..count).map(start).collect::<io::Result<_>>()?;
+        let cores = (0..count).map(start).collect::<io::Result<Vec<_>>>()?;
+        for (number, core) in cores.iter().enumerate() {
+            let others = cores.iter().enumerate().filter(|(other, _)| *other != number);
+            let neighbours = others.map(|(_, other)| other.neighbour.clone()).collect();
+            core.tell(move |engine| engine.share_with(neighbours));
+        }
         Ok(Self { cores, shared: Arc::clone(shared) })
     }
 
-    /// A pod's listeners belong to every core; the one that accepts keeps the connection.
+    /// A pod's listeners belong to every core; the one that accepts keeps the connection, or gives it to one that carries
+    /// less: so all know the pod before any listens.
     pub(super) fn add_pod(&self, pod: &PodHandle, listeners: &[Arc<Listener>]) {
+        for core in &self.cores {
+            let pod = pod.clone();
+            core.tell(move |engine| engine.conductor().add_pod(pod));
+        }
         for core in &self.cores {
             let (pod, listeners) = (pod.clone(), listeners.to_vec());
             core.tell(move |engine| {
-                engine.conductor().add_pod(pod.clone());
                 for listener in listeners {
                     let (id, direction) = (ListenerId(listener.id()), listener.direction());
                     let new = NewListener { id, socket: listener, pod: pod.clone(), direction };
@@ -168,10 +178,10 @@ impl Core {
                 error!(core = number, %error, "a core could not make its event loop");
             }
         })?;
-        let (handle, counters) = start
+        let (handle, neighbour, counters) = start
             .recv()
             .map_err(|_| io::Error::other(format!("core {number} could not make its event loop")))?;
-        Ok(Self { handle, counters, thread })
+        Ok(Self { handle, neighbour, counters, thread })
     }
 
     fn tell(&self, message: impl FnOnce(&mut Engine<Proxy>) + Send + 'static) {
@@ -183,11 +193,11 @@ impl Core {
 
 async fn carry(
     engine: io::Result<Engine<Proxy>>,
-    started: Sender<(Handle<Proxy>, Arc<Counters>)>,
+    started: Sender<(Handle<Proxy>, Neighbour<Proxy>, Arc<Counters>)>,
 ) -> io::Result<()> {
     let mut engine = engine?;
     // Nobody waits only if the whole agent is ending.
-    let _ = started.send((engine.handle(), engine.counters()));
+    let _ = started.send((engine.handle(), engine.neighbour(), engine.counters()));
     let last_words = LastWords;
     match engine.drive().await {
         // It was told to stop.

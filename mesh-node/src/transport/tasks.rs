@@ -4,11 +4,13 @@
 //! itself. Whatever runs on a core is to be begun here: a task that is not counted is not woken while the engine
 //! waits alone.
 
-use std::cell::Cell;
 use std::future::Future;
+use std::sync::Arc;
+
+use super::tunnel::Counter;
 
 thread_local! {
-    static ALIVE: Cell<usize> = const { Cell::new(0) };
+    static ALIVE: Arc<Counter> = Arc::default();
 }
 
 /// A task that has not ended; counted until it is dropped.
@@ -16,14 +18,14 @@ struct Alive;
 
 impl Alive {
     fn enter() -> Self {
-        ALIVE.set(ALIVE.get() + 1);
+        ALIVE.with(|alive| alive.add(1));
         Self
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        ALIVE.set(ALIVE.get() - 1);
+        ALIVE.with(|alive| alive.subtract(1));
     }
 }
 
@@ -39,7 +41,12 @@ pub fn spawn(future: impl Future + 'static) {
 
 /// Whether a task of this thread has not ended.
 pub(super) fn are_any() -> bool {
-    ALIVE.get() > 0
+    ALIVE.with(|alive| alive.read() > 0)
+}
+
+/// How many tasks of this thread have not ended, for other threads to read.
+pub(super) fn counter() -> Arc<Counter> {
+    ALIVE.with(Arc::clone)
 }
 
 #[cfg(test)]

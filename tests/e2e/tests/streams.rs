@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use mesh_test_e2e::{ECHO, HTTP, UNDECLARED, at, pair, server, service};
+use mesh_test_e2e::{ECHO, HTTP, UNDECLARED, at, node, pair, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
 use mesh_test_harness::clients::Dialled;
 use mesh_test_harness::eventually::PATIENCE;
@@ -36,6 +36,20 @@ fn a_server_that_speaks_first_waits_for_nothing() {
             Ok(())
         });
     }
+}
+
+/// They come one after the other to threads that sleep, of which the kernel wakes the same each time.
+#[test]
+fn connections_of_one_pod_are_carried_by_all_cores() {
+    pair().flags(&["--workers", "2"]).run(|mesh| {
+        let _server = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        let held = (0..16).map(|_| mesh.pod("client").hold(at(ECHO))).collect::<Result<Vec<_>>>()?;
+        let source = mesh.node(node(0));
+        // Each core has a tunnel of its own.
+        source.metric("nodemesh_transport_tunnels", &[], |tunnels| tunnels == 2.0)?;
+        source.metric("nodemesh_transport_events_total", &[("event", "given")], |given| given > 0.0)?;
+        held.into_iter().try_for_each(|held| held.finish().map(drop))
+    });
 }
 
 #[test]

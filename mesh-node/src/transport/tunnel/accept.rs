@@ -18,6 +18,7 @@ use super::begin::Near;
 use super::conductor::{Accepted, Conductor, FirstBytes, Inbound, Outbound, Refusal};
 use super::core::{Job, NEVER};
 use super::engine::Engine;
+use super::neighbours::{self, Neighbour};
 use super::reactor::Token;
 use super::settings::ACCEPTS;
 use super::slots::Key;
@@ -101,8 +102,8 @@ impl<C: Conductor> Engine<C> {
                 return;
             }
             let Some(Listening { listener, .. }) = self.listeners.get(key) else { return };
-            let capture::Accepted { socket, peer, local } = match capture::accept(listener.socket.as_fd()) {
-                Ok(accepted) => accepted,
+            let came = match capture::accept(listener.socket.as_fd()) {
+                Ok(came) => came,
                 Err(AcceptEnd::Drained) => return,
                 Err(AcceptEnd::Gone) => continue,
                 Err(AcceptEnd::Exhausted(_)) => return self.shed_one(key),
@@ -110,12 +111,45 @@ impl<C: Conductor> Engine<C> {
             };
             self.core.counters.accepted.add(1);
             let (pod, direction) = (listener.pod.clone(), listener.direction);
-            match direction {
-                Direction::Outbound => self.accepted_outbound(pod, socket, peer, local),
-                Direction::Inbound => self.accepted_inbound(pod, socket, peer, local),
+            match neighbours::choose(&self.load, &self.neighbours, direction) {
+                None => self.accepted(pod, direction, came),
+                Some(neighbour) => {
+                    self.core.counters.given.add(1);
+                    let giver = self.neighbour();
+                    neighbour.give(move |engine| engine.take_over(giver, pod, direction, came));
+                }
             }
         }
         self.core.ready.push_back(Job::Listener(key));
+    }
+
+    /// Takes a connection that another core accepted; gives it back where it would not have accepted it: nobody gets around
+    /// being held back on one core by coming through the other.
+    fn take_over(&mut self, giver: Neighbour<C>, pod: C::Pod, direction: Direction, came: capture::Accepted) {
+        let is_held_back = direction == Direction::Outbound && self.conductor.holds_back(&pod).is_some();
+        if self.draining || is_held_back {
+            self.load.taken();
+            return giver.give(move |engine| engine.take(pod, direction, came));
+        }
+        self.take(pod, direction, came);
+    }
+
+    /// Takes what was given.
+    fn take(&mut self, pod: C::Pod, direction: Direction, came: capture::Accepted) {
+        self.load.taken();
+        self.accepted(pod, direction, came);
+        if self.draining {
+            // It has to hear of it as the others did; in the next turn, after what it has said already.
+            self.handle().send(Self::drain);
+        }
+    }
+
+    fn accepted(&mut self, pod: C::Pod, direction: Direction, came: capture::Accepted) {
+        let capture::Accepted { socket, peer, local } = came;
+        match direction {
+            Direction::Outbound => self.accepted_outbound(pod, socket, peer, local),
+            Direction::Inbound => self.accepted_inbound(pod, socket, peer, local),
+        }
     }
 
     fn broken(&mut self, key: Key, error: &std::io::Error) {

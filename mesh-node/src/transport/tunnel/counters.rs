@@ -51,6 +51,8 @@ counters! {
     totals {
         /// Connections accepted from listeners.
         accepted,
+        /// Connections given to another core, which had less to carry.
+        given,
         /// Connections refused by the conductor: policy, limits, no original destination.
         refused_by_conductor,
         /// Connections refused because descriptors are used up.

@@ -20,6 +20,7 @@ use super::counters::Counters;
 use super::held::HeldConnection;
 use super::link::{Link, Phase};
 use super::mailbox::{Handle, Mailbox};
+use super::neighbours::{Load, Neighbour};
 use super::reactor::{Ready, Token};
 use super::settings::{Settings, TURN};
 use super::slots::{Key, Slots};
@@ -56,9 +57,11 @@ pub struct Engine<C: Conductor> {
     pub(super) accepted: HashMap<IpAddr, usize>,
     pub(super) deliveries: Deliveries,
     mailbox: Mailbox<C>,
+    pub(super) load: Arc<Load>,
+    pub(super) neighbours: Vec<Neighbour<C>>,
     /// Held to be let go when descriptors are used up.
     pub(super) spare: Option<OwnedFd>,
-    draining: bool,
+    pub(super) draining: bool,
     stopped: bool,
 }
 
@@ -86,6 +89,7 @@ impl<C: Conductor> Engine<C> {
         let core = Core::new(settings, handshakes)?;
         let mailbox = Mailbox::new()?;
         core.reactor.add_mailbox(&*mailbox.bell)?;
+        let load = Load::new(core.counters.clone(), tasks::counter());
         Ok(Self {
             conductor,
             core,
@@ -100,6 +104,8 @@ impl<C: Conductor> Engine<C> {
             accepted: HashMap::new(),
             deliveries: Deliveries::default(),
             mailbox,
+            load,
+            neighbours: Vec::new(),
             spare: spare(),
             draining: false,
             stopped: false,
@@ -109,6 +115,17 @@ impl<C: Conductor> Engine<C> {
     /// Sends messages to this engine from other threads.
     pub fn handle(&self) -> Handle<C> {
         self.mailbox.handle()
+    }
+
+    /// This engine, for those of other threads to give connections to.
+    pub fn neighbour(&self) -> Neighbour<C> {
+        Neighbour::new(self.handle(), Arc::clone(&self.load))
+    }
+
+    /// Gives new connections to these when it has more to carry than they. Each must know the pods of the listeners that
+    /// this one accepts from.
+    pub fn share_with(&mut self, neighbours: Vec<Neighbour<C>>) {
+        self.neighbours = neighbours;
     }
 
     /// What it counts; read from any thread.

@@ -22,7 +22,8 @@
 //! | `tunnels`, `link`, `tls` | the life of tunnels; one tunnel; its TLS |
 //! | `streams` | frames to connections and back |
 //! | `core`, `reactor`, `timers`, `slots` | what everything uses |
-//! | `mailbox`, `counters`, `settings` | other threads; numbers; limits |
+//! | `mailbox`, `neighbours` | other threads; which of them has a new connection |
+//! | `counters`, `settings` | numbers; limits |
 //!
 //! # Two ways to run it
 //! [`Engine::drive`] turns it inside a tokio current-thread runtime, through its epoll descriptor; [`Engine::run`] on
@@ -41,6 +42,7 @@ mod joined;
 mod link;
 mod look;
 mod mailbox;
+mod neighbours;
 mod pump;
 mod reactor;
 mod settings;
@@ -62,6 +64,7 @@ pub use connection::ConnectionId;
 pub use counters::{Counter, Counters, register_metrics};
 pub use engine::{Engine, LiveConnection, Next};
 pub use mailbox::{Handle, Message};
+pub use neighbours::Neighbour;
 pub use settings::Settings;
 
 pub(in crate::transport) use connection::{Connection, Kind, StreamEvent, StreamKey};

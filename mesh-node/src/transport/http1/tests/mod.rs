@@ -1,6 +1,7 @@
 //! HTTP/1.1 through two engines over loopback, with real TLS, sockets and applications.
 
 mod deadlines;
+mod drains;
 mod late;
 mod recheck;
 mod slow;
@@ -21,8 +22,8 @@ use self::world::{
     read_message,
 };
 use crate::transport::http1::HttpSettings;
+use crate::transport::tunnel::Settings;
 use crate::transport::tunnel::tests::world::World;
-use crate::transport::tunnel::{Engine, Settings};
 use crate::transport::{CloseReason, ConnectFailure};
 
 #[test]
@@ -417,29 +418,6 @@ fn plaintext_requests_are_decided_one_by_one() {
     assert_eq!(ask(&mut client, "GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").0, 200);
     let heads = seen.heads.lock().unwrap();
     assert!(heads[1].contains("\r\nHost: 10.0.0.1:8080\r\n"), "{}", heads[1]);
-}
-
-#[test]
-fn a_drained_engine_lets_exchanges_end_and_takes_no_more() {
-    let world = World::new();
-    let (answer, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let waits = application(move |mut stream| {
-        read_message(&mut stream);
-        wait.lock().unwrap().recv().unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let _ = stream.read(&mut [0]);
-    });
-    let (source, destination) = pair(&world, waits);
-    let mut client = connect(source.address);
-    client.write_all(get("/").as_bytes()).unwrap();
-    eventually("the request to arrive", || {
-        (destination.log.requests.lock().unwrap().len() == 1).then_some(())
-    });
-    source.handle.send(Engine::drain);
-    answer.send(()).unwrap();
-    let text = read_all(&mut client);
-    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("connection: close"), "{text:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The engine against itself: two of them over loopback, with real TLS and real sockets.
 
 mod hostile;
+mod neighbours;
 pub(in crate::transport) mod slow;
 mod tunnels;
 mod virtual_clock;

@@ -361,6 +361,14 @@ pub(in crate::transport) fn pass<C: Conductor>(handle: &Handle<C>, time: Duratio
     }
 }
 
+/// Has `from` give to `to` what it accepts while it carries more.
+pub(in crate::transport) fn share<C: Conductor>(from: &Handle<C>, to: &Handle<C>) {
+    let (send, receive) = std::sync::mpsc::channel();
+    to.send(move |engine| send.send(engine.neighbour()).unwrap());
+    let neighbour = receive.recv_timeout(PATIENCE).unwrap();
+    from.send(move |engine| engine.share_with(vec![neighbour]));
+}
+
 /// Whether a connection is open and says nothing.
 pub(in crate::transport) fn is_quiet(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
