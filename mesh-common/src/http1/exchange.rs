@@ -257,6 +257,11 @@ impl Exchange {
         self.status
     }
 
+    /// Interim responses so far.
+    pub fn interims(&self) -> u8 {
+        self.interim
+    }
+
     /// For whom an answer of the daemon's own would be written now.
     pub fn client(&self) -> ResponseFor {
         ResponseFor { keep_alive: self.client.keep_alive && self.request.is_none(), ..self.client }

@@ -190,3 +190,94 @@ fn a_connection_of_http_2_without_requests_is_closed_at_its_deadline() {
         Ok(())
     });
 }
+
+/// What curl reads of a path, with the heads of all answers.
+fn heads(mesh: &Mesh, pod: &str, port: u16, path: &str, flags: &[&str]) -> Result<String> {
+    let flags = [&["--include"], flags].concat();
+    let read = mesh.pod(pod).curl(&format!("http://{}{path}", to(port)), &flags)?;
+    anyhow::ensure!(read.exit == 0, "{pod} {port} {path} {flags:?}: {read:?}");
+    Ok(read.body)
+}
+
+/// The path at which an application of HTTP/1.1 answers this.
+fn verbatim(answer: &str) -> String {
+    let hexadecimal = answer.bytes().map(|byte| format!("{byte:02x}"));
+    "/verbatim/".to_owned() + &hexadecimal.collect::<String>()
+}
+
+#[test]
+fn interim_answers_reach_callers_over_every_pair_of_versions() {
+    scenario().run(|mesh| {
+        let _http1 = mesh.pod("server").serve(Kind::Http, HTTP)?;
+        let _http2 = mesh.pod("server").serve(Kind::Interims, HTTP2)?;
+        let answer = verbatim(
+            "HTTP/1.1 103 Early Hints\r\nlink: </0>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n\
+             HTTP/1.1 102 Processing\r\nlink: </1>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        );
+        for pod in ["client", "near"] {
+            for (port, path) in [(80, &answer[..]), (HTTP2, "/103/102")] {
+                for (flag, version) in [("--http2-prior-knowledge", "HTTP/2"), ("--http1.1", "HTTP/1.1")] {
+                    let seen = heads(mesh, pod, port, path, &[flag])?.replace('\r', "");
+                    let lines: Vec<_> = seen.lines().map(str::trim_end).collect();
+                    let is_status = |line: &&&str| line.starts_with(version);
+                    let statuses: Vec<_> =
+                        lines.iter().filter(is_status).map(|line| line.split(' ').nth(1)).collect();
+                    assert_eq!(
+                        statuses,
+                        [Some("103"), Some("102"), Some("200")],
+                        "{pod} {port} {flag}: {seen}"
+                    );
+                    let links = lines.iter().filter(|line| line.starts_with("link: "));
+                    assert!(links.eq(&["link: </0>", "link: </1>"]), "{pod} {port} {flag}: {seen}");
+                    assert!(!seen.contains("x-hop"), "{pod} {port} {flag}: {seen}");
+                }
+                // HTTP/1.0 has none (RFC 9110 section 15.2).
+                let seen = heads(mesh, pod, port, path, &["--http1.0"])?;
+                assert!(seen.contains(" 200 OK") && !seen.contains("link"), "{pod} {port}: {seen}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_body_that_waits_for_100_goes_when_its_application_says_so() {
+    scenario().run(|mesh| {
+        let _http1 = mesh.pod("server").serve(Kind::Http, HTTP)?;
+        let _http2 = mesh.pod("server").serve(Kind::Interims, HTTP2)?;
+        for pod in ["client", "near"] {
+            for port in [80, HTTP2] {
+                for version in ["--http2-prior-knowledge", "--http1.1"] {
+                    // It would wait for longer than it may take in all.
+                    let waits =
+                        ["-H", "expect: 100-continue", "--expect100-timeout", "60", "-d", "text", version];
+                    let seen = heads(mesh, pod, port, "/", &waits)?;
+                    assert!(seen.contains(" 100") && seen.contains(" 200"), "{pod} {port} {version}: {seen}");
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn interim_answers_without_end_are_502_over_http_2() {
+    scenario().run(|mesh| {
+        let _http1 = mesh.pod("server").serve(Kind::Http, HTTP)?;
+        let _http2 = mesh.pod("server").serve(Kind::Interims, HTTP2)?;
+        let endless = verbatim(&"HTTP/1.1 102 Wait\r\n\r\n".repeat(17));
+        for pod in ["client", "near"] {
+            for (port, path, reason) in [
+                (80, &endless[..], "http1_too_many_interim"),
+                (HTTP2, &"/102".repeat(17), "http1_too_many_interim"),
+                // It is of HTTP/1.1 alone (RFC 9113 section 8.6).
+                (HTTP2, "/101", "no_valid_switch"),
+            ] {
+                let seen = heads(mesh, pod, port, path, &["--http2-prior-knowledge"])?;
+                assert!(seen.contains("HTTP/2 502"), "{pod} {port}: {seen}");
+                assert!(seen.contains(&format!("x-nodemesh-reason: {reason}")), "{pod} {port}: {seen}");
+            }
+        }
+        Ok(())
+    });
+}

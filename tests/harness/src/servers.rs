@@ -29,6 +29,8 @@ pub enum Kind {
     Http,
     /// HTTP/2 without TLS, reporting every request; gRPC is echoed.
     Http2,
+    /// HTTP/2 without TLS, with the interim answers that a path names, as `/103/102`.
+    Interims,
 }
 
 /// A server that listens.
@@ -69,6 +71,7 @@ impl Kind {
             Self::Reset => "reset",
             Self::Http => "http",
             Self::Http2 => "http2",
+            Self::Interims => "interims",
         }
     }
 }

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use hyper::rt::Executor;
 use slab::Slab;
 use tokio::time::{Instant, sleep_until};
 
@@ -60,10 +59,6 @@ pub(super) struct Open {
 
 /// An exchange that goes on in another protocol: the connection stays in use.
 pub(super) struct GoesOn(Rc<Activity>);
-
-/// Runs hyper's tasks for a connection that is served, each with the exchange that it is for.
-#[derive(Clone)]
-pub(super) struct Serving(pub(super) Rc<Activity>);
 
 impl Activity {
     /// `terms`: on which what waits for the caller is kept. `most_idle`: how long nothing may move of an exchange.
@@ -159,6 +154,12 @@ impl Activity {
         drop(takings);
         *self.newest.borrow_mut() = Some(taking.clone());
         Open { activity: self.clone(), taking }
+    }
+
+    /// Runs the task of the exchange that began last, in its turn.
+    pub(super) fn run(self: &Rc<Self>, task: impl Future + 'static) {
+        let taking = self.take_newest().expect("an exchange has just begun");
+        tasks::spawn(taking.carry(self.queue(), Box::pin(task)));
     }
 
     /// The exchange that began last, for whoever runs it. Nobody else may keep it: it keeps this.
@@ -269,19 +270,6 @@ impl Drop for GoesOn {
     }
 }
 
-impl<F> Executor<F> for Serving
-where
-    F: Future + 'static,
-{
-    fn execute(&self, task: F) {
-        // hyper has a task run for each request, in the moment in which it has shown it.
-        match self.0.take_newest() {
-            Some(taking) => tasks::spawn(taking.carry(self.0.queue(), Box::pin(task))),
-            None => tasks::spawn(Box::pin(task)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,7 +281,7 @@ mod tests {
         let activity = Activity::new(settings.terms(), settings.stream_idle_timeout);
         let begin = |_| {
             let (open, order) = (activity.begin(), order.clone());
-            Serving(activity.clone()).execute(async move { order.borrow_mut().push(name) });
+            activity.run(async move { order.borrow_mut().push(name) });
             open
         };
         (0..count).map(begin).collect()

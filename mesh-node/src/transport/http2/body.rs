@@ -5,16 +5,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
+use h2::Reason;
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use mesh_common::grpc::MessageCounter;
 use mesh_common::http1::{StripList, is_trailer_allowed};
 
 use super::activity::Open;
 use super::answer::{DEADLINE_EXCEEDED, UNAVAILABLE, deadline_exceeded, grpc_status, idle_timed_out};
 use super::conductor::{End, Ending, Exchange};
+use super::connect::ConnectFailure;
 use super::cut::{Cut, Half, Why};
+use super::incoming::{HttpError, Incoming};
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
 use super::strict::Sender;
@@ -73,7 +75,7 @@ pub(super) struct Record<E: Exchange> {
 }
 
 /// The next frame of a body, if there is one, and whether it is the last.
-type Read = (Option<hyper::Result<Frame<Bytes>>>, bool);
+type Read = (Option<Result<Frame<Bytes>, HttpError>>, bool);
 
 /// A frame for the caller.
 type Next = Result<Frame<Data>, Broken>;
@@ -83,7 +85,7 @@ type Next = Result<Frame<Data>, Broken>;
 pub(super) enum Broken {
     /// Underneath.
     #[error("the message broke off")]
-    Underneath(#[from] hyper::Error),
+    Underneath(#[from] HttpError),
     /// By us.
     #[error("the exchange was ended")]
     Cut,
@@ -96,6 +98,16 @@ pub(super) enum Broken {
     /// The request is sent once more, by another body.
     #[error("the request is sent once more")]
     Again,
+}
+
+impl Broken {
+    /// Why the stream that it came on ended, if one did: the stream that it goes on ends so.
+    pub(super) fn reset_reason(&self) -> Option<Reason> {
+        match self {
+            Self::Underneath(error) => error.reset_reason(),
+            Self::Cut | Self::Slow | Self::CallerGone | Self::Again => None,
+        }
+    }
 }
 
 impl<E: Exchange> AnswerBody<E> {
@@ -152,6 +164,16 @@ impl<E: Exchange> Record<E> {
 
     pub(super) fn exchange(&mut self) -> &mut E {
         &mut self.exchange
+    }
+
+    /// The application says something before its answer.
+    ///
+    /// # Errors
+    /// What it may not say.
+    pub(super) fn interim(&self, interim: Response<()>) -> Result<(), ConnectFailure> {
+        self.request.seen();
+        self.cut.moves();
+        self.taking.interims().add(interim)
     }
 
     /// The response has begun.
@@ -263,12 +285,12 @@ impl<E: Exchange> Drop for Record<E> {
     }
 }
 
-/// Nothing in it is pinned: hyper's body is not.
+/// Nothing in it is pinned.
 impl<E: Exchange> Unpin for AnswerBody<E> {}
 
 impl<E: Exchange> Record<E> {
     /// Notes what was read of the response; the caller is given it.
-    fn note(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>, is_end: bool) -> Option<Next> {
+    fn note(&mut self, frame: Option<Result<Frame<Bytes>, HttpError>>, is_end: bool) -> Option<Next> {
         let frame = match frame {
             None => {
                 self.ending = Ending::Complete;

@@ -1,8 +1,6 @@
 //! Connections to endpoints: the TCP connect that the conductor began, then TLS, then HTTP.
 
-use std::cell::RefCell;
 use std::error::Error as _;
-use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::OwnedFd;
@@ -11,8 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1;
 use mesh_common::http1::Refusal;
 use mesh_common::model::SpiffeId;
 use rustls::ClientConfig;
@@ -24,11 +21,11 @@ use tokio_rustls::TlsConnector;
 
 use super::conductor::{DEADLINE_EXCEEDED, IDLE_TIMED_OUT};
 use super::empties::{FramesOf, without_empties};
+use super::incoming::HttpError;
 use super::peers::Peers;
-use super::runtime::{BEFORE_SETTINGS, client_of};
+use super::pool::Load;
 use super::settings::Settings;
-use super::strict;
-use super::upload::RequestBody;
+use super::{ask, strict};
 use crate::identity::{Alpn, HandshakeFailure, Identities, Unavailable};
 use crate::transport::handshakes::Place;
 
@@ -84,7 +81,7 @@ pub enum ConnectFailure {
     IdleTimedOut,
     /// HTTP did not come about, or broke before the response's head.
     #[error("HTTP with the endpoint")]
-    Http(#[source] Rc<hyper::Error>),
+    Http(#[source] Rc<HttpError>),
 }
 
 impl ConnectFailure {
@@ -131,8 +128,8 @@ impl ConnectFailure {
     }
 }
 
-impl From<hyper::Error> for ConnectFailure {
-    fn from(error: hyper::Error) -> Self {
+impl From<HttpError> for ConnectFailure {
+    fn from(error: HttpError) -> Self {
         match refusal_in(&error) {
             Some(refusal) => Self::Malformed(refusal),
             None => Self::Http(Rc::new(error)),
@@ -141,7 +138,8 @@ impl From<hyper::Error> for ConnectFailure {
 }
 
 /// What our codec refused of what hyper was to read, if it did.
-pub(super) fn refusal_in(error: &hyper::Error) -> Option<Refusal> {
+pub(super) fn refusal_in(error: &HttpError) -> Option<Refusal> {
+    let HttpError::Http1(error) = error else { return None };
     let read = error.source()?.downcast_ref::<io::Error>()?;
     read.get_ref()?.downcast_ref::<Refusal>().copied()
 }
@@ -159,9 +157,6 @@ pub(super) struct TlsTo {
     own_until: u64,
 }
 
-pub(super) type Sender2 = http2::SendRequest<RequestBody>;
-/// Whether the other side takes WebSockets; nothing until its settings are there.
-pub(super) type Said = Rc<dyn Fn() -> Option<bool>>;
 /// A connection that just began: how to ask on it, and the work that carries it.
 pub(super) struct Begun<S, W> {
     pub(super) sender: S,
@@ -171,7 +166,7 @@ pub(super) struct Begun<S, W> {
 }
 
 /// The work of a connection; ends with it.
-pub(super) type Work = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Waits for the connect that was begun.
 pub(super) async fn connected(dialled: OwnedFd, settings: &Settings) -> Result<TcpStream, ConnectFailure> {
@@ -192,8 +187,9 @@ pub(super) async fn http2_over_tls(
     dialled: OwnedFd,
     tls: TlsTo,
     (identities, peers): (&Identities, &Rc<Peers>),
+    load: Rc<Load>,
     settings: &Settings,
-) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
+) -> Result<Begun<ask::Sender, Work>, ConnectFailure> {
     let TlsTo { config, name, place, own_until } = tls;
     let stream = connected(dialled, settings).await?;
     let handshake = TlsConnector::from(config).connect(name, stream);
@@ -211,7 +207,7 @@ pub(super) async fn http2_over_tls(
         .peer(session.peer_certificates())
         .map_err(|reason| ConnectFailure::Handshake(HandshakeFailure::PeerRefused(reason)))?;
     let watched = peers.watch(session.peer_certificates());
-    let Begun { sender, work, .. } = http2_over(stream, settings).await?;
+    let Begun { sender, work, .. } = http2_over(stream, load, settings).await?;
     let work: Work = Box::pin(async move {
         tokio::select! {
             () = work => {}
@@ -224,9 +220,10 @@ pub(super) async fn http2_over_tls(
 /// HTTP/2 in the clear.
 pub(super) async fn http2_in_the_clear(
     dialled: OwnedFd,
+    load: Rc<Load>,
     settings: &Settings,
-) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
-    http2_over(connected(dialled, settings).await?, settings).await
+) -> Result<Begun<ask::Sender, Work>, ConnectFailure> {
+    http2_over(connected(dialled, settings).await?, load, settings).await
 }
 
 /// HTTP/1.1 in the clear, to an application.
@@ -239,7 +236,7 @@ pub(super) async fn http1_in_the_clear(
     builder.max_headers(settings.max_fields).max_buf_size(settings.stream_window as usize);
     let (sender, connection) = strict::begin(&builder, stream, settings.http1_limits())
         .await
-        .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+        .map_err(|error| ConnectFailure::Http(Rc::new(error.into())))?;
     let work: Work = Box::pin(async move {
         // How it ended is told to the request that it carried. What it may change to is taken out of it.
         let _ = connection.with_upgrades().await;
@@ -247,15 +244,14 @@ pub(super) async fn http1_in_the_clear(
     Ok(Begun { sender, work, until: None })
 }
 
-/// Whether the other side takes WebSockets over HTTP/2 (RFC 8441), which its settings say: they are waited for. One that is
-/// gone does, for all that is known.
-pub(super) async fn takes_websockets(said: &Said, settings: &Settings) -> bool {
+/// Whether the other side takes WebSockets over HTTP/2 (RFC 8441), which its settings say: they are waited for.
+pub(super) async fn takes_websockets(sender: &mut ask::Sender, settings: &Settings) -> bool {
     const LONGEST: Duration = Duration::from_millis(50);
     // Nobody tells when they come. It is once for each connection, a round trip after it began.
     let mut pause = Duration::from_millis(1);
     let deadline = Instant::now() + settings.handshake_timeout;
     loop {
-        match said() {
+        match sender.takes_websockets() {
             Some(takes) => return takes,
             None if Instant::now() >= deadline => return false,
             None => sleep(pause).await,
@@ -264,32 +260,16 @@ pub(super) async fn takes_websockets(said: &Said, settings: &Settings) -> bool {
     }
 }
 
-async fn http2_over<T>(stream: T, settings: &Settings) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure>
+async fn http2_over<T>(
+    stream: T,
+    load: Rc<Load>,
+    settings: &Settings,
+) -> Result<Begun<ask::Sender, Work>, ConnectFailure>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let builder = client_of(settings);
-    let stream = TokioIo::new(without_empties(stream, FramesOf::Server));
-    let handshake = builder.handshake::<_, RequestBody>(stream);
-    let (sender, connection) = timeout(settings.handshake_timeout, handshake)
-        .await
-        .map_err(|_| ConnectFailure::HandshakeTimeout)?
-        .map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
-    let connection = Rc::new(RefCell::new(connection));
-    let seen = Rc::downgrade(&connection);
-    let said: Said = Rc::new(move || {
-        let Some(connection) = seen.upgrade() else { return Some(true) };
-        let connection = connection.borrow();
-        let are_there = connection.current_max_send_streams() != BEFORE_SETTINGS;
-        let takes = connection.is_extended_connect_protocol_enabled();
-        (takes || are_there).then_some(takes)
-    });
-    let work: Work = Box::pin(async move {
-        // How it ended is told to the requests that it carried.
-        let ended = poll_fn(|context| Pin::new(&mut *connection.borrow_mut()).poll(context));
-        let _: Result<(), hyper::Error> = ended.await;
-    });
-    Ok(Begun { sender: (sender, said), work, until: None })
+    let (sender, work) = ask::begin(without_empties(stream, FramesOf::Server), load, settings).await?;
+    Ok(Begun { sender, work: Box::pin(work), until: None })
 }
 
 /// Why TLS did not come about, in one word.

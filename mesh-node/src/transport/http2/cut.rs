@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::body::Incoming;
 use tokio::time::Instant;
+
+use super::incoming::Incoming;
 
 /// Ends one exchange: its request is answered, or breaks off with its response. A clone ends the same one.
 #[derive(Clone, Debug, Default)]

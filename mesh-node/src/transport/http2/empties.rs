@@ -5,13 +5,16 @@
 //! lose other requests with it. They mean nothing (RFC 9113 section 6.1), so nothing is lost with them. Who sends many of them for little
 //! else has them counted by h2 as before.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
 
+use super::pings::Heard;
 use super::through::{Reading, Through};
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
@@ -43,12 +46,15 @@ pub(super) struct Frames {
     /// Bytes that were read and not given yet: part of a header, and what had no room for such a part before it.
     held: SmallVec<[u8; 2 * HEADER]>,
     spare: u32,
+    heard: Heard,
 }
 
-/// `stream` without them.
-pub(super) fn without_empties<S>(stream: S, of: FramesOf) -> WithoutEmpties<S> {
+/// `stream` without them, and when something of it was read last.
+pub(super) fn without_empties<S>(stream: S, of: FramesOf) -> (WithoutEmpties<S>, Heard) {
     let left = if of == FramesOf::Client { PREFACE } else { 0 };
-    Through { stream, reading: Frames { left, held: SmallVec::new(), spare: AT_ONCE } }
+    let heard = Heard::new(Cell::new(Instant::now()));
+    let reading = Frames { left, held: SmallVec::new(), spare: AT_ONCE, heard: heard.clone() };
+    (Through { stream, reading }, heard)
 }
 
 impl Frames {
@@ -136,6 +142,7 @@ impl Reading for Frames {
                 return Poll::Ready(Ok(()));
             }
             ready!(Pin::new(&mut *stream).poll_read(context, room))?;
+            self.heard.set(Instant::now());
             let read = &mut room.filled_mut()[before..];
             if read.is_empty() {
                 // The end, within a header perhaps.
@@ -168,7 +175,7 @@ mod tests {
     /// What is read of `sent`, when it comes in pieces of `piece` bytes and there is room for `room` at a time.
     async fn read(sent: &[u8], of: FramesOf, piece: usize, room: usize) -> Vec<u8> {
         let (mut there, here) = duplex(piece);
-        let mut here = without_empties(here, of);
+        let (mut here, _) = without_empties(here, of);
         let (mut seen, mut buffer) = (Vec::new(), vec![0; room]);
         let write = async {
             there.write_all(sent).await.unwrap();

@@ -7,16 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use h2::Reason;
-use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, StripList};
 use mesh_common::model::REQUEST_ID;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use super::activity::Open;
 use super::answer::{Answered, Instead, OwnAnswer, is_grpc};
@@ -24,18 +23,21 @@ use super::body::{AnswerBody, Record};
 use super::conductor::{Conductor, Ending, Exchange as _};
 use super::connect::ConnectFailure;
 use super::cut::{Cut, Half, Why};
+use super::incoming::Incoming;
 use super::limit::Limit;
 use super::pace::Wanted;
 use super::peers::Peers;
 use super::pool::Pool;
 use super::pool_http1::IdlePool;
-use super::request::{edit, edit_headers, facts, normalise};
+use super::request::{edit, edit_headers, facts, normalise, remove_connection_fields};
 use super::resends::Resends;
 use super::send::{Unsent, send};
 use super::settings::Settings;
 use super::sources::Sources;
+use super::switched::{self, Application};
 use super::upload::{RequestBody, Upload};
-use super::{switched, websocket};
+use super::way::Way;
+use super::websocket;
 use crate::identity::Identities;
 use crate::transport::handshakes::Handshakes;
 use crate::transport::http1::{AskedBody, Question};
@@ -73,7 +75,7 @@ struct Asked {
     is_head: bool,
 }
 
-/// Serves one request.
+/// Serves one request. `way` brings the caller's side where the request may change the protocol.
 ///
 /// # Errors
 /// REFUSED_STREAM for one that came too late on its connection: its caller may send it again on another one (RFC 9113
@@ -82,15 +84,14 @@ pub(super) async fn serve<C: Conductor>(
     shared: Rc<Shared>,
     conductor: Rc<C>,
     open: Open,
-    mut request: Request<Incoming>,
-) -> Result<Answer<C>, h2::Error> {
-    let way = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
+    (request, way): (Request<Incoming>, Option<oneshot::Receiver<Way>>),
+) -> Result<Answer<C>, Reason> {
     let (mut parts, incoming) = request.into_parts();
     let is_grpc = way.is_none() && is_grpc(&parts.headers);
     let asked = Asked { is_grpc, is_head: parts.method == Method::HEAD };
     if open.is_late() {
         conductor.late(asked_for(&parts));
-        return Err(Reason::REFUSED_STREAM.into());
+        return Err(Reason::REFUSED_STREAM);
     }
     let settings = &*shared.settings;
     let limit = normalise(&mut parts, conductor.strip(), settings.max_fields).and_then(|()| {
@@ -146,17 +147,21 @@ fn cut_off<C: Conductor>(conductor: &C, record: &mut Record<C::Exchange>, cut: &
 
 fn upstreams<C: Conductor>(
     response: Response<Incoming>,
-    way: Option<OnUpgrade>,
+    way: Option<oneshot::Receiver<Way>>,
     (mut record, cut): (Record<C::Exchange>, Cut),
     open: Open,
     settings: &Settings,
 ) -> Answer<C> {
-    let (mut head, incoming) = response.into_parts();
+    let (mut head, mut incoming) = response.into_parts();
     remove_connection_fields(&mut head.headers);
     if let Some(edits) = record.exchange().response_edits() {
         edit_headers(&mut head.headers, &edits);
     }
-    if let (Some(caller), Some(application)) = (way, head.extensions.remove::<OnUpgrade>()) {
+    let application = match incoming.take_way() {
+        Some(way) => Some(Application::Stream(way)),
+        None => head.extensions.remove::<OnUpgrade>().map(Application::Connection),
+    };
+    if let (Some(caller), Some(application)) = (way, application) {
         // As Envoy counts it, and as it is over HTTP/1.1.
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         switched::carry((caller, application), (record, cut, open.goes_on()), settings);
@@ -280,22 +285,4 @@ fn decide<C: Conductor>(
         Plan::Local(local) => conductor.arrive(record.exchange(), &local, facts),
         plan => Ok(plan),
     })
-}
-
-/// Fields of an application's connection end here; over HTTP/2 they would be malformed (RFC 9113 section 8.2.2).
-fn remove_connection_fields(headers: &mut HeaderMap) {
-    let mut named: SmallVec<[HeaderName; 2]> = SmallVec::new();
-    for value in headers.get_all(CONNECTION) {
-        let names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        named.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
-    }
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection"] {
-        headers.remove(name);
-    }
 }

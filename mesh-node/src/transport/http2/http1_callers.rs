@@ -2,10 +2,11 @@
 //!
 //! In: a caller's connection, and the conductor of it. hyper serves it, and sees only what our own strict codec understood and
 //! wrote anew ([`Requests`]); what the codec refuses is answered here, once the exchanges before it are over. Bodies and
-//! trailers pass both ways. Early Hints and other interim answers do not, as hyper gives out none of HTTP/2; 100 is said here,
-//! as soon as the body is wanted, as Envoy does unless told otherwise.
+//! trailers pass both ways, and interim answers to callers that know of them ([`WithInterims`]); besides the application's own a
+//! 100 is said here, as soon as the body is wanted, as Envoy does unless told otherwise.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -16,7 +17,6 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,6 +29,8 @@ use super::activity::{Activity, Open};
 use super::body::AnswerBody;
 use super::conductor::Conductor;
 use super::exchange::{self, Shared};
+use super::incoming::Incoming;
+use super::interims::{Ahead, WithInterims};
 use super::requests::{Requests, Stop};
 use super::serve::ServeError;
 use super::settings::Settings;
@@ -55,25 +57,25 @@ pub(super) async fn serve<C: Conductor>(
     let settings = &*shared.settings;
     let activity = Activity::new(settings.terms(), settings.stream_idle_timeout);
     let _presence = activity.presence();
-    let trailers = Trailers::default();
+    let (trailers, ahead) = (Trailers::default(), Ahead::default());
     let stopped = Rc::new(RefCell::new(None));
     let stream = Through {
-        stream: WithTrailers::new(stream, trailers.clone()),
+        stream: WithTrailers::new(WithInterims::new(stream, ahead.clone()), trailers.clone()),
         reading: Requests::new(dialled, settings, activity.clone(), stopped.clone()),
     };
     let service = service_fn(|request| {
         let (shared, conductor, open) = (shared.clone(), conductor.clone(), activity.begin());
-        Box::pin(answer(shared, conductor, open, request, trailers.clone()))
+        Box::pin(answer(shared, conductor, open, request, (trailers.clone(), ahead.clone())))
     });
     let connection = builder(settings).serve_connection(TokioIo::new(stream), service);
     let connection = RefCell::new(connection);
     let poll = |context: &mut Context<'_>| {
-        connection.borrow_mut().poll_without_shutdown(context).map_err(ServeError::Http)
+        connection.borrow_mut().poll_without_shutdown(context).map_err(|error| ServeError::Http(error.into()))
     };
     let leave = || Pin::new(&mut *connection.borrow_mut()).graceful_shutdown();
     let served = run(poll, leave, &activity, (&*conductor, settings)).await;
     let Parts { io, .. } = connection.into_inner().into_parts();
-    let stream = io.into_inner().stream.into_inner();
+    let stream = io.into_inner().stream.into_inner().into_inner();
     let stop = stopped.borrow_mut().take();
     if let Err(error) = served {
         // A response that is cut off must not pass for a whole one.
@@ -131,18 +133,30 @@ async fn answer<C: Conductor>(
     shared: Rc<Shared>,
     conductor: Rc<C>,
     open: Open,
-    mut request: Request<Incoming>,
-    trailers: Trailers,
+    request: Request<hyper::body::Incoming>,
+    (trailers, ahead): (Trailers, Ahead),
 ) -> Result<Answered<C>, h2::Error> {
     trailers.begin();
+    let mut request = request.map(Incoming::http1);
     let is_head = request.method() == Method::HEAD;
-    let takes_chunks = request.version() == Version::HTTP_11 && !is_head;
+    let is_http11 = request.version() == Version::HTTP_11;
+    let takes_chunks = is_http11 && !is_head;
+    let taking = open.taking().clone();
     *request.version_mut() = Version::HTTP_2;
     // Of this hop; hyper has read them.
     for name in [CONNECTION, TRANSFER_ENCODING, EXPECT] {
         request.headers_mut().remove(name);
     }
-    let mut response = exchange::serve(shared, conductor, open, request).await?;
+    let mut answer = pin!(exchange::serve(shared, conductor, open, (request, None)));
+    let answer = poll_fn(|context| {
+        let answer = answer.as_mut().poll(context);
+        // RFC 9110 section 15.2: HTTP/1.0 has none.
+        let interims = taking.interims().take().into_iter().filter(|_| is_http11);
+        interims.for_each(|interim| ahead.tell(&interim, &taking));
+        answer
+    });
+    let mut response = answer.await?;
+    ahead.told().await;
     let has_body = !response.body().is_end_stream()
         && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let is_chunked = takes_chunks

@@ -13,7 +13,8 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connect::{Begun, ConnectFailure, Said, Sender2, TlsTo, Work, http2_in_the_clear, http2_over_tls};
+use super::ask::Sender;
+use super::connect::{Begun, ConnectFailure, TlsTo, Work, http2_in_the_clear, http2_over_tls};
 use super::peers::Peers;
 use super::settings::Settings;
 use crate::identity::Identities;
@@ -52,8 +53,7 @@ pub(super) enum Connecting {
 
 /// A place on a connection for one request.
 pub(super) struct Lease {
-    pub(super) sender: Sender2,
-    pub(super) said: Said,
+    pub(super) sender: Sender,
     pub(super) place: Place,
 }
 
@@ -85,8 +85,7 @@ struct Endpoint {
 type Outcome = watch::Receiver<Option<Result<(), ConnectFailure>>>;
 
 struct Live {
-    sender: Sender2,
-    said: Said,
+    sender: Sender,
     load: Rc<Load>,
     /// The trust bundle under which the peer was verified; `None` in the clear.
     generation: Option<u64>,
@@ -94,7 +93,7 @@ struct Live {
 
 /// How a connection is used.
 #[derive(Debug)]
-struct Load {
+pub(super) struct Load {
     open: Cell<u32>,
     last_used: Cell<Instant>,
 }
@@ -146,7 +145,7 @@ impl Pool {
     fn lease_on(&self, endpoint: &Endpoint, refused: &RefusedBy) -> Option<Lease> {
         let mut live = endpoint.live.borrow_mut();
         let generation = self.identities.generation();
-        live.retain(|connection| {
+        live.retain_mut(|connection| {
             !connection.sender.is_closed() && connection.generation.is_none_or(|made| made == generation)
         });
         let has_refused = |connection: &&Live| refused.iter().any(|by| Rc::ptr_eq(&by.0, &connection.load));
@@ -162,7 +161,7 @@ impl Pool {
             return None;
         }
         let place = Place::take(&least.load);
-        Some(Lease { sender: least.sender.clone(), said: least.said.clone(), place })
+        Some(Lease { sender: least.sender.clone(), place })
     }
 
     fn connect(self: &Rc<Self>, key: &Key, endpoint: &Rc<Endpoint>, connecting: Connecting) -> Outcome {
@@ -172,7 +171,8 @@ impl Pool {
         // A task of its own: the request that began it may be cancelled, others wait for it too.
         tasks::spawn(async move {
             let generation = pool.identities.generation();
-            let begun = connecting.run(&pool).await;
+            let load = Load::new();
+            let begun = connecting.run(&pool, load.clone()).await;
             endpoint.connecting.take();
             match begun {
                 Err(failure) => {
@@ -180,12 +180,10 @@ impl Pool {
                     tell.send_replace(Some(Err(failure)));
                 }
                 Ok(begun) => {
-                    let load = Rc::new(Load { open: Cell::new(0), last_used: Cell::new(Instant::now()) });
+                    load.last_used.set(Instant::now());
                     let retire = begun.until.map(|until| pool.retire_in(until));
-                    let (sender, said) = begun.sender;
                     endpoint.live.borrow_mut().push(Live {
-                        sender,
-                        said,
+                        sender: begun.sender,
                         load: load.clone(),
                         generation: retire.map(|_| generation),
                     });
@@ -212,7 +210,7 @@ impl Pool {
             let now = Instant::now();
             let is_idle = load.open.get() == 0 && load.last_used.get() + self.settings.idle_timeout <= now;
             if is_idle || retire.is_some_and(|retire| retire <= now) {
-                // Without a sender hyper ends the connection once its streams are over.
+                // Without a sender h2 ends the connection once its streams are over.
                 endpoint.remove(load);
                 return self.finish(work, load).await;
             }
@@ -250,13 +248,24 @@ impl Pool {
 }
 
 impl Connecting {
-    async fn run(self, pool: &Pool) -> Result<Begun<(Sender2, Said), Work>, ConnectFailure> {
+    async fn run(self, pool: &Pool, load: Rc<Load>) -> Result<Begun<Sender, Work>, ConnectFailure> {
         match self {
             Self::Tls(dialled, tls) => {
-                http2_over_tls(dialled, tls, (&pool.identities, &pool.peers), &pool.settings).await
+                http2_over_tls(dialled, tls, (&pool.identities, &pool.peers), load, &pool.settings).await
             }
-            Self::Clear(dialled) => http2_in_the_clear(dialled, &pool.settings).await,
+            Self::Clear(dialled) => http2_in_the_clear(dialled, load, &pool.settings).await,
         }
+    }
+}
+
+impl Load {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { open: Cell::new(0), last_used: Cell::new(Instant::now()) })
+    }
+
+    /// Whether a request is under way on it.
+    pub(super) fn is_used(&self) -> bool {
+        self.open.get() > 0
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, TE};
 use http::request::Parts;
 use http::uri::{Authority as UriAuthority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
@@ -105,6 +105,34 @@ pub(super) fn for_http1<B>((mut parts, body): (Parts, B)) -> Request<B> {
     parts.uri = Uri::from(target);
     parts.version = Version::HTTP_11;
     Request::from_parts(parts, body)
+}
+
+/// Fields of a connection end here; over HTTP/2 they would be malformed (RFC 9113 section 8.2.2).
+pub(super) fn remove_connection_fields(headers: &mut HeaderMap) {
+    let mut names: SmallVec<[HeaderName; 4]> = headers
+        .iter()
+        .filter(|(name, value)| is_of_connection(name, value))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    for value in headers.get_all(CONNECTION) {
+        let named = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.extend(named.filter_map(|name| HeaderName::from_bytes(name).ok()));
+    }
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn is_of_connection(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => true,
+        // What a caller says of trailers is said end to end over HTTP/2.
+        "te" => value != "trailers",
+        _ => false,
+    }
 }
 
 /// Crumbs of a cookie are one field (RFC 9113 section 8.2.3), for rules as for applications.

@@ -1,11 +1,9 @@
-//! hyper on the core that accepted the connection.
+//! How h2 serves and asks, and hyper's tasks on the core that begins them.
 
 use std::future::Future;
 
-use hyper::client::conn::http2 as client;
+use h2::{client, server};
 use hyper::rt::Executor;
-use hyper::server::conn::http2 as server;
-use hyper_util::rt::TokioTimer;
 
 use super::settings::Settings;
 use crate::transport::tasks;
@@ -24,25 +22,20 @@ where
 }
 
 /// How we serve.
-pub(super) fn server_of<E: Clone>(executor: E, settings: &Settings) -> server::Builder<E> {
-    let mut builder = server::Builder::new(executor);
+pub(super) fn server_of(settings: &Settings) -> server::Builder {
+    let mut builder = server::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        // What the application says is passed on as it is, its date or the lack of one too.
-        .auto_date_header(false)
         // RFC 8441: a WebSocket may be opened by CONNECT. What else CONNECT asks for is refused.
         .enable_connect_protocol()
         .max_concurrent_streams(settings.max_concurrent_streams)
         .max_header_list_size(settings.max_header_list)
-        .initial_stream_window_size(settings.stream_window)
+        .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .max_send_buf_size(settings.send_buffer)
+        .max_send_buffer_size(settings.send_buffer)
         // Rapid reset (CVE-2023-44487) and resets that we are made to send (CVE-2025-8671). h2's budget for DATA
         // frames without data (RUSTSEC-2026-0258) scales with the window by itself.
         .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(256)
-        .keep_alive_interval(settings.ping_interval)
-        .keep_alive_timeout(settings.ping_timeout);
+        .max_local_error_reset_streams(Some(256));
     builder
 }
 
@@ -51,18 +44,16 @@ pub(super) fn server_of<E: Clone>(executor: E, settings: &Settings) -> server::B
 pub(super) const BEFORE_SETTINGS: usize = 97;
 
 /// How we ask.
-pub(super) fn client_of(settings: &Settings) -> client::Builder<OnThisCore> {
-    let mut builder = client::Builder::new(OnThisCore);
+pub(super) fn client_of(settings: &Settings) -> client::Builder {
+    let mut builder = client::Builder::new();
     builder
-        .timer(TokioTimer::new())
         .initial_max_send_streams(BEFORE_SETTINGS)
         .max_header_list_size(settings.max_header_list)
-        .initial_stream_window_size(settings.stream_window)
+        .initial_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
-        .max_send_buf_size(settings.send_buffer)
-        // No server pushes to a proxy that would not pass it on: hyper does not enable it.
-        .max_local_error_reset_streams(256)
-        .keep_alive_interval(settings.ping_interval)
-        .keep_alive_timeout(settings.ping_timeout);
+        .max_send_buffer_size(settings.send_buffer)
+        // No server pushes to a proxy that would not pass it on.
+        .enable_push(false)
+        .max_local_error_reset_streams(Some(256));
     builder
 }

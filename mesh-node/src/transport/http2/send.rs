@@ -1,25 +1,22 @@
 //! A request on its way to where its plan says: over which version, on which connection, and once more where that is safe.
 
-use std::error::Error as _;
-use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
 
 use h2::Reason;
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use mesh_common::model::Protocol;
 use mesh_common::route::Plan;
 use tokio::time::Instant;
 
 use super::answer::is_grpc;
+use super::ask;
 use super::body::{Application, Held, Record};
-use super::conductor::{Conductor, Exchange, RefusedUnseen};
-use super::connect::{ConnectFailure, Sender2, http1_in_the_clear, takes_websockets, tls_to};
+use super::conductor::{Conductor, RefusedUnseen};
+use super::connect::{ConnectFailure, http1_in_the_clear, takes_websockets, tls_to};
 use super::exchange::Shared;
+use super::incoming::{HttpError, Incoming};
 use super::pool::{Caller, Connecting, Key, RefusedBy};
 use super::request::for_http1;
 use super::strict::{Sender, Unanswered};
@@ -53,7 +50,7 @@ pub(super) async fn send<C: Conductor>(
     let key = key_of(&**conductor, plan);
     if !is_grpc && speaks_http1(plan) {
         if websocket::is_handshake(&request.0) {
-            return send_upgrade(shared, conductor, plan, request).await;
+            return send_upgrade(shared, conductor, plan, request, record).await;
         }
         return send_http1(shared, conductor, plan, key, request, record).await;
     }
@@ -107,13 +104,13 @@ async fn send_http2<C: Conductor>(
         left -= 1;
         let mut sent = parts.clone();
         if is_handshake {
-            if !takes_websockets(&lease.said, &shared.settings).await {
+            if !takes_websockets(&mut lease.sender, &shared.settings).await {
                 return Err(Unsent { request: None, failure: ConnectFailure::NoExtendedConnect });
             }
             websocket::as_connect(&mut sent);
         }
         let request = Request::from_parts(sent, body);
-        let error = match ask(&mut lease.sender, request, record).await {
+        let error = match lease.sender.ask(request, record).await {
             Ok(response) => {
                 upload.seen();
                 return Ok(response);
@@ -128,36 +125,23 @@ async fn send_http2<C: Conductor>(
     }
 }
 
-/// Sends a request, and waits for its answer. Messages of a call are told as they pass meanwhile.
-async fn ask<E: Exchange>(
-    sender: &mut Sender2,
-    request: Request<RequestBody>,
-    record: &mut Record<E>,
-) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-    let mut asking = pin!(sender.try_send_request(request));
-    let answered = poll_fn(|context| {
-        record.tell_messages();
-        asking.as_mut().poll(context)
-    });
-    answered.await
-}
-
 /// Whether the connection refused a request that has no answer, and the body with which it is sent once more.
 fn unanswered<C: Conductor>(
     (shared, conductor): (&Shared, &Rc<C>),
     key: &Key,
     (parts, upload): (&Parts, &Rc<Upload>),
-    mut error: TrySendError<Request<RequestBody>>,
+    unanswered: ask::Unanswered,
     left: usize,
 ) -> (bool, Result<RequestBody, ConnectFailure>) {
-    let unsent = error.take_message().map(Request::into_body);
-    let error = error.into_error();
-    let was_refused = unsent.is_none() && (is_unseen(&error) || is_unopened(&error, parts, upload));
-    let next = match unsent {
-        _ if was_refused => again((shared, conductor), key, upload, left),
-        // The connection closed under it: it went nowhere, and costs nobody anything.
-        unsent => unsent.filter(|_| left > 0),
+    let (was_refused, error) = match unanswered {
+        // It went nowhere, and costs nobody anything.
+        ask::Unanswered::Unsent(body, _) if left > 0 => return (false, Ok(body)),
+        ask::Unanswered::Unsent(_, error) => (false, error),
+        ask::Unanswered::Unopened(error) => (is_harmless(parts, upload), error),
+        ask::Unanswered::Broke(error) => (is_unseen(&error), error),
+        ask::Unanswered::Faulty(failure) => return (false, Err(failure)),
     };
+    let next = was_refused.then(|| again((shared, conductor), key, upload, left)).flatten();
     (was_refused, next.ok_or_else(|| broke(upload, error)))
 }
 
@@ -178,16 +162,16 @@ fn again<C: Conductor>(
     body
 }
 
-/// Whether a request still waited for its stream to open (RFC 9113 section 5.1.2) when its connection ended, and may be sent
-/// again. hyper says no more of it than that it was given up, and the stream may have opened in that very moment: what is
-/// sent again may be done twice, or is a call of which not one message was read.
-fn is_unopened(error: &hyper::Error, parts: &Parts, upload: &Upload) -> bool {
-    let is_harmless = parts.method.is_idempotent() || (is_grpc(&parts.headers) && upload.is_untouched());
-    error.is_user() && !upload.is_slow() && is_harmless
+/// Whether a request may be sent again that still waited for its stream to open (RFC 9113 section 5.1.2) when its connection
+/// ended. The stream may have opened in that very moment: what is sent again may be done twice, or is a call of which not one
+/// message was read.
+fn is_harmless(parts: &Parts, upload: &Upload) -> bool {
+    let is_call_alone = is_grpc(&parts.headers) && upload.is_untouched();
+    !upload.is_slow() && (parts.method.is_idempotent() || is_call_alone)
 }
 
 /// Why there is no answer on a connection.
-fn broke(upload: &Upload, error: hyper::Error) -> ConnectFailure {
+fn broke(upload: &Upload, error: impl Into<ConnectFailure>) -> ConnectFailure {
     match upload.malformed() {
         Some(refusal) => ConnectFailure::BadBody(refusal),
         None if upload.is_slow() => ConnectFailure::SlowRequest,
@@ -197,11 +181,9 @@ fn broke(upload: &Upload, error: hyper::Error) -> ConnectFailure {
 
 /// Whether the other side says that it did nothing about a request (RFC 9113 section 8.7): its stream was refused, or is
 /// after the last one that a GOAWAY names.
-fn is_unseen(error: &hyper::Error) -> bool {
-    let said = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    said.is_some_and(|said| {
-        said.is_remote() && (said.is_go_away() || said.reason() == Some(Reason::REFUSED_STREAM))
-    })
+fn is_unseen(error: &HttpError) -> bool {
+    let HttpError::Http2(said) = error else { return false };
+    said.is_remote() && (said.is_go_away() || said.reason() == Some(Reason::REFUSED_STREAM))
 }
 
 async fn send_http1<C: Conductor>(
@@ -225,14 +207,15 @@ async fn send_http1<C: Conductor>(
     let mut request = for_http1(request);
     let mut is_last = false;
     loop {
-        let Unanswered { unsent, error } = match sender.try_send_request(request).await {
-            Ok(response) => {
-                let pool = shared.http1.clone();
-                record.hold(Held::Application(Box::new(Application { pool, key, sender })));
-                return Ok(response);
-            }
-            Err(unanswered) => unanswered,
-        };
+        let Unanswered { unsent, error } =
+            match sender.try_send_request(request, |interim| record.interim(interim)).await {
+                Ok(response) => {
+                    let pool = shared.http1.clone();
+                    record.hold(Held::Application(Box::new(Application { pool, key, sender })));
+                    return Ok(response);
+                }
+                Err(unanswered) => unanswered,
+            };
         // The application closed an idle connection under it, unsent: once more, on a fresh one.
         request = match unsent {
             Some(unsent) if !is_last => unsent,
@@ -250,6 +233,7 @@ async fn send_upgrade<C: Conductor>(
     conductor: &Rc<C>,
     plan: &Plan,
     request: (Parts, RequestBody),
+    record: &Record<C::Exchange>,
 ) -> Result<Response<Incoming>, Unsent> {
     request.1.upload().seen();
     let mut sender = match connect_http1(shared, conductor, plan).await {
@@ -258,8 +242,8 @@ async fn send_upgrade<C: Conductor>(
     };
     let mut request = for_http1(request);
     let key = websocket::as_upgrade(request.headers_mut());
-    let answered = sender.try_send_request(request).await;
-    let answered = answered.map_err(|unanswered| ConnectFailure::from(unanswered.error));
+    let answered = sender.try_send_request(request, |interim| record.interim(interim)).await;
+    let answered = answered.map_err(|unanswered| unanswered.error);
     let answered = answered.and_then(|response| websocket::switched(response, &key));
     answered.map_err(|failure| Unsent { request: None, failure })
 }
@@ -272,7 +256,7 @@ async fn connect_http1<C: Conductor>(
     let begun = http1_in_the_clear(dial(conductor, plan)?, &shared.settings).await?;
     tasks::spawn(begun.work);
     let mut sender = begun.sender;
-    sender.ready().await.map_err(|error| ConnectFailure::Http(Rc::new(error)))?;
+    sender.ready().await.map_err(|error| ConnectFailure::Http(Rc::new(error.into())))?;
     Ok(sender)
 }
 

@@ -1,35 +1,33 @@
 //! Connections from callers: captured ones in the clear, and those of other agents in our TLS.
 
-use std::error::Error as _;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use mesh_common::model::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Serving};
+use super::activity::Activity;
 use super::conductor::Conductor;
 use super::connect::failure_of;
 use super::empties::{FramesOf, without_empties};
-use super::exchange::{self, Shared};
+use super::exchange::Shared;
 use super::http1_callers;
+use super::incoming::HttpError;
 use super::peers::Peers;
 use super::pool::Pool;
 use super::pool_http1::IdlePool;
 use super::resends::Resends;
-use super::runtime::server_of;
+use super::server::{self, Server};
 use super::settings::Settings;
 use super::taking::{Late, Socket};
 use crate::identity::{Alpn, HandshakeFailure, Identities, Peer, Unavailable};
@@ -75,7 +73,7 @@ pub enum ServeError {
     Restless,
     /// The caller broke HTTP, or its connection broke.
     #[error("serve HTTP/2")]
-    Http(#[source] hyper::Error),
+    Http(#[source] HttpError),
 }
 
 impl ServeError {
@@ -93,13 +91,11 @@ impl ServeError {
 
     /// Whether the caller broke a rule of HTTP/2.
     pub fn is_violation(&self) -> bool {
-        let error = match self {
-            Self::Restless => return true,
-            Self::Http(error) => error,
-            _ => return false,
-        };
-        let broken = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-        broken.is_some_and(h2::Error::is_library)
+        match self {
+            Self::Restless => true,
+            Self::Http(HttpError::Http2(error)) => error.is_library(),
+            _ => false,
+        }
     }
 
     /// The stable code for logs and metrics.
@@ -120,17 +116,11 @@ impl ServeError {
 }
 
 /// What became of a connection over which HTTP/2 ended early, in the words for tunnels.
-fn reason_of(error: &hyper::Error) -> &'static str {
-    if error.is_timeout() {
-        return TunnelLoss::Silent.reason();
-    }
-    let source = error.source();
-    if source.is_some_and(|source| source.is::<io::Error>()) {
-        return TunnelLoss::Closed.reason();
-    }
-    match source.and_then(|source| source.downcast_ref::<h2::Error>()) {
-        // What h2 itself objects to in what the peer sent, or what the peer says of us.
-        Some(error) if error.is_library() || error.is_remote() => TunnelLoss::Violation.reason(),
+fn reason_of(error: &HttpError) -> &'static str {
+    match error {
+        HttpError::Silent => TunnelLoss::Silent.reason(),
+        error if error.is_io() => TunnelLoss::Closed.reason(),
+        error if error.is_of_protocol() => TunnelLoss::Violation.reason(),
         _ => "http2_error",
     }
 }
@@ -245,16 +235,14 @@ impl Http2 {
         let settings = &self.shared.settings;
         let activity = Activity::new(settings.terms(), settings.stream_idle_timeout);
         let _presence = activity.presence();
-        let service = service_fn(|request| {
-            let (shared, conductor) = (self.shared.clone(), conductor.clone());
-            // hyper hands it from one to the next by value.
-            Box::pin(exchange::serve(shared, conductor, activity.begin(), request))
-        });
+        let begin = |asked: server::Asked| {
+            let both = (self.shared.clone(), conductor.clone());
+            activity.run(server::serve(both, activity.begin(), asked));
+        };
         let stream = Socket::new(stream, activity.unread(), settings.max_fields);
         let is_restless = stream.is_restless();
-        let stream = TokioIo::new(without_empties(stream, FramesOf::Client));
-        let server = server_of(Serving(activity.clone()), settings);
-        let mut connection = pin!(server.serve_connection(stream, service));
+        let (stream, heard) = without_empties(stream, FramesOf::Client);
+        let mut server = Server::new(stream, heard, settings.clone());
         let mut over = pin!(after(valid));
         // Another agent connects because it has a request; one that says nothing is not waited for.
         let first = valid.map_or(settings.idle_timeout, |_| settings.handshake_timeout);
@@ -264,7 +252,7 @@ impl Http2 {
         let mut is_draining = false;
         loop {
             tokio::select! {
-                result = connection.as_mut() => {
+                result = poll_fn(|context| server.poll(context, begin)) => {
                     return result.map_err(|error| match is_restless.get() {
                         true => ServeError::Restless,
                         false => ServeError::Http(error),
@@ -284,10 +272,11 @@ impl Http2 {
                 never = idle_exchanges.as_mut() => match never {},
                 () = idle.as_mut() => break,
             }
-            connection.as_mut().graceful_shutdown();
+            server.leave();
         }
-        connection.as_mut().graceful_shutdown();
-        bid_farewell(connection, &activity, settings.handshake_timeout).await
+        server.leave();
+        let served = poll_fn(|context| server.poll(context, begin));
+        bid_farewell(served, &activity, settings.handshake_timeout).await
     }
 }
 
@@ -302,12 +291,13 @@ async fn after(time: Option<Duration>) {
 /// Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for. A request that crossed
 /// with the GOAWAY is.
 async fn bid_farewell(
-    mut connection: Pin<&mut impl Future<Output = Result<(), hyper::Error>>>,
+    served: impl Future<Output = Result<(), HttpError>>,
     activity: &Activity,
     patience: Duration,
 ) -> Result<(), ServeError> {
+    let mut served = pin!(served);
     loop {
-        match timeout(patience, connection.as_mut()).await {
+        match timeout(patience, served.as_mut()).await {
             Ok(result) => return result.map_err(ServeError::Http),
             Err(_) if activity.look() == Late::OfConnection => return Err(ServeError::NotTaken),
             Err(_) if activity.is_open() => {

@@ -4,22 +4,26 @@
 //! itself. In: the bytes of the application's connection. Out: each response rebuilt from what was understood; a doubt
 //! ends the connection.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use mesh_common::http1::{Exchange, Limits, ReadRules, Refusal, ResponseTo};
+use mesh_common::http1::{
+    Exchange, HeadScan, Limits, MAX_FIELDS, ReadRules, Refusal, ResponseHead, ResponseTo,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connect::ConnectFailure;
+use super::incoming::{HttpError, Incoming};
 use super::through::{Reading, Rebuilt, Through};
 use super::trailers::{Aside, Trailers, WithTrailers};
 use super::upload::RequestBody;
@@ -38,13 +42,22 @@ pub(super) struct Sender {
 pub(super) struct Unanswered {
     /// The request, where nothing of it was sent.
     pub(super) unsent: Option<Request<RequestBody>>,
-    pub(super) error: hyper::Error,
+    pub(super) error: ConnectFailure,
 }
 
 /// The last request of a connection, and how far its response is. Shared by who asks and who reads, both of this thread; but
 /// hyper changes the protocol of nothing that may not go to another.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked(Arc<Mutex<Option<Exchange>>>);
+pub(super) struct Asked(Arc<Mutex<Last>>);
+
+#[derive(Debug, Default)]
+struct Last {
+    exchange: Option<Exchange>,
+    /// What came before its answer, and was not told.
+    interims: Vec<Response<()>>,
+    /// Who asked.
+    asker: Option<Waker>,
+}
 
 /// A connection whose responses are rebuilt, and that takes trailers with requests.
 pub(super) type Strict<S> = Through<WithTrailers<S>, Rebuilding>;
@@ -82,10 +95,11 @@ where
 }
 
 impl Sender {
-    /// Sends a request; the response as it was understood.
+    /// Sends a request; the response as it was understood. What comes before it is told.
     pub(super) async fn try_send_request(
         &mut self,
         request: Request<RequestBody>,
+        mut tell: impl FnMut(Response<()>) -> Result<(), ConnectFailure>,
     ) -> Result<Response<Incoming>, Unanswered> {
         self.asked.begin(ResponseTo {
             head: request.method() == Method::HEAD,
@@ -99,10 +113,19 @@ impl Sender {
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let body = Aside::new(body, is_chunked.then(|| self.trailers.clone()));
-        let sent = self.sender.try_send_request(Request::from_parts(parts, body)).await;
-        sent.map_err(|mut error| Unanswered {
+        let mut sent = pin!(self.sender.try_send_request(Request::from_parts(parts, body)));
+        let sent = poll_fn(|context| {
+            let sent = sent.as_mut().poll(context);
+            // An answer that is there came after all that is told.
+            for interim in self.asked.interims(context.waker()) {
+                tell(interim).map_err(|error| Unanswered { unsent: None, error })?;
+            }
+            sent.map(Ok)
+        });
+        let answered = sent.await?.map(|response| response.map(Incoming::http1));
+        answered.map_err(|mut error| Unanswered {
             unsent: error.take_message().map(|unsent| unsent.map(Aside::into_inner)),
-            error: error.into_error(),
+            error: HttpError::from(error.into_error()).into(),
         })
     }
 
@@ -128,37 +151,77 @@ fn is_chunked(parts: &Parts, body: &RequestBody) -> bool {
 
 impl Asked {
     fn begin(&self, to: ResponseTo) {
-        *self.last() = Some(Exchange::answering(to));
+        *self.last() = Last { exchange: Some(Exchange::answering(to)), ..Last::default() };
     }
 
-    fn last(&self) -> MutexGuard<'_, Option<Exchange>> {
+    /// What came before the answer; who asked is woken when there is more.
+    fn interims(&self, asker: &Waker) -> Vec<Response<()>> {
+        let mut last = self.last();
+        match &mut last.asker {
+            Some(known) => known.clone_from(asker),
+            none => *none = Some(asker.clone()),
+        }
+        std::mem::take(&mut last.interims)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
         self.0.lock().expect("nothing panics while it is held")
     }
 
     /// Whether the connection can carry another request.
     fn allows_another(&self) -> bool {
-        self.last().as_ref().is_none_or(Exchange::upstream_stays)
+        self.last().exchange.as_ref().is_none_or(Exchange::upstream_stays)
     }
 
-    /// Takes what came: how much of it belongs to the response, whose bytes are appended to `rebuilt`.
+    /// Takes what came: how much of it belongs to the response, whose bytes are appended to `rebuilt`. hyper sees nothing of
+    /// what comes before it.
     fn take(&self, came: &[u8], limits: Limits, rebuilt: &mut Vec<u8>) -> Result<usize, Refusal> {
-        let mut asked = self.last();
-        let Some(exchange) = asked.as_mut().filter(|exchange| !exchange.is_response_done()) else {
+        let Last { exchange, interims, asker } = &mut *self.last();
+        let Some(exchange) = exchange.as_mut().filter(|exchange| !exchange.is_response_done()) else {
             return Ok(0);
         };
-        exchange.take_response(came, &ReadRules { limits, ..ReadRules::default() }, None, rebuilt)
+        let (told, start) = (exchange.interims(), rebuilt.len());
+        let taken =
+            exchange.take_response(came, &ReadRules { limits, ..ReadRules::default() }, None, rebuilt)?;
+        if exchange.interims() > told {
+            interims.extend((told..exchange.interims()).map_while(|_| interim_of(rebuilt, start)));
+            asker.take().into_iter().for_each(Waker::wake);
+        }
+        Ok(taken)
     }
 
     /// The application ended its side after `came`, which was not understood.
     fn close(&self, came: &[u8], rebuilt: &mut Vec<u8>) -> Result<(), Refusal> {
         let mut asked = self.last();
-        match asked.as_mut().filter(|exchange| !exchange.is_response_done()) {
+        match asked.exchange.as_mut().filter(|exchange| !exchange.is_response_done()) {
             // It answered nothing: hyper knows best whether the request went out.
             Some(exchange) if exchange.status() == 0 && came.is_empty() => Ok(()),
             Some(exchange) => exchange.close_response(rebuilt),
             None => Ok(()),
         }
     }
+}
+
+/// Takes the interim answer out of what was rebuilt that it begins with at `start`.
+fn interim_of(rebuilt: &mut Vec<u8>, start: usize) -> Option<Response<()>> {
+    // What our own codec has written: within its limits, and some bytes more.
+    let limits = Limits { start_line: usize::MAX, head: usize::MAX, fields: MAX_FIELDS, ..Limits::default() };
+    let rules = ReadRules { limits, ..ReadRules::default() };
+    let head = ResponseHead::read(&rebuilt[start..], &mut HeadScan::default(), &rules, ResponseTo::default());
+    let head = head.ok()??;
+    let mut interim = Response::new(());
+    *interim.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    for field in &head.fields {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value))
+        {
+            interim.headers_mut().append(name, value);
+        }
+    }
+    let end = start + head.length;
+    drop(head);
+    rebuilt.drain(start..end);
+    Some(interim)
 }
 
 impl<S> Strict<S> {
@@ -186,7 +249,7 @@ impl Rebuilding {
         match self.asked.take(&self.came, self.limits, &mut self.rebuilt.bytes) {
             Ok(taken) => {
                 self.came.drain(..taken);
-                let is_over = self.asked.last().as_ref().is_none_or(Exchange::is_response_done);
+                let is_over = self.asked.last().exchange.as_ref().is_none_or(Exchange::is_response_done);
                 if is_over && !self.came.is_empty() {
                     self.end = Some(Some(Refusal::Unsolicited));
                 }

@@ -3,7 +3,7 @@
 //! An end in good order is passed on as one, and the other direction goes on. Anything else ends both. No deadline of a
 //! request holds any more: what is quiet for as long as any connection may be (`--tcp-idle-timeout`) is ended. Once one
 //! side has ended, the other has a minute at a time: over HTTP/2 a stream that its peer gave up shows as one that has
-//! ended (hyper reads CANCEL so).
+//! ended ([`Way`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::activity::GoesOn;
@@ -23,6 +24,7 @@ use super::conductor::{Ending, Exchange};
 use super::cut::{Cut, Half};
 use super::settings::Settings;
 use super::strict::Strict;
+use super::way::Way;
 use crate::transport::connect;
 use crate::transport::tasks;
 
@@ -34,9 +36,15 @@ const ROUNDS: usize = 8;
 /// One side.
 enum Side {
     /// A stream of HTTP/2.
-    Stream(TokioIo<Upgraded>),
+    Stream(Box<Way>),
     /// A connection to an application, and what came with its 101.
     Connection(TcpStream, bytes::Bytes),
+}
+
+/// The application's side, once it has agreed.
+pub(super) enum Application {
+    Stream(Box<Way>),
+    Connection(OnUpgrade),
 }
 
 /// Where bytes go in one direction.
@@ -61,7 +69,7 @@ enum State {
 
 /// Carries bytes between the caller and the application, once both have switched, and reports the end.
 pub(super) fn carry<E: Exchange>(
-    (caller, application): (OnUpgrade, OnUpgrade),
+    (caller, application): (oneshot::Receiver<Way>, Application),
     (mut record, cut, open): (Record<E>, Cut, GoesOn),
     settings: &Settings,
 ) {
@@ -69,15 +77,15 @@ pub(super) fn carry<E: Exchange>(
         *settings;
     tasks::spawn(Box::pin(async move {
         // Both are there as soon as the head is on its way, or never.
-        let both = timeout(patience, async { (caller.await, application.await) });
+        let both = timeout(patience, async { (caller.await, application.side().await) });
         let ending = match both.await {
-            Ok((Ok(caller), Ok(application))) => {
-                let sides = [Side::of(caller), Side::of(application)];
+            Ok((Ok(caller), Some(application))) => {
+                let sides = [Side::Stream(Box::new(caller)), application];
                 let (ending, bytes) = Tunnel::new(sides, idle, half_over).run(&cut).await;
                 record.passed(bytes);
                 ending
             }
-            Ok((Ok(_), Err(_))) => Ending::UpstreamBroke,
+            Ok((Ok(_), None)) => Ending::UpstreamBroke,
             Ok((Err(_), _)) | Err(_) => Ending::CallerGone,
         };
         record.end_as(ending);
@@ -220,17 +228,23 @@ impl Direction {
     }
 }
 
-impl Side {
-    fn of(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<Strict<TcpStream>>>() {
-            Ok(parts) => {
-                let (stream, unread) = parts.io.into_inner().into_parts();
-                // From here on only its end says whether what came is whole.
-                connect::reset_on_close(&stream);
-                Self::Connection(stream, [&parts.read_buf[..], &unread].concat().into())
-            }
-            Err(upgraded) => Self::Stream(TokioIo::new(upgraded)),
+impl Application {
+    /// `None`: it has gone.
+    async fn side(self) -> Option<Side> {
+        match self {
+            Self::Stream(way) => Some(Side::Stream(way)),
+            Self::Connection(upgrade) => upgrade.await.ok().and_then(Side::of),
         }
+    }
+}
+
+impl Side {
+    fn of(upgraded: Upgraded) -> Option<Self> {
+        let parts = upgraded.downcast::<TokioIo<Strict<TcpStream>>>().ok()?;
+        let (stream, unread) = parts.io.into_inner().into_parts();
+        // From here on only its end says whether what came is whole.
+        connect::reset_on_close(&stream);
+        Some(Self::Connection(stream, [&parts.read_buf[..], &unread].concat().into()))
     }
 
     /// Says how it ends when it is dropped: in good order, which what it has not taken yet comes before, or by a reset.
@@ -244,7 +258,7 @@ impl Side {
 
     fn poll_read(&mut self, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Stream(stream) => Pin::new(stream).poll_read(context, room),
+            Self::Stream(stream) => Pin::new(&mut **stream).poll_read(context, room),
             Self::Connection(stream, before) if before.is_empty() => {
                 Pin::new(stream).poll_read(context, room)
             }
@@ -258,7 +272,7 @@ impl Side {
 
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match self {
-            Self::Stream(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Stream(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
             Self::Connection(stream, _) => Pin::new(stream).poll_write(context, bytes),
         };
         match written {
@@ -271,7 +285,7 @@ impl Side {
     fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Ready once h2 has taken the end, and everything before it.
-            Self::Stream(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Stream(stream) => Pin::new(&mut **stream).poll_shutdown(context),
             Self::Connection(stream, _) => {
                 connect::end_on_close(&*stream);
                 Pin::new(stream).poll_shutdown(context)

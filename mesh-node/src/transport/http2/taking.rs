@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::activity::{Activity, Queued};
 use super::calm::Calm;
 use super::cut::{Cut, Why};
+use super::interims::Interims;
 use super::limit::{Bounds, about};
 use crate::transport::patience::{Patience, Terms};
 
@@ -43,15 +44,18 @@ pub(super) struct Taking {
     bounds: Bounds,
     /// Of its exchange, once that has begun.
     cut: OnceCell<Cut>,
+    interims: Interims,
     activity: Rc<Activity>,
     /// Its place among the connection's responses.
     key: usize,
 }
 
-/// A piece of a response's body, in the hands of h2.
+/// A piece of a body, in the hands of h2.
+#[derive(Default)]
 pub(super) struct Data {
     bytes: Bytes,
-    taking: Rc<Taking>,
+    /// Of a response.
+    taking: Option<Rc<Taking>>,
 }
 
 /// A caller's connection, with what it does not read, and with what it sends that asks for nothing.
@@ -114,6 +118,7 @@ impl Taking {
             task: RefCell::default(),
             bounds: Bounds::default(),
             cut: OnceCell::new(),
+            interims: Interims::default(),
             activity,
             key,
         })
@@ -130,12 +135,17 @@ impl Taking {
         self.moves();
         self.given.set(self.given.get() + bytes.len() as u64);
         self.waiting.waits.set(self.waiting.waits.get() || !bytes.is_empty());
-        Data { bytes, taking: self.clone() }
+        Data { bytes, taking: Some(self.clone()) }
     }
 
     /// Whether its caller took too little of it.
     pub(super) fn is_late(&self) -> bool {
         self.is_late.get()
+    }
+
+    /// What its caller is told before it begins.
+    pub(super) fn interims(&self) -> &Interims {
+        &self.interims
     }
 
     /// How long its exchange may take.
@@ -270,6 +280,13 @@ impl Drop for Taking {
     }
 }
 
+impl From<Bytes> for Data {
+    /// Of what is no response's body.
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, taking: None }
+    }
+}
+
 impl Buf for Data {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
@@ -281,7 +298,9 @@ impl Buf for Data {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.taking.took(count);
+        if let Some(taking) = &self.taking {
+            taking.took(count);
+        }
     }
 }
 

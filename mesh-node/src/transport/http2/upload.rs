@@ -15,7 +15,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use mesh_common::grpc::MessageCounter;
 use mesh_common::http1::{Refusal, StripList};
 use mesh_common::model::Text;
@@ -25,6 +24,7 @@ use super::activity::Activity;
 use super::body::{Broken, sift};
 use super::connect::refusal_in;
 use super::cut::{Cut, Half};
+use super::incoming::Incoming;
 use super::pace::{Pace, Wanted};
 use crate::transport::http1::AskedBody;
 

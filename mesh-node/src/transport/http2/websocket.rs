@@ -6,17 +6,18 @@
 
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use mesh_common::http1::{Refusal, WEBSOCKET, WEBSOCKET_VERSION};
 
 use super::connect::ConnectFailure;
+use super::incoming::Incoming;
 
 /// Appended to the key before it is hashed (RFC 6455 section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -27,7 +28,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// It is a plain CONNECT, or asks for something else than a WebSocket of version 13.
 pub(super) fn as_get(parts: &mut Parts) -> Result<(), Refusal> {
     let protocol = parts.extensions.get::<Protocol>().ok_or(Refusal::Connect)?;
-    if !protocol.as_ref().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
+    if !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) {
         return Err(Refusal::Protocol);
     }
     let mut versions = parts.headers.get_all(SEC_WEBSOCKET_VERSION).iter();
@@ -101,8 +102,12 @@ pub(super) fn switched<B>(
 /// # Errors
 /// [`ConnectFailure::NoSwitch`] for a success that opens nothing, which the caller would take for one that does; for a 101
 /// that nobody asked for.
-pub(super) fn proper<B>(response: Response<B>, to_handshake: bool) -> Result<Response<B>, ConnectFailure> {
-    let opens = response.status() == StatusCode::OK && response.extensions().get::<OnUpgrade>().is_some();
+pub(super) fn proper(
+    response: Response<Incoming>,
+    to_handshake: bool,
+) -> Result<Response<Incoming>, ConnectFailure> {
+    let has_way = response.body().is_way() || response.extensions().get::<OnUpgrade>().is_some();
+    let opens = response.status() == StatusCode::OK && has_way;
     let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_switch || to_handshake && response.status().is_success() && !opens {
         return Err(ConnectFailure::NoSwitch);

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::world::*;
 use crate::identity::Alpn;
 use crate::transport::http2::Settings;
-use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::runtime::OnThisCore;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

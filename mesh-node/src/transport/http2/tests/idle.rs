@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::virtual_clock::{SECOND, by_the_clock, ends_at, pass, world_with};
 use super::world::*;
-use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::runtime::OnThisCore;
 use crate::transport::http2::{Ending, Settings};
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,5 +1,6 @@
 //! Tests of HTTP/2: two agents in one process, real TLS and real sockets on loopback, the real stages that decide.
 
+mod applications;
 mod attacks;
 mod call_deadlines;
 mod conductor;
@@ -8,7 +9,9 @@ mod failures;
 mod forms;
 mod http1_callers;
 mod idle;
+mod interims;
 mod messages;
+mod pings;
 mod slow;
 mod unseen;
 mod untaken;

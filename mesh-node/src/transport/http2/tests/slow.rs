@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver, channel, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
 use super::world::*;
-use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::runtime::OnThisCore;
 use crate::transport::http2::{Ending, Settings};
 
 /// In which a body is to bring 500 bytes: long enough that a busy machine does not make an honest one late.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::channel;
 use tokio::time::{sleep, timeout};
 
 use super::world::*;
-use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::runtime::OnThisCore;
 use crate::transport::http2::{Ending, Settings};
 
 /// What a caller has that takes nothing: long enough that a busy machine does not make an honest one late.

@@ -29,11 +29,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
+pub(super) use super::applications::server_of;
 use super::conductor::Deciding;
 use crate::identity::{self, Authority, AuthoritySettings, Identities, IdentityMetrics, Peer, system_clock};
 use crate::telemetry::registry::Registry;
 use crate::transport::handshakes::{Handshakes, Source};
-use crate::transport::http2::runtime::{OnThisCore, server_of};
+use crate::transport::http2::runtime::OnThisCore;
 use crate::transport::http2::{Cut, End, Http2, RefusedUnseen, Settings};
 use crate::transport::tunnel::Speaks;
 

@@ -9,6 +9,7 @@ mod first;
 mod hold;
 mod http;
 mod http2;
+mod interims;
 mod load;
 mod report;
 mod serve;

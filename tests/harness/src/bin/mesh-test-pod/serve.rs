@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::http;
 use crate::http2;
+use crate::interims;
 use crate::report::{addresses, event, how};
 
 /// Flags of `serve`.
@@ -48,6 +49,8 @@ enum What {
     Http,
     /// HTTP/2 without TLS, and gRPC echoes
     Http2,
+    /// HTTP/2 without TLS, with interim answers
+    Interims,
 }
 
 impl Serve {
@@ -86,6 +89,7 @@ impl Serve {
             What::Reset => reset(&stream),
             What::Http => http::serve(number, &stream),
             What::Http2 => http2::serve(number, &stream),
+            What::Interims => interims::serve(number, &stream),
         };
         let (received, ended) = match result {
             Ok(received) => (received, "eof".to_owned()),
