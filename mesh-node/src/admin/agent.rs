@@ -7,7 +7,9 @@ use std::time::SystemTime;
 use mesh_common::model::DecisionId;
 use mesh_common::snapshot::Snapshot;
 
-use super::documents::{BeingRead, Capability, Check, Connection, DetectedPort, NotCaptured, Problem};
+use super::documents::{
+    BeingRead, Capability, Check, Connection, DetectedPort, NotCaptured, Problem, UntoldPod,
+};
 use crate::identity::CertificateSummary;
 use crate::kernel::{Feature, KernelReport};
 use crate::proxy::Refused;
@@ -67,6 +69,8 @@ pub struct Overview {
     pub connections_outside: usize,
     /// Pods that are held because it is in doubt where they are.
     pub in_doubt: Vec<String>,
+    /// Pods that nobody has told of.
+    pub untold: Vec<UntoldPod>,
     /// Files that changed and are being read.
     pub being_read: Option<BeingRead>,
     /// Pods that are not captured, those too.

@@ -48,6 +48,10 @@ pub struct Status {
     /// Pods of this node that are held because it is in doubt in which network namespace they are: namespace and name.
     #[serde(default)]
     pub in_doubt: Vec<String>,
+    /// Pods of this node that run and that nobody has told the agent of, those that wait longest first: their connections are
+    /// refused until a controller says who they are.
+    #[serde(default)]
+    pub untold: Vec<UntoldPod>,
     /// Files that changed and are being read: what they said before is in force until they are.
     #[serde(default)]
     pub being_read: Option<BeingRead>,
@@ -64,6 +68,17 @@ pub struct Status {
     /// Problems that are not listed, because there are too many.
     #[serde(default)]
     pub problems_left_out: usize,
+}
+
+/// A pod that nobody has told the agent of.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct UntoldPod {
+    /// Its UID, as its cgroup has it.
+    pub uid: String,
+    /// Namespace and name, as the kubelet's folder of logs has them.
+    pub pod: Option<String>,
+    /// For how long this agent has seen it.
+    pub seconds: u64,
 }
 
 /// Files whose change is not in force yet.

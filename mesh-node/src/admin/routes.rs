@@ -118,6 +118,7 @@ async fn status(agent: &impl Agent) -> Status {
         connections: agent.connections().await.len(),
         connections_outside: overview.connections_outside,
         in_doubt: overview.in_doubt,
+        untold: overview.untold,
         being_read: overview.being_read,
         not_captured: overview.not_captured,
         detected: overview.detected,

@@ -1,6 +1,6 @@
 use super::documents::{
     BeingRead, Capability, Check, CheckVerdict, Connection, DetectedPort, Log, NotCaptured, Problem, Refusal,
-    Status,
+    Status, UntoldPod,
 };
 use super::*;
 use std::sync::Arc;
@@ -40,6 +40,10 @@ impl Agent for Idle {
             workers: 2,
             connections_outside: 0,
             in_doubt: vec!["shop/two-places".to_owned()],
+            untold: vec![
+                UntoldPod { uid: "0f4a".to_owned(), pod: Some("shop/new".to_owned()), seconds: 70 },
+                UntoldPod { uid: "1e2d".to_owned(), pod: None, seconds: 3 },
+            ],
             being_read: self.being_read.clone(),
             not_captured: ["shop/two-places", "shop/no-account"].map(not_captured).to_vec(),
             detected: vec![DetectedPort {

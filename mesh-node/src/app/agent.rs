@@ -15,10 +15,10 @@ use super::not_captured::{Cause, Refused, Synced};
 use super::proof::{self, Proof};
 use crate::admin::documents::{
     BeingRead as ShownBeingRead, Capability, Check, Connection, DetectedPort, NotCaptured,
-    Problem as ShownProblem,
+    Problem as ShownProblem, UntoldPod as ShownUntoldPod,
 };
 use crate::admin::{Agent, Overview, capabilities};
-use crate::capture::{CaptureMetrics, CausedBy};
+use crate::capture::{CaptureMetrics, CausedBy, UntoldPod};
 use crate::config::{Config, SourceConfig};
 use crate::control::documents::Problem;
 use crate::control::publication::{BeingRead, Publication};
@@ -49,6 +49,8 @@ pub(super) struct Standing {
     draining: AtomicBool,
     /// What became of the pods at the last look at all of them.
     pods: ArcSwap<Synced>,
+    /// Pods that nobody has told of.
+    untold: ArcSwap<Vec<UntoldPod>>,
     detached: ArcSwap<Vec<&'static str>>,
     /// What the last trial of capture showed.
     proof: ArcSwapOption<Proof>,
@@ -78,6 +80,7 @@ impl Standing {
             synced: AtomicBool::default(),
             draining: AtomicBool::default(),
             pods: ArcSwap::default(),
+            untold: ArcSwap::default(),
             detached: ArcSwap::default(),
             proof: ArcSwapOption::default(),
             capture,
@@ -97,6 +100,16 @@ impl Standing {
         self.capture.not_captured(CausedBy::Pod).set(pod + doubt);
         self.pods.store(Arc::new(synced.clone()));
         self.synced.store(true, Ordering::Release);
+    }
+
+    /// Takes which pods nobody has told of.
+    pub(super) fn has_untold(&self, untold: Vec<UntoldPod>) {
+        self.capture.pods_untold.set(i64::try_from(untold.len()).unwrap_or(i64::MAX));
+        self.untold.store(Arc::new(untold));
+    }
+
+    pub(super) fn untold(&self) -> Arc<Vec<UntoldPod>> {
+        self.untold.load_full()
     }
 
     pub(super) fn is_draining(&self) {
@@ -204,6 +217,7 @@ impl Agent for AgentState {
             connections_outside: usize::try_from(self.standing.capture.connections_outside.get())
                 .unwrap_or_default(),
             in_doubt: self.standing.pods.load().in_doubt(),
+            untold: self.standing.untold.load().iter().map(untold).collect(),
             not_captured: self.standing.pods.load().refused.iter().map(not_captured).collect(),
             detected: self.shared.learned.ports(&self.shared.snapshots.load()).iter().map(detected).collect(),
             being_read: self.publication.being_read().as_deref().map(being_read),
@@ -319,6 +333,14 @@ fn not_captured(refused: &Refused) -> NotCaptured {
         pod: refused.pod.clone(),
         reason: refused.reason.clone(),
         keeps_unready: refused.cause == Cause::Agent,
+    }
+}
+
+fn untold(pod: &UntoldPod) -> ShownUntoldPod {
+    ShownUntoldPod {
+        uid: pod.uid.0.to_string(),
+        pod: pod.name.clone(),
+        seconds: pod.since.elapsed().as_secs(),
     }
 }
 

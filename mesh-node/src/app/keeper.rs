@@ -57,6 +57,10 @@ pub(super) struct Keeper {
     last: Synced,
     /// Whether the last look found refusals of the kernel.
     refused: bool,
+    /// Whether pods are held that nobody told of.
+    holds_untold: bool,
+    /// Whether it was said that some are.
+    is_untold_said: bool,
 }
 
 impl Keeper {
@@ -65,6 +69,7 @@ impl Keeper {
         shared: Arc<Shared>,
         standing: Arc<Standing>,
         cgroup_root: PathBuf,
+        holds_untold: bool,
     ) -> io::Result<Self> {
         let pins = pods.kernel().watch_pins()?;
         // SAFETY: the descriptor is owned by what tokio gets, which keeps it open and never changes it.
@@ -83,6 +88,8 @@ impl Keeper {
             synced: false,
             last: Synced::default(),
             refused: false,
+            holds_untold,
+            is_untold_said: false,
         })
     }
 
@@ -167,7 +174,8 @@ impl Keeper {
         let is_proved = !self.synced || self.standing.is_proved();
         // Of pods that keep themselves from being captured, few looks: they may be many, and like it.
         let is_done = self.last.unreleased == 0 && self.last.of(Cause::Agent).next().is_none();
-        let is_quiet = is_done && self.pods.connections_outside() == 0 && !self.refused;
+        let is_settled = is_done && !self.pods.has_untold();
+        let is_quiet = is_settled && self.pods.connections_outside() == 0 && !self.refused;
         if is_proved && is_quiet { LOOK_RARELY } else { LOOK_SOON }
     }
 
@@ -200,6 +208,7 @@ impl Keeper {
         if self.last.refused.len() + self.last.unreleased > 0 || self.pods.has_news() {
             self.sync().await;
         }
+        self.look_for_untold();
         self.look_at_programs().await;
         self.log_refusals();
         if self.pods.connections_outside() > 0 {
@@ -209,6 +218,24 @@ impl Keeper {
         if self.synced && !self.standing.is_proved() {
             self.prove().await;
         }
+    }
+
+    /// Pods that nobody tells of are said once, until there are none.
+    fn look_for_untold(&mut self) {
+        if !self.holds_untold {
+            return;
+        }
+        let untold = self.pods.look_for_untold();
+        if let (Some(first), false) = (untold.first(), self.is_untold_said) {
+            let (pod, pods) = (first.name.as_deref().unwrap_or(&first.uid.0), untold.len());
+            warn!(
+                pods,
+                pod,
+                "nobody has said who these pods are; their connections are refused until a controller does"
+            );
+        }
+        self.is_untold_said = !untold.is_empty();
+        self.standing.has_untold(untold);
     }
 
     /// Attaches again what somebody detached.
@@ -262,6 +289,7 @@ impl Keeper {
         let mut checks = vec![proof::programs(&self.pods.kernel().detached())];
         checks.extend(self.standing.proof().iter().flat_map(|proof| proof.checks(&self.cgroup_root)));
         checks.push(proof::pods(self.pods.captured(), &self.last));
+        checks.push(proof::untold(&self.standing.untold()));
         // Nobody listens any more: the question timed out.
         let _ = question.send(checks);
     }

@@ -146,7 +146,9 @@ async fn agent(config: &Config, filter: LogFilter, departure: Option<Rc<Departur
         Pods::new(captured, Arc::clone(&identities), Arc::clone(&shared), cores, config.node.name.clone());
     let mut following = tokio::task::spawn_local(following(Arc::clone(&identities)));
     tokio::task::spawn_local(async move { identities.run().await });
-    let keeper = Keeper::new(pods, shared, Arc::clone(&standing), config.capture.cgroup_root.clone());
+    let holds_untold = config.capture.unknown_pods == UnknownPods::Refuse;
+    let cgroup_root = config.capture.cgroup_root.clone();
+    let keeper = Keeper::new(pods, shared, Arc::clone(&standing), cgroup_root, holds_untold);
     let keeper = keeper.map_err(system("watch the pins of the programs"))?;
     let pods = tokio::select! {
         pods = keeper.run(stop, changed, questions) => pods?,

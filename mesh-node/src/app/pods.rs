@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use mesh_common::model::{Enrolment, SpiffeId, Text, Workload, WorkloadUid};
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::cores::Cores;
 use super::not_captured::{Kind, NotCaptured, Synced};
-use crate::capture::{self, CapturedPod, PodChanges, TrialError};
+use crate::capture::{self, CapturedPod, PodChanges, TrialError, UntoldPod};
 use crate::identity::Identities;
 use crate::kernel::Kernel;
 use crate::proxy::{PodHandle, Shared};
@@ -94,6 +94,16 @@ impl Pods {
     /// Whether a pod came to where it was not, or is no longer where it was found.
     pub(super) fn has_news(&self) -> bool {
         self.pods.has_news()
+    }
+
+    /// Pods that nobody has told of for long.
+    pub(super) fn look_for_untold(&mut self) -> Vec<UntoldPod> {
+        self.pods.look_for_untold(Instant::now())
+    }
+
+    /// Whether there are any, be it for a moment.
+    pub(super) fn has_untold(&self) -> bool {
+        self.pods.has_untold()
     }
 
     /// Pods that are captured now.

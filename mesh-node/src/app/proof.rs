@@ -5,7 +5,7 @@ use std::path::Path;
 use super::not_captured::{Cause, Refused, Synced};
 use super::pods::Pods;
 use crate::admin::documents::{Check, CheckVerdict};
-use crate::capture::TrialError;
+use crate::capture::{TrialError, UntoldPod};
 use crate::telemetry::chain::Chain;
 
 /// Pods that a check names.
@@ -105,6 +105,28 @@ pub(super) fn pods(captured: usize, synced: &Synced) -> Check {
         advice: Some("tell those whose pods they are; mesh-node status names all of them".to_owned()),
         ..check
     }
+}
+
+/// Whether somebody has said of every pod that runs here who it is. A warning: nothing of this agent keeps it from being.
+pub(super) fn untold(pods: &[UntoldPod]) -> Check {
+    let name = |pod: &UntoldPod| match &pod.name {
+        Some(name) => name.clone(),
+        None => format!("uid {}", pod.uid.0),
+    };
+    let named: Vec<String> = pods.iter().take(MAX_NAMED).map(name).collect();
+    let (verdict, detail, advice) = match pods.len() {
+        0 => (CheckVerdict::Passed, "the agent was told of every pod that it sees run".to_owned(), None),
+        count => (
+            CheckVerdict::Warned,
+            format!("nobody has said who {count} pods are, and their connections are refused: {}", named.join(", ")),
+            Some(
+                "see what mesh-node status says of the controller: who a pod is it alone can say; each is let in as soon as \
+                 it does"
+                    .to_owned(),
+            ),
+        ),
+    };
+    Check { name: "capture: pods that nobody told of".to_owned(), verdict, detail, advice }
 }
 
 /// The first of some pods, with their reasons.

@@ -78,16 +78,25 @@ impl PodCgroups {
 
     /// Of some pods, those that have a cgroup: one look at the tree for all of them.
     pub(super) fn present<'a>(&self, uids: impl Iterator<Item = &'a WorkloadUid>) -> Vec<&'a WorkloadUid> {
-        let mut names = Vec::new();
-        pod_folders(&self.root, DEPTH, &mut names);
+        let names: Vec<String> = self.folders().iter().map(|folder| name_of(folder)).collect();
         uids.filter(|uid| names.iter().any(|name| is_of_pod(name, &uid.0))).collect()
     }
 
     /// Whether no pod at all has a cgroup.
     pub(super) fn are_none(&self) -> bool {
-        let mut names = Vec::new();
-        pod_folders(&self.root, DEPTH, &mut names);
-        names.is_empty()
+        self.folders().is_empty()
+    }
+
+    /// Every pod that has a cgroup, by the UID that its cgroup is named for, with the cgroup.
+    pub(super) fn all(&self) -> Vec<(WorkloadUid, PathBuf)> {
+        let folders = self.folders().into_iter();
+        folders.filter_map(|folder| Some((uid_of(&name_of(&folder))?, folder))).collect()
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let mut folders = Vec::new();
+        pod_folders(&self.root, DEPTH, &mut folders);
+        folders
     }
 
     /// Whether the pod has a cgroup, and with it a place where it will be found.
@@ -236,16 +245,29 @@ fn folder_of(parent: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
     named(&may_hold_pods).into_iter().find_map(|folder| folder_of(folder, uid, deeper))
 }
 
-/// The names of all pods' folders.
-fn pod_folders(parent: &Path, depth: usize, names: &mut Vec<String>) {
+/// The UID that a pod's folder is named for, by either driver.
+fn uid_of(folder: &str) -> Option<WorkloadUid> {
+    let uid = match folder.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod")?.1.replace('_', "-"),
+        None => folder.strip_prefix("pod")?.to_owned(),
+    };
+    (!uid.is_empty()).then(|| WorkloadUid(uid.into()))
+}
+
+/// All pods' folders.
+fn pod_folders(parent: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     for folder in folders(parent) {
-        let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        let name = name_of(&folder);
         if is_a_pods(&name) {
-            names.push(name);
+            found.push(folder);
         } else if depth > 1 && may_hold_pods(&name) {
-            pod_folders(&folder, depth - 1, names);
+            pod_folders(&folder, depth - 1, found);
         }
     }
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 pub(super) fn folders(parent: &Path) -> impl Iterator<Item = PathBuf> {
@@ -278,6 +300,17 @@ mod tests {
             ["pod111", "kubepods-pod111.slice", "kubepods-pod211.slice", "crio-11.scope", "11", "pod"]
         {
             assert!(!is_of_pod(folder, "11"), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_folder_says_whose_it_is() {
+        let systemd = format!("kubepods-burstable-pod{}.slice", UID.replace('-', "_"));
+        for folder in [format!("pod{UID}"), systemd] {
+            assert_eq!(uid_of(&folder), Some(WorkloadUid(UID.into())), "{folder}");
+        }
+        for folder in ["pod", "kubepods.slice", "kubepods-pod.slice", "burstable"] {
+            assert_eq!(uid_of(folder), None, "{folder}");
         }
     }
 

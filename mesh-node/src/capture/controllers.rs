@@ -6,6 +6,7 @@
 //! The kubelet makes `NAMESPACE_NAME_UID` before it has the pod's sandbox made. The folder is root's on the host: who can write
 //! there is trusted with the node already.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -29,6 +30,18 @@ impl ControllerLogs {
     /// The controllers that the kubelet runs or is about to run; those of before until it has tidied up after them.
     pub(super) fn uids(&self) -> Vec<WorkloadUid> {
         self.uids_by(ROOT)
+    }
+
+    /// What the kubelet calls a pod, by its UID: namespace and name. For people; whoever may create pods chooses names.
+    pub(super) fn names(&self) -> BTreeMap<WorkloadUid, String> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().map_while(Result::ok);
+        let named = entries.filter_map(|entry| {
+            let folder = entry.file_name();
+            let mut parts = folder.to_str()?.split('_');
+            let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+            Some((WorkloadUid(uid.into()), format!("{namespace}/{name}")))
+        });
+        named.collect()
     }
 
     fn uids_by(&self, owner: u32) -> Vec<WorkloadUid> {
@@ -98,6 +111,8 @@ mod tests {
         fs::write(named("a-file"), "").unwrap();
         symlink(named(UID), named("a-link")).unwrap();
         assert_eq!(logs.uids_by(owner), [WorkloadUid(UID.into())]);
+        let called = logs.names().remove(&WorkloadUid(UID.into()));
+        assert_eq!(called.as_deref(), Some("nodemesh-system/nodemesh-controller-1"));
         assert!(logs.uids_by(owner + 1).is_empty());
     }
 }

@@ -11,6 +11,8 @@ pub struct CaptureMetrics {
     pub connections_outside: IntGauge,
     /// Pods that are held because of what they do themselves.
     pub pods_in_doubt: IntGauge,
+    /// Pods that nobody has told of.
+    pub pods_untold: IntGauge,
     not_captured: IntGaugeVec,
 }
 
@@ -37,6 +39,11 @@ impl CaptureMetrics {
             "nodemesh_capture_pods_in_doubt",
             "Pods of which it is in doubt in which network namespace they are; connections are refused in each.",
         )?;
+        let pods_untold = IntGauge::new(
+            "nodemesh_capture_pods_untold",
+            "Pods that the agent sees run for two seconds or more and was told nothing of, so that their connections are \
+             refused: no controller answers it, or none has said who they are.",
+        )?;
         let not_captured = registry.gauges(
             "nodemesh_capture_pods_not_captured",
             "cause",
@@ -45,7 +52,8 @@ impl CaptureMetrics {
         )?;
         registry.register(Box::new(connections_outside.clone()))?;
         registry.register(Box::new(pods_in_doubt.clone()))?;
-        Ok(Self { connections_outside, pods_in_doubt, not_captured })
+        registry.register(Box::new(pods_untold.clone()))?;
+        Ok(Self { connections_outside, pods_in_doubt, pods_untold, not_captured })
     }
 
     /// How many pods are not captured.

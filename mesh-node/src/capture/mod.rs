@@ -20,6 +20,7 @@ mod pods;
 mod processes;
 mod socket;
 mod trial;
+mod untold;
 
 pub use accept::{AcceptEnd, Accepted, accept};
 pub use arrivals::Arrivals;
@@ -31,3 +32,4 @@ pub use pod_error::PodError;
 pub use pods::{CapturedPod, PodChanges, Pods};
 pub use socket::dial_application;
 pub use trial::{Trial, TrialError, trial_connect};
+pub use untold::UntoldPod;

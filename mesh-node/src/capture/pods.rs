@@ -11,8 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use mesh_common::model::{Enrolment, Workload, WorkloadUid};
 use tracing::{debug, warn};
@@ -25,6 +26,8 @@ use super::left::Left;
 use super::listener::Listener;
 use super::namespace::Namespace;
 use super::pod_error::PodError;
+use super::processes::namespaces;
+use super::untold::{Untold, UntoldPod};
 use crate::kernel::{Kernel, KernelError, PodFacts};
 
 /// A pod whose connections come to this daemon. The cores share it; its listeners close with the last of them.
@@ -67,6 +70,7 @@ pub struct Pods {
     told: BTreeSet<WorkloadUid>,
     /// Pods of a kubelet that were not found at the last [`sync`](Self::sync): not begun yet, or at their end.
     absent: Vec<Arc<Workload>>,
+    untold: Untold,
 }
 
 /// Whether a pod's namespace is held where nothing is seen of it any more: people say where those with an annotation are.
@@ -93,6 +97,7 @@ impl Pods {
             controllers: BTreeMap::new(),
             told: BTreeSet::new(),
             absent: Vec::new(),
+            untold: Untold::default(),
         }
     }
 
@@ -206,6 +211,35 @@ impl Pods {
     /// Whether nobody is in a pod that has its place: somebody may be in a moment, and nobody tells of that.
     pub fn awaits(&self) -> bool {
         !self.empty().is_empty()
+    }
+
+    /// Looks for pods that nobody has told of: those of them that wait for long. Their connections are refused.
+    pub fn look_for_untold(&mut self, now: Instant) -> Vec<UntoldPod> {
+        let all = self.cgroups.all().into_iter();
+        let unknown = all.filter(|(uid, _)| !self.told.contains(uid) && !self.controllers.contains_key(uid));
+        let known: BTreeSet<u64> = self.kernel.namespaces().collect();
+        let held = unknown.filter(|(_, folder)| self.is_held(folder, &known)).map(|(uid, _)| uid).collect();
+        let mut untold = self.untold.take(held, now);
+        if !untold.is_empty() {
+            let mut names = self.logs.names();
+            for pod in &mut untold {
+                pod.name = names.remove(&pod.uid);
+            }
+        }
+        untold
+    }
+
+    /// Whether the last such look found any, be it for a moment.
+    pub fn has_untold(&self) -> bool {
+        self.untold.is_any()
+    }
+
+    /// Whether processes of a pod that nobody told of are in a network namespace in which the kernel refuses connections:
+    /// it does not know it, or holds it for a pod of before.
+    fn is_held(&self, folder: &Path, known: &BTreeSet<u64>) -> bool {
+        let refuses = |cookie: u64| !known.contains(&cookie) || self.kernel.is_enrolled(cookie);
+        let is_held = |cookie: u64| !self.is_anothers(cookie) && refuses(cookie);
+        namespaces(folder).is_ok_and(|all| all.iter().any(|namespace| is_held(namespace.cookie())))
     }
 
     /// Pods that were not found, and have a cgroup.

@@ -9,7 +9,7 @@ use super::table::Table;
 use crate::admin::counted;
 use crate::admin::documents::{
     BeingRead, Certificate, Check, CheckVerdict, Connection, DetectedPort, NotCaptured, Policy, Problem,
-    Service, ServicePort, Status, Workload,
+    Service, ServicePort, Status, UntoldPod, Workload,
 };
 use crate::controller::versions::Versions;
 
@@ -60,10 +60,25 @@ fn unsettled(status: &Status) -> String {
         text +=
             &format!("{:<12}where these pods are, so their connections are refused: {pods}\n", "in doubt:");
     }
+    text += &untold(&status.untold);
     if let Some(being_read) = &status.being_read {
         text += &format!("{:<12}{}\n", "reading:", reading(being_read));
     }
     text + &uncaptured(status) + &detected(status)
+}
+
+/// Pods that nobody has said anything of; the first waits longest.
+fn untold(pods: &[UntoldPod]) -> String {
+    let Some(first) = pods.first() else { return String::new() };
+    let name = |pod: &UntoldPod| pod.pod.clone().unwrap_or_else(|| format!("uid {}", pod.uid));
+    let names: Vec<String> = pods.iter().map(name).collect();
+    format!(
+        "{:<12}connections of {} for up to {}, until a controller says who they are: {}\n",
+        "held:",
+        counted(pods.len(), "pod", "pods"),
+        span(first.seconds),
+        names.join(", ")
+    )
 }
 
 /// What ports turned out to speak that declare nothing.

@@ -38,6 +38,8 @@ async fn an_agent_answers_over_its_socket() {
     assert!(text.contains("NOT READY: no core has a listener"), "{text}");
     assert!(text.contains("connections are refused: shop/two-places\n"), "{text}");
     assert!(text.contains("reading:    large.yaml, for 3s; what they said before"), "{text}");
+    let held = "held:       connections of 2 pods for up to 1m 10s, until a controller says who they are: shop/new, uid 1e2d\n";
+    assert!(text.contains(held), "{text}");
     assert!(text.ends_with("nothing is wrong with what was read\n"), "{text}");
     let refused =
         "connections of shop/no-account, which is not captured: obtain its certificate: there is no";

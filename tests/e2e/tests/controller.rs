@@ -362,3 +362,62 @@ fn a_controller_that_starts_when_none_is_left_is_known_without_one() {
         Ok(())
     });
 }
+
+#[test]
+fn of_whom_no_controller_has_told_is_held_and_said() {
+    const HELD: &str = "nodemesh_capture_pods_untold";
+    pair().with_controller().run(|mesh| {
+        let _echo = mesh.pod("server").serve(Kind::Echo, ECHO)?;
+        add_kubelets_pod(mesh, "shop", "known")?;
+        let _known = mesh.pod("known").serve(Kind::Sink, HTTP)?;
+        eventually_true("the pod is captured", PATIENCE, || echoes(mesh, "known"))?;
+        let state = mesh.controller().state_file(node(0));
+        let is_kept = || fs::read(&state).is_ok_and(|kept| contains(&kept, b"uid-of-known"));
+        eventually_true("the pod is in the state on disk", PATIENCE, is_kept)?;
+        mesh.controller().kill()?;
+        add_kubelets_pod(mesh, "shop", "new")?;
+        // Its folder of logs is gone, or is kept elsewhere.
+        let unnamed = PodSpec::new("unnamed").service_account("client").uid("uid-of-unnamed");
+        mesh.add_pod(node(0), unnamed.kubelet_cgroup("kubepods.slice/kubepods-poduid_of_unnamed.slice/1"))?;
+        let _new = mesh.pod("new").serve(Kind::Sink, HTTP)?;
+        let _unnamed = mesh.pod("unnamed").serve(Kind::Sink, HTTP)?;
+        // An agent that begins anew knows of them what the one before did.
+        for restarts in 0..2 {
+            mesh.a().metric(HELD, &[], |count| count == 2.0)?;
+            let status = mesh.a().command(&["status", "-o", "json"])?.success("mesh-node status")?;
+            let status: Value = serde_json::from_str(&status)?;
+            let held = status["untold"].as_array().context("they are listed")?;
+            for (uid, pod) in [("uid-of-new", "shop/new".into()), ("uid-of-unnamed", Value::Null)] {
+                let found = held.iter().find(|pod| pod["uid"] == uid).context("it is listed")?;
+                ensure!(found["pod"] == pod && found["seconds"].as_u64() >= Some(2), "{found}");
+            }
+            let status = mesh.a().command(&["status"])?.success("mesh-node status")?;
+            ensure!(status.contains("held:       connections of 2 pods for up to "), "{status}");
+            ensure!(status.contains("until a controller says who they are: "), "{status}");
+            ensure!(status.contains("controller 10.77.0.1:15012: no stream"), "what to mend: {status}");
+            let check = mesh.a().command(&["check"])?.stdout;
+            ensure!(check.contains("nobody has said who 2 pods are"), "{check}");
+            for pod in ["new", "unnamed"] {
+                let dialled = mesh.pod(pod).dial(at(ECHO)).send(PLAINTEXT_MARKER).run()?;
+                ensure!(dialled.refusal() == Some("not permitted"), "{pod}: {dialled:?}");
+            }
+            if restarts == 0 {
+                ensure!(echoes(mesh, "known"), "who was told of is served");
+                mesh.a().kill()?;
+                mesh.a().spawn()?;
+            }
+        }
+        mesh.controller().restart()?;
+        for pod in ["new", "unnamed"] {
+            eventually_true(&format!("{pod} is served"), SIGNED, || echoes(mesh, pod))?;
+        }
+        mesh.a().metric(HELD, &[], |count| count == 0.0)?;
+        let status = mesh.a().command(&["status"])?.success("mesh-node status")?;
+        ensure!(!status.contains("held:"), "{status}");
+        Ok(())
+    });
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
