@@ -38,7 +38,14 @@ fn unknown_servers(snapshot: &Snapshot) -> Vec<Advice> {
                 custom.provider
             ),
             Some(authorizer) => match snapshot.service(&authorizer.service) {
-                None => format!("there is no Service {} to be asked", authorizer.service),
+                // An alias in DNS is none to the mesh.
+                None => format!(
+                    "there is no Service {} to be asked, or its type is ExternalName",
+                    authorizer.service
+                ),
+                Some(record) if record.service.cluster_ips.is_empty() => {
+                    format!("Service {} has no cluster IP to be asked at: it is headless", authorizer.service)
+                }
                 Some(record) if record.service.ports.iter().all(|port| port.port != authorizer.port) => {
                     format!("Service {} has no port {}", authorizer.service, authorizer.port)
                 }
@@ -157,6 +164,18 @@ data:
       - {name: opa, envoyExtAuthzGrpc: {service: db.shop, port: 80}}
       - {name: gone, envoyExtAuthzGrpc: {service: gone.shop, port: 80}}
       - {name: port, envoyExtAuthzGrpc: {service: db.shop, port: 81}}
+      - {name: headless, envoyExtAuthzGrpc: {service: each.shop, port: 80}}
+      - {name: alias, envoyExtAuthzGrpc: {service: alias.shop, port: 80}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each, namespace: shop}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias, namespace: shop}
+spec: {type: ExternalName, externalName: opa.example, ports: [{name: http, port: 80}]}
 ---
 "#;
 
@@ -184,7 +203,14 @@ data:
         let nobody =
             "no server nobody is understood in extensionProviders of ConfigMap nodemesh-system/nodemesh";
         assert_eq!(found("nobody"), [said(nobody)]);
-        assert_eq!(found("gone"), [said("there is no Service shop/gone to be asked")]);
+        for none in ["gone", "alias"] {
+            let lack = format!("there is no Service shop/{none} to be asked, or its type is ExternalName");
+            assert_eq!(found(none), [said(&lack)]);
+        }
+        assert_eq!(
+            found("headless"),
+            [said("Service shop/each has no cluster IP to be asked at: it is headless")]
+        );
         assert_eq!(found("port"), [said("Service shop/db has no port 81")]);
     }
 

@@ -193,6 +193,30 @@ fn where_the_server_is_gone_it_is_as_the_configuration_says() {
 }
 
 #[test]
+fn a_server_without_a_cluster_ip_is_not_asked_and_the_status_says_so() {
+    with_servers("", |mesh, _, checks| {
+        for (fields, said) in [
+            ("clusterIP: None", "Service shop/opa has no cluster IP to be asked at: it is headless"),
+            ("type: ExternalName, externalName: a.b", "no Service shop/opa to be asked, or its type is"),
+        ] {
+            let head = "apiVersion: v1\nkind: Service\nmetadata: {name: opa, namespace: shop}";
+            let spec = format!("spec: {{{fields}, ports: [{{name: grpc, port: {GRPC}}}]}}");
+            mesh.config().write("service-shop-opa", &format!("{head}\n{spec}\n"))?;
+            eventually("the status says why", PATIENCE, || {
+                let status = mesh.b().command(&["status"]).and_then(|ended| ended.success("status")).ok()?;
+                status.contains(said).then_some(())
+            })?;
+            let answer = ask(mesh, "/staff/x", &["x-user: alice"], &[])?;
+            refusal_is_told(mesh, 1, &answer.body, "ext_authz_error_unreachable")?;
+        }
+        assert!(checks.try_recv().is_err(), "somebody was asked");
+        mesh.config().write("mesh", &configuration("envoyExtAuthzGrpc", GRPC, "failOpen: true"))?;
+        let passes = || (ask(mesh, "/staff/x", &[], &[]).ok()?.status == 200).then_some(());
+        eventually("what is not answered passes", PATIENCE, passes)
+    });
+}
+
+#[test]
 fn a_body_is_shown_as_far_as_the_configuration_says() {
     with_servers("includeRequestBodyInCheck: {maxRequestBytes: 16}", |mesh, server, checks| {
         let post = |body: &str| ask(mesh, "/staff/x", &["x-user: alice"], &["-d", body]);
