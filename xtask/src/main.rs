@@ -6,6 +6,7 @@
 mod bench;
 mod binaries;
 mod build_ebpf;
+mod busy;
 mod chart;
 mod demo;
 mod deny;

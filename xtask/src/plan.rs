@@ -5,42 +5,58 @@
 pub struct How {
     /// Those that run beside each other, begun in this order. What is not named runs alone, and first.
     beside: &'static [&'static str],
+    /// At most so many.
+    at_once: usize,
     /// How many tests of one run at a time, of two processors.
     of_two: usize,
 }
 
 /// One after the other, as many tests at a time as there are processors.
-pub const USUAL: How = How { beside: &[], of_two: 2 };
+pub const USUAL: How = How { beside: &[], at_once: 1, of_two: 2 };
 
 /// The same with more: most wait for something to happen on loopback, and leave four fifths of the processors unused.
-pub const UNIT: How = How { beside: &[], of_two: 6 };
+pub const UNIT: How = How { of_two: 6, ..USUAL };
 
-/// One after the other: some hold to times, as that of a request beside bulk. A test waits three times as long as it
-/// computes, for what is to happen and for what must not.
-pub const END_TO_END: How = How { beside: &[], of_two: 3 };
+/// Those that wait for what is to happen and for what must not, twice as long as they compute and more, beside each other; the
+/// longest first. One after the other those that hold to times, as that of a request beside bulk, that measure, or that are short.
+pub const END_TO_END: How = How {
+    beside: &[
+        "deadlines",
+        "hostile_answers",
+        "controller",
+        "inner_http",
+        "versions",
+        "issuer_keys",
+        "policy_l4",
+        "protocols",
+        "hostile",
+        "revocation",
+        "end_users",
+    ],
+    at_once: 2,
+    of_two: 3,
+};
 
 /// The two of WebSocket's suite beside each other: its client is one process, which asks one thing after the other.
-pub const CONFORMANCE: How = How { beside: &["websocket_http2", "websocket"], of_two: 2 };
+pub const CONFORMANCE: How = How { beside: &["websocket_http2", "websocket"], at_once: 2, of_two: 2 };
 
-/// Each has a Kubernetes of its own, and waits for it about as long as it computes. The longest first, so that none is left
-/// alone at the end.
+/// Each has a Kubernetes of its own, of up to three nodes, and waits for it longer than it computes. The longest first, so that
+/// none is left alone at the end.
 pub const CLUSTER: How = How {
     beside: &[
         "controller",
         "faults",
+        "mesh",
         "reboot",
         "rotation",
         "starts",
-        "mesh",
         "workloads",
         "definitions",
         "install",
     ],
+    at_once: 2,
     of_two: 2,
 };
-
-/// How many run beside each other: each has up to three nodes, on two processors.
-const AT_ONCE: usize = 2;
 
 /// Some that run, at most so many at a time, begun in this order.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +73,7 @@ impl How {
             jobs.into_iter().partition(|job| place(job).is_some());
         alone.sort_by(|one, other| name(one).cmp(name(other)));
         beside.sort_by_key(place);
-        [Round { at_once: 1, jobs: alone }, Round { at_once: AT_ONCE, jobs: beside }]
+        [Round { at_once: 1, jobs: alone }, Round { at_once: self.at_once, jobs: beside }]
     }
 
     /// How many tests of one run at a time.
@@ -88,7 +104,11 @@ mod tests {
 
     #[test]
     fn every_name_is_that_of_a_test() {
-        for (folder, how) in [("tests/cluster/tests", CLUSTER), ("tests/conformance/tests", CONFORMANCE)] {
+        for (folder, how) in [
+            ("tests/cluster/tests", CLUSTER),
+            ("tests/conformance/tests", CONFORMANCE),
+            ("tests/e2e/tests", END_TO_END),
+        ] {
             let tests = workspace::root().join(folder);
             for name in how.beside {
                 let is_there =

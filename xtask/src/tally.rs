@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::busy::Busy;
+
 /// What passed and failed so far.
 #[derive(Default)]
 pub struct Tally {
@@ -51,10 +53,11 @@ impl Tally {
         }
     }
 
-    /// Counts a step.
-    pub fn step(&mut self, name: &str, took: Duration, passed: bool) {
+    /// Counts a step; `busy` says how busy it had the processors.
+    pub fn step(&mut self, name: &str, took: Duration, busy: Option<Busy>, passed: bool) {
         let verdict = if passed { "passed" } else { "FAILED" };
-        self.steps.push(format!("{name:<12} {verdict:<8} {:>7.1} s", took.as_secs_f64()));
+        let busy = busy.map(|busy| format!("  {busy}")).unwrap_or_default();
+        self.steps.push(format!("{name:<12} {verdict:<8} {:>7.1} s{busy}", took.as_secs_f64()));
         if passed {
             self.passed += 1;
         } else {
@@ -98,7 +101,7 @@ mod tests {
         );
         tally.read("test a::b ... FAILED");
         tally.read("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.21s");
-        tally.step("unit", Duration::from_secs(1), false);
+        tally.step("unit", Duration::from_secs(1), None, false);
         assert_eq!(tally.line(), "7 passed, 2 failed");
         assert!(tally.report().contains("FAILED: a::b"));
     }
@@ -115,7 +118,7 @@ mod tests {
     #[test]
     fn a_skipped_step_shows_in_the_closing_line() {
         let mut tally = Tally::default();
-        tally.step("unit", Duration::ZERO, true);
+        tally.step("unit", Duration::ZERO, None, true);
         tally.skip("advisories", "no database");
         assert_eq!(tally.line(), "1 passed, 0 failed, 1 skipped");
     }

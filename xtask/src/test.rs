@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::binaries::{Binaries, Binary};
+use crate::busy::Processors;
 use crate::plan::How;
 use crate::previous::{Previous, Profile};
 use crate::side_by_side::{self, Said};
@@ -160,14 +161,15 @@ impl Run {
             return;
         }
         println!("\n== {name}");
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), Processors::now());
         let result = suite.run(self);
         let took = started.elapsed();
+        let busy = before.zip(Processors::now()).and_then(|(before, after)| after.busy_since(before));
         match &result {
             Ok(()) => println!("== {name}: passed in {}", seconds(took)),
             Err(error) => println!("== {name}: FAILED in {}: {error:#}", seconds(took)),
         }
-        self.tally.step(&name, took, result.is_ok());
+        self.tally.step(&name, took, busy, result.is_ok());
     }
 
     /// Returns what was built; builds it if this is the first suite that asks.

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use mesh_test_e2e::{HTTP, at, pair, request};
 use mesh_test_harness::clients::Connected;
+use mesh_test_harness::eventually::PATIENCE;
 use mesh_test_harness::mesh::Mesh;
 use mesh_test_harness::servers::{Kind, Server};
 
@@ -245,8 +246,9 @@ fn a_doubtful_answer_over_http_1_is_502_or_broken() {
     pair().run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http, HTTP)?;
         let faults = faults(&server, |path| {
-            let asked = request(&format!("GET {path}"), "") + &request("GET /status/299", "");
-            Ok(Answer::read(&mesh.pod("client").http_bytes(at(80), asked)?))
+            let asked =
+                request(&format!("GET {path}"), "") + &request("GET /status/299", "connection: close\r\n");
+            Ok(Answer::read(&mesh.pod("client").dial(at(80)).send(asked).quiet(PATIENCE).connected()?))
         })?;
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(())
@@ -277,8 +279,9 @@ fn a_body_in_answer_to_head_reaches_nobody() {
     pair().run(|mesh| {
         let server = mesh.pod("server").serve(Kind::Http, HTTP)?;
         let answer = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsmuggled";
-        let asked = request(&format!("HEAD {}", path(answer, false)), "") + &request("GET /status/299", "");
-        let seen = mesh.pod("client").http_bytes(at(80), asked)?;
+        let asked = request(&format!("HEAD {}", path(answer, false)), "")
+            + &request("GET /status/299", "connection: close\r\n");
+        let seen = mesh.pod("client").dial(at(80)).send(asked).quiet(PATIENCE).connected()?;
         assert!(seen.received.starts_with("HTTP/1.1 200") && !seen.received.contains("smuggled"), "{seen:?}");
         assert_ne!(connections(&server)[0], connections(&server)[1], "the connection is used again");
         Ok(())
@@ -290,8 +293,8 @@ fn interim_answers_without_end_are_502() {
     pair().run(|mesh| {
         let _server = mesh.pod("server").serve(Kind::Http, HTTP)?;
         let answer = "HTTP/1.1 102 Wait\r\n\r\n".repeat(80);
-        let seen =
-            mesh.pod("client").http_bytes(at(80), request(&format!("GET {}", path(&answer, false)), ""))?;
+        let asked = request(&format!("GET {}", path(&answer, false)), "connection: close\r\n");
+        let seen = mesh.pod("client").dial(at(80)).send(asked).quiet(PATIENCE).connected()?;
         assert!(seen.received.contains("HTTP/1.1 502"), "{seen:?}");
         Ok(())
     });

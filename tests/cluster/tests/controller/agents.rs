@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_node::config::ControllerConfig;
@@ -14,16 +14,14 @@ use mesh_node::controller::world::Known;
 use mesh_node::controller::{CONTROLLER, Controller};
 use mesh_node::identity::{SigningPem, roots_of_pem};
 use mesh_test_cluster::api_server::ApiServer;
+use mesh_test_harness::eventually::rest;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tonic::{Code, Status};
 
-use super::between::Between;
-use super::caller::Agent;
-use super::follower::Follower;
-use super::sleeper::Sleeper;
+use super::{between::Between, caller::Agent, follower::Follower, sleeper::Sleeper};
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// For anything to happen: the machine does other work too.
@@ -249,13 +247,15 @@ impl Stand {
 
     /// Asks until there is an answer.
     pub async fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
+        let begun = Instant::now();
         let wait = async {
             loop {
+                let looked = Instant::now();
                 if let Some(answer) = ask() {
                     break answer;
                 }
                 // Between two questions of a bounded wait: whoever is asked tells nobody by himself.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(rest(begun.elapsed(), looked.elapsed())).await;
             }
         };
         timeout(PATIENCE, wait).await.with_context(|| format!("wait until {what}"))

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_node::xds::FieldError;
 use mesh_test_harness::figure;
 use serde_json::{Value, json};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::agents::Stand;
 use super::mutual_tls::{AGENT, signed};
@@ -28,6 +28,8 @@ spec: {action: DENY, rules: [{to: [{operation: {ports: ['22']}}]}]}
 
 /// Longer than three looks of every controller, and shorter than it takes until an agent counts as gone.
 const WHILE: Duration = Duration::from_secs(9);
+/// What is written and is nothing new stays: a few looks see it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the status of a policy says of agents, once that is about the policy as it is: `IN-FORCE/NEEDED REASON`.
 fn said(object: &Value) -> Option<(String, Value)> {
@@ -81,6 +83,8 @@ async fn agents_of_both_controllers_count_and_those_of_one_that_is_gone_do_not()
     let (before, until) = (version(), Instant::now() + WHILE);
     while Instant::now() < until {
         ensure!(version() == before, "written again: {:?}", get(&stand, "nmpa", "of-both"));
+        // Between two looks of a bounded while: each starts a program.
+        sleep(LOOK).await;
     }
     stand.apply(&STRICT.replace("STRICT", "PERMISSIVE"))?;
     let condition = says(&stand, "nmpa", "of-both", "2/2 Programmed").await?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_common::model::TrustDomain;
 use mesh_node::identity::{SigningPem, system_clock};
 use mesh_test_harness::figure;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::agents::{PATIENCE, Stand, WEB, request};
@@ -17,6 +17,8 @@ use super::sleeper::Sleeper;
 
 /// Longer than the controllers take to look at the Secret three times while agents are waited for.
 const LOOKS: Duration = Duration::from_secs(11);
+/// Between two of them.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Where the change of the root stands, as people are told.
 fn standing(stand: &Stand) -> Option<String> {
@@ -108,6 +110,8 @@ impl Mesh {
                 let issuer = self.signed(controller, &[&self.a]).await?;
                 ensure!(issuer == before, "signed before all trust it");
             }
+            // Between two looks of a bounded while.
+            sleep(LOOK).await;
         }
         Ok(())
     }

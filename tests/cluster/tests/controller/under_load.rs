@@ -27,6 +27,8 @@ use super::road::{CONTROLLER, Road};
 
 /// Of a certificate: renewed at half of it, and valid for longer than an agent is cut off.
 const LIFETIME: Duration = Duration::from_secs(24);
+/// Between two looks at what stays.
+const LOOK: Duration = Duration::from_millis(200);
 const HTTP: u16 = 8080;
 /// The Service that knows it as HTTP.
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 99)), 80);
@@ -189,6 +191,8 @@ impl World {
         while Instant::now() < end {
             let standing = self.person.status()?;
             ensure!(is(&standing), "it goes on without every agent: {standing}");
+            // Between two looks of a bounded while: each starts a program.
+            thread::sleep(LOOK);
         }
         Ok(())
     }
