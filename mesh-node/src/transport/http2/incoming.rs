@@ -60,10 +60,10 @@ impl From<h2::Error> for HttpError {
 }
 
 impl HttpError {
-    /// Why the stream ended, in the words of HTTP/2.
+    /// Why the stream ended, in the words of HTTP/2. Never NO_ERROR, which some take for the end of a whole message.
     pub(super) fn reset_reason(&self) -> Option<Reason> {
         match self {
-            Self::Http2(error) => error.reason(),
+            Self::Http2(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
             Self::Http1(_) | Self::Silent => None,
         }
     }
@@ -131,12 +131,9 @@ impl Body for Incoming {
             Kind::Empty | Kind::Way(_) => Poll::Ready(None),
             Kind::Http1(incoming) => Pin::new(incoming).poll_frame(context).map_err(HttpError::Http1),
             Kind::Http2 { stream, left, is_over } => {
+                // A reset after the end is none: h2 tells the end. Every other one, NO_ERROR too, leaves the message broken off.
                 let read = ready!(poll_stream(stream, left, is_over, context));
-                Poll::Ready(match read {
-                    // RFC 9113 section 8.1: the rest is not wanted, and what came is whole.
-                    Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => None,
-                    read => read.map(|frame| frame.map_err(HttpError::Http2)),
-                })
+                Poll::Ready(read.map(|frame| frame.map_err(HttpError::Http2)))
             }
         }
     }

@@ -7,6 +7,7 @@ mod conductor;
 mod exchanges;
 mod failures;
 mod forms;
+mod given_up;
 mod http1_callers;
 mod idle;
 mod interims;
