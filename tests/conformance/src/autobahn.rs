@@ -22,8 +22,12 @@ use serde_json::Value;
 
 /// The programs here.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/websocket");
+/// Noted with what was installed.
+const COMPILED: &str = "# compiled\n";
 /// So many cases run beside each other: most of them wait.
 const AT_ONCE: &str = "64";
+/// How long a program may take until it listens, on a machine that does other things: it reads all of Twisted first.
+const START: Duration = Duration::from_secs(60);
 /// Where a gateway listens, on loopback.
 const GATEWAY: u16 = 7000;
 
@@ -76,7 +80,7 @@ impl Autobahn {
     /// Python is missing, or the registry does not have what is required.
     pub fn get() -> Result<Self> {
         let requirements = format!("{FOLDER}/requirements.txt");
-        let required = fs::read_to_string(&requirements).context("read what is required")?;
+        let required = fs::read_to_string(&requirements).context("read what is required")? + COMPILED;
         let folder = cache()?.join("autobahn");
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let lock = File::open(&folder).with_context(|| format!("open {}", folder.display()))?;
@@ -195,7 +199,10 @@ fn install(environment: &Path, python: &Path, requirements: &str) -> Result<()> 
         .context("make a Python environment; on Debian it needs the package python3-venv")?;
     // The suite's own list of requirements is of its Python 2.
     let flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--require-hashes"];
-    done(Command::new(python).args(["-m", "pip", "install"]).args(flags).args(["-r", requirements]))
+    done(Command::new(python).args(["-m", "pip", "install"]).args(flags).args(["-r", requirements]))?;
+    // Once, where pip would do it too; every program does it anew otherwise. What is of Python 2 does not compile.
+    let compiled = Command::new(python).args(["-m", "compileall", "-qq"]).arg(environment.join("lib")).output();
+    compiled.map(drop).context("compile what was installed")
 }
 
 fn done(command: &mut Command) -> Result<()> {
@@ -207,7 +214,7 @@ fn done(command: &mut Command) -> Result<()> {
 
 fn listens(pod: &Pod, port: u16) -> Result<()> {
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    eventually(&format!("port {port} of {} listens", pod.name()), PATIENCE, || {
+    eventually(&format!("port {port} of {} listens", pod.name()), START, || {
         pod.place().netns().run(|| Ok(TcpStream::connect(at)?)).ok().map(drop)
     })
 }
