@@ -274,7 +274,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "NODEMESH_MIN_BODY_RATE", value_name = "BYTES", default_value = "16", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub(crate) min_body_rate: u32,
     /// Bytes per second that a client takes of a response at least while some of it waits for the client, over a minute; what
-    /// it took before counts for later. 0 asks only for one byte a minute. While nothing waits a response may be quiet
+    /// it took before counts for later, up to five minutes. 0 asks only for one byte a minute. While nothing waits a response may be quiet
     #[arg(long, env = "NODEMESH_MIN_RESPONSE_RATE", value_name = "BYTES", default_value = "16", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     pub(crate) min_response_rate: u32,
     /// Time between two requests after which a connection is closed

@@ -1,12 +1,18 @@
 //! How long what waits for a client is kept that takes little of it, or nothing.
 //!
 //! Only the time counts in which something waits: a client may be quiet where nothing is to be taken. It has some time at
-//! first, and more with each byte that it takes. Clients take in large pieces, for a kernel or an agent between tells of room
-//! only when there is much of it: who took much may pause for long, who never took anything may not.
+//! first, and more with each byte that it takes, up to a few times as much. Clients take in large pieces, for a kernel or an
+//! agent between tells of room only when there is much of it: who took much may pause for longer than who never took anything,
+//! but nobody for long.
 //!
 //! Pure. Times are on a clock of whoever asks.
 
 use std::time::Duration;
+
+/// The most that a client can have, in times of what it has at first. By default five minutes, after which Envoy ends a stream on
+/// which nothing moves (`stream_idle_timeout`). One time alone, as between two writes of nginx (`send_timeout`), would end clients
+/// that keep the pace in pieces of which each takes them longer.
+pub(in crate::transport) const MOST: u32 = 5;
 
 /// What a client is to take.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +39,10 @@ pub(in crate::transport) fn bytes_in(time: Duration, rate: u64) -> u64 {
 }
 
 impl Terms {
-    /// At least `rate` bytes per second, over `time`; where that is 0, one byte in it. As many bytes as in a `piece` are taken
-    /// at a time.
-    pub(in crate::transport) fn new(rate: u64, time: Duration, piece: u32) -> Self {
+    /// At least `rate` bytes per second, over `time`; where that is 0, one byte in it.
+    pub(in crate::transport) fn new(rate: u64, time: Duration) -> Self {
         let per_byte = time / u32::try_from(bytes_in(time, rate)).unwrap_or(u32::MAX);
-        Self { time, per_byte, most: time + per_byte.saturating_mul(piece) }
+        Self { time, per_byte, most: time * MOST }
     }
 }
 
@@ -80,7 +85,7 @@ mod tests {
 
     /// 10 bytes a second over a minute.
     fn terms() -> Terms {
-        Terms::new(10, seconds(60), 1000)
+        Terms::new(10, seconds(60))
     }
 
     #[test]
@@ -105,12 +110,26 @@ mod tests {
     }
 
     #[test]
-    fn a_large_piece_gives_long_and_no_longer_than_one_piece() {
+    fn a_large_piece_gives_longer_and_never_long() {
         let mut patience = Patience::new(&terms());
         patience.took(500, true, seconds(0), &terms());
         assert_eq!(patience.deadline(), Some(seconds(60 + 50)));
-        patience.took(1 << 40, true, seconds(0), &terms());
-        assert_eq!(patience.deadline(), Some(seconds(60 + 100)));
+        for turn in 0..10 {
+            patience.took(1 << 40, true, seconds(turn), &terms());
+            assert_eq!(patience.deadline(), Some(seconds(turn + 300)));
+        }
+    }
+
+    #[test]
+    fn who_keeps_the_pace_in_pieces_of_minutes_goes_on() {
+        let mut patience = Patience::new(&terms());
+        patience.took(3000, true, seconds(0), &terms());
+        for turn in 1..=20 {
+            let now = seconds(290 * turn);
+            patience.took(0, true, now, &terms());
+            assert!(patience.deadline() > Some(now), "{turn}");
+            patience.took(3000, true, now, &terms());
+        }
     }
 
     #[test]
@@ -124,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_rate_of_nothing_asks_for_one_byte_in_each_time() {
-        let terms = Terms::new(0, seconds(60), 1000);
+        let terms = Terms::new(0, seconds(60));
         let mut patience = Patience::new(&terms);
         patience.took(0, true, seconds(0), &terms);
         assert_eq!(patience.deadline(), Some(seconds(60)));

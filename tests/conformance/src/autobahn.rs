@@ -201,7 +201,8 @@ fn install(environment: &Path, python: &Path, requirements: &str) -> Result<()> 
     let flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--require-hashes"];
     done(Command::new(python).args(["-m", "pip", "install"]).args(flags).args(["-r", requirements]))?;
     // Once, where pip would do it too; every program does it anew otherwise. What is of Python 2 does not compile.
-    let compiled = Command::new(python).args(["-m", "compileall", "-qq"]).arg(environment.join("lib")).output();
+    let compiled =
+        Command::new(python).args(["-m", "compileall", "-qq"]).arg(environment.join("lib")).output();
     compiled.map(drop).context("compile what was installed")
 }
 

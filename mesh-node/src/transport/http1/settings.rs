@@ -55,9 +55,9 @@ impl Default for HttpSettings {
 }
 
 impl HttpSettings {
-    /// On which what waits for a client is kept. Kernels, and the windows of streams, tell of much room at a time.
+    /// On which what waits for a client is kept.
     pub(super) fn terms(&self) -> Terms {
-        Terms::new(self.response_rate, self.response_timeout, 512 << 10)
+        Terms::new(self.response_rate, self.response_timeout)
     }
 }
 

@@ -96,9 +96,9 @@ impl Settings {
         Limits { start_line: self.max_request_line, ..self.http1_limits() }
     }
 
-    /// On which what waits for a caller is kept. An agent, which may be one, tells of half a window's room at a time.
+    /// On which what waits for a caller is kept.
     pub(super) fn terms(&self) -> Terms {
-        Terms::new(self.response_rate, self.response_timeout, self.stream_window / 2)
+        Terms::new(self.response_rate, self.response_timeout)
     }
 }
 

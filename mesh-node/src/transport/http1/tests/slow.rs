@@ -41,7 +41,7 @@ fn uploads_that_are_more_than_the_network_takes_wait_for_it() {
 }
 
 /// An application that answers with so many bytes, whose end is that of the connection.
-fn gives(bytes: usize) -> SocketAddr {
+pub(super) fn gives(bytes: usize) -> SocketAddr {
     application(move |mut stream| {
         if read_message(&mut stream).is_some() {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -51,7 +51,7 @@ fn gives(bytes: usize) -> SocketAddr {
     })
 }
 
-fn source_of(world: &World, application: SocketAddr, http: HttpSettings) -> Side {
+pub(super) fn source_of(world: &World, application: SocketAddr, http: HttpSettings) -> Side {
     let local = judge(world, Direction::Outbound, To::Application(application));
     Side::start(local, Direction::Outbound, Settings { http, ..Settings::default() })
 }

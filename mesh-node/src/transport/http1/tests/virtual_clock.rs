@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use mesh_common::model::Direction;
 
+use super::slow::{gives, source_of};
 use super::world::{Side, To, application, ask, connect, get, judge, polite, read_all, read_message};
 use super::{HANDSHAKE, switching};
+use crate::transport::CloseReason;
 use crate::transport::http1::HttpSettings;
+use crate::transport::patience::MOST;
 use crate::transport::tunnel::Settings;
 use crate::transport::tunnel::tests::world::{World, eventually, full, is_quiet, pass, ping};
 
@@ -55,6 +58,70 @@ fn each_deadline_of_a_client_is_the_one_that_is_set() {
         let source = source_with(&world, default);
         let client = client_that_said(&source, said);
         ends_at(&source, client, deadline, answer);
+    }
+}
+
+#[test]
+fn who_sent_much_of_a_body_has_a_minute_for_the_next_of_it() {
+    const MUCH: usize = 500 << 10;
+    let world = World::new();
+    let (has_it, given) = std::sync::mpsc::channel();
+    let takes = application(move |mut stream| {
+        let mut taken = 0;
+        while taken < MUCH {
+            match stream.read(&mut [0; 4096]) {
+                Ok(count @ 1..) => taken += count,
+                _ => return,
+            }
+        }
+        has_it.send(()).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let local = judge(&world, Direction::Outbound, To::Application(takes));
+    let source = Side::start(local, Direction::Outbound, Settings::default());
+    let mut client =
+        client_that_said(&source, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n");
+    client.write_all(&[b'x'; MUCH]).unwrap();
+    given.recv().unwrap();
+    ends_at(&source, client, HttpSettings::default().body_timeout, "HTTP/1.1 408 ");
+}
+
+/// Has kernels take what they take of an endless answer, and returns once that is all.
+fn stands_still(source: &Side) -> TcpStream {
+    let mut client = connect(source.address);
+    client.write_all(get("/").as_bytes()).unwrap();
+    let (mut seen, mut looks) = (0, 0);
+    eventually("kernels to take no more", || {
+        let queued = queued(&client);
+        // Nothing has moved for half a second, in looks of some milliseconds each.
+        looks = if queued > 0 && queued == seen { looks + 1 } else { 0 };
+        seen = queued;
+        (looks > 100).then_some(())
+    });
+    client
+}
+
+/// Bytes that came and were not read.
+fn queued(client: &TcpStream) -> u64 {
+    rustix::io::ioctl_fionread(client).unwrap()
+}
+
+#[test]
+fn who_stands_still_has_a_minute_and_five_of_them_after_much_was_taken() {
+    let default = HttpSettings::default();
+    // What kernels took buys milliseconds, or hours.
+    for (response_rate, deadline) in
+        [(1 << 40, default.response_timeout), (default.response_rate, MOST * default.response_timeout)]
+    {
+        let world = World::new();
+        // More than kernels hold for a reader.
+        let source = source_of(&world, gives(64 << 20), HttpSettings { response_rate, ..default });
+        let _client = stands_still(&source);
+        pass(&source.handle, deadline - 2 * SECOND);
+        assert_eq!(source.counters.connections.read(), 1, "it ended too early");
+        pass(&source.handle, 3 * SECOND);
+        let (_, outcome) = source.exchanges(1)[0];
+        assert_eq!((outcome.status, outcome.failure), (200, Some(CloseReason::NotTaken)));
     }
 }
 

@@ -20,13 +20,13 @@ use crate::transport::http2::{Ending, Settings};
 /// What a caller has that takes nothing: long enough that a busy machine does not make an honest one late.
 const TIME: Duration = Duration::from_millis(500);
 
-/// What is taken in one piece buys an eighth of a second at most.
+/// What is taken buys an eighth of a second for an eighth of a megabyte.
 fn settings() -> Settings {
     Settings { response_timeout: TIME, response_rate: 1 << 20, ..Settings::default() }
 }
 
 /// An application that answers with so many bytes at once.
-async fn gives(bytes: usize) -> SocketAddr {
+pub(super) async fn gives(bytes: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let whole = Bytes::from(vec![b'x'; bytes]);

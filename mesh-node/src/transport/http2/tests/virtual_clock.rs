@@ -15,8 +15,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::slow::{Answers, Takes, reads, takes_nothing};
+use super::untaken::gives;
 use super::world::*;
 use crate::transport::http2::{Ending, Settings};
+use crate::transport::patience::MOST;
 use crate::transport::tunnel::tests::world::full;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -114,6 +116,49 @@ fn a_body_has_a_minute_for_the_least_of_it() {
         let seen = ends_at(Settings::default().body_timeout, asked).await;
         assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
     });
+}
+
+#[test]
+fn who_sent_much_of_a_body_has_a_minute_for_the_next_of_it() {
+    by_the_clock(async {
+        let world = patient_world(Protocol::Http2, Settings::default()).await;
+        let (send, asked) = begin(&world, post()).await;
+        // The second is taken when the first has gone, the third when there is room at the application.
+        for _ in 0..3 {
+            send.send(Bytes::from(vec![b'x'; 100 << 10])).await.unwrap();
+        }
+        sleep(SOON).await;
+        let seen = ends_at(Settings::default().body_timeout, asked).await;
+        assert_eq!(seen.status, StatusCode::REQUEST_TIMEOUT);
+    });
+}
+
+#[test]
+fn who_stands_still_has_a_minute_and_five_of_them_after_much_was_taken() {
+    let minute = Settings::default().response_timeout;
+    for (window, deadline) in [(0, minute), (200 << 10, MOST * minute)] {
+        by_the_clock(async {
+            let world = world_with(Protocol::Http2, Settings::default()).await;
+            world.application.set(gives(1 << 20).await);
+            let caller = world.caller_with_window(window).await;
+            // Nobody reads what came of it.
+            let _answer = caller.0.clone().send_request(get("/x")).await.unwrap();
+            sleep(SOON).await;
+            // In steps, between which each agent finds the other one there.
+            let step = Duration::from_secs(10);
+            let pass_up_to = async |time: Duration| {
+                for _ in 0..time.as_secs() / step.as_secs() {
+                    pass(step).await;
+                }
+            };
+            pass_up_to(deadline - step).await;
+            assert_eq!(world.recorded(None), [], "it ended too early");
+            // It is looked at twice a minute: when it began to stand still, and when its time is over.
+            pass_up_to(minute + 2 * step).await;
+            eventually("its record", || world.recorded(None).len() == 1).await;
+            assert_eq!(world.recorded(None)[0].end.ending, Ending::NotTaken);
+        });
+    }
 }
 
 #[test]
