@@ -1,9 +1,8 @@
 //! The full form: a control plane and nodes that run pods.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mesh_test_harness::binary::Build;
@@ -15,7 +14,7 @@ use mesh_test_harness::run::Run;
 use crate::certificates::Certificates;
 use crate::control_plane::{ControlPlane, Form, Site};
 use crate::images;
-use crate::network::Network;
+use crate::network::{Families, Network};
 use crate::node::{self, Common, Node};
 use crate::programs::Programs;
 
@@ -23,6 +22,9 @@ use crate::programs::Programs;
 pub const MOST_NODES: u8 = 20;
 /// How long nodes and the name server may take to be ready, on a machine that does other work too.
 const READY: Duration = Duration::from_secs(120);
+/// How long curl may take that gives up after five seconds, and how it ends then.
+const ANSWER: Duration = Duration::from_secs(20);
+const GAVE_UP: i32 = 28;
 /// The name server's objects.
 const NAME_SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/objects/name-server.yaml");
 
@@ -42,6 +44,14 @@ impl Cluster {
     /// # Errors
     /// A program cannot be built or started, or is not ready in time; the text has the last lines of its log.
     pub fn start(nodes: u8, say: impl Fn(&str)) -> Result<Self> {
+        Self::start_with(nodes, Families::Dual, say)
+    }
+
+    /// The same, with addresses of these families alone.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_with(nodes: u8, families: Families, say: impl Fn(&str)) -> Result<Self> {
         if !(1..=MOST_NODES).contains(&nodes) {
             bail!("a cluster of {nodes} nodes: one to {MOST_NODES} can be made");
         }
@@ -51,10 +61,12 @@ impl Cluster {
         let say = Steps { begun: Instant::now(), say };
         let run = Run::start()?;
         let certificates = Certificates::make(&run.folder().join("pki"))?;
-        let network = Network::make(&run)?;
+        let network = Network::make(&run, families)?;
         let site = Site {
             place: Some(network.control_plane(&run)?),
             address: network.api_server(),
+            inside: network.api_server_inside(),
+            families,
             // Nobody else is in the namespace.
             store: [2379, 2380],
         };
@@ -74,7 +86,7 @@ impl Cluster {
         say.step("the API server is ready");
         control_plane.start_workers(&run, &certificates)?;
         let mut cluster = Self { nodes, control_plane, network, run };
-        cluster.kubectl(&["apply", "-f", NAME_SERVER]).context("apply the name server")?;
+        cluster.apply_name_server().context("apply the name server")?;
         cluster.wait_until_ready(&say)?;
         Ok(cluster)
     }
@@ -108,6 +120,41 @@ impl Cluster {
         let node = self.nodes.remove(place).reboot(&self.run, &self.network)?;
         self.nodes.insert(place, node);
         Ok(())
+    }
+
+    fn apply_name_server(&self) -> Result<()> {
+        let objects = fs::read_to_string(NAME_SERVER).context("read its objects")?;
+        let address = self.network.families().name_server();
+        let file = self.run.folder().join("name-server.yaml");
+        fs::write(&file, objects.replace("NAME_SERVER", &format!("'{address}'"))).context("write them")?;
+        self.kubectl(&["apply", "-f", &file.display().to_string()]).map(drop)
+    }
+
+    /// The status of a request from the control plane, which is no node and has both families. `000` if the connection was
+    /// refused or closed.
+    ///
+    /// # Errors
+    /// curl cannot be started, or waited in vain.
+    pub fn ask_from_outside(&self, url: &str) -> Result<String> {
+        self.curl(&["--output", "/dev/null", "--write-out", "%{http_code}", url])
+    }
+
+    /// What a request from there is answered with.
+    ///
+    /// # Errors
+    /// As for [`ask_from_outside`](Self::ask_from_outside).
+    pub fn text_from_outside(&self, url: &str) -> Result<String> {
+        self.curl(&[url])
+    }
+
+    fn curl(&self, words: &[&str]) -> Result<String> {
+        let words = [&["--silent", "--globoff", "--max-time", "5"], words].concat();
+        let place = self.network.control_plane(&self.run)?;
+        let ended = place.spawn("outside-curl", "curl", &words)?.wait(ANSWER)?;
+        if ended.status.code() == Some(GAVE_UP) {
+            bail!("curl {} waited in vain", words.join(" "));
+        }
+        Ok(ended.stdout)
     }
 
     fn place_of(&self, name: &str) -> Result<usize> {
@@ -177,13 +224,9 @@ impl Cluster {
     /// # Errors
     /// See [`Capture::between`].
     pub fn listen(&self, node: &Node) -> Result<Capture> {
-        let IpAddr::V4(here) = node.address() else { bail!("{} has no IPv4 address", node.name()) };
-        let IpAddr::V4(there) = self.control_plane.address() else {
-            bail!("the API server has no IPv4 address")
-        };
         let place =
             Place::new(node.netns().clone(), self.run.cgroup().join("listen"), node.folder().to_owned())?;
-        Capture::between(&place, node.name(), "eth0", [here, there])
+        Capture::between(&place, node.name(), "eth0", [node.address(), self.control_plane.address()])
     }
 
     fn wait_until_ready(&mut self, say: &Steps<impl Fn(&str)>) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! In: where they listen and what else there is. Out: a server that is ready, and kubectl for it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use mesh_test_harness::run::Run;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::certificates::Certificates;
-use crate::network;
+use crate::network::{self, Families};
 use crate::part::Part;
 use crate::programs::Programs;
 
@@ -30,6 +30,10 @@ pub struct Site {
     pub place: Option<Place>,
     /// Where the API server listens.
     pub address: SocketAddr,
+    /// Where it does for nodes and pods; the same if they have that family.
+    pub inside: SocketAddr,
+    /// The families of Services' addresses.
+    pub families: Families,
     /// The ports of the store on loopback, for clients and for its peers.
     pub store: [u16; 2],
 }
@@ -69,7 +73,8 @@ impl ControlPlane {
     ) -> Result<Self> {
         let programs = Programs::get()?;
         let url = format!("https://{}", site.address);
-        certificates.server("api-server", &[site.address.ip(), network::FIRST_SERVICE.into()])?;
+        let addresses = [site.address.ip(), site.inside.ip()];
+        certificates.server("api-server", &[addresses, network::FIRST_SERVICES].concat())?;
         let kubeconfig = certificates.client("admin", "admin", Some("system:masters"), &url)?;
         let spawn = |name: &str, flags: Vec<String>| start(run, &programs, &site, name, &flags);
         let etcd = spawn("etcd", etcd_flags(&run.folder().join("etcd"), site.store))?;
@@ -174,9 +179,9 @@ impl ControlPlane {
         (Ipv4Addr::LOCALHOST, self.site.store[0]).into()
     }
 
-    /// Its address.
+    /// Its address for nodes and pods.
     pub fn address(&self) -> IpAddr {
-        self.site.address.ip()
+        self.site.inside.ip()
     }
 
     /// The kubeconfig of somebody who may do everything.
@@ -239,10 +244,12 @@ fn etcd_flags(store: &Path, [clients, peers]: [u16; 2]) -> Vec<String> {
 
 fn api_server_flags(certificates: &Certificates, site: &Site) -> Vec<String> {
     let file = |name: &str| certificates.file(name).display().to_string();
+    // On both where it is reached by both.
+    let listen = if site.inside == site.address { site.address.ip() } else { Ipv6Addr::UNSPECIFIED.into() };
     vec![
         format!("--etcd-servers=http://127.0.0.1:{}", site.store[0]),
-        format!("--bind-address={}", site.address.ip()),
-        format!("--advertise-address={}", site.address.ip()),
+        format!("--bind-address={listen}"),
+        format!("--advertise-address={}", site.inside.ip()),
         format!("--secure-port={}", site.address.port()),
         format!("--tls-cert-file={}", file("api-server.crt")),
         format!("--tls-private-key-file={}", file("api-server.key")),
@@ -253,7 +260,7 @@ fn api_server_flags(certificates: &Certificates, site: &Site) -> Vec<String> {
         format!("--service-account-signing-key-file={}", file("service-accounts.key")),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
-        format!("--service-cluster-ip-range={}", network::SERVICES),
+        format!("--service-cluster-ip-range={}", site.families.services()),
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ]
@@ -289,5 +296,5 @@ fn full_flags(certificates: &Certificates) -> Result<[String; 5]> {
 pub fn loopback() -> Result<Site> {
     let [clients, peers, secure] = network::free_ports()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, secure));
-    Ok(Site { place: None, address, store: [clients, peers] })
+    Ok(Site { place: None, address, inside: address, families: Families::Dual, store: [clients, peers] })
 }

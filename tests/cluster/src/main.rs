@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use mesh_test_cluster::cluster::MOST_NODES;
 use mesh_test_cluster::conformance::Suite;
 use mesh_test_cluster::images;
+use mesh_test_cluster::network::Families;
 use mesh_test_cluster::node::Inside;
 use mesh_test_cluster::node_inside;
 use mesh_test_cluster::programs::{self, Programs};
@@ -78,6 +79,9 @@ struct Size {
     /// How many nodes; 0 is an API server and its store on loopback, and nothing runs pods
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(..=i64::from(MOST_NODES)))]
     nodes: u8,
+    /// Which families of addresses nodes, pods and Services have
+    #[arg(long, value_enum, default_value_t)]
+    families: Families,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -107,7 +111,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             }
         }
         Verb::Up { size } => {
-            let (standing, took) = Standing::up(size.nodes)?;
+            let (standing, took) = Standing::up(size.nodes, size.families)?;
             eprintln!("ready after {:.1} s", took.as_secs_f64());
             println!("export KUBECONFIG={}", standing.kubeconfig.display());
         }
@@ -116,7 +120,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Load { image } => load(image)?,
         Verb::Conformance { test, report } => conformance(test.as_deref(), &report)?,
         Verb::Down => Standing::present()?.down()?,
-        Verb::Hold { size } => standing::hold(size.nodes)?,
+        Verb::Hold { size } => standing::hold(size.nodes, size.families)?,
         Verb::Node { inside } => node_inside::enter(&told(&inside)?)?,
         Verb::NodeInside { inside } => node_inside::run(&told(&inside)?)?,
     }
@@ -150,7 +154,7 @@ fn status(output: Output) -> Result<ExitCode> {
     match (output, &standing) {
         (Output::Json, _) => println!("{:#}", serde_json::to_value(&standing)?),
         (Output::Text, None) => println!("no cluster stands; cargo xtask cluster up starts one"),
-        (Output::Text, Some(Standing { process, url, kubeconfig, nodes })) => {
+        (Output::Text, Some(Standing { process, url, kubeconfig, nodes, .. })) => {
             println!("process     {process}\nAPI server  {url}\nkubeconfig  {}", kubeconfig.display());
             for node in nodes {
                 println!(

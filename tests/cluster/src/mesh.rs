@@ -11,6 +11,7 @@ use mesh_test_harness::eventually::eventually;
 
 use crate::cluster::Cluster;
 use crate::images::{MESH, PREVIOUS_MESH};
+use crate::network::Families;
 
 /// How long pods and policies may take, on a machine that does other work too.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -37,7 +38,15 @@ impl Mesh {
     /// # Errors
     /// The cluster does not start, or the mesh is not ready in time; the text says what the mesh said.
     pub fn install(nodes: u8) -> Result<Self> {
-        let cluster = Cluster::start(nodes, |step| eprintln!("{step}"))?;
+        Self::install_on(nodes, Families::Dual)
+    }
+
+    /// The same on a cluster that has these families of addresses alone.
+    ///
+    /// # Errors
+    /// As [`Mesh::install`].
+    pub fn install_on(nodes: u8, families: Families) -> Result<Self> {
+        let cluster = Cluster::start_with(nodes, families, |step| eprintln!("{step}"))?;
         cluster.load_mesh(Build::Own)?;
         let mesh = Self { cluster };
         mesh.apply().with_context(|| mesh.told())?;
@@ -184,6 +193,16 @@ impl Mesh {
     pub fn answers(&self, pod: &str, url: &str, status: &str) -> Result<()> {
         eventually(&format!("{pod} gets {status} from {url}"), PATIENCE, || {
             self.ask(pod, url, "GET").is_ok_and(|answered| answered == status).then_some(())
+        })
+    }
+
+    /// Waits for an access record with all of these.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub fn recorded(&self, what: &str, wanted: &[&str]) -> Result<()> {
+        eventually(&format!("{what} is recorded: {wanted:?}"), PATIENCE, || {
+            self.records().lines().any(|line| wanted.iter().all(|field| line.contains(field))).then_some(())
         })
     }
 

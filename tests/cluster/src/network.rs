@@ -1,5 +1,5 @@
 //! The network of a cluster: who has which address, and what joins them. Nodes, pods and Services have both families,
-//! IPv4 first, which is the one of whoever asks for one alone.
+//! IPv4 first, which is the one of whoever asks for one alone; or those of one family, and no other.
 //!
 //! ```text
 //!   this machine's own namespace     control plane                node-a              pods of node-a
@@ -8,23 +8,29 @@
 //! ```
 //!
 //! `X` differs between clusters that run at a time, so that this machine reaches each one's API server; all else is
-//! seen by none but the cluster itself.
+//! seen by none but the cluster itself. This machine asks the API server by IPv4 whatever the cluster's family is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use mesh_test_harness::netns::{Namespace, ip_batch};
 use mesh_test_harness::process::Place;
 use mesh_test_harness::run::Run;
+use serde::{Deserialize, Serialize};
 
-/// The ranges of Services' addresses.
-pub const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
-/// The first of them: the API server's own Service.
-pub const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The ranges of Services' addresses, by family.
+const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+/// The first of each: the API server's own Service.
+pub const FIRST_SERVICES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 1))];
 /// The name server's.
-pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const NAME_SERVERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa)),
+];
 /// The ranges of all pods' addresses.
-pub const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
+const PODS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// Where an API server listens that has an address of its own.
 const SECURE: u16 = 6443;
 /// The bridge that joins the nodes.
@@ -32,12 +38,61 @@ const BRIDGE: &str = "nodes";
 /// Its way out.
 const OUTSIDE: &str = "outside";
 
+/// Which families of addresses nodes, pods and Services have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// Both, IPv4 first.
+    #[default]
+    Dual,
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+impl Families {
+    /// Of something that there is for either family, what these have.
+    pub fn of<T>(self, [first, second]: [T; 2]) -> Vec<T> {
+        match self {
+            Self::Dual => vec![first, second],
+            Self::Ipv4 => vec![first],
+            Self::Ipv6 => vec![second],
+        }
+    }
+
+    /// The ranges of Services' addresses, as flags have them.
+    pub fn services(self) -> String {
+        self.of(SERVICES).join(",")
+    }
+
+    /// The ranges of all pods' addresses, as flags have them.
+    pub fn pods(self) -> String {
+        self.of(PODS).join(",")
+    }
+
+    /// The ranges of a node's pods.
+    pub fn pods_of(self, number: u8) -> Vec<String> {
+        self.of(pods_of(number))
+    }
+
+    /// The name server's address.
+    pub fn name_server(self) -> IpAddr {
+        self.of(NAME_SERVERS)[0]
+    }
+
+    fn has_first(self) -> bool {
+        self != Self::Ipv6
+    }
+}
+
 /// The control plane's network namespace, and the way to it. The way is removed on drop.
 #[derive(Debug)]
 pub struct Network {
     control_plane: Namespace,
     /// `X` of the addresses.
     number: u8,
+    families: Families,
 }
 
 impl Network {
@@ -45,10 +100,10 @@ impl Network {
     ///
     /// # Errors
     /// Not root, or no range is free.
-    pub fn make(run: &Run) -> Result<Self> {
+    pub fn make(run: &Run, families: Families) -> Result<Self> {
         let control_plane = Namespace::create(&format!("{}-cp", run.name()))?;
         let number = Self::join(&control_plane)?;
-        let network = Self { control_plane, number };
+        let network = Self { control_plane, number, families };
         network.control_plane.ip(&[
             format!("link add {BRIDGE} type bridge"),
             format!("addr add {}/24 dev {BRIDGE}", network.api_server().ip()),
@@ -90,15 +145,17 @@ impl Network {
         ])?;
         // Replaced: they outlive a node that starts anew.
         self.control_plane.ip(&self.ways_to_pods("replace", number))?;
-        let [first, second_family] = self.node(number);
-        let mut lines = vec![
+        let [first, second_family] = self.both(number);
+        let mut lines = self.families.of([
             format!("addr add {first}/24 dev eth0"),
             // Nobody else has it: nothing waits until that is proved.
             format!("addr add {second_family}/64 dev eth0 nodad"),
-            "link set eth0 up".to_owned(),
+        ]);
+        lines.push("link set eth0 up".to_owned());
+        lines.extend(self.families.of([
             format!("route add default via {}", self.api_server().ip()),
             format!("route add ::/0 via {}", second(1)),
-        ];
+        ]));
         let others = (1..=nodes).filter(|other| *other != number);
         lines.extend(others.flat_map(|other| self.ways_to_pods("add", other)));
         node.ip(&lines)?;
@@ -107,9 +164,12 @@ impl Network {
     }
 
     /// The routes to the pods of a node, as lines of `ip`.
-    fn ways_to_pods(&self, verb: &str, number: u8) -> [String; 2] {
-        let ([first, second], [over_first, over_second]) = (pods_of(number), self.node(number));
-        [format!("route {verb} {first} via {over_first}"), format!("route {verb} {second} via {over_second}")]
+    fn ways_to_pods(&self, verb: &str, number: u8) -> Vec<String> {
+        let ([first, second], [over_first, over_second]) = (pods_of(number), self.both(number));
+        self.families.of([
+            format!("route {verb} {first} via {over_first}"),
+            format!("route {verb} {second} via {over_second}"),
+        ])
     }
 
     /// Takes a node off the wire, whose namespace may live on for a moment.
@@ -125,13 +185,28 @@ impl Network {
         Place::new(self.control_plane.clone(), run.cgroup().join("control-plane"), run.folder())
     }
 
-    /// Where the API server listens.
+    /// Where the API server listens, for this machine.
     pub fn api_server(&self) -> SocketAddr {
         SocketAddr::from((self.address(1), SECURE))
     }
 
-    /// The addresses of node `number`, counted from 1.
-    pub fn node(&self, number: u8) -> [IpAddr; 2] {
+    /// The same for the cluster: nodes, and pods by its own Service.
+    pub fn api_server_inside(&self) -> SocketAddr {
+        let address = if self.families.has_first() { self.address(1).into() } else { second(1).into() };
+        SocketAddr::new(address, SECURE)
+    }
+
+    /// Which families it has.
+    pub fn families(&self) -> Families {
+        self.families
+    }
+
+    /// The addresses of node `number`, counted from 1: at least one.
+    pub fn node(&self, number: u8) -> Vec<IpAddr> {
+        self.families.of(self.both(number))
+    }
+
+    fn both(&self, number: u8) -> [IpAddr; 2] {
         // Written alike: .11 and ::11 are the first.
         let digits = u16::from(10 + number);
         [self.address(10 + number).into(), second(digits / 10 * 16 + digits % 10).into()]
@@ -151,7 +226,7 @@ impl Drop for Network {
 }
 
 /// The ranges of a node's pods.
-pub fn pods_of(number: u8) -> [String; 2] {
+fn pods_of(number: u8) -> [String; 2] {
     [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number:x}::/64")]
 }
 

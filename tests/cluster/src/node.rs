@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificates::Certificates;
 use crate::hierarchies::{self, Hierarchy};
-use crate::network::Network;
+use crate::network::{Families, Network};
 use crate::node_files;
 use crate::part::Part;
 use crate::programs::{self, Programs};
@@ -38,7 +38,9 @@ pub struct Inside {
     /// The node's name.
     pub name: String,
     /// Its addresses, the first of them the one that it is reached at.
-    pub addresses: [IpAddr; 2],
+    pub addresses: Vec<IpAddr>,
+    /// The families of its pods' addresses.
+    pub families: Families,
     /// The folder of its files.
     pub folder: PathBuf,
     /// The folder of Kubernetes' programs.
@@ -107,17 +109,18 @@ impl Node {
         let Common { run, network, certificates, programs: kubernetes, images, nodes } = common;
         let name = name(number);
         let addresses = network.node(number);
-        let api_server = network.api_server();
+        let (api_server, families) = (network.api_server_inside(), network.families());
         let url = format!("https://{api_server}");
         let folder = run.folder().join(&name);
         certificates.server(&name, &addresses)?;
         let user = format!("system:node:{name}");
         let kubelet = certificates.client(&format!("{name}-kubelet"), &user, Some("system:nodes"), &url)?;
         let proxy = certificates.client("kube-proxy", "system:kube-proxy", None, &url)?;
-        node_files::write(&folder, &name, number, certificates)?;
+        node_files::write(&folder, &name, number, families, certificates)?;
         let inside = Inside {
             name,
             addresses,
+            families,
             folder,
             programs: kubernetes.folder().to_owned(),
             runtime: programs::runtime()?,
@@ -170,6 +173,11 @@ impl Node {
     /// Its first address.
     pub fn address(&self) -> IpAddr {
         self.site.inside.addresses[0]
+    }
+
+    /// Its address of the second family, or the only one that it has.
+    pub fn last_address(&self) -> IpAddr {
+        *self.site.inside.addresses.last().unwrap_or(&self.site.inside.addresses[0])
     }
 
     /// Where its programs' logs are.

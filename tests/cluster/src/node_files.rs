@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::certificates::Certificates;
 use crate::images::PAUSE;
-use crate::network::{NAME_SERVER, pods_of};
+use crate::network::Families;
 use crate::node::CONTAINERD;
 
 /// Where a node has the network plugins, as most do.
@@ -21,13 +21,19 @@ pub const STATIC_PODS: &str = "static-pods";
 ///
 /// # Errors
 /// They cannot be written.
-pub fn write(folder: &Path, name: &str, number: u8, certificates: &Certificates) -> Result<()> {
+pub fn write(
+    folder: &Path,
+    name: &str,
+    number: u8,
+    families: Families,
+    certificates: &Certificates,
+) -> Result<()> {
     let static_pods = folder.join(STATIC_PODS);
     fs::create_dir_all(&static_pods).with_context(|| format!("make {}", static_pods.display()))?;
     let files = [
         ("containerd.toml", containerd()),
-        ("kubelet.json", kubelet(folder, name, certificates)),
-        ("cni.conflist", plugins(number)),
+        ("kubelet.json", kubelet(folder, name, families, certificates)),
+        ("cni.conflist", plugins(number, families)),
         // No name server but the cluster's own is reached.
         ("resolv.conf", String::new()),
     ];
@@ -55,11 +61,13 @@ fn containerd() -> String {
     )
 }
 
-fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
+fn kubelet(folder: &Path, name: &str, families: Families, certificates: &Certificates) -> String {
     let file = |name: &str| certificates.file(name).display().to_string();
     let configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
+        // Without it IPv4's alone.
+        "address": if families == Families::Ipv6 { "::" } else { "0.0.0.0" },
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": false,
@@ -72,7 +80,7 @@ fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
         "authorization": { "mode": "Webhook" },
         "tlsCertFile": file(&format!("{name}.crt")),
         "tlsPrivateKeyFile": file(&format!("{name}.key")),
-        "clusterDNS": [NAME_SERVER.to_string()],
+        "clusterDNS": [families.name_server().to_string()],
         "clusterDomain": "cluster.local",
         "resolvConf": folder.join("resolv.conf"),
         "staticPodPath": folder.join(STATIC_PODS),
@@ -94,8 +102,9 @@ fn kubelet(folder: &Path, name: &str, certificates: &Certificates) -> String {
     format!("{configuration:#}\n")
 }
 
-fn plugins(number: u8) -> String {
-    let ranges = pods_of(number).map(|range| json!([{ "subnet": range }]));
+fn plugins(number: u8, families: Families) -> String {
+    let ranges: Vec<_> = families.pods_of(number).iter().map(|range| json!([{ "subnet": range }])).collect();
+    let routes: Vec<_> = families.of(["0.0.0.0/0", "::/0"]).iter().map(|all| json!({ "dst": all })).collect();
     let list = json!({
         "cniVersion": "0.4.0",
         "name": "pods",
@@ -108,7 +117,7 @@ fn plugins(number: u8) -> String {
                 "ipam": {
                     "type": "host-local",
                     "ranges": ranges,
-                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+                    "routes": routes,
                 },
             },
             { "type": "portmap", "capabilities": { "portMappings": true } },

@@ -19,7 +19,6 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use rustix::process::{Pid, WaitOptions, wait};
 
 use crate::hierarchies::CGROUPS;
-use crate::network::PODS;
 use crate::node::{CONTAINERD, Inside};
 use crate::node_files::PLUGINS;
 
@@ -142,11 +141,12 @@ fn start(
 }
 
 fn kubelet_flags(inside: &Inside) -> [String; 4] {
+    let addresses: Vec<String> = inside.addresses.iter().map(ToString::to_string).collect();
     [
         format!("--config={}", file(inside, "kubelet.json")),
         format!("--kubeconfig={}", inside.kubelet.display()),
         format!("--hostname-override={}", inside.name),
-        format!("--node-ip={}", inside.addresses.map(|address| address.to_string()).join(",")),
+        format!("--node-ip={}", addresses.join(",")),
     ]
 }
 
@@ -154,7 +154,7 @@ fn proxy_flags(inside: &Inside) -> [String; 8] {
     [
         format!("--kubeconfig={}", inside.proxy.display()),
         format!("--hostname-override={}", inside.name),
-        format!("--cluster-cidr={PODS}"),
+        format!("--cluster-cidr={}", inside.families.pods()),
         "--proxy-mode=nftables".to_owned(),
         // Settings that a network namespace cannot change.
         "--conntrack-max-per-core=0".to_owned(),

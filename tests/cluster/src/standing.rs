@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use mesh_test_harness::eventually::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api_server::ApiServer;
 use crate::cluster::Cluster;
 use crate::control_plane::ControlPlane;
+use crate::network::Families;
 use crate::node;
 use crate::programs::{self, Programs};
 
@@ -46,6 +48,9 @@ pub struct Standing {
     pub url: String,
     /// The kubeconfig of somebody who may do everything.
     pub kubeconfig: PathBuf,
+    /// Which families of addresses nodes, pods and Services have.
+    #[serde(default)]
+    pub families: Families,
     /// Its nodes; a light one has none.
     pub nodes: Vec<StandingNode>,
 }
@@ -90,20 +95,24 @@ impl Standing {
     /// Builds what is missing, starts a cluster and waits until it is ready. Returns how long the start took.
     ///
     /// # Errors
-    /// Another one stands, or it does not come up; the text is what its process said.
-    pub fn up(nodes: u8) -> Result<(Self, Duration)> {
+    /// Another one stands, families are named for no nodes, or it does not come up; the text is what its process said.
+    pub fn up(nodes: u8, families: Families) -> Result<(Self, Duration)> {
+        if nodes == 0 && families != Families::Dual {
+            bail!("without nodes there is no network to have families: leave --families out");
+        }
         if let Some(standing) = Self::find()? {
-            if standing.nodes.len() == usize::from(nodes) {
+            if (standing.nodes.len(), standing.families) == (usize::from(nodes), families) {
                 return Ok((standing, Duration::ZERO));
             }
-            bail!("a cluster of {} nodes stands; cargo xtask cluster down ends it", standing.nodes.len());
+            let (nodes, families) = (standing.nodes.len(), standing.families);
+            bail!("a cluster of {nodes} nodes, {families:?}, stands; cargo xtask cluster down ends it");
         }
         Programs::get()?;
         if nodes > 0 {
             programs::coredns()?;
         }
         let started = Instant::now();
-        let mut holder = Holder::start(nodes)?;
+        let mut holder = Holder::start(nodes, families)?;
         let standing = eventually("the cluster stands", PATIENCE, || {
             holder.show();
             match holder.child.try_wait() {
@@ -146,11 +155,12 @@ impl Standing {
         words.is_ok_and(|words| words.split(|byte| *byte == 0).nth(1) == Some(HOLD.as_bytes()))
     }
 
-    fn of(control_plane: &ControlPlane, nodes: Vec<StandingNode>) -> Self {
+    fn of(control_plane: &ControlPlane, families: Families, nodes: Vec<StandingNode>) -> Self {
         Self {
             process: std::process::id(),
             url: control_plane.url(),
             kubeconfig: control_plane.kubeconfig().to_owned(),
+            families,
             nodes,
         }
     }
@@ -164,10 +174,11 @@ struct Holder {
 }
 
 impl Holder {
-    fn start(nodes: u8) -> Result<Self> {
+    fn start(nodes: u8, families: Families) -> Result<Self> {
         let log = File::create(LOG).with_context(|| format!("make {LOG}"))?;
         let mut holder = Command::new(std::env::current_exe().context("find this program")?);
-        holder.args([HOLD, "--nodes", &nodes.to_string()]);
+        let families = families.to_possible_value().context("every choice has a name")?;
+        holder.args([HOLD, "--nodes", &nodes.to_string(), "--families", families.get_name()]);
         holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         // A group of its own: what ends the caller later does not end it.
         let child = holder.process_group(0).spawn().context("start the process that holds the cluster")?;
@@ -194,14 +205,14 @@ impl Holder {
 ///
 /// # Errors
 /// It does not start, or cannot be made known.
-pub fn hold(nodes: u8) -> Result<()> {
+pub fn hold(nodes: u8, families: Families) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Listened to from the first: what is told meanwhile is heard after the start.
     let _inside = runtime.enter();
     let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     thread::spawn(end_if_left_alone);
-    let held = Held::start(nodes)?;
-    write(&serde_json::to_string(&held.standing()?)?)?;
+    let held = Held::start(nodes, families)?;
+    write(&serde_json::to_string(&held.standing(families)?)?)?;
     runtime.block_on(async {
         tokio::select! {
             _ = end.recv() => {}
@@ -230,16 +241,16 @@ enum Held {
 }
 
 impl Held {
-    fn start(nodes: u8) -> Result<Self> {
+    fn start(nodes: u8, families: Families) -> Result<Self> {
         Ok(match nodes {
             0 => Self::Light(Box::new(ApiServer::start()?)),
-            nodes => Self::Full(Box::new(Cluster::start(nodes, |step| eprintln!("{step}"))?)),
+            nodes => Self::Full(Box::new(Cluster::start_with(nodes, families, |step| eprintln!("{step}"))?)),
         })
     }
 
-    fn standing(&self) -> Result<Standing> {
+    fn standing(&self, families: Families) -> Result<Standing> {
         let cluster = match self {
-            Self::Light(server) => return Ok(Standing::of(server, Vec::new())),
+            Self::Light(server) => return Ok(Standing::of(server, families, Vec::new())),
             Self::Full(cluster) => cluster,
         };
         let node = |node: &node::Node| {
@@ -252,7 +263,7 @@ impl Held {
             })
         };
         let nodes = cluster.nodes().iter().map(node).collect::<Result<_>>()?;
-        Ok(Standing::of(cluster.control_plane(), nodes))
+        Ok(Standing::of(cluster.control_plane(), families, nodes))
     }
 }
 

@@ -8,7 +8,7 @@ mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ const MARK: [u16; 2] = [7, 9];
 /// A connect to a closed port across the wire: once it is in the file, everything before it is.
 #[derive(Clone, Copy, Debug)]
 struct LastPacket {
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
 }
 
 /// What a wire carried.
@@ -65,7 +65,7 @@ impl Capture {
     /// # Errors
     /// Tcpdump cannot be started or does not begin in time.
     pub fn start(site: &Site, interface: &str) -> Result<Self> {
-        Self::between(site.host(), site.name(), interface, site.wire_addresses())
+        Self::between(site.host(), site.name(), interface, site.wire_addresses().map(IpAddr::V4))
     }
 
     /// The same where there is no [`Site`]: on an interface of the place's namespace, on the way from the first address,
@@ -73,7 +73,7 @@ impl Capture {
     ///
     /// # Errors
     /// As [`Capture::start`].
-    pub fn between(place: &Place, name: &str, interface: &str, ends: [Ipv4Addr; 2]) -> Result<Self> {
+    pub fn between(place: &Place, name: &str, interface: &str, ends: [IpAddr; 2]) -> Result<Self> {
         let file = place.logs().join(format!("{interface}.pcap"));
         let path = file.display().to_string();
         // -Z root: the folder belongs to root. -B: 64 MiB of kernel buffer, so that no burst is lost.
@@ -132,24 +132,25 @@ impl Capture {
 }
 
 impl LastPacket {
-    fn between([here, there]: [Ipv4Addr; 2]) -> Self {
-        Self { from: SocketAddrV4::new(here, MARK[0]), to: SocketAddrV4::new(there, MARK[1]) }
+    fn between([here, there]: [IpAddr; 2]) -> Self {
+        Self { from: SocketAddr::new(here, MARK[0]), to: SocketAddr::new(there, MARK[1]) }
     }
 
     fn send(self) -> Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("make a socket")?;
+        let socket =
+            Socket::new(Domain::for_address(self.from), Type::STREAM, None).context("make a socket")?;
         socket.set_reuse_address(true).context("share the port")?;
-        socket.bind(&SocketAddr::V4(self.from).into()).with_context(|| format!("bind {}", self.from))?;
-        match socket.connect(&SocketAddr::V4(self.to).into()) {
+        socket.bind(&self.from.into()).with_context(|| format!("bind {}", self.from))?;
+        match socket.connect(&self.to.into()) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
             other => bail!("connect to the closed port {} gave {other:?}", self.to),
         }
     }
 
-    /// Looks for the addresses and ports in the file, as they stand in an IPv4 packet without options, from a place that
+    /// Looks for the addresses and ports in the file, as they stand in a packet without options of IP, from a place that
     /// moves on with each look: on a busy wire much is written after it in one go.
     fn is_in(self, file: &Path, from: &mut u64) -> bool {
-        let mut wanted = [self.from.ip().octets(), self.to.ip().octets()].concat();
+        let mut wanted = [octets(self.from.ip()), octets(self.to.ip())].concat();
         wanted.extend(self.from.port().to_be_bytes());
         wanted.extend(self.to.port().to_be_bytes());
         let mut end = Vec::new();
@@ -161,6 +162,13 @@ impl LastPacket {
         // What is not whole yet is looked at again.
         *from += end.len().saturating_sub(wanted.len()) as u64;
         found
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
     }
 }
 
