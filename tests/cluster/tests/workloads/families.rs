@@ -1,10 +1,12 @@
 //! Pods that have addresses of both IP families, and Services of both and of the second alone.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use mesh_test_cluster::mesh::{Mesh, PATIENCE, WAIT};
 use mesh_test_harness::eventually::eventually;
 
-use super::{outside, recorded, refused};
+use super::{outside, refused};
 
 const FAMILIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/families.yaml");
 const NOT_FROM_NODE_A: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/not-from-node-a.yaml");
@@ -27,10 +29,29 @@ struct Family {
     services: &'static str,
 }
 
-/// Where only certificates count. Calls go from another node, on the same node, and from the pod to itself by its Service.
-pub fn are_both_carried(mesh: &Mesh) -> Result<()> {
+/// The port of `both-any` on every node.
+const ANY: u16 = 30084;
+
+/// Without a word on certificates, also who comes to a node by IPv6 and is not in the mesh.
+pub fn everybody_is_served(mesh: &Mesh) -> Result<()> {
     mesh.kubectl(&["apply", "-f", FAMILIES])?;
     mesh.kubectl(&["wait", "--for=condition=Ready", WAIT, "pod/both-a", "pod/both-b"])?;
+    for url in ports_of_nodes(mesh) {
+        eventually(&format!("{url} is served"), PATIENCE, || {
+            mesh.cluster().ask_from_outside(&url).is_ok_and(|status| status == "200").then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The Service's port on every node, by IPv6: on one an endpoint is, from the other it is on the way.
+fn ports_of_nodes(mesh: &Mesh) -> Vec<String> {
+    let nodes = mesh.cluster().nodes().iter();
+    nodes.map(|node| format!("http://{}/", SocketAddr::new(node.last_address(), ANY))).collect()
+}
+
+/// Where only certificates count. Calls go from another node, on the same node, and from the pod to itself by its Service.
+pub fn are_both_carried(mesh: &Mesh) -> Result<()> {
     let families = "jsonpath={.spec.ipFamilies}";
     let families = |service| mesh.kubectl(&["get", "service", service, "-o", families]);
     let (both, second) = (families("both")?, families("second")?);
@@ -44,6 +65,9 @@ pub fn are_both_carried(mesh: &Mesh) -> Result<()> {
             ensure!(statuses == "200".repeat(8), "{caller} to {name} with {}: {statuses}", family.option);
         }
         answers(mesh, caller, &SECOND, &second_address(mesh, "both-b")?, "200")?;
+        for url in ports_of_nodes(mesh) {
+            answers(mesh, caller, &SECOND, &url, "200")?;
+        }
     }
     let carried = wire.finish()?;
     ensure!(carried.markers() == 0, "the wire shows what the pods say to each other");
@@ -94,10 +118,12 @@ fn who_has_no_certificate_is_refused(mesh: &Mesh) -> Result<()> {
     let url = second_address(mesh, "both-b")?;
     ensure!(refused(&outside(mesh, &url)), "a pod outside the mesh is served by IPv6");
     ensure!(refused(&mesh.ask("host", &url, "GET")), "a pod on its node's network is served by IPv6");
+    for url in ports_of_nodes(mesh) {
+        ensure!(mesh.cluster().ask_from_outside(&url)? == "000", "{url} is served");
+    }
     // The addresses of that pod, and of its node.
     for source in ["src.addr=[fd00:10:244:1:", "src.addr=[fd00:198:18::11]"] {
-        recorded(
-            mesh,
+        mesh.recorded(
             "the refusal by IPv6",
             &["reason=plaintext_under_strict", source, "dst.workload=default/both-b "],
         )?;

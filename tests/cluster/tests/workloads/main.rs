@@ -44,6 +44,7 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
             &[&["patch", "service", "web-b-balanced", "--subresource=status"], &BALANCED[..]].concat(),
         )?;
         everybody_is_served(&mesh)?;
+        families::everybody_is_served(&mesh)?;
         mesh.kubectl(&["apply", "-f", AUTHENTICATED])?;
         who_has_no_certificate_is_refused(&mesh)?;
         who_has_one_is_served(&mesh)?;
@@ -156,7 +157,7 @@ fn a_service_for_its_own_node_serves_no_other(mesh: &Mesh) -> Result<()> {
     mesh.answers("web-a", "http://web-b-near/", "503")?;
     let refusal =
         ["src.workload=default/web-a", "dst.service=web-b-near.default.", "reason=no_ready_endpoint_on_node"];
-    recorded(mesh, "the refusal", &refusal)
+    mesh.recorded("the refusal", &refusal)
 }
 
 /// `kubectl port-forward`: the pod's kubelet connects inside of the pod, where nothing is captured.
@@ -195,24 +196,13 @@ fn a_proxy_in_front_is_served_once_it_is_enrolled(mesh: &Mesh) -> Result<()> {
         })
     };
     answers("502")?;
-    recorded(mesh, "the refusal", &["reason=plaintext_under_strict", "src.workload=outside/ingress"])?;
+    mesh.recorded("the refusal", &["reason=plaintext_under_strict", "src.workload=outside/ingress"])?;
     mesh.kubectl(&["apply", "-f", INGRESS_ENROLLED])?;
     let label = ["label", "--namespace=outside", "pod", "ingress", "nodemesh.dev/mode=enabled"];
     mesh.kubectl(&label)?;
     answers("200")?;
     let identity = "src.identity=spiffe://cluster.local/ns/outside/sa/ingress";
-    recorded(
-        mesh,
-        "the identity of the proxy",
-        &["direction=inbound", "dst.workload=default/web-b", identity],
-    )
-}
-
-/// Waits for an access record with all of these.
-fn recorded(mesh: &Mesh, what: &str, wanted: &[&str]) -> Result<()> {
-    eventually(&format!("{what} is recorded"), PATIENCE, || {
-        mesh.records().lines().any(|line| wanted.iter().all(|field| line.contains(field))).then_some(())
-    })
+    mesh.recorded("the identity of the proxy", &["direction=inbound", "dst.workload=default/web-b", identity])
 }
 
 /// Longer than a kubelet takes to say that a pod is not ready, or to begin its container again.
