@@ -49,6 +49,8 @@ pub(super) const MAX_NAMED: usize = 5;
 const ACCEPTED: &str = "Accepted";
 /// Whether the keys are there that it names by `jwksUri`; of one that names none nothing is said.
 const KEYS_FETCHED: &str = "KeysFetched";
+/// Its reason where tokens are refused for want of keys, and that of the Event about it.
+const FETCH_FAILED: &str = "FetchFailed";
 
 /// Writes status.
 pub(super) struct Writer {
@@ -236,6 +238,12 @@ fn news(policy: &Policy, status: &Value, report: Option<&Report>) -> Vec<News> {
         let note = accepted["message"].as_str().unwrap_or_default().to_owned();
         news.push(News { reason: "NotAccepted", action: "Translate", note });
     }
+    let fetched = condition(status, KEYS_FETCHED);
+    if fetched["reason"] == FETCH_FAILED && condition(&policy.status, KEYS_FETCHED)["reason"] != FETCH_FAILED
+    {
+        let note = fetched["message"].as_str().unwrap_or_default().to_owned();
+        news.push(News { reason: FETCH_FAILED, action: "Fetch", note });
+    }
     if let Some(report) = report.filter(|report| report.is_news(&policy.status, policy.generation)) {
         news.push(News { reason: REFUSED, action: "Program", note: report.message.clone() });
     }
@@ -277,7 +285,7 @@ fn desired(policy: &Policy, about: &About<'_>, now: &str) -> Value {
             (true, true) => (true, "Fetched"),
             (true, false) => (true, "KeysOfBefore"),
             (false, true) => (false, "Pending"),
-            (false, false) => (false, "FetchFailed"),
+            (false, false) => (false, FETCH_FAILED),
         };
         condition(KEYS_FETCHED, is_met, reason, key_message(keys))
     }));
@@ -428,6 +436,11 @@ mod tests {
             assert_eq!((&fetched["type"], &fetched["status"]), (&json!(KEYS_FETCHED), &json!(state)));
             assert_eq!(fetched["reason"], reason);
             assert_eq!(status["conditions"][0]["status"], "True", "the object itself is understood");
+            let told = news(&policy(Vec::new(), Value::Null), &status, None);
+            let told: Vec<_> = told.iter().map(|news| (news.reason, &*news.note)).collect();
+            let said = (FETCH_FAILED, fetched["message"].as_str().unwrap());
+            assert_eq!(told, if reason == FETCH_FAILED { vec![said] } else { Vec::new() });
+            assert_eq!(news(&policy(Vec::new(), status.clone()), &status, None).len(), 0, "and once");
             let again = desired(&policy(Vec::new(), status.clone()), &with_keys(&keys), "now");
             assert_eq!(again, status, "not written again");
             let without = desired(&policy(Vec::new(), status.clone()), &about(1), "now");

@@ -1,6 +1,7 @@
 //! Pods of every kind that a kubelet runs, and every way to reach them, with only certificates and default deny.
 
 mod families;
+mod issuers;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -52,6 +53,7 @@ fn every_kind_of_pod_is_carried_and_who_has_no_certificate_is_refused() -> Resul
         a_person_gets_in(&mesh)?;
         a_proxy_in_front_is_served_once_it_is_enrolled(&mesh)?;
         families::are_both_carried(&mesh)?;
+        issuers::the_status_says_whether_keys_were_fetched(&mesh)?;
         probes_go_on(&mesh)?;
         jobs_end_well(&mesh)
     };
