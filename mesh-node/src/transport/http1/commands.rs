@@ -242,8 +242,8 @@ impl<C: Conductor> Engine<C> {
         let Kind::Http(http) = kind else { return };
         let Summary { status, bytes, ending } = summary;
         let duration = planned.started.until(self.core.now);
-        let failure = http.failure.take();
-        let outcome = ExchangeOutcome { status, bytes, duration, ending, failure };
+        // Kept until the next one begins: should the client be cut off with it, it hears why.
+        let outcome = ExchangeOutcome { status, bytes, duration, ending, failure: http.failure };
         let decision = self.conductor.exchange_ended(record, planned.exchange, &outcome);
         http.relay.answer_refused(decision);
     }
@@ -259,7 +259,7 @@ impl<C: Conductor> Engine<C> {
             None if http.lingers && ended => self.end(key, CloseReason::Completed),
             None => {}
             Some(Close::Abort) => {
-                let reason = http.client_lost.unwrap_or(CloseReason::ServerReset);
+                let reason = http.client_lost.or(http.failure).unwrap_or(CloseReason::ServerReset);
                 self.end(key, reason);
             }
             Some(Close::Done) if !http.client_may_send() => self.end(key, CloseReason::Completed),

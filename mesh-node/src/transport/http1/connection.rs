@@ -251,19 +251,17 @@ impl<X> Http<X> {
         if let Upstream::Expected(_) = self.upstream {
             return self.since.after(settings.connect_timeout);
         }
-        if let Some(since) = self.connects_since {
-            return since.after(settings.connect_timeout);
-        }
         let after = |wait: Duration| active.after(wait);
         let whole = self.asked.after(http.request_timeout);
-        match self.waiting {
+        let usual = match self.waiting {
             Waiting::Request if self.is_new && self.preface_began => self.since.after(http.header_timeout),
             Waiting::Request => after(http.idle_timeout),
             Waiting::Head => self.since.after(http.header_timeout).min(whole),
             Waiting::Body => after(http.body_timeout).min(self.pace.deadline(http)).min(whole),
             Waiting::Response | Waiting::Opaque => after(settings.idle_timeout),
             Waiting::Nothing => after(LINGER),
-        }
+        };
+        self.connects_since.map_or(usual, |since| usual.min(since.after(settings.connect_timeout)))
     }
 
     /// When too little is taken of what waits for the client; `None` while nothing does. After 101 both sides take their
@@ -316,7 +314,7 @@ impl<X> Http<X> {
         self.waiting = waiting;
         self.since = now;
         self.pace = Pace::begins(now, self.relay.client_body());
-        matches!(waiting, Waiting::Head | Waiting::Body | Waiting::Nothing)
+        matches!(waiting, Waiting::Head | Waiting::Body | Waiting::Opaque | Waiting::Nothing)
     }
 
     /// Has the relay do something that may bring up a request.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use mesh_common::http1::Refusal;
 use mesh_common::http1::relay::Ending;
 use mesh_common::model::Direction;
+use mesh_common::tunnel::ResetReason;
 
 use self::world::{
     Seen, Side, To, application, ask, connect, eventually, get, judge, nobody, pair, polite, read_all,
@@ -345,6 +346,28 @@ fn a_quiet_websocket_has_the_time_of_tcp_and_not_that_of_requests() {
     assert!(quiet.elapsed() >= long / 2, "{:?}", quiet.elapsed());
     let (_, outcome) = &source.exchanges(1)[0];
     assert_eq!((outcome.status, outcome.ending), (101, Ending::TimedOut));
+}
+
+/// Were it told that the application had gone, its record would say that, or nothing of the time, by which of the two was first.
+#[test]
+fn who_ends_a_quiet_websocket_tells_the_other_daemon_why() {
+    let world = World::new();
+    let inbound = judge(&world, Direction::Inbound, To::Application(switching()));
+    let settings = Settings { idle_timeout: Duration::from_millis(200), ..Settings::default() };
+    let destination = Side::start(inbound, Direction::Inbound, settings);
+    let outbound = judge(&world, Direction::Outbound, To::Tunnel(destination.address));
+    let source = Side::start(outbound, Direction::Outbound, Settings::default());
+    let mut client = connect(source.address);
+    let begun = Instant::now();
+    client.write_all(HANDSHAKE).unwrap();
+    let (head, _) = read_message(&mut client).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let ended = client.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset));
+    assert!(begun.elapsed() < Settings::default().connect_timeout, "it ended with the time for connecting");
+    assert_eq!(destination.exchanges(1)[0].1.failure, Some(CloseReason::IdleTimedOut));
+    let told = CloseReason::PeerReset(ResetReason::IdleTimedOut);
+    assert_eq!(source.exchanges(1)[0].1.failure, Some(told));
 }
 
 #[test]
