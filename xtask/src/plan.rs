@@ -3,54 +3,62 @@
 /// How those of a suite run.
 #[derive(Clone, Copy)]
 pub struct How {
-    /// Those that run beside each other, begun in this order. What is not named runs alone, and first.
-    beside: &'static [&'static str],
-    /// At most so many.
+    /// Those that run alone, and first, in the order of their names.
+    alone: &'static [&'static str],
+    /// Those that are begun first of the others, in this order; then the rest, in that of their names.
+    longest: &'static [&'static str],
+    /// At most so many of the others run beside each other.
     at_once: usize,
     /// How many tests of one run at a time, of two processors.
     of_two: usize,
 }
 
 /// One after the other, as many tests at a time as there are processors.
-pub const USUAL: How = How { beside: &[], at_once: 1, of_two: 2 };
+pub const USUAL: How = How { alone: &[], longest: &[], at_once: 1, of_two: 2 };
 
 /// The same with more: most wait for something to happen on loopback, and leave four fifths of the processors unused.
 pub const UNIT: How = How { of_two: 6, ..USUAL };
 
-/// Those that wait for what is to happen and for what must not, twice as long as they compute and more, beside each other; the
-/// longest first. One after the other those that hold to times, as that of a request beside bulk, that measure, or that are short.
+/// They wait for what is to happen and for what must not, twice as long as they compute and more. Alone are those that measure how
+/// long it takes who behaves, or who is cut off.
 pub const END_TO_END: How = How {
-    beside: &[
+    alone: &["attacks", "live", "slow_network"],
+    longest: &[
         "deadlines",
-        "hostile_answers",
         "controller",
+        "first_instruction",
         "inner_http",
         "versions",
+        "limits",
+        "crash",
         "issuer_keys",
+        "on_demand",
         "policy_l4",
+        "rotation",
         "protocols",
         "hostile",
-        "revocation",
-        "end_users",
+        "churn",
+        "daemon",
     ],
-    at_once: 2,
+    at_once: 3,
     of_two: 3,
 };
 
-/// The two of WebSocket's suite beside each other: its client is one process, which asks one thing after the other.
-pub const CONFORMANCE: How = How { beside: &["websocket_http2", "websocket"], at_once: 2, of_two: 2 };
+/// The two of WebSocket's suite beside the others: its client is one process, which asks one thing after the other.
+pub const CONFORMANCE: How = How { longest: &["websocket_http2", "websocket"], at_once: 2, ..USUAL };
 
 /// Each has a Kubernetes of its own, of up to three nodes, and waits for it longer than it computes. The longest first, so that
-/// none is left alone at the end.
+/// none is left alone at the end. What looks at the whole machine is alone.
 pub const CLUSTER: How = How {
-    beside: &[
+    alone: &["nodes"],
+    longest: &[
         "controller",
         "faults",
         "mesh",
-        "reboot",
-        "rotation",
-        "starts",
         "workloads",
+        "starts",
+        "rotation",
+        "reboot",
         "definitions",
         "install",
     ],
@@ -68,12 +76,13 @@ pub struct Round<T> {
 impl How {
     /// Puts those of a suite into rounds, in which the order is the same each time.
     pub fn rounds<T>(self, jobs: Vec<T>, name: impl Fn(&T) -> &str) -> [Round<T>; 2] {
-        let place = |job: &T| self.beside.iter().position(|of| *of == name(job));
-        let (mut beside, mut alone): (Vec<T>, Vec<T>) =
-            jobs.into_iter().partition(|job| place(job).is_some());
+        let (mut alone, mut others): (Vec<T>, Vec<T>) =
+            jobs.into_iter().partition(|job| self.alone.contains(&name(job)));
         alone.sort_by(|one, other| name(one).cmp(name(other)));
-        beside.sort_by_key(place);
-        [Round { at_once: 1, jobs: alone }, Round { at_once: self.at_once, jobs: beside }]
+        others.sort_by(|one, other| name(one).cmp(name(other)));
+        let place = |job: &T| self.longest.iter().position(|of| *of == name(job)).unwrap_or(usize::MAX);
+        others.sort_by_key(place);
+        [Round { at_once: 1, jobs: alone }, Round { at_once: self.at_once, jobs: others }]
     }
 
     /// How many tests of one run at a time.
@@ -88,12 +97,12 @@ mod tests {
     use crate::workspace;
 
     #[test]
-    fn what_is_not_named_runs_alone_and_first() {
-        let [alone, others] = CLUSTER.rounds(vec!["mesh", "nodes", "controller", "new"], |name| name);
-        assert_eq!(alone, Round { at_once: 1, jobs: vec!["new", "nodes"] });
-        assert_eq!(others, Round { at_once: 2, jobs: vec!["controller", "mesh"] });
+    fn who_is_alone_is_first_and_then_the_longest() {
+        let [alone, others] = CLUSTER.rounds(vec!["one", "mesh", "nodes", "controller", "new"], |name| name);
+        assert_eq!(alone, Round { at_once: 1, jobs: vec!["nodes"] });
+        assert_eq!(others, Round { at_once: 2, jobs: vec!["controller", "mesh", "new", "one"] });
         let [alone, others] = USUAL.rounds(vec!["mesh", "controller"], |name| name);
-        assert_eq!((alone.jobs, others.jobs), (vec!["controller", "mesh"], vec![]));
+        assert_eq!((alone.jobs, others.jobs), (vec![], vec!["controller", "mesh"]));
     }
 
     #[test]
@@ -110,7 +119,7 @@ mod tests {
             ("tests/e2e/tests", END_TO_END),
         ] {
             let tests = workspace::root().join(folder);
-            for name in how.beside {
+            for name in how.alone.iter().chain(how.longest) {
                 let is_there =
                     tests.join(format!("{name}.rs")).exists() || tests.join(name).join("main.rs").exists();
                 assert!(is_there, "there is no {name}");
@@ -122,10 +131,14 @@ mod tests {
     #[test]
     fn who_looks_at_the_whole_machine_is_alone() {
         let tests = workspace::root().join("tests/cluster/tests");
-        for name in CLUSTER.beside {
-            let files = [tests.join(format!("{name}.rs")), tests.join(name).join("main.rs")];
-            let text: String = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
-            assert!(!text.contains("mod machine;"), "{name} looks at the whole machine");
+        let mut looking = Vec::new();
+        for entry in std::fs::read_dir(tests).unwrap() {
+            let path = entry.unwrap().path();
+            let file = if path.is_dir() { path.join("main.rs") } else { path.clone() };
+            if std::fs::read_to_string(file).is_ok_and(|text| text.contains("mod machine;")) {
+                looking.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+            }
         }
+        assert_eq!(looking, CLUSTER.alone);
     }
 }

@@ -50,7 +50,8 @@ fn requests_run_on_between_nodes_while_the_root_is_replaced_and_an_agent_is_cut_
         for load in loads {
             let outcome = load?.stop(mesh.cluster())?;
             figure(&format!("while the root was replaced, {outcome}"));
-            ensure!(outcome.failed == 0 && outcome.requests > 200, "{outcome}: {:?}", outcome.statuses);
+            // Some every second of the minute at least: each is a program of its own, on a machine that does other work too.
+            ensure!(outcome.failed == 0 && outcome.requests > 60, "{outcome}: {:?}", outcome.statuses);
         }
         for called in called {
             let (answered, failed) = called?;
