@@ -24,8 +24,6 @@ use serde_json::Value;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/websocket");
 /// Noted with what was installed.
 const COMPILED: &str = "# compiled\n";
-/// So many cases run beside each other: most of them wait.
-const AT_ONCE: &str = "64";
 /// How long a program may take until it listens, on a machine that does other things: it reads all of Twisted first.
 const START: Duration = Duration::from_secs(60);
 /// Where a gateway listens, on loopback.
@@ -141,7 +139,7 @@ impl Autobahn {
         Ok(Gateway { process })
     }
 
-    /// Runs cases from a pod to an address, and waits for the last of them.
+    /// Runs cases from a pod to an address, `at_once` of them beside each other, and waits for the last of them.
     ///
     /// # Errors
     /// It does not start, or not all cases end within `limit`.
@@ -151,7 +149,7 @@ impl Autobahn {
         pod: &Pod,
         to: SocketAddr,
         cases: &[String],
-        limit: Duration,
+        (at_once, limit): (u32, Duration),
     ) -> Result<Told> {
         let told = out(pod);
         let part = match client {
@@ -161,7 +159,7 @@ impl Autobahn {
         let name = format!("{}-{part}", pod.name());
         let process = pod.place().spawn_with(&name, &self.python, |command| {
             command.args(["-B", "suite.py", part, &format!("ws://{to}")]).arg(&told);
-            command.args(cases).args(["--at-once", AT_ONCE]).current_dir(FOLDER);
+            command.args(cases).args(["--at-once", &at_once.to_string()]).current_dir(FOLDER);
         })?;
         process.wait(limit)?.success(part)?;
         read(&told)

@@ -20,8 +20,8 @@ const SECTIONS: [&str; 5] = ["1.", "2.", "5.", "6.2.", "7."];
 const OF_OTHER_SECTIONS: [&str; 4] = ["9.1.2", "9.2.2", "9.8.2", "12.1.1"];
 /// A message, fragments with pings between them, a large one, a thousand compressed ones.
 const OF_HTTP_2: [&str; 4] = ["1.2.8", "5.6", "9.1.3", "12.1.1"];
-/// How long a run may take where the machine does other things.
-const LIMIT: Duration = Duration::from_secs(240);
+/// How many cases run beside each other, and how long a run may take where the machine does other things.
+const RUN: (u32, Duration) = (64, Duration::from_secs(240));
 
 #[test]
 fn an_application_of_http_2_hears_what_it_hears_without_the_mesh() {
@@ -34,7 +34,7 @@ fn an_application_of_http_2_hears_what_it_hears_without_the_mesh() {
                 let serving = suite.serve(Server::Hypercorn, mesh.pod(to), HTTP2)?;
                 let gateway = suite.gateway(mesh.pod(from), at)?;
                 let cases = [case.to_owned()];
-                let asked = suite.ask(Client::Fuzzes, mesh.pod(from), gateway.address(), &cases, LIMIT);
+                let asked = suite.ask(Client::Fuzzes, mesh.pod(from), gateway.address(), &cases, RUN);
                 let asked = asked.with_context(|| gateway.tail())?;
                 ensure!(asked[case]["behavior"] == "OK", "{}", asked[case]);
                 anyhow::Ok((asked, serving.told(1)?))
@@ -59,7 +59,7 @@ fn an_application_of_http_1_hears_what_it_hears_without_the_mesh_and_http_2() {
         let cases = chosen(suite.cases()?);
         let run = |from: &str, to: &str, at: SocketAddr| {
             let serving = suite.serve(Server::Echoes, mesh.pod(to), HTTP)?;
-            let asked = suite.ask(Client::Fuzzes, mesh.pod(from), at, &cases, LIMIT)?;
+            let asked = suite.ask(Client::Fuzzes, mesh.pod(from), at, &cases, RUN)?;
             anyhow::Ok((asked, serving.told(cases.len())?))
         };
         let without = run("caller", "called", mesh.pod("called").at(HTTP))?;
