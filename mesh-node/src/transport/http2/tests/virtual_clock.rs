@@ -138,13 +138,15 @@ fn who_stands_still_has_a_minute_and_five_of_them_after_much_was_taken() {
     let minute = Settings::default().response_timeout;
     for (window, deadline) in [(0, minute), (200 << 10, MOST * minute)] {
         by_the_clock(async {
-            let world = world_with(Protocol::Http2, Settings::default()).await;
+            // Where nobody is asked whether it is there, which an answer in no time would be wanted to.
+            let world =
+                world_with(Protocol::Http2, Settings { ping_interval: DAY, ..Settings::default() }).await;
             world.application.set(gives(1 << 20).await);
             let caller = world.caller_with_window(window).await;
             // Nobody reads what came of it.
             let _answer = caller.0.clone().send_request(get("/x")).await.unwrap();
             sleep(SOON).await;
-            // In steps, between which each agent finds the other one there.
+            // In steps, for each look.
             let step = Duration::from_secs(10);
             let pass_up_to = async |time: Duration| {
                 for _ in 0..time.as_secs() / step.as_secs() {
