@@ -34,6 +34,8 @@ pub(super) struct Activity {
     queued: Cell<u32>,
     /// What the caller does not read.
     unread: Rc<Waiting>,
+    /// Interim answers that h2 has and has not sent.
+    interims: Rc<Cell<u32>>,
 }
 
 /// So many exchanges of a connection begin before everybody else has a turn: one read may bring hundreds of requests, and each
@@ -78,12 +80,18 @@ impl Activity {
             newest: RefCell::default(),
             queued: Cell::new(0),
             unread: Rc::new(Waiting::new(&terms)),
+            interims: Rc::default(),
         })
     }
 
     /// What the caller does not read, to be told.
     pub(super) fn unread(&self) -> Rc<Waiting> {
         self.unread.clone()
+    }
+
+    /// How many interim answers h2 has and has not sent, to be told.
+    pub(super) fn interims(&self) -> Rc<Cell<u32>> {
+        self.interims.clone()
     }
 
     /// Ends what the caller takes too little of.

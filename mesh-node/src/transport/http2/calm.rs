@@ -5,6 +5,9 @@
 //! Only frames' headers are looked at, and where fields begin. h2 answers each such frame at once and counts none of them; those that it has a limit
 //! for (CONTINUATION, empty DATA, its own resets) are left to it. What is useful pays: requests, responses and data.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use tokio::time::Instant;
 
 use super::fields::Fields;
@@ -84,6 +87,8 @@ pub(super) struct Calm {
     most_fields: u32,
     /// The frame that comes is part of a head.
     is_head: bool,
+    /// Interim answers that were handed on and not sent: their heads look like those of answers.
+    interims: Rc<Cell<u32>>,
     is_over: bool,
 }
 
@@ -93,8 +98,8 @@ pub(super) struct Calm {
 pub(super) struct Restless;
 
 impl Calm {
-    /// `max_fields`: that a request may have.
-    pub(super) fn new(max_fields: usize, now: Instant) -> Self {
+    /// `max_fields`: that a request may have. `interims`: counts those that are handed on to the caller.
+    pub(super) fn new(max_fields: usize, interims: Rc<Cell<u32>>, now: Instant) -> Self {
         Self {
             came: Position { left: PREFACE, ..Position::default() },
             went: Position::default(),
@@ -103,6 +108,7 @@ impl Calm {
             fields: Fields::default(),
             most_fields: u32::try_from(max_fields).unwrap_or(u32::MAX).saturating_mul(FIELDS),
             is_head: false,
+            interims,
             is_over: false,
         }
     }
@@ -142,8 +148,11 @@ impl Calm {
 
     /// Takes what was sent to the caller.
     pub(super) fn went(&mut self, bytes: &[u8]) {
-        let Self { went, managing, taken_back, .. } = self;
+        let Self { went, managing, taken_back, interims, .. } = self;
         went.pass(bytes, |piece| match piece {
+            // Before the answer an application may say as much as it likes of what its caller takes back. (Those of a stream that
+            // was taken back meanwhile are never sent: another answer is taken for one then, of which bursts are made.)
+            Piece::Begins(HEADERS, ..) if interims.get() > 0 => interims.set(interims.get() - 1),
             Piece::Begins(HEADERS, ..) => {
                 taken_back.earn(1);
             }
@@ -236,7 +245,7 @@ mod tests {
     }
 
     fn begun(now: Instant) -> Calm {
-        let mut calm = Calm::new(100, now);
+        let mut calm = Calm::new(100, Rc::default(), now);
         calm.came(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now).unwrap();
         calm
     }
@@ -284,6 +293,22 @@ mod tests {
         }
         assert_eq!(allowed(&mut calm, &taken_back, now), TAKEN_BACK.burst);
         assert_eq!(calm.came(b"", || now), Err(Restless), "and from then on nothing is");
+    }
+
+    #[test]
+    fn interim_answers_are_none() {
+        let now = Instant::now();
+        let interims = Rc::<Cell<u32>>::default();
+        let mut calm = Calm::new(100, interims.clone(), now);
+        calm.came(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now).unwrap();
+        let taken_back = [frame(HEADERS, b"a request"), frame(RESET, &[0; 4])].concat();
+        // The answer of another request comes between them.
+        for _ in 1..TAKEN_BACK.burst {
+            calm.came(&taken_back.repeat(2), || now).unwrap();
+            interims.set(2);
+            calm.went(&frame(HEADERS, b"an interim or an answer").repeat(3));
+        }
+        assert_eq!(allowed(&mut calm, &taken_back, now), 1);
     }
 
     #[test]

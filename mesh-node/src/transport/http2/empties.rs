@@ -4,6 +4,9 @@
 //! is and whatever else it carries; applications may write one with every response, and who pools connections to them would
 //! lose other requests with it. They mean nothing (RFC 9113 section 6.1), so nothing is lost with them. Who sends many of them for little
 //! else has them counted by h2 as before.
+//!
+//! And heads come from whoever is asked no faster than they are looked at: h2 reads as long as there is something to read, and
+//! keeps every interim answer until somebody asks for it.
 
 use std::cell::Cell;
 use std::io;
@@ -22,9 +25,12 @@ const HEADER: usize = 9;
 /// What a client says before its first frame (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 /// So many are taken out at once; another one for each other frame that came since.
 const AT_ONCE: u32 = 100;
+/// After so many heads of answers everybody else has a turn before more is read.
+const HEADS: u32 = 64;
 
 /// Whose frames come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(super) struct Frames {
     /// Bytes that were read and not given yet: part of a header, and what had no room for such a part before it.
     held: SmallVec<[u8; 2 * HEADER]>,
     spare: u32,
+    /// Heads that were read since everybody else had a turn; `None` where whoever sends them waits for us.
+    heads: Option<u32>,
     heard: Heard,
 }
 
@@ -53,7 +61,8 @@ pub(super) struct Frames {
 pub(super) fn without_empties<S>(stream: S, of: FramesOf) -> (WithoutEmpties<S>, Heard) {
     let left = if of == FramesOf::Client { PREFACE } else { 0 };
     let heard = Heard::new(Cell::new(Instant::now()));
-    let reading = Frames { left, held: SmallVec::new(), spare: AT_ONCE, heard: heard.clone() };
+    let heads = (of == FramesOf::Server).then_some(0);
+    let reading = Frames { left, held: SmallVec::new(), spare: AT_ONCE, heads, heard: heard.clone() };
     (Through { stream, reading }, heard)
 }
 
@@ -68,6 +77,9 @@ impl Frames {
         }
         if !is_empty {
             self.spare = (self.spare + 1).min(AT_ONCE);
+        }
+        if let Some(heads) = &mut self.heads {
+            *heads += u32::from(header[3] == HEADERS);
         }
         self.left = HEADER + length;
         false
@@ -136,6 +148,11 @@ impl Reading for Frames {
         let before = room.filled().len();
         if room.remaining() == 0 {
             return Poll::Ready(Ok(()));
+        }
+        if self.heads.is_some_and(|heads| heads >= HEADS) {
+            self.heads = Some(0);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         loop {
             if self.give(room) {
@@ -211,6 +228,39 @@ mod tests {
                 assert_eq!(read(&sent, FramesOf::Client, piece, room).await, seen, "{piece} {room}");
             }
         }
+    }
+
+    /// How many bytes are read of `sent`, at most 100 at a time, before others have a turn.
+    async fn most_in_a_turn(sent: &[u8], of: FramesOf) -> usize {
+        let (mut there, here) = duplex(1 << 20);
+        let (mut here, _) = without_empties(here, of);
+        there.write_all(sent).await.unwrap();
+        let (mut seen, mut before, mut most) = (0, 0, 0);
+        let read = std::future::poll_fn(|context| {
+            while seen < sent.len() {
+                let mut room = [0; 100];
+                let mut room = ReadBuf::new(&mut room);
+                let is_pending = Pin::new(&mut here).poll_read(context, &mut room).is_pending();
+                seen += room.filled().len();
+                most = most.max(seen - before);
+                if is_pending {
+                    before = seen;
+                    return Poll::Pending;
+                }
+            }
+            Poll::Ready(())
+        });
+        tokio::task::unconstrained(read).await;
+        most
+    }
+
+    #[tokio::test]
+    async fn others_have_a_turn_between_many_heads_of_answers() {
+        let heads = frame(HEADERS, 4, b"\x88").repeat(1000);
+        let most = most_in_a_turn(&heads, FramesOf::Server).await;
+        assert!((64 * 10..64 * 10 + 100).contains(&most), "{most}");
+        let callers = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &heads[..]].concat();
+        assert_eq!(most_in_a_turn(&callers, FramesOf::Client).await, callers.len());
     }
 
     #[tokio::test]

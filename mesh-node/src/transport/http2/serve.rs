@@ -239,8 +239,9 @@ impl Http2 {
             let both = (self.shared.clone(), conductor.clone());
             activity.run(server::serve(both, activity.begin(), asked));
         };
-        let stream = Socket::new(stream, activity.unread(), settings.max_fields);
+        let stream = Socket::new(stream, &activity, settings.max_fields);
         let is_restless = stream.is_restless();
+        let failure = |error| if is_restless.get() { ServeError::Restless } else { ServeError::Http(error) };
         let (stream, heard) = without_empties(stream, FramesOf::Client);
         let mut server = Server::new(stream, heard, settings.clone());
         let mut over = pin!(after(valid));
@@ -253,10 +254,7 @@ impl Http2 {
         loop {
             tokio::select! {
                 result = poll_fn(|context| server.poll(context, begin)) => {
-                    return result.map_err(|error| match is_restless.get() {
-                        true => ServeError::Restless,
-                        false => ServeError::Http(error),
-                    });
+                    return result.map_err(failure);
                 }
                 () = conductor.leave().notified(), if !is_draining => is_draining = true,
                 () = over.as_mut(), if !activity.is_over() => {
@@ -275,7 +273,7 @@ impl Http2 {
             server.leave();
         }
         server.leave();
-        let served = poll_fn(|context| server.poll(context, begin));
+        let served = poll_fn(|context| server.poll(context, begin).map_err(failure));
         bid_farewell(served, &activity, settings.handshake_timeout).await
     }
 }
@@ -291,14 +289,14 @@ async fn after(time: Option<Duration>) {
 /// Nothing is open: a caller that does not go, or that never began with HTTP, is not waited for. A request that crossed
 /// with the GOAWAY is.
 async fn bid_farewell(
-    served: impl Future<Output = Result<(), HttpError>>,
+    served: impl Future<Output = Result<(), ServeError>>,
     activity: &Activity,
     patience: Duration,
 ) -> Result<(), ServeError> {
     let mut served = pin!(served);
     loop {
         match timeout(patience, served.as_mut()).await {
-            Ok(result) => return result.map_err(ServeError::Http),
+            Ok(result) => return result,
             Err(_) if activity.look() == Late::OfConnection => return Err(ServeError::NotTaken),
             Err(_) if activity.is_open() => {
                 activity.look_for_idle();

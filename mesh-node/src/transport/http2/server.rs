@@ -140,7 +140,7 @@ async fn answered<C: Conductor>(
     (request, switched): (Request<Incoming>, Option<oneshot::Receiver<Way>>),
     respond: &mut SendResponse<Data>,
 ) -> Option<Response<AnswerBody<C::Exchange>>> {
-    let taking = open.taking().clone();
+    let (taking, told) = (open.taking().clone(), open.activity().interims());
     let mut answer = pin!(exchange::serve(shared, conductor, open, (request, switched)));
     let answer = poll_fn(|context| {
         // First: to a caller that has gone, or takes it back, nothing is told of what that does to its request.
@@ -150,7 +150,7 @@ async fn answered<C: Conductor>(
         let answer = answer.as_mut().poll(context);
         for interim in taking.interims().take() {
             // It fails where the caller has gone, which is seen with the answer.
-            let _ = respond.send_informational(interim);
+            told.set(told.get() + u32::from(respond.send_informational(interim).is_ok()));
         }
         answer.map(Some)
     });

@@ -305,10 +305,10 @@ impl Buf for Data {
 }
 
 impl<S> Socket<S> {
-    /// `max_fields`: that a request may have.
-    pub(super) fn new(stream: S, unread: Rc<Waiting>, max_fields: usize) -> Self {
-        let calm = Calm::new(max_fields, Instant::now());
-        Self { stream, unread, calm, is_restless: Rc::default() }
+    /// That of `activity`. `max_fields`: that a request may have.
+    pub(super) fn new(stream: S, activity: &Activity, max_fields: usize) -> Self {
+        let calm = Calm::new(max_fields, activity.interims(), Instant::now());
+        Self { stream, unread: activity.unread(), calm, is_restless: Rc::default() }
     }
 
     /// Set when the caller's connection ends for what it sends.

@@ -19,9 +19,9 @@ use super::world::*;
 use crate::transport::http2::RefusedUnseen;
 use crate::transport::tunnel::Speaks;
 
-type Interim = (u16, Vec<(&'static str, String)>);
+pub(super) type Interim = (u16, Vec<(&'static str, String)>);
 
-fn hints(link: &str) -> Interim {
+pub(super) fn hints(link: &str) -> Interim {
     (103, vec![("link", link.to_owned())])
 }
 
@@ -31,7 +31,11 @@ async fn application(interims: Vec<Interim>, may_answer: &Rc<Semaphore>) -> Sock
 }
 
 /// One that ends so instead of answering 200 `ok`, if that is given.
-async fn ending(interims: Vec<Interim>, may_answer: &Rc<Semaphore>, end: Option<Reason>) -> SocketAddr {
+pub(super) async fn ending(
+    interims: Vec<Interim>,
+    may_answer: &Rc<Semaphore>,
+    end: Option<Reason>,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (interims, may_answer) = (Rc::new(interims), may_answer.clone());
