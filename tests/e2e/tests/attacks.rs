@@ -28,6 +28,8 @@ const CONNECTIONS: &str = "3";
 const BYTES: &str = "2000000";
 /// For an attack that does not end by itself.
 const LENGTH: &str = "1000";
+/// So many times it attacks for as long, at most.
+const SECONDS: usize = 5;
 /// Ten times what the settings let a connection hold (256 heads of 32 KiB), and some for the allocator.
 const MOST_GROWN_KB: u64 = 100_000;
 
@@ -115,7 +117,7 @@ fn attacked(mesh: &mut Mesh, server: &Server, attack: Attack) -> Result<()> {
     let flags = ["--grpc", "--connections", "2", "--every-ms", "10"];
     let good = mesh.pod("good").load(SocketAddr::new(SERVER, HTTP2), &flags)?;
     let port = if attack.is_http1() { HTTP1 } else { HTTP2 };
-    let event = run(mesh, attack, SocketAddr::new(SERVER, port))?;
+    let event = met(mesh, attack, SocketAddr::new(SERVER, port))?;
     let loaded = good.finish()?;
     ensure!(loaded.failed == 0 && loaded.answered > 0, "the client beside it: {loaded:?}; {event}");
     is_as_wanted(&event, wanted(attack))?;
@@ -125,6 +127,17 @@ fn attacked(mesh: &mut Mesh, server: &Server, attack: Attack) -> Result<()> {
         ensure!(now.saturating_sub(before) < MOST_GROWN_KB, "a daemon grew from {before} to {now} kB");
     }
     Ok(())
+}
+
+/// Attacks until it is met as wanted: on a machine that does other work a second may hold fewer frames than are too many.
+fn met(mesh: &Mesh, attack: Attack, to: SocketAddr) -> Result<Value> {
+    for _ in 1..SECONDS {
+        let event = run(mesh, attack, to)?;
+        if is_as_wanted(&event, wanted(attack)).is_ok() {
+            return Ok(event);
+        }
+    }
+    run(mesh, attack, to)
 }
 
 fn is_as_wanted(event: &Value, wanted: Wanted) -> Result<()> {

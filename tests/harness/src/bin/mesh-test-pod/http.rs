@@ -172,8 +172,9 @@ impl Connection<'_> {
             }
             "verbatim" | "last" => self.write(&head.verbatim()?),
             "twice" => {
-                self.respond(200, head, PLAINTEXT_MARKER.as_bytes())?;
-                self.respond(200, head, b"smuggled")
+                // At once: what comes after the next request was sent is an answer to that, for all that anybody can tell.
+                let asked_for = head.answer(200, PLAINTEXT_MARKER.as_bytes());
+                self.write(&[asked_for, head.answer(200, b"smuggled")].concat())
             }
             _ => {
                 let text = json!({
@@ -201,16 +202,7 @@ impl Connection<'_> {
     }
 
     fn respond(&mut self, status: u16, head: &Head, body: &[u8]) -> io::Result<()> {
-        let without_body = matches!(status, 204 | 304);
-        let length = if without_body { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-        let close = if head.path == "/close" || head.close { "connection: close\r\n" } else { "" };
-        let mut message =
-            format!("HTTP/1.1 {status} Test\r\nx-marker: {PLAINTEXT_MARKER}\r\n{length}{close}\r\n")
-                .into_bytes();
-        if head.method != "HEAD" && !without_body {
-            message.extend_from_slice(body);
-        }
-        self.write(&message)
+        self.write(&head.answer(status, body))
     }
 
     fn respond_chunked(&mut self, body: &[u8], trailers: &str) -> io::Result<()> {
@@ -225,6 +217,20 @@ impl Connection<'_> {
 }
 
 impl Head {
+    /// The whole message that answers it.
+    fn answer(&self, status: u16, body: &[u8]) -> Vec<u8> {
+        let without_body = matches!(status, 204 | 304);
+        let length = if without_body { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        let close = if self.path == "/close" || self.close { "connection: close\r\n" } else { "" };
+        let mut message =
+            format!("HTTP/1.1 {status} Test\r\nx-marker: {PLAINTEXT_MARKER}\r\n{length}{close}\r\n")
+                .into_bytes();
+        if self.method != "HEAD" && !without_body {
+            message.extend_from_slice(body);
+        }
+        message
+    }
+
     fn read(text: &str) -> Self {
         let field = |name: &str| {
             text.lines()
