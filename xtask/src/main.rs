@@ -132,7 +132,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test { suites, seconds } => return test::run(&suites, seconds),
         Verb::Lint => lint::run()?,
         Verb::Demo { keep } => {
-            setup::run(setup::May::Install, setup::For::NoCluster)?;
+            setup::run(setup::May::Install, setup::For::Demo)?;
             demo::run(if keep { demo::Keep::Up } else { demo::Keep::Nothing })?;
         }
         Verb::Bench { words } => bench::run(&words)?,

@@ -20,22 +20,11 @@ pub(crate) enum Keep {
     Nothing,
 }
 
-/// Programs of the distribution that the scene needs, with their packages.
-const PROGRAMS: [(&str, &str); 6] = [
-    ("ip", "iproute2"),
-    ("tcpdump", "tcpdump"),
-    ("curl", "curl"),
-    ("nginx", "nginx-light"),
-    ("redis-server", "redis-server"),
-    ("redis-cli", "redis-tools"),
-];
-
 /// Plays the demo.
 ///
 /// # Errors
 /// The scene cannot be made, or something observed was not as it should be.
 pub(crate) fn run(keep: Keep) -> Result<()> {
-    find_programs()?;
     println!("building mesh-node");
     mesh_test_harness::binary::mesh_node()?;
     mesh_test_harness::binary::test_pod()?;
@@ -52,17 +41,4 @@ pub(crate) fn run(keep: Keep) -> Result<()> {
         bail!("not everything was as it should be");
     }
     Ok(())
-}
-
-fn find_programs() -> Result<()> {
-    let found = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    };
-    let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!("install {} first: apt-get install --no-install-recommends {}", missing.len(), missing.join(" "))
 }

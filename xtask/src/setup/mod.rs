@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::process;
-use crate::setup::needs::{CLUSTER, NEEDS, Need, Source};
+use crate::setup::needs::{CLUSTER, DEMO, NEEDS, Need, Source};
 use crate::vm::kernel;
 
 /// Whether setup may change the machine.
@@ -31,6 +31,8 @@ pub enum For {
     All,
     /// Everything but clusters, which alone need Go and what runs containers.
     NoCluster,
+    /// The demo, which a person runs who has nothing of this yet.
+    Demo,
 }
 
 /// The Rust that the workspace needs, as `rust-version` says.
@@ -88,7 +90,7 @@ pub fn is_complete(purpose: For) -> bool {
 
 fn needs(purpose: For) -> impl Iterator<Item = &'static Need> {
     let cluster = if purpose == For::All { CLUSTER } else { &[] };
-    NEEDS.iter().chain(cluster)
+    NEEDS.iter().filter(move |need| purpose != For::Demo || DEMO.contains(&need.name)).chain(cluster)
 }
 
 fn missing(purpose: For) -> Vec<&'static Need> {

@@ -159,6 +159,20 @@ pub const NEEDS: &[Need] = &[
     ),
 ];
 
+/// What the demo needs of it, by name: no emulator, no databases, nothing that only checks or measures.
+pub const DEMO: &[&str] = &[
+    "cc",
+    KERNEL_COMPILER,
+    "bpf-linker",
+    "ip",
+    "tcpdump",
+    "nginx",
+    "redis-server",
+    "redis-cli",
+    "curl",
+    "CA certificates",
+];
+
 /// What clusters need besides.
 pub const CLUSTER: &[Need] = &[
     Need { name: "Go", reason: "builds Kubernetes and containerd", present: Present::Go, source: Source::Go },
@@ -262,6 +276,13 @@ mod tests {
         for need in NEEDS.iter().chain(CLUSTER) {
             let is_brought = !need.packages().is_empty() || need.cargo_line().is_some() || need.is_unpacked();
             assert!(is_brought || need.by_hand().is_some(), "{} has no source", need.name);
+        }
+    }
+
+    #[test]
+    fn what_a_demo_needs_is_named_as_it_is_here() {
+        for name in DEMO {
+            assert!(NEEDS.iter().any(|need| need.name == *name), "{name} is none of the needs");
         }
     }
 
