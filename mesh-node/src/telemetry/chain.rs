@@ -9,10 +9,16 @@ pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)?;
+        let mut told = self.0.to_string();
+        formatter.write_str(&told)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(formatter, ": {error}")?;
+            let text = error.to_string();
+            // Errors of libraries, as kube's, have their causes in their own text too.
+            if !told.contains(&text) {
+                write!(formatter, ": {text}")?;
+                told = text;
+            }
             cause = error.source();
         }
         Ok(())
@@ -42,5 +48,23 @@ mod tests {
         let cause = std::io::Error::other("disk is gone");
         let error = Outer { folder: "/etc/mesh", cause };
         assert_eq!(Chain(&error).to_string(), "read the folder /etc/mesh: disk is gone");
+    }
+
+    /// As libraries have it: what it says ends with what its cause says.
+    #[derive(Debug, thiserror::Error)]
+    #[error("open ({cause})")]
+    struct Repeats {
+        #[source]
+        cause: std::io::Error,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("start")]
+    struct Start(#[source] Repeats);
+
+    #[test]
+    fn a_cause_that_an_error_has_told_is_not_told_again() {
+        let error = Start(Repeats { cause: std::io::Error::other("disk is gone") });
+        assert_eq!(Chain(&error).to_string(), "start: open (disk is gone)");
     }
 }
