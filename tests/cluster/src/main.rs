@@ -48,6 +48,9 @@ enum Verb {
     Load {
         /// The image, as an OCI archive [default: the mesh of this working copy, as tests have it]
         image: Option<PathBuf>,
+        /// The images of manifests/samples/application instead, made from Debian's nginx, Python and Redis
+        #[arg(long, conflicts_with = "image")]
+        application: bool,
     },
     /// Run the Gateway API's official conformance suite against the mesh that is installed on it
     Conformance {
@@ -117,7 +120,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Status { output } => return status(output),
         Verb::Shell { words } => return shell(&words),
-        Verb::Load { image } => load(image)?,
+        Verb::Load { image, application } => load(image, application)?,
         Verb::Conformance { test, report } => conformance(test.as_deref(), &report)?,
         Verb::Down => Standing::present()?.down()?,
         Verb::Hold { size } => standing::hold(size.nodes, size.families)?,
@@ -137,11 +140,15 @@ fn conformance(test: Option<&str>, report: &Path) -> Result<()> {
     Ok(())
 }
 
-fn load(image: Option<PathBuf>) -> Result<()> {
+fn load(image: Option<PathBuf>, application: bool) -> Result<()> {
     let standing = Standing::present()?;
     let folder = standing.kubeconfig.with_file_name("images");
-    let image = image.map_or_else(|| images::mesh(&folder, Build::Own), Ok)?;
-    standing.load(&image)
+    let archives = match image {
+        Some(image) => vec![image],
+        None if application => images::application(&folder)?,
+        None => vec![images::mesh(&folder, Build::Own)?],
+    };
+    archives.iter().try_for_each(|archive| standing.load(archive))
 }
 
 fn told(inside: &str) -> Result<Inside> {
