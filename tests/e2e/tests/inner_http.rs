@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::framing::INPUTS;
 use mesh_test_e2e::{ECHO, at, pair};
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
+use mesh_test_harness::figure;
 use mesh_test_harness::mesh::Mesh;
 use mesh_test_harness::netns::Namespace;
 use mesh_test_harness::process::Process;
@@ -27,6 +28,11 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// Where the controller of these tests answers.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15030);
 const READINESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15031);
+/// How often a listener is sent all that is ambiguous, until its process has what it keeps; and then: more than a thousand times.
+const WARM: usize = 8;
+const ROUNDS: usize = 30;
+/// What its memory may grow by meanwhile, kB. Ten times as much would be 8 kB for each connection.
+const GROWTH: u64 = 4 << 10;
 /// Whoever attacks: not the address of those who scrape.
 const EVIL: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -216,6 +222,58 @@ fn ambiguous_framing_does_no_harm() {
             ensure!(!seen.contains("/second"), "{name}: the second was read: {seen}");
         }
         Ok(())
+    });
+}
+
+/// Sends a listener each input so many times, each on a connection of its own, and waits for its end.
+fn flood(listener: &Listener, rounds: usize) -> Result<()> {
+    for (name, input) in INPUTS.iter().cycle().take(rounds * INPUTS.len()) {
+        let mut connection = listener.open(EVIL)?;
+        // Broken off by a server that has refused it: that is as good.
+        let _ = connection.stream().write_all(input);
+        if let Connection::Tcp(stream) = &connection {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
+        match connection.stream().read_to_end(&mut Vec::new()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error).context(*name),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Resident memory of a process, kB, and its descriptors.
+fn held(id: u32) -> Result<(u64, usize)> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let resident = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
+    Ok((resident, std::fs::read_dir(format!("/proc/{id}/fd"))?.count()))
+}
+
+#[test]
+fn ambiguous_framing_by_the_thousand_leaves_memory_and_descriptors_where_they_were() {
+    pair().run(|mesh| {
+        let (process, of_controller) = controller(mesh)?;
+        let agent = mesh.node("node-a").id();
+        let all = [(agent, of_agent(mesh)), (process.id(), of_controller)];
+        on_node(mesh, || {
+            for (id, listener) in all.iter().flat_map(|(id, all)| all.iter().map(move |one| (*id, one))) {
+                flood(listener, WARM)?;
+                let before = held(id)?;
+                flood(listener, ROUNDS)?;
+                let count = ROUNDS * INPUTS.len();
+                eventually_true("as many descriptors as before", PATIENCE, || {
+                    held(id).is_ok_and(|now| now.1 <= before.1)
+                })?;
+                let after = held(id)?;
+                figure(&format!(
+                    "{listener:?}: {} kB before {count} connections, {} kB after",
+                    before.0, after.0
+                ));
+                ensure!(after.0 <= before.0 + GROWTH, "{listener:?}: {before:?}, then {after:?}");
+            }
+            Ok(())
+        })
     });
 }
 
