@@ -19,7 +19,6 @@ use mesh_common::http1::{MAX_INTERIM, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::ConnectFailure;
-use super::request::remove_connection_fields;
 use super::taking::{Data, Taking};
 
 /// Most bytes of an exchange's interim answers, and 32 for each field: a caller that reads nothing makes us hold no more, which
@@ -46,8 +45,8 @@ impl Interims {
         if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(ConnectFailure::NoSwitch);
         }
+        // What is of a hop went with it: our codec leaves it out of what it rebuilds, and over HTTP/2 it is malformed.
         let headers = interim.headers_mut();
-        remove_connection_fields(headers);
         // RFC 9110 section 8.6: there is no body.
         headers.remove(CONTENT_LENGTH);
         let bytes =

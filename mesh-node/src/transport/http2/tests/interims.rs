@@ -116,7 +116,9 @@ async fn world_of(protocol: Protocol, application: SocketAddr) -> Rc<World> {
 fn over_http_2_they_come_before_the_answer_is_there() {
     on_one_core(async {
         let may_answer = Rc::new(Semaphore::new(0));
-        let sent = vec![(100, vec![]), hints("</a>"), (102, vec![("x", "1".to_owned())]), hints("</b>")];
+        let mut sent = vec![(100, vec![]), hints("</a>"), (102, vec![("x", "1".to_owned())]), hints("</b>")];
+        // None has a body.
+        sent[3].1.push(("content-length", "2".to_owned()));
         let world = world_of(Protocol::Http2, application(sent, &may_answer).await).await;
         // The application answers when its caller has heard all of it.
         let heard = std::cell::Cell::new(0);
