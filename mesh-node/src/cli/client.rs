@@ -30,8 +30,8 @@ pub enum ClientError {
     /// Nobody listens.
     #[error(
         "no agent answers at {socket}; see that mesh-node agent runs on this node, and give --admin-socket if it \
-         has another one; on Kubernetes ask in the pod of a node's agent: kubectl -n nodemesh-system exec POD -- \
-         mesh-node ..."
+         has another one; on Kubernetes ask in the pod of a node's agent (kubectl -n nodemesh-system exec POD -- \
+         mesh-node)"
     )]
     NoAgent {
         /// The socket.
