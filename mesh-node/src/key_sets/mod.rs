@@ -2,8 +2,8 @@
 //! of a controller never fetch.
 //!
 //! In: the URIs that RequestAuthentications name. Out: the keys there, or why there are none. `schedule` says when, and
-//! what is kept; `control::translate::key_address` says from where; `fetch` does it. A server that hangs, drips or floods holds up nothing else:
-//! every fetch has a time, a size and a place of its own. Never: a look at a token.
+//! what is kept; `control::translate::key_address` says from where; `fetch` does it. A server that hangs, drips or floods holds
+//! up nothing else: every fetch has a time, a size and a place of its own. Never: a look at a token.
 
 mod error;
 mod fetch;

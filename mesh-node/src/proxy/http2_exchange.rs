@@ -206,11 +206,11 @@ impl Exchange for Http2Exchange {
         self.place = None;
         match end.ending {
             Ending::DeadlineExceeded | Ending::IdleTimedOut => self.question_was_late(),
-            _ => self
-                .question
-                .take()
-                .into_iter()
-                .for_each(|question| self.connection.forget_question(question)),
+            _ => {
+                if let Some(question) = self.question.take() {
+                    self.connection.forget_question(question);
+                }
+            }
         }
         let (flags, reason) = match (end.ending, self.answered) {
             (Ending::OwnAnswer, Some(answered)) => answered,

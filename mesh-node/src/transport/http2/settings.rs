@@ -60,7 +60,7 @@ pub struct Settings {
     pub stream_idle_timeout: Duration,
     /// A connection between agents takes no new stream after this (`--tunnel-max-age`).
     pub max_age: Duration,
-    /// A PING is sent when a connection with open streams was silent for so long...
+    /// A PING is sent when a caller, or an endpoint with a request under way, was silent for so long...
     pub ping_interval: Duration,
     /// ...and the connection is given up when no answer comes in this.
     pub ping_timeout: Duration,
