@@ -47,6 +47,36 @@ pub const FORWARDING_FIELDS: &[&str] = &[
     "baggage",
 ];
 
+/// What frames a message, says where it goes or belongs to one connection: only who sends the message writes it.
+pub const FRAMING_FIELDS: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "sec-websocket-accept",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether a field is one of [`FRAMING_FIELDS`], in any spelling, or a pseudo-field.
+pub fn is_framing(name: &[u8]) -> bool {
+    name.starts_with(b":") || StripList::of(FRAMING_FIELDS).covers(name)
+}
+
+/// Whether only the mesh writes a field of a message: nothing that is configured, and no server that is asked, may. It is
+/// one of [`FRAMING_FIELDS`] or of [`IDENTITY_FIELDS`], in any spelling.
+pub fn is_own(name: &[u8]) -> bool {
+    is_framing(name) || StripList::of(IDENTITY_FIELDS).covers(name)
+}
+
 impl<'r> StripList<'r> {
     /// Some names, and no others.
     pub const fn of(names: &'r [&'r str]) -> Self {
@@ -221,6 +251,21 @@ mod tests {
         assert!(!list.covers(b"x-forwarded-for"));
         assert!(!list.covers(b"x-forwarded-client-cert2"));
         assert!(StripList::of(FORWARDING_FIELDS).covers(b"X-Forwarded-For"));
+    }
+
+    #[test]
+    fn what_frames_or_identifies_is_written_by_the_mesh_alone() {
+        for name in FRAMING_FIELDS.iter().chain(IDENTITY_FIELDS) {
+            let name = name.replace('*', "reason");
+            for spelling in [name.to_ascii_uppercase(), name.replace('-', "_"), name] {
+                assert!(is_own(spelling.as_bytes()), "{spelling}");
+            }
+        }
+        assert!(is_own(b":path"));
+        for name in ["x-user", "x-nodemes", "x-forwarded-for", "authorization", "connection-id", ""] {
+            assert!(!is_own(name.as_bytes()), "{name}");
+        }
+        assert!(!is_framing(b"x-forwarded-client-cert"));
     }
 
     #[test]

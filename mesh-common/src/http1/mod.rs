@@ -33,8 +33,8 @@ pub use authority::{Authority, MAX_HOST, spelled_literal};
 pub use body::{BodyPart, BodyReader, BodyStep, BodyWriter, UnevenBody};
 pub use exchange::{BodyBytes, Exchange, MAX_INTERIM};
 pub use field::{
-    CLIENT_CERTIFICATE, FORWARDING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList, Trailers,
-    is_trailer_allowed,
+    CLIENT_CERTIFICATE, FORWARDING_FIELDS, FRAMING_FIELDS, Field, Fields, IDENTITY_FIELDS, StripList,
+    Trailers, is_framing, is_own, is_trailer_allowed,
 };
 pub use framing::{BodyFraming, Version};
 pub use offer::{Offer, WEBSOCKET, WEBSOCKET_KEY_FIELD, WEBSOCKET_VERSION, WEBSOCKET_VERSION_FIELD};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use mesh_common::http1::{StripList, is_own};
 use mesh_common::model::policy::PolicyFault;
 use mesh_common::model::request_authentication::{ClaimHeader, JwtRule, TokenLocation};
 use mesh_common::model::{MeshSettings, NamespacedName, RequestAuthentication, Text};
@@ -26,18 +27,9 @@ const MAX_ENTRIES: usize = 64;
 const MAX_TEXT: usize = 1024;
 /// Claims that are lists of words whoever issues them, as with Istio.
 const LISTS_OF_WORDS: [&str; 2] = ["scope", "permission"];
-/// Fields that no rule may write: they say where the request goes, how long it is and who calls.
-const OWN_FIELDS: [&str; 9] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "host",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+/// What no rule may write, in any spelling, besides what only the mesh writes ([`is_own`]): it says how the body is read, and
+/// where tokens are.
+const NOT_WRITTEN: StripList<'static> = StripList::of(&["content-type", "cookie"]);
 
 /// How long keys may take to come where nothing is said, as with Istio.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -244,7 +236,7 @@ impl Reader {
     /// A field that the mesh writes: not one that means something to it.
     fn output(&mut self, field: &Field<'_>, name: &str) -> Text {
         let lower = self.field_name(field, name);
-        if OWN_FIELDS.contains(&&*lower) {
+        if is_own(lower.as_bytes()) || NOT_WRITTEN.covers(lower.as_bytes()) {
             self.deny(FieldError::new(
                 field,
                 format!("{name:?} cannot be written: choose a name of your own"),

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use mesh_common::http1::is_framing;
 use mesh_common::model::policy::Pattern;
 use mesh_common::model::{ConnectionFacts, HttpCheck, IncludedBody, Protocol, RequestFacts, SpiffeId};
 
@@ -88,7 +89,7 @@ impl Asked {
         let own = self
             .headers
             .iter()
-            .filter(|(name, _)| is_shown(name) && !is_framing(name) && !is_overwritten(name));
+            .filter(|(name, _)| is_shown(name) && !is_framing(name.as_bytes()) && !is_overwritten(name));
         let additional = check.additional_headers.iter();
         let mut headers: Vec<_> = own.cloned().collect();
         headers.extend(additional.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())));
@@ -152,32 +153,6 @@ pub(super) fn matches_any(patterns: &[Pattern], name: &str) -> bool {
         Pattern::Suffix(text) => name.ends_with(&**text),
         Pattern::Present => true,
     })
-}
-
-/// Whether a field says how long a message is, where it goes or what becomes of its connection: nobody but who sends the
-/// message may write it.
-pub(super) fn is_framing(name: &str) -> bool {
-    const NAMES: [&str; 15] = [
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "proxy-connection",
-        "sec-websocket-accept",
-        "sec-websocket-key",
-        "sec-websocket-version",
-        "te",
-        "trailer",
-        "trailers",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    // `_` is as `-`: there are applications that do not tell them apart.
-    let alike =
-        |known: &&str| known.bytes().eq(name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }));
-    name.starts_with(':') || NAMES.iter().any(alike)
 }
 
 fn peer(address: SocketAddr, identity: Option<&SpiffeId>) -> Peer {

@@ -4,11 +4,11 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
-use mesh_common::http1::{GivenAnswer, IDENTITY_FIELDS, StripList};
+use mesh_common::http1::{GivenAnswer, is_own};
 use mesh_common::model::{HeadEdits, HttpCheck, RequestFacts, Text};
 use mesh_common::policy::ExternalDenial;
 
-use super::check::{is_framing, matches_any};
+use super::check::matches_any;
 
 /// Most fields that one word may write or remove.
 const MAX_FIELDS: usize = 100;
@@ -89,7 +89,8 @@ pub(super) fn of_http(
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
 ) -> Word {
-    let named = |list: &[_], (name, _): &&(String, Vec<u8>)| matches_any(list, name) && !is_own(name);
+    let named =
+        |list: &[_], (name, _): &&(String, Vec<u8>)| matches_any(list, name) && !is_own(name.as_bytes());
     let read = match status {
         200 => {
             let request = headers.iter().filter(|field| named(&check.to_upstream_on_allow, field));
@@ -104,7 +105,7 @@ pub(super) fn of_http(
         status => {
             let all = check.to_downstream_on_deny.is_empty();
             let is_shown = |field: &&(String, Vec<u8>)| {
-                !is_own(&field.0)
+                !is_own(field.0.as_bytes())
                     && (all || ALWAYS.contains(&&*field.0) || named(&check.to_downstream_on_deny, field))
             };
             let shown = headers.iter().filter(is_shown);
@@ -205,24 +206,25 @@ fn field(name: &str, value: &[u8]) -> Result<Written, Bad> {
     let is_name = (1..=256).contains(&name.len()) && name.bytes().all(is_token);
     let is_value = value.len() <= 16 << 10
         && value.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
-    if !is_name || !is_value || is_own(name) {
+    if !is_name || !is_value || is_own(name.as_bytes()) {
         return Err(Bad);
     }
     Ok((name.into(), value.trim_ascii().into()))
-}
-
-/// Whether only the mesh writes a field: it frames a message, or says who calls.
-fn is_own(name: &str) -> bool {
-    is_framing(name) || StripList::of(IDENTITY_FIELDS).covers(name.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::HeaderValue;
     use envoy_types::pb::google::rpc::Status;
+    use mesh_common::http1::{FRAMING_FIELDS, IDENTITY_FIELDS};
+    use mesh_common::model::MeshSettings;
     use mesh_common::model::policy::Pattern;
+    use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
+    use crate::control::resources::RequestAuthentication;
+    use crate::control::translate::request_authentication::request_authentication;
 
     fn option(key: &str, value: &str) -> HeaderValueOption {
         let header = HeaderValue { key: key.to_owned(), value: value.to_owned(), ..HeaderValue::default() };
@@ -267,6 +269,44 @@ mod tests {
             query: None,
         };
         assert_eq!(allowance.request, expected, "it takes the place of the caller's");
+    }
+
+    /// Names that the mesh writes itself and ones that resemble them, in all their spellings.
+    fn field_name() -> impl Strategy<Value = String> {
+        let known: Vec<&str> =
+            FRAMING_FIELDS.iter().chain(IDENTITY_FIELDS).map(|name| name.trim_end_matches('*')).collect();
+        let stem =
+            prop_oneof![6 => prop::sample::select(known), 1 => Just("x-user"), 1 => Just("x-forwarded-for")];
+        let end = prop_oneof![6 => Just(""), 1 => Just("s"), 1 => Just("-id"), 1 => Just("_")];
+        (stem, end, any::<u32>(), any::<u32>()).prop_map(|(stem, end, dashes, capitals)| {
+            let name = stem.chars().chain(end.chars()).enumerate();
+            let spelled = name.map(|(index, letter)| match letter {
+                '-' if dashes >> (index % 32) & 1 == 1 => '_',
+                letter if capitals >> (index % 32) & 1 == 1 => letter.to_ascii_uppercase(),
+                letter => letter,
+            });
+            spelled.collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_and_servers_may_write_the_same_fields(name in field_name(), is_payload: bool) {
+            let written = match is_payload {
+                true => json!({"issuer": "a", "jwks": "{}", "outputPayloadToHeader": name}),
+                false => {
+                    json!({"issuer": "a", "jwks": "{}", "outputClaimToHeaders": [{"header": name, "claim": "sub"}]})
+                }
+            };
+            let object = json!({
+                "apiVersion": "policy.nodemesh.dev/v1alpha1", "kind": "RequestAuthentication",
+                "metadata": {"name": "users", "namespace": "shop"}, "spec": {"jwtRules": [written]},
+            });
+            let object: RequestAuthentication = serde_json::from_value(object).expect("an object");
+            let rules = request_authentication(&object, &MeshSettings::default()).expect("it has a name").value;
+            let of_a_server = ok(vec![option(&name, "x")]);
+            prop_assert_eq!(rules.policy.fault.is_some(), matches!(of_a_server, Word::Failed(_)), "{}", name);
+        }
     }
 
     #[test]

@@ -129,8 +129,21 @@ const KEYS: &[&str] = &[
     r#"{"kty":"OKP","crv":"X25519","x":"AA"}"#,
 ];
 const SET_ENDS: &[&str] = &["]}", "]}\n", "],\"b\":[{}]}", "]", "]} x"];
-const NAMES: &[&str] =
-    &["X-User", "x-hosts", "Host", "host", "TE", "Cookie", "Authorization", "Content-Typ", "Content-Type"];
+const NAMES: &[&str] = &[
+    "X-User",
+    "x-hosts",
+    "Host",
+    "host",
+    "TE",
+    "Cookie",
+    "Authorization",
+    "Content-Typ",
+    "Content-Type",
+    "x_forwarded_for",
+    "X_Forwarded-Client-Cert",
+    "X-Nodemesh_",
+    "x-nodemesh",
+];
 
 /// One entry of `jwtRules`.
 fn drawn_issuer(draws: &mut Draws) -> Value {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::http1::{FRAMING_FIELDS, IDENTITY_FIELDS};
 use mesh_node::control::translate::Effect;
 use serde_json::{Value, json};
 
@@ -137,17 +138,9 @@ fn uris_that_no_keys_are_fetched_from_are_refused() {
 
 #[test]
 fn fields_that_no_rule_may_write_and_texts_that_are_not_read_are_refused() {
-    for name in [
-        "Connection",
-        "content-length",
-        "Content-Type",
-        "COOKIE",
-        "expect",
-        "Host",
-        "te",
-        "Transfer-Encoding",
-        "upgrade",
-    ] {
+    let own = FRAMING_FIELDS.iter().chain(IDENTITY_FIELDS).map(|name| name.replace('*', "reason"));
+    let spelled = ["X_Forwarded-Client_CERT", "transfer_encoding", "Content-Type", "content_type", "COOKIE"];
+    for name in own.chain(spelled.map(str::to_owned)) {
         let said = format!("spec.jwtRules.outputPayloadToHeader: \"{name}\" cannot be written");
         let spec = with_keys(json!({"outputPayloadToHeader": name}));
         refused_and_reported("RequestAuthentication", &spec, &said, "spec.jwtRules[0].outputPayloadToHeader");
