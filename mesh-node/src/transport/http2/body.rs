@@ -17,6 +17,7 @@ use super::conductor::{End, Ending, Exchange};
 use super::connect::ConnectFailure;
 use super::cut::{Cut, Half, Why};
 use super::incoming::{HttpError, Incoming};
+use super::pipe::Passed;
 use super::pool::{Key, Place};
 use super::pool_http1::IdlePool;
 use super::strict::Sender;
@@ -105,7 +106,9 @@ impl Broken {
     pub(super) fn reset_reason(&self) -> Option<Reason> {
         match self {
             Self::Underneath(error) => error.reset_reason(),
-            Self::Cut | Self::Slow | Self::CallerGone | Self::Again => None,
+            // As the caller's own reset says where it is read.
+            Self::CallerGone => Some(Reason::CANCEL),
+            Self::Cut | Self::Slow | Self::Again => None,
         }
     }
 }
@@ -269,7 +272,7 @@ impl<E: Exchange> Drop for Record<E> {
         };
         self.tell_messages();
         self.exchange.ended(&end);
-        if is_untaken {
+        if is_untaken || self.ending == Ending::CallerGone {
             self.request.abandon();
         } else {
             self.request.response_ended();
@@ -316,6 +319,25 @@ impl<E: Exchange> Record<E> {
             self.ending = Ending::Complete;
         }
         Some(Ok(frame.map_data(|bytes| self.taking.give(bytes))))
+    }
+}
+
+impl<E: Exchange> Passed for AnswerBody<E> {
+    fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let (Source::Upstream, Some(record)) = (&self.source, &self.record) else { return Poll::Pending };
+        ready!(record.cut.poll(Half::Response, context));
+        match record.cut.why() {
+            Some(Why::NotPermitted) => Poll::Ready(()),
+            // The end that a deadline makes comes after what was read.
+            _ => Poll::Pending,
+        }
+    }
+
+    /// It was read to its end perhaps, and its caller did not take that.
+    fn has_not_passed(&mut self) {
+        if let Some(record) = self.record.as_mut().filter(|record| record.ending == Ending::Complete) {
+            record.ending = Ending::CallerGone;
+        }
     }
 }
 

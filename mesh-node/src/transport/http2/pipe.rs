@@ -10,6 +10,15 @@ use http_body::Body;
 use super::body::Broken;
 use super::taking::Data;
 
+/// A body that may be given up while its stream has no room for what was read of it.
+pub(super) trait Passed: Body<Error = Broken> + Unpin {
+    /// Ready when nothing more of it is to go, what was read neither: reading on says why.
+    fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<()>;
+
+    /// What was read of it last did not go: its stream ended before there was room.
+    fn has_not_passed(&mut self) {}
+}
+
 /// Carries a body into its stream. Over with its end, or when the stream takes no more; dropped before, the stream is reset
 /// if nobody else holds it.
 pub(super) struct Pipe<B> {
@@ -21,7 +30,7 @@ pub(super) struct Pipe<B> {
 
 impl<B> Pipe<B>
 where
-    B: Body<Error = Broken> + Unpin,
+    B: Passed,
     B::Data: Into<Data>,
 {
     pub(super) fn new(body: B, stream: SendStream<Data>) -> Self {
@@ -34,7 +43,12 @@ where
         while self.stream.capacity() == 0 {
             match self.stream.poll_capacity(context) {
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.body.has_not_passed();
+                    return Poll::Ready(None);
+                }
+                // Whoever ends the exchange does not wait for room, which the stream may never have.
+                Poll::Pending if self.body.poll_given_up(context).is_ready() => return Poll::Ready(Some(())),
                 Poll::Pending => {
                     self.held = Some((data, is_last));
                     return Poll::Pending;
@@ -87,7 +101,7 @@ where
 
 impl<B> Future for Pipe<B>
 where
-    B: Body<Error = Broken> + Unpin,
+    B: Passed,
     B::Data: Into<Data>,
 {
     type Output = ();
@@ -96,10 +110,13 @@ where
         let this = &mut *self;
         loop {
             // Looked at each time, so that a stream that is reset wakes this.
-            if this.stream.poll_reset(context).is_ready()
-                || ready!(this.poll_held(context)).is_none()
-                || ready!(this.poll_read(context)).is_none()
-            {
+            if this.stream.poll_reset(context).is_ready() {
+                if this.held.take().is_some() {
+                    this.body.has_not_passed();
+                }
+                return Poll::Ready(());
+            }
+            if ready!(this.poll_held(context)).is_none() || ready!(this.poll_read(context)).is_none() {
                 return Poll::Ready(());
             }
         }

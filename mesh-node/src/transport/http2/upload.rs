@@ -26,6 +26,7 @@ use super::connect::refusal_in;
 use super::cut::{Cut, Half};
 use super::incoming::Incoming;
 use super::pace::{Pace, Wanted};
+use super::pipe::Passed;
 use crate::transport::http1::AskedBody;
 
 /// First bytes of a body that are kept for one more try, as many as of an opaque connection.
@@ -320,6 +321,15 @@ impl Drop for RequestBody {
         if self.upload.kept.borrow().is_none() {
             self.upload.incoming.take();
         }
+    }
+}
+
+impl Passed for RequestBody {
+    fn poll_given_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.upload.is_abandoned.get() {
+            return Poll::Ready(());
+        }
+        self.upload.cut.poll(Half::Request, context)
     }
 }
 

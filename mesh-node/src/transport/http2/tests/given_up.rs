@@ -92,3 +92,49 @@ fn a_request_that_is_given_up_is_never_whole() {
         }
     });
 }
+
+/// An application that begins its answer and has never room for the request; how it heard that.
+async fn without_room(world: &World) -> oneshot::Receiver<Heard> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.application.set(listener.local_addr().unwrap());
+    let (tell, told) = oneshot::channel();
+    spawn_local(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        let mut connection = builder.initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        spawn_local(async move { while connection.accept().await.is_some() {} });
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        send.send_data(Bytes::from_static(b"part"), false).unwrap();
+        let _ = tell.send(heard(request.into_body()).await);
+        drop(send);
+    });
+    told
+}
+
+/// There may never be room.
+#[test]
+fn a_request_that_waits_for_room_ends_with_its_permission_and_with_its_caller() {
+    on_one_core(async {
+        for is_cut in [true, false] {
+            let world = World::start(Protocol::Http2).await;
+            let told = without_room(&world).await;
+            let (mut send, _body) = begun(&world).await;
+            // More than any has room for before it says how much that is.
+            send.send_data(vec![b'x'; 200 << 10].into(), false).unwrap();
+            // What asks after it, on the way that the agents share, is refused after it came.
+            for _ in 0..2 {
+                drop(world.caller().await.ask(get("/after")).await);
+            }
+            if is_cut {
+                world.cuts.borrow()[1].now();
+            } else {
+                send.send_reset(Reason::CANCEL);
+            }
+            let (came, end) = told.await.unwrap();
+            assert_eq!(came, "part", "of the rest it has no room for anything");
+            let why = if is_cut { Reason::INTERNAL_ERROR } else { Reason::CANCEL };
+            assert_eq!(end, Err(Some(why)), "cut: {is_cut}");
+        }
+    });
+}

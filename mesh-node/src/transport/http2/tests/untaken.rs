@@ -76,6 +76,37 @@ fn a_caller_that_never_opens_a_window_has_no_stream_for_long() {
     });
 }
 
+/// The agents have read it to its end.
+#[test]
+fn an_answer_that_its_caller_gives_up_before_it_has_room_for_it_is_not_complete() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        world.application.set(gives(10).await);
+        let caller = world.caller_with_window(0).await;
+        let response = caller.0.clone().send_request(get("/x")).await.unwrap();
+        eventually("the destination has passed it on", || {
+            world.recorded(Some("spiffe://cluster.local/ns/shop/sa/web")).len() == 1
+        })
+        .await;
+        drop(response);
+        eventually("the record", || world.recorded(None).len() == 1).await;
+        assert_eq!(world.recorded(None)[0].end.ending, Ending::CallerGone);
+    });
+}
+
+#[test]
+fn an_answer_that_waits_for_room_ends_with_its_permission() {
+    on_one_core(async {
+        let world = World::start(Protocol::Http2).await;
+        world.application.set(gives(10).await);
+        let caller = world.caller_with_window(0).await;
+        let mut answer = caller.0.clone().send_request(get("/x")).await.unwrap().into_body();
+        world.cuts.borrow()[0].now();
+        assert!(answer.frame().await.expect("it has no end").is_err());
+        assert_eq!(world.recorded(None)[0].end.ending, Ending::Cut);
+    });
+}
+
 #[test]
 fn an_upload_goes_with_a_response_of_which_nothing_is_taken() {
     on_one_core(async {
