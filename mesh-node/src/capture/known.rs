@@ -13,6 +13,7 @@ use super::listener::{Family, ListenError, Listener};
 use super::namespace::Namespace;
 use super::pod_error::PodError;
 use super::pods::{CapturedPod, PodChanges};
+use super::ports::Ports;
 use crate::kernel::{Kernel, PodFacts, PodListeners};
 
 /// One pod, as it was found and as the kernel has it.
@@ -60,7 +61,7 @@ impl Known {
                 let pod = CapturedPod {
                     workload: Arc::clone(workload),
                     namespace: self.namespace.clone(),
-                    listeners: listeners(&self.namespace)?,
+                    listeners: listeners(&self.namespace, workload)?,
                 };
                 let pod = Arc::new(pod);
                 changes.opened.push(Arc::clone(&pod));
@@ -123,11 +124,12 @@ impl State {
     }
 }
 
-fn listeners(namespace: &Namespace) -> Result<Vec<Arc<Listener>>, ListenError> {
+fn listeners(namespace: &Namespace, workload: &Workload) -> Result<Vec<Arc<Listener>>, ListenError> {
+    let ports = Ports::of(namespace, &workload.details);
     let mut listeners = Vec::with_capacity(4);
     for direction in [Direction::Outbound, Direction::Inbound] {
         for family in [Family::V4, Family::V6] {
-            listeners.extend(Listener::open(namespace, direction, family)?.map(Arc::new));
+            listeners.extend(Listener::open(namespace, &ports, direction, family)?.map(Arc::new));
         }
     }
     Ok(listeners)

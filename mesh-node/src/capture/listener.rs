@@ -1,8 +1,7 @@
 //! Listeners inside a pod's namespace: one per direction and address family.
 //!
-//! They stand on loopback, on ports chosen at run time outside the ephemeral range, so there is no fixed port to
-//! collide with or to abuse. The kernel programs lead connections there: the connect hook those of the pod, sk_lookup
-//! those to the pod.
+//! They stand on loopback, on ports chosen at run time, so there is no fixed port to collide with or to abuse. The
+//! kernel programs lead connections there: the connect hook those of the pod, sk_lookup those to the pod.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,16 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mesh_common::model::Direction;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, bind, listen, sockopt};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::namespace::Namespace;
+use super::ports::Ports;
 
 /// Connections that wait for `accept`, per listener. The kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 /// How many ports are tried before giving up: each is taken with a small probability only.
 const ATTEMPTS: usize = 64;
-/// Linux's own ephemeral range where the namespace does not tell.
-const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,12 +57,12 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Every port that was tried is taken.
-    #[error("no free loopback port for {family:?} after {ATTEMPTS} attempts outside {ephemeral:?}")]
+    #[error("no free loopback port for {family:?} after {ATTEMPTS} attempts in {range:?}")]
     NoPort {
         /// The family that it was for.
         family: Family,
-        /// The ephemeral range of the namespace, which is avoided.
-        ephemeral: RangeInclusive<u16>,
+        /// From the lowest that may be taken to the highest.
+        range: RangeInclusive<u16>,
     },
 }
 
@@ -96,20 +93,20 @@ impl From<Family> for AddressFamily {
 }
 
 impl Listener {
-    /// Listens inside `namespace`. `None`: the namespace has no IPv6, which is no error.
+    /// Listens inside `namespace` on one of `ports`. `None`: the namespace has no IPv6, which is no error.
     ///
     /// # Errors
     /// A call fails, or no port is free.
     pub fn open(
         namespace: &Namespace,
+        ports: &Ports,
         direction: Direction,
         family: Family,
     ) -> Result<Option<Self>, ListenError> {
-        let ephemeral = namespace.run(|| Ok(ephemeral_range())).unwrap_or(EPHEMERAL);
         for _ in 0..ATTEMPTS {
             let failed =
                 |operation| move |source: io::Error| ListenError::Kernel { operation, family, source };
-            let port = random_port(&ephemeral).map_err(failed("choose a port for"))?;
+            let port = ports.draw().map_err(failed("choose a port for"))?;
             let socket = match namespace.socket(family.into()) {
                 Err(error) if is_without_family(&error) => return Ok(None),
                 made => made.map_err(failed("make"))?,
@@ -124,7 +121,7 @@ impl Listener {
             let netns_cookie = namespace.cookie();
             return Ok(Some(Self { id: next_id(), socket, direction, family, port, netns_cookie }));
         }
-        Err(ListenError::NoPort { family, ephemeral })
+        Err(ListenError::NoPort { family, range: ports.range() })
     }
 
     /// Its name in this process.
@@ -193,32 +190,6 @@ fn is_without_family(error: &io::Error) -> bool {
     code == Some(Errno::AFNOSUPPORT.raw_os_error()) || code == Some(Errno::ADDRNOTAVAIL.raw_os_error())
 }
 
-/// The range of the namespace that the thread stands in.
-fn ephemeral_range() -> RangeInclusive<u16> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut bounds = text.split_whitespace().map_while(|bound| bound.parse().ok());
-    match (bounds.next(), bounds.next()) {
-        (Some(low), Some(high)) => low..=high,
-        _ => EPHEMERAL,
-    }
-}
-
-/// A port from 1024 on that is not in `avoid`; any, if that leaves none.
-fn random_port(avoid: &RangeInclusive<u16>) -> io::Result<u16> {
-    let mut random = [0; 2];
-    getrandom(&mut random[..], GetRandomFlags::empty())?;
-    let random = u32::from(u16::from_le_bytes(random));
-    let (low, high) = (u32::from(*avoid.start()).max(1024), u32::from(*avoid.end()));
-    let below = low - 1024;
-    let above = 65_535_u32.saturating_sub(high);
-    let port = match random.checked_rem(below + above) {
-        Some(choice) if choice < below => 1024 + choice,
-        Some(choice) => high + 1 + (choice - below),
-        None => 1024 + random % 64_512,
-    };
-    Ok(u16::try_from(port).expect("at most 65535 by construction"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,20 +209,5 @@ mod tests {
             assert!(sockopt::tcp_nodelay(&accepted).unwrap());
             assert_eq!(sockopt::tcp_congestion(&accepted).unwrap(), congestion_control.unwrap_or(&system));
         }
-    }
-
-    #[test]
-    fn a_port_is_never_ephemeral() {
-        for avoid in [EPHEMERAL, 1024..=65_000, 2_000..=65_535, 1..=1_500] {
-            for _ in 0..1_000 {
-                let port = random_port(&avoid).unwrap();
-                assert!(port >= 1024 && !avoid.contains(&port), "{port} for {avoid:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_range_of_everything_still_gives_a_port() {
-        assert!(random_port(&(1024..=65_535)).unwrap() >= 1024);
     }
 }

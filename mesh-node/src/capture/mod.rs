@@ -17,6 +17,7 @@ mod metrics;
 mod namespace;
 mod pod_error;
 mod pods;
+mod ports;
 mod processes;
 mod socket;
 mod trial;

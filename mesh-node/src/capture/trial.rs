@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use mesh_common::model::Direction;
 use mesh_common::model::workload::Exclusions;
+use mesh_common::model::{Direction, PodDetails};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
@@ -27,6 +27,7 @@ use super::known::sockets;
 use super::listener::{Family, ListenError, Listener};
 use super::namespace::{Namespace, NamespaceError};
 use super::pods::Pods;
+use super::ports::Ports;
 use crate::kernel::{self, KernelError, OriginalDstReader, PodFacts};
 
 /// The address of the trial's pod.
@@ -131,9 +132,10 @@ impl Pods {
             probe_ports: Vec::new(),
         };
         self.kernel().hold(namespace.cookie(), namespace.as_fd(), &facts)?;
+        let ports = Ports::of(namespace, &PodDetails::default());
         let mut listeners = Vec::new();
         for direction in [Direction::Outbound, Direction::Inbound] {
-            listeners.extend(Listener::open(namespace, direction, Family::V4)?.map(Arc::new));
+            listeners.extend(Listener::open(namespace, &ports, direction, Family::V4)?.map(Arc::new));
         }
         self.kernel().capture(namespace.cookie(), &facts, &sockets(&listeners))?;
         Ok(listeners)

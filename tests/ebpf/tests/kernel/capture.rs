@@ -117,7 +117,7 @@ fn a_connection_that_was_not_led_to_the_listener_has_no_original_destination() -
     let outcome = client.dial(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port)).send("x").run()?;
     assert!(outcome.refusal().is_some(), "{outcome:?}");
     assert_eq!(stand.events("stray").len(), 1);
-    assert!(!(32_768..=60_999).contains(&port), "the listener's port {port} is ephemeral");
+    assert!(port >= 61_000, "the listener's port {port} is ephemeral, or one that applications take");
     Ok(())
 }
 
