@@ -7,6 +7,10 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use mesh_test_harness::run::Run;
 
+/// How far a heap of Kubernetes' programs grows before it is collected, in percent of what is in use (Go's GOGC, 100 unless
+/// told). They begin all the time here and live for seconds; a fifth of what they compute would be collecting.
+pub const GARBAGE: (&str, &str) = ("GOGC", "400");
+
 /// A program of the cluster; killed on drop, for a graceful end takes an API server ten seconds.
 #[derive(Debug)]
 pub struct Part {
@@ -24,7 +28,7 @@ impl Part {
         let log = run.folder().join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let errors = file.try_clone().context("share a log")?;
-        command.stdin(Stdio::null()).stdout(file).stderr(errors);
+        command.env(GARBAGE.0, GARBAGE.1).stdin(Stdio::null()).stdout(file).stderr(errors);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }

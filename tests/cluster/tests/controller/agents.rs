@@ -95,7 +95,15 @@ pub struct Stand {
 
 /// Where audit records go.
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
+pub struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Sink {
+    pub fn records(&self) -> Vec<serde_json::Value> {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = String::from_utf8_lossy(&bytes).into_owned();
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -420,9 +428,12 @@ impl Stand {
     }
 
     pub fn records(&self) -> Vec<serde_json::Value> {
-        let bytes = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = String::from_utf8_lossy(&bytes).into_owned();
-        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.audit.records()
+    }
+
+    /// What its records are written to, for who reads them meanwhile.
+    pub fn audit(&self) -> Sink {
+        self.audit.clone()
     }
 }
 

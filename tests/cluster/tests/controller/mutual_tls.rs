@@ -26,7 +26,7 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tonic::{Code, Status};
 
-use super::agents::{Stand, WEB, earlier_agent, request};
+use super::agents::{Sink, Stand, WEB, earlier_agent, request};
 use super::follower::Follower;
 
 pub const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
@@ -185,6 +185,9 @@ async fn a_certificate_that_nothing_vouches_for_is_refused_in_the_handshake() ->
     Ok(())
 }
 
+/// Whether a connection is somebody else's.
+type Due = Box<dyn Fn() -> bool + Send>;
+
 /// What stands between an agent and its controller, and lets nothing pass while it is cut.
 struct Relay {
     address: SocketAddr,
@@ -197,17 +200,16 @@ impl Relay {
         Self::with(to, None).await
     }
 
-    /// Lets somebody else have the connection of a number, from 0.
-    async fn with(to: SocketAddr, other: Option<(usize, Arc<ServerConfig>)>) -> Result<Self> {
+    /// Lets somebody else have one connection: the first that comes when it is due.
+    async fn with(to: SocketAddr, mut other: Option<(Due, Arc<ServerConfig>)>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, is_cut) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
         let (cut, mut task) = (Arc::clone(&is_cut), JoinSet::new());
         task.spawn(async move {
-            let (mut carried, mut count) = (JoinSet::new(), 0);
+            let mut carried = JoinSet::new();
             while let Ok((mut near, _)) = listener.accept().await {
                 let cut = Arc::clone(&cut);
-                let other = other.clone().filter(|(number, _)| *number == count);
-                count += 1;
+                let other = other.take_if(|(is_due, _)| is_due());
                 carried.spawn(async move {
                     if let Some((_, config)) = other {
                         // It ends the handshake by an alert.
@@ -235,6 +237,13 @@ async fn until(is: &AtomicBool) {
         // Between two looks at what the test sets.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// How many certificates of the agent were issued.
+fn issued(audit: &Sink) -> usize {
+    let is =
+        |record: &&serde_json::Value| record["event"] == "certificate_issued" && record["identity"] == AGENT;
+    audit.records().iter().filter(is).count()
 }
 
 /// Where the certificate of a follower stands: its serial, and whether it is valid.
@@ -298,14 +307,14 @@ async fn an_agent_whose_certificate_is_refused_asks_for_another() -> Result<()> 
     let root = Root::new("root of the test")?;
     let stand = Stand::with_authority(&root.pem(), &root.pem()).await?;
     stand.populate().await?;
-    // Its first connection is for its certificate, its second one for the stream.
-    let relay = Relay::with(stand.address(), Some((1, who_trusts_another(&root)?))).await?;
+    // As soon as it has a certificate it connects for the stream, and shows it.
+    let audit = stand.audit();
+    let has_one: Due = Box::new(move || issued(&audit) > 0);
+    let relay = Relay::with(stand.address(), Some((has_one, who_trusts_another(&root)?))).await?;
     let agent = stand.follower_of(relay.address, "agent-a", "a").await?;
     let took = agent.until("all is in force", |snapshot| snapshot.workloads().count() == 7).await?;
     ensure!(agent.streams()? == 1, "a controller that refuses it let it in");
-    let is =
-        |record: &&serde_json::Value| record["event"] == "certificate_issued" && record["identity"] == AGENT;
-    let issued = stand.records().iter().filter(is).count();
+    let issued = issued(&stand.audit());
     ensure!(issued == 2, "{issued} certificates");
     figure(&format!("an agent whose certificate was refused follows with another one after {took:?}"));
     Ok(())
