@@ -378,14 +378,11 @@ fn reported_unplanned(unplanned: &Unplanned, request: &RequestFacts<'_>) -> Opti
 fn reported_rejection(rejection: &Rejection, request: &RequestFacts<'_>) -> Reported {
     let answer = local_answer(rejection);
     Reported {
-        protocol: RecordedProtocol::Http1,
         code: answer.status,
-        grpc_status: None,
         flags: rejection.flags(),
         reason: answer.reason,
-        request_bytes: 0,
         response_bytes: answer.body_bytes(request.method == b"HEAD"),
-        duration: Duration::ZERO,
+        ..Reported::unanswered(RecordedProtocol::Http1, Duration::ZERO)
     }
 }
 

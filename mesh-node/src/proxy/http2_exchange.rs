@@ -212,18 +212,7 @@ impl Exchange for Http2Exchange {
                 }
             }
         }
-        let (flags, reason) = match (end.ending, self.answered) {
-            (Ending::OwnAnswer, Some(answered)) => answered,
-            (Ending::Complete, _) => (ResponseFlags::None, "completed"),
-            (Ending::CallerGone | Ending::NotTaken, _) => {
-                (ResponseFlags::DownstreamDisconnect, end.ending.as_str())
-            }
-            (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, end.ending.as_str()),
-            (Ending::IdleTimedOut | Ending::DeadlineExceeded, _) => {
-                (ResponseFlags::UpstreamTimeout, end.ending.as_str())
-            }
-            (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
-        };
+        let (flags, reason) = told(end.ending, self.answered);
         if end.ending == Ending::NotTaken {
             self.connection.count_untaken();
         }
@@ -252,6 +241,20 @@ impl Exchange for Http2Exchange {
 impl Drop for Http2Exchange {
     fn drop(&mut self) {
         self.connection.exchanges.borrow_mut().remove(self.key);
+    }
+}
+
+/// How an ending is recorded; `answered` is what was answered in the application's place.
+fn told(ending: Ending, answered: Option<(ResponseFlags, &'static str)>) -> (ResponseFlags, &'static str) {
+    match (ending, answered) {
+        (Ending::OwnAnswer, Some(answered)) => answered,
+        (Ending::Complete, _) => (ResponseFlags::None, "completed"),
+        (Ending::CallerGone | Ending::NotTaken, _) => (ResponseFlags::DownstreamDisconnect, ending.as_str()),
+        (Ending::UpstreamBroke, _) => (ResponseFlags::UpstreamFailure, ending.as_str()),
+        (Ending::IdleTimedOut | Ending::DeadlineExceeded, _) => {
+            (ResponseFlags::UpstreamTimeout, ending.as_str())
+        }
+        (Ending::Cut | Ending::OwnAnswer, _) => (ResponseFlags::Denied, Ending::Cut.as_str()),
     }
 }
 

@@ -53,6 +53,27 @@ pub(super) struct Reported {
     pub(super) duration: Duration,
 }
 
+impl Reported {
+    /// Of a request that nobody answered so far.
+    pub(super) fn unanswered(protocol: RecordedProtocol, duration: Duration) -> Self {
+        Self {
+            protocol,
+            code: 0,
+            grpc_status: None,
+            flags: ResponseFlags::None,
+            reason: "",
+            request_bytes: 0,
+            response_bytes: 0,
+            duration,
+        }
+    }
+
+    /// Of one that was not decided.
+    fn of_undecided(http: &HttpConnection) -> Self {
+        Self::unanswered(recorded(http.spoken), Duration::ZERO)
+    }
+}
+
 impl Core {
     /// Whom the tokens of a request speak of; `None` where nobody asks for any.
     pub(super) fn authenticate(
@@ -142,7 +163,7 @@ impl Core {
             flags: ResponseFlags::DownstreamProtocolError,
             reason: refusal.reason(),
             response_bytes,
-            ..undecided(http)
+            ..Reported::of_undecided(http)
         };
         self.refused_undecided(side, &reported);
         decision
@@ -155,7 +176,7 @@ impl Core {
         side.log.record.error = Some("the caller's certificate has ended since it was shown".into());
         let (flags, reason) = (ResponseFlags::IdentityError, Reason::Expired.as_str());
         self.name_undecided(http, (Cause::Late, reason), &mut side);
-        self.refused_undecided(side, &Reported { flags, reason, ..undecided(http) });
+        self.refused_undecided(side, &Reported { flags, reason, ..Reported::of_undecided(http) });
     }
 
     /// Names the refusal of a request that its sides report.
@@ -313,20 +334,6 @@ impl HttpConnection {
         if self.facts.direction == Direction::Inbound {
             self.caller = caller_pod(snapshot, &self.facts).cloned();
         }
-    }
-}
-
-/// A request that was not decided, and to which nothing was said so far.
-fn undecided(http: &HttpConnection) -> Reported {
-    Reported {
-        protocol: recorded(http.spoken),
-        code: 0,
-        grpc_status: None,
-        flags: ResponseFlags::None,
-        reason: "",
-        request_bytes: 0,
-        response_bytes: 0,
-        duration: Duration::ZERO,
     }
 }
 

@@ -116,16 +116,7 @@ impl About {
 
     /// Of a request that nobody answered so far.
     fn reported(&self) -> Reported {
-        Reported {
-            protocol: self.protocol,
-            code: 0,
-            grpc_status: None,
-            flags: ResponseFlags::None,
-            reason: "",
-            request_bytes: 0,
-            response_bytes: 0,
-            duration: self.since.elapsed(),
-        }
+        Reported::unanswered(self.protocol, self.since.elapsed())
     }
 }
 

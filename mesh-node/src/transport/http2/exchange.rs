@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
-use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, StripList};
+use mesh_common::http1::{AskedFor, CLIENT_CERTIFICATE, Refusal, StripList};
 use mesh_common::model::REQUEST_ID;
 use mesh_common::route::Plan;
 use smallvec::SmallVec;
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::activity::Open;
 use super::answer::{Answered, Instead, OwnAnswer, is_grpc};
 use super::body::{AnswerBody, Record};
-use super::conductor::{Conductor, Ending, Exchange as _};
+use super::conductor::{Conductor, Ending, Exchange};
 use super::connect::ConnectFailure;
 use super::cut::{Cut, Half, Why};
 use super::incoming::Incoming;
@@ -97,12 +97,10 @@ pub(super) async fn serve<C: Conductor>(
     let limit = normalise(&mut parts, conductor.strip(), settings.max_fields).and_then(|()| {
         Limit::of(&parts.headers, is_grpc, way.is_some() || incoming.is_end_stream(), settings)
     });
-    if let Err(refusal) = limit {
-        let answer = OwnAnswer::malformed(refusal);
-        let response_bytes = if asked.is_grpc || asked.is_head { 0 } else { answer.text.len() as u64 };
-        let decision = conductor.malformed(refusal, asked_for(&parts), response_bytes);
-        return Ok(own::<C>(answer.about(Some(decision)), asked, None, open));
-    }
+    let limit = match limit {
+        Ok(limit) => limit,
+        Err(refusal) => return Ok(malformed(&*conductor, refusal, &parts, asked, open)),
+    };
     let cut = Cut::default();
     open.taking().is_of(&cut);
     let strip = StripList::of(conductor.strip());
@@ -110,7 +108,7 @@ pub(super) async fn serve<C: Conductor>(
     let caller = (open.activity(), shared.bodies.clone());
     let upload = Upload::new(incoming, strip, cut.clone(), (wanted, !asked.is_grpc), caller);
     let body = upload.body().expect("nothing of it was read");
-    if let Ok(Some(limit)) = limit {
+    if let Some(limit) = limit {
         open.taking().bounds().set(limit, &cut, &upload);
     }
     if is_grpc {
@@ -131,6 +129,20 @@ pub(super) async fn serve<C: Conductor>(
             own::<C>(answer.about(decision), asked, Some(record), open)
         }
     })
+}
+
+/// The answer to a request that HTTP itself, or its size, forbids to go on.
+fn malformed<C: Conductor>(
+    conductor: &C,
+    refusal: Refusal,
+    parts: &Parts,
+    asked: Asked,
+    open: Open,
+) -> Answer<C> {
+    let answer = OwnAnswer::malformed(refusal);
+    let response_bytes = if asked.is_grpc || asked.is_head { 0 } else { answer.text.len() as u64 };
+    let decision = conductor.malformed(refusal, asked_for(parts), response_bytes);
+    own::<C>(answer.about(Some(decision)), asked, None, open)
 }
 
 /// What the caller is told of a request that was ended before it was answered.
@@ -212,13 +224,7 @@ async fn answer<C: Conductor>(
         request.0.headers.insert(REQUEST_ID, id);
     }
     loop {
-        let edits = record.exchange().edits();
-        // To be decided again a request is needed as it came.
-        let came = edits.as_ref().map(|_| request.0.clone());
-        if let Some(edits) = &edits {
-            edit(&mut request.0, edits);
-            request.1.upload().remove(&edits.removed);
-        }
+        let came = edited(&mut request, record);
         let Unsent { request: unsent, failure } =
             match send(shared, conductor, (&plan, is_grpc), request, record).await {
                 Ok(response) => {
@@ -243,6 +249,15 @@ async fn answer<C: Conductor>(
             _ => return Err(conductor.unreachable(record.exchange(), &failure).into()),
         };
     }
+}
+
+/// Edits a request as its rules say. Returns its head as it came, if that changed: to be decided again it is needed so.
+fn edited<E: Exchange>((parts, body): &mut (Parts, RequestBody), record: &mut Record<E>) -> Option<Parts> {
+    let edits = record.exchange().edits()?;
+    let came = parts.clone();
+    edit(parts, &edits);
+    body.upload().remove(&edits.removed);
+    Some(came)
 }
 
 /// The conductor's plan, once whoever is to be asked has answered.

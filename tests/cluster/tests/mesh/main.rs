@@ -69,13 +69,7 @@ fn carries_encrypted(mesh: &Mesh) -> Result<()> {
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "a")] {
         mesh.answers(&format!("web-{from}"), &url(to), "200")?;
     }
-    let carried = wire.finish()?;
-    ensure!(carried.markers() == 0, "the wire shows what the pods say to each other");
-    let hellos = carried.client_hellos();
-    let ours =
-        hellos.iter().filter(|hello| hello.alpn.iter().any(|offered| offered.starts_with("nodemesh/")));
-    ensure!(ours.clone().next().is_some(), "no tunnel was begun: {hellos:?}");
-    ensure!(ours.clone().all(|hello| hello.is_tls13_only()), "another TLS than 1.3 is offered: {hellos:?}");
+    wire.finish()?.ensure_tunnelled()?;
     let identity = "src.identity=spiffe://cluster.local/ns/default/sa/default";
     eventually("both agents have a record with the caller's identity", PATIENCE, || {
         let both = ["outbound", "inbound"].iter().all(|direction| {

@@ -75,13 +75,7 @@ fn who_has_a_certificate_is_served_encrypted(mesh: &Mesh) -> Result<()> {
             mesh.answers(caller, url, "200")?;
         }
     }
-    let carried = wire.finish()?;
-    ensure!(carried.markers() == 0, "the wire shows what the pods say to each other");
-    let hellos = carried.client_hellos();
-    let ours =
-        hellos.iter().filter(|hello| hello.alpn.iter().any(|offered| offered.starts_with("nodemesh/")));
-    ensure!(ours.clone().next().is_some(), "no tunnel was begun: {hellos:?}");
-    ensure!(ours.clone().all(|hello| hello.is_tls13_only()), "another TLS than 1.3 is offered: {hellos:?}");
+    wire.finish()?.ensure_tunnelled()?;
     for (direction, dialled) in [("outbound", "[fd00:10:96:"), ("inbound", "[fd00:10:244:2:")] {
         mesh.recorded(
             "the call",

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -195,6 +195,21 @@ impl Carried {
     /// How often the plaintext marker was on the wire.
     pub fn markers(&self) -> usize {
         self.count(PLAINTEXT_MARKER.as_bytes())
+    }
+
+    /// Pods were heard through tunnels of agents alone.
+    ///
+    /// # Errors
+    /// The plaintext marker was on the wire, no tunnel began, or one offered another TLS than 1.3.
+    pub fn ensure_tunnelled(&self) -> Result<()> {
+        ensure!(self.markers() == 0, "the wire shows what the pods say to each other");
+        let hellos = self.client_hellos();
+        let is_tunnel =
+            |hello: &&ClientHello| hello.alpn.iter().any(|offered| offered.starts_with("nodemesh/"));
+        let mut tunnels = hellos.iter().filter(is_tunnel).peekable();
+        ensure!(tunnels.peek().is_some(), "no tunnel was begun: {hellos:?}");
+        ensure!(tunnels.all(ClientHello::is_tls13_only), "another TLS than 1.3 is offered: {hellos:?}");
+        Ok(())
     }
 
     /// How often bytes were on the wire, each stream put together first.
