@@ -44,11 +44,12 @@ pub fn layout(archive: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless the program, and the link to it, run with nothing around them but the image.
+/// Fails unless the program, and the link to it, run with nothing around them but the image and say `version`, by whatever
+/// name each calls itself.
 ///
 /// # Errors
 /// What they said.
-pub fn program_runs(archive: &[u8]) -> Result<()> {
+pub fn program_runs(archive: &[u8], version: &str) -> Result<()> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let files = Files::read(archive)?;
     let tar = files.layer(&files.manifest()?)?;
@@ -56,9 +57,9 @@ pub fn program_runs(archive: &[u8]) -> Result<()> {
     for program in [PROGRAM, PLUGIN] {
         let output = alone(folder.path(), program).output().context("start unshare (package util-linux)")?;
         let said = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() || !said.starts_with("mesh-node ") {
+        if !output.status.success() || said.split_whitespace().last() != Some(version) {
             let errors = String::from_utf8_lossy(&output.stderr);
-            bail!("{program}, asked mesh-node --version in the image: {}: {said}{errors}", output.status);
+            bail!("{program} --version, asked in the image for {version}: {}: {said}{errors}", output.status);
         }
     }
     Ok(())

@@ -92,7 +92,7 @@ fn pack(program: &Path, packages: &Packages, source: &Source, folder: &Path) -> 
         bail!("the archive has {} bytes, at most {LIMIT} are allowed: look what made it grow", archive.len());
     }
     check::layout(&archive)?;
-    check::program_runs(&archive)?;
+    check::program_runs(&archive, &source.version)?;
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let path = folder.join(format!("mesh-node-{}-linux-amd64.oci.tar", source.version));
     fs::write(&path, &archive).with_context(|| format!("write {}", path.display()))?;
@@ -107,10 +107,11 @@ mod tests {
 
     use super::*;
 
-    /// A program that needs nothing, as the real one, and says what that would.
+    /// A program that needs nothing, as the real one, and says what that would: its version, after what it is called.
     fn small_program(folder: &Path) -> PathBuf {
         let (source, program) = (folder.join("small.rs"), folder.join("mesh-node"));
-        fs::write(&source, "fn main() { println!(\"mesh-node {}\", env!(\"VERSION\")); }").unwrap();
+        let says = "fn main() { println!(\"{} {}\", std::env::args().next().unwrap(), env!(\"VERSION\")); }";
+        fs::write(&source, says).unwrap();
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc.args(["--edition=2024", "-Ctarget-feature=+crt-static", "-Cstrip=symbols", "-o"]);
         let status = rustc.arg(&program).arg(&source).env("VERSION", env!("CARGO_PKG_VERSION")).status();
