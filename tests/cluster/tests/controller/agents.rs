@@ -1,11 +1,11 @@
 //! Agents of two nodes, as far as a controller sees them: pods, tokens, calls.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tonic::{Code, Status};
 
-use super::{between::Between, caller::Agent, follower::Follower, sleeper::Sleeper};
+use super::{audit::Sink, between::Between, caller::Agent, follower::Follower, sleeper::Sleeper};
 
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// For anything to happen: the machine does other work too.
@@ -91,29 +91,6 @@ pub struct Stand {
     address: SocketAddr,
     audit: Sink,
     kubeconfig: tempfile::NamedTempFile,
-}
-
-/// Where audit records go.
-#[derive(Clone, Default)]
-pub struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl Sink {
-    pub fn records(&self) -> Vec<serde_json::Value> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = String::from_utf8_lossy(&bytes).into_owned();
-        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Stand {

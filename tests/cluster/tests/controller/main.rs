@@ -1,6 +1,7 @@
 //! The controller on a real API server.
 
 mod agents;
+mod audit;
 mod between;
 mod caller;
 mod certificates;

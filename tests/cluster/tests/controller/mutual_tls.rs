@@ -26,7 +26,8 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tonic::{Code, Status};
 
-use super::agents::{Sink, Stand, WEB, earlier_agent, request};
+use super::agents::{Stand, WEB, earlier_agent, request};
+use super::audit::Sink;
 use super::follower::Follower;
 
 pub const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
