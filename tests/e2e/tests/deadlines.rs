@@ -47,7 +47,8 @@ fn is_given_up(flag: &str, packets: &str, reasons: [&str; 2]) {
                 |record: &serde_json::Value| record["reason"] == reason && record["protocol"] == protocol;
             let record = mesh.node(node(0)).record(reason, late)?;
             let took = record["duration_ms"].as_f64().context("a record has its time")?;
-            ensure!((1000.0..20_000.0).contains(&took), "{record}");
+            // A timer and the clock of records may differ by a millisecond.
+            ensure!((999.0..20_000.0).contains(&took), "{record}");
         }
         Ok(())
     });
