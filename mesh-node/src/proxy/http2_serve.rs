@@ -120,7 +120,7 @@ impl Proxy {
         let Err(error) = served else { return };
         let pod = &connection.pod;
         match &error {
-            ServeError::NotTaken => self.shared.metrics.refused(error.reason()),
+            ServeError::NotTaken | ServeError::SlowHead => self.shared.metrics.refused(error.reason()),
             error if error.is_violation() => {
                 self.shared.metrics.refused("http2_violation");
                 self.client_cut_off(pod, connection.record.borrow().facts());

@@ -6,6 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_test_e2e::{ECHO, HTTP, SERVER, at, decision_id, node, request, server, service};
 use mesh_test_harness::PLAINTEXT_MARKER;
+use mesh_test_harness::attacks::frames::{
+    END_HEADERS, END_STREAM, HEADERS, Method, PREFACE, SETTINGS, frame, head,
+};
 use mesh_test_harness::clients::{Held, Reading, Response};
 use mesh_test_harness::eventually::{PATIENCE, eventually, eventually_true};
 use mesh_test_harness::mesh::{Mesh, Scenario};
@@ -240,6 +243,18 @@ fn a_head_that_does_not_end_is_answered_at_its_deadline() {
         ensure!(told["http.method"] == "GET" && told["http.path"] == "/", "{told}");
         ensure!(told["http.status"] == 408 && told["verdict"] == "undecided", "{told}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_head_over_http2_that_does_not_end_ends_its_connection_at_its_deadline() {
+    timed(&["--header-timeout", "1s"], |mesh| {
+        let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &head(Method::Get));
+        let begun = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &head[..head.len() - 1]].concat();
+        let seen = mesh.pod("client").dial(at(80)).send(begun).connected()?;
+        ensure!(seen.ended == "eof" && seen.after_ms >= 999.0, "{seen:?}");
+        let reason = [("reason", "request_timeout")];
+        mesh.node(node(0)).metric("nodemesh_proxy_refusals_total", &reason, |count| count == 1.0).map(drop)
     });
 }
 

@@ -22,6 +22,8 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const CONTINUATION: u8 = 9;
+/// The head ends with this frame (RFC 9113 section 6.2).
+const END_HEADERS: u8 = 4;
 /// GOAWAY to stream 2^31-1: any request may have been acted on, so none is to be sent again unasked.
 const GOAWAY: [u8; HEADER + 8] =
     [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, ENHANCE_YOUR_CALM];
@@ -75,6 +77,9 @@ enum Piece<'a> {
     Payload(&'a [u8]),
 }
 
+/// Since when a head comes that is not whole, if one does.
+pub(super) type OpenHead = Rc<Cell<Option<Instant>>>;
+
 /// Keeps count of one connection.
 #[derive(Debug)]
 pub(super) struct Calm {
@@ -87,6 +92,9 @@ pub(super) struct Calm {
     most_fields: u32,
     /// The frame that comes is part of a head.
     is_head: bool,
+    /// And its last.
+    ends_head: bool,
+    open_head: OpenHead,
     /// Interim answers that were handed on and not sent: their heads look like those of answers.
     interims: Rc<Cell<u32>>,
     is_over: bool,
@@ -108,6 +116,8 @@ impl Calm {
             fields: Fields::default(),
             most_fields: u32::try_from(max_fields).unwrap_or(u32::MAX).saturating_mul(FIELDS),
             is_head: false,
+            ends_head: false,
+            open_head: OpenHead::default(),
             interims,
             is_over: false,
         }
@@ -118,13 +128,15 @@ impl Calm {
     /// # Errors
     /// [`Restless`], from then on.
     pub(super) fn came(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Restless> {
-        let Self { came, managing, taken_back, fields, is_head, .. } = self;
-        let (most_fields, mut is_over) = (self.most_fields, self.is_over);
+        let Self { came, managing, taken_back, fields, is_head, ends_head, .. } = self;
+        let (most_fields, mut is_over, mut begins) = (self.most_fields, self.is_over, false);
         came.pass(bytes, |piece| {
             let is_allowed = match piece {
                 Piece::Payload(bytes) => !*is_head || fields.take(bytes) <= most_fields,
                 Piece::Begins(kind, flags, length) => {
                     *is_head = matches!(kind, HEADERS | CONTINUATION);
+                    *ends_head = flags & END_HEADERS != 0;
+                    begins |= kind == HEADERS;
                     match kind {
                         HEADERS => {
                             fields.begin(flags, length);
@@ -143,7 +155,20 @@ impl Calm {
             is_over |= !is_allowed;
         });
         self.is_over = is_over;
+        self.look_at_head(begins, now);
         if is_over { Err(Restless) } else { Ok(()) }
+    }
+
+    /// Says whether a head is open, of those of which one `begins` in what came. The clock is read only where one is.
+    fn look_at_head(&self, begins: bool, now: impl Fn() -> Instant) {
+        let is_open = self.is_head && (self.came.left > 0 || !self.ends_head);
+        let since = self.open_head.get().filter(|_| is_open && !begins);
+        self.open_head.set(since.or_else(|| is_open.then(now)));
+    }
+
+    /// Since when a head comes that is not whole, whenever it is asked.
+    pub(super) fn open_head(&self) -> OpenHead {
+        self.open_head.clone()
     }
 
     /// Takes what was sent to the caller.
@@ -345,5 +370,28 @@ mod tests {
         assert_eq!(calm.farewell(), None);
         calm.went(&data[12..]);
         assert!(calm.farewell().is_some());
+    }
+
+    #[test]
+    fn a_head_is_open_from_its_first_frame_to_the_end_of_its_last() {
+        let start = Instant::now();
+        let mut calm = begun(start);
+        let open = calm.open_head();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut say = |bytes: &[u8], seconds| {
+            calm.came(bytes, || at(seconds)).unwrap();
+            open.get()
+        };
+        let first = [0, 0, 2, HEADERS, 0, 0, 0, 0, 1, 0x82];
+        assert_eq!(say(&first, 1), Some(at(1)));
+        assert_eq!(say(&[0x86], 2), Some(at(1)), "it goes on in another frame");
+        let last = [0, 0, 2, CONTINUATION, END_HEADERS, 0, 0, 0, 1, 0x84];
+        assert_eq!(say(&last, 3), Some(at(1)));
+        assert_eq!(say(&[0x84], 4), None);
+        // Whole, and the beginning of another; then the rest of that, and of one more.
+        let whole = [0, 0, 1, HEADERS, END_HEADERS, 0, 0, 0, 3, 0x82];
+        assert_eq!(say(&[&whole[..], &first].concat(), 5), Some(at(5)));
+        assert_eq!(say(&[&[0x86], &last[..], &[0x84], &first].concat(), 6), Some(at(6)));
+        assert_eq!(say(&[&[0x86], &last[..], &[0x84], &whole].concat(), 7), None);
     }
 }

@@ -10,13 +10,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::http1::Refusal;
 use mesh_common::model::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::Activity;
+use super::calm::OpenHead;
 use super::conductor::Conductor;
 use super::connect::failure_of;
 use super::empties::{FramesOf, without_empties};
@@ -68,6 +70,9 @@ pub enum ServeError {
     /// The caller reads too little of what it asked for.
     #[error("the caller does not read its connection (--min-response-rate)")]
     NotTaken,
+    /// The caller sends a head, or trailers, and does not come to their end.
+    #[error("a head does not come to its end (--header-timeout)")]
+    SlowHead,
     /// The caller sends too much of what asks for nothing.
     #[error("the caller sends too many frames that ask for nothing (ENHANCE_YOUR_CALM)")]
     Restless,
@@ -85,7 +90,12 @@ impl ServeError {
             | Self::NoIdentity(_)
             | Self::Handshake(_)
             | Self::HandshakeTimeout => true,
-            Self::NotTrusted | Self::NotServed | Self::NotTaken | Self::Restless | Self::Http(_) => false,
+            Self::NotTrusted
+            | Self::NotServed
+            | Self::NotTaken
+            | Self::SlowHead
+            | Self::Restless
+            | Self::Http(_) => false,
         }
     }
 
@@ -109,6 +119,7 @@ impl ServeError {
             Self::NotTrusted => TunnelLoss::NotTrusted.reason(),
             Self::NotServed => "not_served",
             Self::NotTaken => TunnelLoss::NotRead.reason(),
+            Self::SlowHead => Refusal::Slow.reason(),
             Self::Restless => TunnelLoss::Violation.reason(),
             Self::Http(error) => reason_of(error),
         }
@@ -241,6 +252,7 @@ impl Http2 {
         };
         let stream = Socket::new(stream, &activity, settings.max_fields);
         let is_restless = stream.is_restless();
+        let mut slow_head = pin!(slow_head(stream.open_head(), settings.header_timeout));
         let failure = |error| if is_restless.get() { ServeError::Restless } else { ServeError::Http(error) };
         let (stream, heard) = without_empties(stream, FramesOf::Client);
         let mut server = Server::new(stream, heard, settings.clone());
@@ -267,6 +279,7 @@ impl Http2 {
                     Late::OfStream => {}
                     Late::OfConnection => return Err(ServeError::NotTaken),
                 },
+                () = slow_head.as_mut() => return Err(ServeError::SlowHead),
                 never = idle_exchanges.as_mut() => match never {},
                 () = idle.as_mut() => break,
             }
@@ -283,6 +296,17 @@ async fn after(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => pending().await,
+    }
+}
+
+/// Ends when a head has been open for so long. Looked at as often: one that begins meanwhile is not late before the next look.
+async fn slow_head(open: OpenHead, patience: Duration) {
+    loop {
+        match open.get().map(|since| since + patience) {
+            Some(late) if late <= Instant::now() => return,
+            Some(late) => sleep_until(late).await,
+            None => sleep(patience).await,
+        }
     }
 }
 

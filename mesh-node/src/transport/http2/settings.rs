@@ -40,7 +40,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Longest time for a TLS handshake, and for the settings after it.
     pub handshake_timeout: Duration,
-    /// `--header-timeout`: from the first byte of a request's head over HTTP/1.1 to its last one.
+    /// `--header-timeout`: from the first byte of a request's head to its last one; over HTTP/2 from the header of its first
+    /// frame, and of trailers too.
     pub header_timeout: Duration,
     /// Bytes of a request's line over HTTP/1.1.
     pub max_request_line: usize,

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::activity::{Activity, Queued};
-use super::calm::Calm;
+use super::calm::{Calm, OpenHead};
 use super::cut::{Cut, Why};
 use super::interims::Interims;
 use super::limit::{Bounds, about};
@@ -314,6 +314,11 @@ impl<S> Socket<S> {
     /// Set when the caller's connection ends for what it sends.
     pub(super) fn is_restless(&self) -> Rc<Cell<bool>> {
         self.is_restless.clone()
+    }
+
+    /// Since when a head comes that is not whole, whenever it is asked.
+    pub(super) fn open_head(&self) -> OpenHead {
+        self.calm.open_head()
     }
 
     fn note<T>(&self, written: Poll<io::Result<T>>, bytes: impl FnOnce(&T) -> usize) -> Poll<io::Result<T>> {

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use mesh_common::model::Protocol;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::attacks::{END_HEADERS, END_STREAM, HEADERS, frame, head, preface};
 use super::slow::{Answers, Takes, reads, takes_nothing};
 use super::untaken::gives;
 use super::world::*;
@@ -246,5 +247,27 @@ fn a_handshake_has_ten_seconds() {
         eventually("it to begin", begun).await;
         let _ = ends_at(Settings::default().handshake_timeout, closed).await;
         assert_eq!(*world.ended.borrow(), ["handshake_timeout"]);
+    });
+}
+
+/// Beside a request that goes on, so that its connection is no idle one; and something always comes, so that nobody asks with a
+/// PING, which it could not answer.
+#[test]
+fn a_head_that_drips_has_half_a_minute() {
+    by_the_clock(async {
+        let world = patient_world(Protocol::Http2, never_idle()).await;
+        let mut caller = world.raw_caller().await;
+        let goes_on = frame(HEADERS, END_HEADERS, 1, &head());
+        let drips = frame(HEADERS, END_HEADERS | END_STREAM, 3, &head());
+        let (begins, drops) = drips.split_at(10);
+        caller.write_all(&[preface(), goes_on, begins.to_vec()].concat()).await.unwrap();
+        eventually("both agents have the request beside it", || world.cuts.borrow().len() == 2).await;
+        for drop in drops[..7].chunks(1) {
+            pass(4 * SECOND).await;
+            caller.write_all(drop).await.unwrap();
+        }
+        assert!(world.served.borrow().is_empty(), "it ended too early");
+        pass(3 * SECOND).await;
+        eventually("its connection has ended", || *world.served.borrow() == [Some(false)]).await;
     });
 }
