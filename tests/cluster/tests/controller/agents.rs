@@ -407,11 +407,6 @@ impl Stand {
     pub fn records(&self) -> Vec<serde_json::Value> {
         self.audit.records()
     }
-
-    /// What its records are written to, for who reads them meanwhile.
-    pub fn audit(&self) -> Sink {
-        self.audit.clone()
-    }
 }
 
 /// An API server with what the manifests bring.

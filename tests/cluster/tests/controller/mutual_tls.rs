@@ -23,11 +23,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tonic::{Code, Status};
 
 use super::agents::{Stand, WEB, earlier_agent, request};
-use super::audit::Sink;
 use super::follower::Follower;
 
 pub const AGENT: &str = "spiffe://cluster.local/ns/nodemesh-system/sa/nodemesh-agent";
@@ -186,9 +185,6 @@ async fn a_certificate_that_nothing_vouches_for_is_refused_in_the_handshake() ->
     Ok(())
 }
 
-/// Whether a connection is somebody else's.
-type Due = Box<dyn Fn() -> bool + Send>;
-
 /// What stands between an agent and its controller, and lets nothing pass while it is cut.
 struct Relay {
     address: SocketAddr,
@@ -201,20 +197,23 @@ impl Relay {
         Self::with(to, None).await
     }
 
-    /// Lets somebody else have one connection: the first that comes when it is due.
-    async fn with(to: SocketAddr, mut other: Option<(Due, Arc<ServerConfig>)>) -> Result<Self> {
+    /// Lets somebody else have every other connection, from the second on, until one shows a certificate.
+    async fn with(to: SocketAddr, other: Option<Arc<ServerConfig>>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, is_cut) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
         let (cut, mut task) = (Arc::clone(&is_cut), JoinSet::new());
+        let was_shown = Arc::new(AtomicBool::new(false));
         task.spawn(async move {
-            let mut carried = JoinSet::new();
+            let (mut carried, mut is_others) = (JoinSet::new(), false);
             while let Ok((mut near, _)) = listener.accept().await {
-                let cut = Arc::clone(&cut);
-                let other = other.take_if(|(is_due, _)| is_due());
+                let (cut, was_shown) = (Arc::clone(&cut), Arc::clone(&was_shown));
+                let other = other.clone().filter(|_| is_others && !was_shown.load(Ordering::Relaxed));
+                is_others = !is_others;
                 carried.spawn(async move {
-                    if let Some((_, config)) = other {
+                    if let Some(config) = other {
                         // It ends the handshake by an alert.
-                        let _ = TlsAcceptor::from(config).accept(near).await;
+                        let refused = TlsAcceptor::from(config).accept(near).await.err();
+                        was_shown.fetch_or(refused.is_some_and(|error| shows(&error)), Ordering::Relaxed);
                         return;
                     }
                     let Ok(mut far) = TcpStream::connect(to).await else { return };
@@ -233,6 +232,12 @@ impl Relay {
     }
 }
 
+/// Whether a handshake was refused for the certificate that was shown, not for there being none.
+fn shows(error: &std::io::Error) -> bool {
+    let refusal = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(refusal, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 async fn until(is: &AtomicBool) {
     while !is.load(Ordering::Relaxed) {
         // Between two looks at what the test sets.
@@ -241,10 +246,10 @@ async fn until(is: &AtomicBool) {
 }
 
 /// How many certificates of the agent were issued.
-fn issued(audit: &Sink) -> usize {
+fn issued(stand: &Stand) -> usize {
     let is =
         |record: &&serde_json::Value| record["event"] == "certificate_issued" && record["identity"] == AGENT;
-    audit.records().iter().filter(is).count()
+    stand.records().iter().filter(is).count()
 }
 
 /// Where the certificate of a follower stands: its serial, and whether it is valid.
@@ -308,14 +313,12 @@ async fn an_agent_whose_certificate_is_refused_asks_for_another() -> Result<()> 
     let root = Root::new("root of the test")?;
     let stand = Stand::with_authority(&root.pem(), &root.pem()).await?;
     stand.populate().await?;
-    // As soon as it has a certificate it connects for the stream, and shows it.
-    let audit = stand.audit();
-    let has_one: Due = Box::new(move || issued(&audit) > 0);
-    let relay = Relay::with(stand.address(), Some((has_one, who_trusts_another(&root)?))).await?;
+    // Its first connection is for its certificate, the one after that for the stream.
+    let relay = Relay::with(stand.address(), Some(who_trusts_another(&root)?)).await?;
     let agent = stand.follower_of(relay.address, "agent-a", "a").await?;
     let took = agent.until("all is in force", |snapshot| snapshot.workloads().count() == 7).await?;
     ensure!(agent.streams()? == 1, "a controller that refuses it let it in");
-    let issued = issued(&stand.audit());
+    let issued = issued(&stand);
     ensure!(issued == 2, "{issued} certificates");
     figure(&format!("an agent whose certificate was refused follows with another one after {took:?}"));
     Ok(())
